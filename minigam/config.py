@@ -1,0 +1,102 @@
+"""The numbers of a model and of a training run: one dataclass each, checked when made.
+
+A field's `help` is its documentation and the text of its command-line flag.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. Its message is one line:
+    what came, what was wanted, what to do. Commands print it and exit with code 2."""
+
+
+def setting(default, help: str, **metadata):
+    """A dataclass field with its default and its help text."""
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+MIXERS = ("gated", "sum", "local", "global")
+
+
+class Checked:
+    """Base of the configurations: bounds that hold, and a way to and from JSON."""
+
+    def require(self, ok: bool, name: str, wanted: str) -> None:
+        if not ok:
+            raise InputError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+
+    def require_counts(self, *names: str) -> None:
+        """Each named field is an int of at least 1."""
+        for name in names:
+            value = getattr(self, name)
+            self.require(type(value) is int and value >= 1, name, "a whole number, at least 1")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict):
+        """Build from what `to_dict` gave. Raises InputError for unknown or missing names."""
+        known = {f.name for f in fields(cls)}
+        if wrong := set(values) ^ known:
+            raise InputError(f"{cls.__name__}: unknown or missing fields {sorted(wrong)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Checked):
+    """What every language model here has; the defaults are the published configuration."""
+
+    vocab_size: int = setting(10_000, "V, tokens in the vocabulary", derived=True)
+    block_size: int = setting(256, "T, tokens in one training row, and learned positions")
+    d_model: int = setting(512, "C, channels per token")
+    n_layers: int = setting(6, "L, blocks")
+    dropout: float = setting(0.1, "probability of zeroing a channel, in training only")
+
+    def __post_init__(self):
+        self.require_counts("vocab_size", "block_size", "d_model", "n_layers")
+        self.require(0.0 <= self.dropout < 1.0, "dropout", "0 <= dropout < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GAMConfig(ModelConfig):
+    """Gated Associative Memory; a block sees K tokens, the model 1 + L (K - 1)."""
+
+    n_slots: int = setting(512, "S, memory slots per block")
+    kernel_size: int = setting(3, "K, tokens the convolution sees; the reach is 1 + L (K - 1)")
+    mixer: str = setting("gated", "how local and global context are fused", choices=MIXERS)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_counts("n_slots", "kernel_size")
+        self.require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Checked):
+    """How to train; the defaults are the paper's, but for the length of the run."""
+
+    batch_size: int = setting(32, "rows (of block_size tokens) in one step")
+    micro_batch: int = setting(8, "rows computed at a time; saves memory, changes no gradient")
+    steps: int = setting(1000, "optimiser steps")
+    lr: float = setting(3e-4, "peak learning rate")
+    warmup_steps: int = setting(100, "steps of linear warm-up, before the cosine to 0")
+    beta1: float = setting(0.9, "AdamW's decay of the mean of gradients")
+    beta2: float = setting(0.95, "AdamW's decay of the mean of squared gradients")
+    weight_decay: float = setting(0.1, "AdamW's decoupled decay, on every parameter")
+    max_norm: float = setting(1.0, "the gradient's norm is clipped to this")
+    eval_every: int = setting(100, "steps between validations")
+    eval_rows: int = setting(200, "rows of a validation on the way; the last one takes all")
+    checkpoint_every: int = setting(100, "steps between checkpoints")
+    seed: int = setting(0, "decides initial values, order of the data, dropout and samples")
+
+    def __post_init__(self):
+        self.require_counts("batch_size", "micro_batch", "steps", "eval_every", "eval_rows", "checkpoint_every")
+        self.require(self.lr > 0.0, "lr", "a number above 0")
+        self.require(self.warmup_steps >= 0, "warmup_steps", "a whole number, at least 0")
+        for name in ("beta1", "beta2"):
+            self.require(0.0 <= getattr(self, name) < 1.0, name, f"0 <= {name} < 1")
+        self.require(self.weight_decay >= 0.0, "weight_decay", "a number, at least 0")
+        self.require(self.max_norm > 0.0, "max_norm", "a number above 0")
+        self.require(self.seed >= 0, "seed", "a whole number, at least 0")

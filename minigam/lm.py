@@ -1,0 +1,202 @@
+"""The language model around the blocks: embeddings, head, loss, and generation.
+
+    x = Dropout(token_embedding[ids] + position_embedding[0..T-1])
+    x = block(x) for each of L blocks
+    logits = LayerNorm(x) E^T,   E the token embedding again (tied)
+"""
+
+import math
+
+import numpy as np
+
+from minigam import backend, nn, ops
+from minigam.config import GAMConfig, ModelConfig
+from minigam.gam import GAMBlock
+from minigam.tensor import ShapeError, Tensor, no_grad
+
+
+class LanguageModel(nn.Module):
+    """What GAM and its rivals share; a subclass names its block and its configuration.
+
+    config  : the numbers of the model
+    seed    : decides the initial values and the dropout masks
+    backend : "numpy" or "cupy", where the parameters live
+    dtype   : float32 to train, float64 to check
+    """
+
+    Block: type
+    Config: type
+
+    def __init__(self, config: ModelConfig | None = None, *, seed: int = 0, backend: str = "numpy", dtype="float32"):
+        self.config = config = config if config is not None else self.Config()
+        initial, masks = np.random.SeedSequence(seed).spawn(2)
+        rng, C = np.random.default_rng(initial), config.d_model
+        self.dropout_stream = nn.DropoutStream(int(masks.generate_state(1)[0]))
+        # The embedding is the head too, and takes the head's initial values (a Linear's).
+        bound = 1.0 / math.sqrt(C)
+        self.token_embedding = nn.Embedding(nn.uniform(rng, (config.vocab_size, C), bound))
+        self.position_embedding = nn.Embedding(rng.standard_normal((config.block_size, C)))
+        self.dropout = nn.Dropout(config.dropout, self.dropout_stream)
+        self.blocks = [self.Block(config, self.dropout_stream, rng) for _ in range(config.n_layers)]
+        self.norm = nn.LayerNorm(C)
+        for p in self.parameters():
+            p.data = p.data.astype(dtype)
+        self.to(backend)
+
+    @property
+    def reach(self) -> int | None:
+        """How many tokens, the present one included, an output can depend on; None for all."""
+        return None
+
+    @property
+    def xp(self):
+        """The array library that holds the parameters."""
+        return backend.xp_of(self.token_embedding.weight.data)
+
+    def __call__(self, ids, states: list | None = None, start: int = 0) -> Tensor:
+        """Return logits (B, T, V) for ids (B, T).
+
+        ids    : integers 0 .. V-1, best on the host, where checking them costs no synchronisation
+        states : one state a block, as `block.new_state` makes them, when a text comes in parts
+        start  : position of the first token
+        Raises ShapeError, TypeError or ValueError for ids the model cannot take.
+        """
+        ids = self._checked(ids, start)
+        T = ids.shape[1]
+        x = self.token_embedding(ids) + self.position_embedding.weight[start : start + T]  # (B, T, C)
+        x = self.dropout(x)
+        for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
+            x = block(x, state)
+        return ops.linear(self.norm(x), self.token_embedding.weight)  # (B, T, V)
+
+    def _checked(self, ids, start: int):
+        """Return ids as integers on the model's device. NumPy takes negative ids for places
+        counted from the end and CuPy wraps any, so both would answer nonsense without a word."""
+        ids = ids.data if isinstance(ids, Tensor) else ids
+        ids = ids if backend.owner(ids) is not None else np.asarray(ids)
+        V, T = self.config.vocab_size, self.config.block_size
+        if ids.ndim != 2 or ids.size == 0:
+            raise ShapeError(f"ids: {ids.shape}, wanted (B, T), with at least one token")
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"ids: {ids.dtype}, wanted integers")
+        if start + ids.shape[1] > T:
+            raise ShapeError(f"ids: {ids.shape[1]} tokens from position {start}, wanted at most block_size {T}")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= V:
+            raise ValueError(f"ids: from {low} to {high}, wanted 0 to {V - 1} (vocab_size {V})")
+        return backend.to(ids, self.xp.__name__) if isinstance(ids, np.ndarray) else ids
+
+    def token_losses(self, ids, targets) -> Tensor:
+        """Return the loss of every prediction (B, T), in nats; 0 where the target is negative.
+
+        ids, targets : (B, T)   the target of a token is the token after it
+        """
+        targets = targets.data if isinstance(targets, Tensor) else targets
+        targets = targets if backend.owner(targets) is not None else np.asarray(targets)
+        if (highest := int(targets.max(initial=-1))) >= self.config.vocab_size:
+            raise ValueError(f"targets: up to {highest}, wanted below vocab_size {self.config.vocab_size}")
+        if isinstance(targets, np.ndarray):
+            targets = backend.to(targets, self.xp.__name__)
+        return ops.cross_entropy(self(ids), targets)
+
+    def loss(self, ids, targets) -> Tensor:
+        """Return the mean loss in nats over the targets that are not negative, one number."""
+        losses = self.token_losses(ids, targets)
+        count = count_targets(targets)
+        if count == 0:
+            raise ValueError("loss: every target is negative, wanted at least one to predict")
+        return losses.sum() / count
+
+    def generate(self, ids, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0) -> np.ndarray:
+        """Continue `ids` by n sampled tokens; return both together, on the host.
+
+        ids         : (T,) or (B, T) integers; the prompt, at least one token
+        temperature : divides the logits; 0 takes the most likely token
+        top_k       : sample among the k most likely only
+        Past block_size tokens see `Stream`.
+        """
+        ids = np.asarray(ids)
+        if n < 0 or temperature < 0.0 or (top_k is not None and top_k < 1):
+            raise ValueError(f"generate: n {n}, temperature {temperature}, top_k {top_k}; wanted n >= 0, >= 0, >= 1")
+        rng, tokens = np.random.default_rng(seed), np.atleast_2d(ids)
+        was_training = self.training
+        self.eval()
+        try:
+            stream, new = Stream(self, len(tokens)), tokens
+            for _ in range(n):
+                new = sample(stream.feed(new), temperature, top_k, rng)[:, None]
+                tokens = np.concatenate([tokens, new], axis=1)
+        finally:
+            self.train(was_training)
+        return tokens if ids.ndim == 2 else tokens[0]
+
+
+class GAM(LanguageModel):
+    """Gated Associative Memory (arXiv 2509.00605) as a language model.   E1-E9
+
+    Only the convolution moves information between tokens, so an output sees exactly
+    `reach` = 1 + L (K - 1) tokens.
+    """
+
+    Block, Config = GAMBlock, GAMConfig
+
+    @property
+    def reach(self) -> int:
+        c = self.config
+        return 1 if c.mixer == "global" else 1 + c.n_layers * (c.kernel_size - 1)
+
+
+def count_targets(targets) -> int:
+    """Return how many targets are to be predicted, that is, not negative."""
+    targets = targets.data if isinstance(targets, Tensor) else targets
+    targets = targets if backend.owner(targets) is not None else np.asarray(targets)
+    return int((targets >= 0).sum())
+
+
+def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Draw one id from each row of logits (B, V): the argmax of logits / temperature + Gumbel noise."""
+    z = logits.astype(np.float64)
+    if temperature == 0.0:
+        return z.argmax(axis=-1)
+    if top_k is not None and top_k < z.shape[-1]:
+        kth = np.partition(z, -top_k, axis=-1)[:, -top_k, None]
+        z = np.where(z >= kth, z, -np.inf)
+    return (z / temperature + rng.gumbel(size=z.shape)).argmax(axis=-1)
+
+
+class Stream:
+    """Read a text part by part, remembering only what the blocks' states hold.
+
+    For GAM a state is the K-1 latest convolution inputs of each block: constant time and
+    memory a token, however long the text.
+
+    The learned positions end at T = block_size. When token T + 1 comes, the model forgets the
+    oldest T/2 tokens and reads on with the others at positions 0 .. T/2 - 1, and again each T/2
+    tokens. What it answers is always what a full pass over that window would answer; GAM needs
+    only the last `reach` tokens of the window to get there.
+    """
+
+    def __init__(self, model: LanguageModel, batch: int = 1):
+        self.model = model
+        self.tokens = np.zeros((batch, 0), dtype=np.int64)  # the window, at most T
+        self.states: list = []
+        self._restart()
+
+    def _restart(self) -> None:
+        self.states = [block.new_state(len(self.tokens)) for block in self.model.blocks]
+        self.read = 0  # how many tokens of the window the states have seen
+
+    def feed(self, ids) -> np.ndarray:
+        """Read ids (B, n), n >= 1; return the logits (B, V) that follow the last, on the host."""
+        T = self.model.config.block_size
+        self.tokens = np.concatenate([self.tokens, ids], axis=1)
+        over = self.tokens.shape[1] - T
+        if over > 0:
+            half = max(1, T // 2)
+            self.tokens = self.tokens[:, -(-over // half) * half :]
+            self._restart()
+            self.read = max(0, self.tokens.shape[1] - (self.model.reach or T))
+        with no_grad():
+            logits = self.model(self.tokens[:, self.read :], self.states, start=self.read)
+        self.read = self.tokens.shape[1]
+        return backend.to_numpy(logits.data[:, -1])

@@ -1,0 +1,346 @@
+"""General differentiable operations, each a value and its hand-derived derivative.
+
+In every rule `xp` is the library of the arrays, `dy` is dL/dy, `dx` is dL/dx. A rule never
+writes into an array it was given. The end of the file binds the operators of Tensor.
+"""
+
+import math
+
+from minigam.backend import erf, rows, scatter_add, uniform
+from minigam.backend import sigmoid as sigmoid_of
+from minigam.tensor import ShapeError, Tensor, op
+
+
+def unbroadcast(g, shape: tuple[int, ...]):
+    """Sum `g` over the axes that broadcasting had repeated, back to `shape`."""
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    repeated = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return g.sum(axis=repeated, keepdims=True) if repeated else g
+
+
+def shape_of(a) -> tuple[int, ...]:
+    return getattr(a, "shape", ())  # a Python number is an array of no axes
+
+
+# ---------------------------------------------------------------------------- arithmetic
+
+
+@op
+def add(xp, a, b):
+    """a + b, with NumPy's broadcasting."""
+    y = a + b
+
+    def backward(dy):
+        return unbroadcast(dy, shape_of(a)), unbroadcast(dy, shape_of(b))
+
+    return y, backward
+
+
+@op
+def sub(xp, a, b):
+    """a - b, with NumPy's broadcasting."""
+    y = a - b
+
+    def backward(dy):
+        return unbroadcast(dy, shape_of(a)), unbroadcast(-dy, shape_of(b))
+
+    return y, backward
+
+
+@op
+def mul(xp, a, b):
+    """a * b entry by entry, with NumPy's broadcasting."""
+    y = a * b
+
+    def backward(dy):
+        return unbroadcast(dy * b, shape_of(a)), unbroadcast(dy * a, shape_of(b))
+
+    return y, backward
+
+
+@op
+def div(xp, a, b):
+    """a / b entry by entry, with NumPy's broadcasting."""
+    y = a / b
+
+    def backward(dy):
+        return unbroadcast(dy / b, shape_of(a)), unbroadcast(-dy * y / b, shape_of(b))
+
+    return y, backward
+
+
+@op
+def neg(xp, x):
+    """-x."""
+    return -x, lambda dy: (-dy,)
+
+
+@op
+def power(xp, x, *, exponent: float):
+    """x ** exponent, for a number as exponent."""
+    y = x**exponent
+
+    def backward(dy):
+        return (dy * (exponent * x ** (exponent - 1)),)
+
+    return y, backward
+
+
+@op
+def matmul(xp, a, b):
+    """a @ b, batched and broadcast over the leading axes.
+
+    a : (..., M, K)   b : (..., K, N)   returns (..., M, N)
+    Raises ShapeError for fewer than two axes or unequal K.
+    """
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ShapeError(f"matmul: a {a.shape} and b {b.shape}, wanted (..., M, K) and (..., K, N)")
+    y = a @ b
+
+    def backward(dy):
+        da = dy @ b.swapaxes(-1, -2)
+        db = a.swapaxes(-1, -2) @ dy
+        return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
+
+    return y, backward
+
+
+# ------------------------------------------------------------------------ entry by entry
+
+
+@op
+def exp(xp, x):
+    """e to the power x."""
+    y = xp.exp(x)
+    return y, lambda dy: (dy * y,)
+
+
+@op
+def log(xp, x):
+    """Natural logarithm."""
+    return xp.log(x), lambda dy: (dy / x,)
+
+
+@op
+def tanh(xp, x):
+    """Hyperbolic tangent."""
+    y = xp.tanh(x)
+    return y, lambda dy: (dy * (1.0 - y * y),)
+
+
+@op
+def sigmoid(xp, x):
+    """1 / (1 + exp(-x)), in (0, 1)."""
+    y = sigmoid_of(xp, x)
+    return y, lambda dy: (dy * y * (1.0 - y),)
+
+
+@op
+def gelu(xp, x):
+    """Gaussian error linear unit, the exact one.   in E9
+
+        y = x Phi(x),   Phi(x) = (1 + erf(x / sqrt 2)) / 2,   phi = Phi'
+
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+    """
+    Phi = 0.5 * (1.0 + erf(xp, x * math.sqrt(0.5)))
+    y = x * Phi
+
+    def backward(dy):
+        phi = xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+        return (dy * (Phi + x * phi),)
+
+    return y, backward
+
+
+# ---------------------------------------------------------------------- shape and sums
+
+
+@op
+def sum(xp, x, *, axis=None, keepdims: bool = False):
+    """Sum over `axis` (all axes when None)."""
+    axes = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
+    kept = tuple(1 if i in {a % x.ndim for a in axes} else n for i, n in enumerate(x.shape))
+    y = x.sum(axis=axis, keepdims=keepdims)
+
+    def backward(dy):
+        return (dy.reshape(kept) + xp.zeros_like(x),)
+
+    return y, backward
+
+
+@op
+def reshape(xp, x, *, shape: tuple[int, ...]):
+    """The same entries in another shape."""
+    return x.reshape(shape), lambda dy: (dy.reshape(x.shape),)
+
+
+@op
+def transpose(xp, x, *, axes: tuple[int, ...]):
+    """The axes in another order: axis i of the result is axis axes[i] of x."""
+    axes = tuple(a % x.ndim for a in axes)
+    inverse = tuple(axes.index(i) for i in range(x.ndim))
+    return x.transpose(axes), lambda dy: (dy.transpose(inverse),)
+
+
+@op
+def getitem(xp, x, *, index):
+    """x[index], for any index NumPy takes; repeated entries add up in the gradient."""
+    y = x[index]
+
+    def backward(dy):
+        dx = xp.zeros_like(x)
+        xp.add.at(dx, index, dy)
+        return (dx,)
+
+    return y, backward
+
+
+# ------------------------------------------------------------------------ for networks
+
+
+@op
+def softmax(xp, x):
+    """Softmax over the last axis.   y_i = exp(x_i) / sum over j of exp(x_j)"""
+    e = xp.exp(x - x.max(axis=-1, keepdims=True))
+    y = e / e.sum(axis=-1, keepdims=True)
+
+    def backward(dy):
+        return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)  # y_i (1[i=j] - y_j)
+
+    return y, backward
+
+
+@op
+def linear(xp, x, weight, bias=None):
+    """Affine map of the last axis.   y = x W^T + b
+
+    x : (..., C)   weight : (D, C)   bias : (D) or None   returns (..., D)
+    Raises ShapeError when the C or the D differ.
+    Source: torch.nn.functional.linear.
+    """
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ShapeError(f"linear: x {x.shape} and weight {weight.shape}, wanted (..., C) and (D, C)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(f"linear: bias {bias.shape}, wanted {weight.shape[:1]}")
+    y = (rows(x) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])  # one product, not B of them
+    if bias is not None:
+        y = y + bias
+
+    def backward(dy):
+        dx = (rows(dy) @ weight).reshape(x.shape)
+        dweight = rows(dy).T @ rows(x)
+        dbias = rows(dy).sum(axis=0) if bias is not None else None
+        return dx, dweight, dbias
+
+    return y, backward
+
+
+@op
+def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
+    """Normalise the last axis, then scale and shift it.   E1
+
+        n = (x - mean) / sqrt(variance + eps),   y = n * weight + bias
+
+    x : (..., C)   weight, bias : (C)   returns (..., C)
+    Raises ShapeError when weight or bias is not (C).
+    Source: Ba, Kiros and Hinton, arXiv 1607.06450.
+    """
+    if not weight.shape == bias.shape == x.shape[-1:]:
+        raise ShapeError(f"layer_norm: weight {weight.shape}, bias {bias.shape}, wanted {x.shape[-1:]}")
+    C = x.shape[-1]
+    centred = x - x.sum(axis=-1, keepdims=True) / C
+    variance = (centred * centred).sum(axis=-1, keepdims=True) / C
+    scale = 1.0 / xp.sqrt(variance + eps)
+    n = centred * scale
+    y = n * weight + bias
+
+    def backward(dy):
+        dn = dy * weight
+        mean_dn = dn.sum(axis=-1, keepdims=True) / C  # through the mean
+        mean_dn_n = (dn * n).sum(axis=-1, keepdims=True) / C  # through the variance
+        dx = scale * (dn - mean_dn - n * mean_dn_n)
+        return dx, rows(dy * n).sum(axis=0), rows(dy).sum(axis=0)
+
+    return y, backward
+
+
+@op
+def embedding(xp, table, ids):
+    """Look up rows.   y_i = table[ids_i]
+
+    table : (V, C)   ids : (...) integers, checked by the caller to lie in 0 .. V-1
+    returns (..., C)
+    """
+    y = table[ids]
+
+    def backward(dy):
+        return scatter_add(xp, table.shape[0], ids, dy), None
+
+    return y, backward
+
+
+@op
+def dropout(xp, x, *, p: float, key: tuple[int, ...]):
+    """Zero each entry with probability p, and scale the others by 1 / (1 - p).
+
+    key : integers that decide the mask, so that a step repeated is the same step
+    Raises ValueError unless 0 <= p < 1.
+    Source: Srivastava et al., JMLR 15 (2014).
+    """
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout: p is {p}, wanted 0 <= p < 1")
+    mask = (uniform(xp, key, x.shape, x.dtype) >= p).astype(x.dtype) * (1.0 / (1.0 - p))
+    return x * mask, lambda dy: (dy * mask,)
+
+
+@op
+def cross_entropy(xp, logits, targets):
+    """Loss of every prediction, in nats.   y = log(sum over v of exp(logits_v)) - logits_target
+
+    logits  : (..., V)
+    targets : (...) integers below V; a negative one marks a place to ignore, whose loss is 0
+    returns (...)   one loss a place; divide their sum by the count of places for the mean
+    Raises ShapeError unless targets has one entry for each row of logits.
+    """
+    if targets.shape != logits.shape[:-1]:
+        raise ShapeError(f"cross_entropy: targets {targets.shape}, wanted {logits.shape[:-1]}")
+    z = rows(logits)
+    z = z - z.max(axis=-1, keepdims=True)
+    e = xp.exp(z)
+    total = e.sum(axis=-1, keepdims=True)
+    counts = (targets >= 0).reshape(-1).astype(z.dtype)
+    at_target = xp.arange(len(z)), xp.maximum(targets, 0).reshape(-1)
+    loss = counts * (xp.log(total[:, 0]) - z[at_target])
+
+    def backward(dy):
+        dz = e / total  # softmax, less 1 at the target
+        dz[at_target] -= 1.0
+        dz *= (counts * dy.reshape(-1))[:, None]
+        return dz.reshape(logits.shape), None
+
+    return loss.reshape(targets.shape), backward
+
+
+# -------------------------------------------------------- the one list that binds operators
+
+for _name, _function in {
+    "__add__": lambda a, b: add(a, b),
+    "__radd__": lambda a, b: add(b, a),
+    "__sub__": lambda a, b: sub(a, b),
+    "__rsub__": lambda a, b: sub(b, a),
+    "__mul__": lambda a, b: mul(a, b),
+    "__rmul__": lambda a, b: mul(b, a),
+    "__truediv__": lambda a, b: div(a, b),
+    "__rtruediv__": lambda a, b: div(b, a),
+    "__neg__": lambda a: neg(a),
+    "__pow__": lambda a, exponent: power(a, exponent=exponent),
+    "__matmul__": lambda a, b: matmul(a, b),
+    "__rmatmul__": lambda a, b: matmul(b, a),
+    "__getitem__": lambda a, index: getitem(a, index=index),
+    "sum": lambda a, axis=None, keepdims=False: sum(a, axis=axis, keepdims=keepdims),
+    "mean": lambda a: sum(a) / a.data.size,
+    "reshape": lambda a, *shape: reshape(a, shape=shape),
+    "transpose": lambda a, *axes: transpose(a, axes=axes),
+}.items():
+    setattr(Tensor, _name, _function)

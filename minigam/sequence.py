@@ -1,0 +1,107 @@
+"""The sequence maps of the paper, by hand: causal convolution, associative memory, gate.
+
+Letters: B batch, T tokens (the paper's N), C channels, K kernel size, S memory slots.
+"""
+
+from minigam.backend import rows, sigmoid
+from minigam.tensor import ShapeError, op
+
+
+@op
+def causal_conv1d(xp, u, weight, bias, past=None):
+    """Mix each channel over the K latest tokens.   E2
+
+        local_context[t] = b + sum over j = 0..K-1 of w[:, j] * u[t - (K-1) + j]
+
+    u      : (B, T, C)   what was before the first token is zero, or `past`
+    weight : (C, K)      one filter a channel (depthwise); column K-1 meets the present token
+    bias   : (C)
+    past   : (B, K-1, C) or None   the K-1 inputs before u, when a sequence comes in parts
+    returns  (B, T, C)   token t has seen tokens t-K+1 .. t and none after it
+    Raises ShapeError when a shape does not fit.
+    Cost: 2 B T C K flop forward, twice that backward; keeps u.
+    Source: GAM (arXiv 2509.00605), causal convolution.
+    """
+    (B, T, C), K = u.shape, weight.shape[-1]
+    if weight.shape != (C, K) or bias.shape != (C,):
+        raise ShapeError(f"causal_conv1d: weight {weight.shape}, bias {bias.shape}, wanted ({C}, K), ({C},)")
+    if past is not None and past.shape != (B, K - 1, C):
+        raise ShapeError(f"causal_conv1d: past {past.shape}, wanted {(B, K - 1, C)}")
+    before = xp.zeros((B, K - 1, C), dtype=u.dtype) if past is None else past
+    padded = xp.concatenate([before, u], axis=1)  # (B, K-1+T, C)
+    y = xp.zeros_like(u) + bias
+    for j in range(K):
+        y = y + weight[:, j] * padded[:, j : j + T]
+
+    def backward(dy):
+        dpadded = xp.zeros_like(padded)
+        for j in range(K):
+            dpadded[:, j : j + T] += weight[:, j] * dy  # the same filter, read backwards in time
+        dweight = [(padded[:, j : j + T] * dy).sum(axis=(0, 1)) for j in range(K)]
+        dpast = None if past is None else dpadded[:, : K - 1]
+        return dpadded[:, K - 1 :], xp.stack(dweight, axis=1), dy.sum(axis=(0, 1)), dpast
+
+    return y, backward
+
+
+@op
+def associative_memory(xp, u, memory):
+    """Recall from a learned memory, which serves as both keys and values.   E3-E5
+
+        s = u M^T,   a = softmax(s) over the S slots,   global_context = a M
+
+    u      : (B, T, C)   one query per token
+    memory : (S, C)      the S slots, M
+    returns  (B, T, C)   each token's a convex mix of slots; no token sees another
+    Raises ShapeError when the C differ.
+    Cost: 4 B T S C flop forward, twice that backward; keeps a, B T S numbers.
+    Source: GAM (arXiv 2509.00605), global context; one update of a modern Hopfield network
+    (Ramsauer et al., arXiv 2008.02217) with patterns M and beta = 1.
+    """
+    if memory.ndim != 2 or u.shape[-1] != memory.shape[-1]:
+        raise ShapeError(f"associative_memory: u {u.shape} and memory {memory.shape}, wanted (B, T, C), (S, C)")
+    s = rows(u) @ memory.T  # (N, S), N = B T
+    e = xp.exp(s - s.max(axis=-1, keepdims=True))
+    a = e / e.sum(axis=-1, keepdims=True)
+    y = a @ memory  # (N, C)
+
+    def backward(dy):
+        dy = rows(dy)
+        da = dy @ memory.T  # y = a M, through a
+        ds = a * (da - (da * a).sum(axis=-1, keepdims=True))  # softmax: a_i (1[i=j] - a_j)
+        du = ds @ memory  # s = u M^T, through u
+        dmemory = a.T @ dy + ds.T @ rows(u)  # M as values, M as keys
+        return du.reshape(u.shape), dmemory
+
+    return y.reshape(u.shape), backward
+
+
+@op
+def gated_fusion(xp, local_context, global_context, gate):
+    """Let every token and channel choose how much of each context to take.   E6-E7
+
+        fused = sigmoid(g_local) * local_context + sigmoid(g_global) * global_context
+
+    local_context, global_context : (B, T, C)
+    gate    : (B, T, 2C)   [g_local, g_global], before the sigmoid
+    returns   (B, T, C)
+    Raises ShapeError when a shape does not fit.
+    Cost: O(B T C); keeps the two sigmoids.
+    Source: GAM (arXiv 2509.00605), gating.
+    """
+    C = local_context.shape[-1]
+    if local_context.shape != global_context.shape or gate.shape != (*local_context.shape[:-1], 2 * C):
+        raise ShapeError(
+            f"gated_fusion: local_context {local_context.shape}, global_context {global_context.shape}, "
+            f"gate {gate.shape}, wanted (B, T, C), (B, T, C), (B, T, 2C)"
+        )
+    p = sigmoid(xp, gate[..., :C])
+    q = sigmoid(xp, gate[..., C:])
+    y = p * local_context + q * global_context
+
+    def backward(dy):
+        dg_local = dy * local_context * p * (1.0 - p)  # sigmoid' = p (1 - p)
+        dg_global = dy * global_context * q * (1.0 - q)
+        return dy * p, dy * q, xp.concatenate([dg_local, dg_global], axis=-1)
+
+    return y, backward
