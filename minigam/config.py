@@ -41,7 +41,10 @@ class Checked:
         known = {f.name for f in fields(cls)}
         if wrong := set(values) ^ known:
             raise InputError(f"{cls.__name__}: unknown or missing fields {sorted(wrong)}")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as e:  # a value of another type meets a bound
+            raise InputError(f"{cls.__name__}: {e}") from e
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,25 @@ class GAMConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """What to train on: PocketStories, or any text file."""
+
+    dataset: str = setting("pocketstories", "corpus that needs no file", choices=("pocketstories",))
+    stories: int = setting(20_000, "PocketStories to train on")
+    valid_stories: int = setting(1_000, "PocketStories to validate on")
+    text: str | None = setting(None, "UTF-8 text file to train on, in place of a dataset")
+    valid: str | None = setting(None, "text file to validate on (default: the last tenth of --text)")
+    tokenizer: str = setting("char", "tokenizer for --text", choices=("char", "bpe"))
+    bpe_size: int = setting(10_000, "most entries of a bpe tokenizer")
+
+    def __post_init__(self):
+        self.require_counts("stories", "valid_stories", "bpe_size")
+        self.require(self.dataset == "pocketstories", "dataset", "pocketstories")
+        self.require(self.tokenizer in ("char", "bpe"), "tokenizer", "char or bpe")
+        self.require(self.valid is None or self.text is not None, "valid", "--text beside it")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Checked):
     """How to train; the defaults are the paper's, but for the length of the run."""
 
@@ -92,7 +114,8 @@ class TrainConfig(Checked):
     seed: int = setting(0, "decides initial values, order of the data, dropout and samples")
 
     def __post_init__(self):
-        self.require_counts("batch_size", "micro_batch", "steps", "eval_every", "eval_rows", "checkpoint_every")
+        self.require_counts("batch_size", "micro_batch", "steps")
+        self.require_counts("eval_every", "eval_rows", "checkpoint_every")
         self.require(self.lr > 0.0, "lr", "a number above 0")
         self.require(self.warmup_steps >= 0, "warmup_steps", "a whole number, at least 0")
         for name in ("beta1", "beta2"):

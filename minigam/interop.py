@@ -1,0 +1,141 @@
+"""Weights of the authors' PyTorch code: the same numbers under other names.
+
+    arrays = {name: t.numpy() for name, t in torch.load("gam.pt", weights_only=True).items()}
+    model = from_official(arrays)
+
+NAMES is the whole translation; the functions below only read it. `*` stands for the number of a
+block. A shape is the published one, in the letters used everywhere: V vocabulary, T positions,
+C channels, S slots, K kernel size; "2C" is twice C, and "1" an axis that minigam leaves out.
+"""
+
+import numpy as np
+
+from minigam.config import MIXERS, GAMConfig
+from minigam.lm import GAM
+from minigam.tensor import ShapeError
+
+EVERY = frozenset(MIXERS)
+CONV, MEMORY, GATE = EVERY - {"global"}, EVERY - {"local"}, {"gated"}  # which mixers have which part
+
+NAMES = (
+    # published name               name here                         shape    mixers that have it
+    ("token_embedding.weight", "token_embedding.weight", "V C", EVERY),
+    ("pos_embedding.weight", "position_embedding.weight", "T C", EVERY),
+    ("blocks.*.ln1.weight", "blocks.*.norm1.weight", "C", EVERY),
+    ("blocks.*.ln1.bias", "blocks.*.norm1.bias", "C", EVERY),
+    ("blocks.*.causal_conv.weight", "blocks.*.conv.weight", "C 1 K", CONV),
+    ("blocks.*.causal_conv.bias", "blocks.*.conv.bias", "C", CONV),
+    ("blocks.*.memory_bank", "blocks.*.memory", "S C", MEMORY),
+    ("blocks.*.gate.weight", "blocks.*.gate.weight", "2C C", GATE),
+    ("blocks.*.gate.bias", "blocks.*.gate.bias", "2C", GATE),
+    ("blocks.*.ln2.weight", "blocks.*.norm2.weight", "C", EVERY),
+    ("blocks.*.ln2.bias", "blocks.*.norm2.bias", "C", EVERY),
+    ("blocks.*.ffn.0.weight", "blocks.*.feed.expand.weight", "4C C", EVERY),
+    ("blocks.*.ffn.0.bias", "blocks.*.feed.expand.bias", "4C", EVERY),
+    ("blocks.*.ffn.2.weight", "blocks.*.feed.contract.weight", "C 4C", EVERY),
+    ("blocks.*.ffn.2.bias", "blocks.*.feed.contract.bias", "C", EVERY),
+    ("ln_f.weight", "norm.weight", "C", EVERY),
+    ("ln_f.bias", "norm.bias", "C", EVERY),
+    ("head.weight", "token_embedding.weight", "V C", EVERY),  # tied: one matrix, two names
+)
+FIELDS = {"V": "vocab_size", "T": "block_size", "C": "d_model", "S": "n_slots", "K": "kernel_size"}
+
+
+def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1) -> GAM:
+    """Build the GAM that published weights describe, in their dtype.
+
+    arrays  : by published name; float32 or float64, all alike. The mixer is known by the names
+              that are there, the numbers of the configuration by the shapes; a number that no
+              shape shows (n_slots of "local", kernel_size of "global") keeps its default
+    dropout : cannot be seen in weights
+    Raises KeyError listing names missing and unknown, TypeError or ShapeError listing misfits,
+    ValueError when head.weight is not token_embedding.weight.
+    """
+    n_layers = max(1, len({name.split(".")[1] for name in arrays if name.startswith("blocks.")}))
+    mixer = min(MIXERS, key=lambda m: len(_names(m, n_layers).keys() ^ arrays.keys()))  # fits best
+    names = _names(mixer, n_layers)
+    missing, unknown = sorted(names.keys() - arrays.keys()), sorted(arrays.keys() - names.keys())
+    if missing or unknown:
+        raise KeyError(
+            f"from_official: missing {missing}, unknown {unknown}, "
+            f"read as {n_layers} blocks of mixer {mixer!r}; see minigam.interop.NAMES"
+        )
+    dtype = _dtype(arrays)
+    sizes = _sizes(names, arrays)
+    if not np.array_equal(arrays["head.weight"], arrays["token_embedding.weight"], equal_nan=True):
+        raise ValueError(
+            "from_official: head.weight is not token_embedding.weight; GAM has one matrix for both, "
+            "so wanted the same numbers under both names"
+        )
+    shown = {FIELDS[letter]: n for letter, n in sizes.items()}
+    config = GAMConfig(n_layers=n_layers, mixer=mixer, dropout=dropout, **shown)
+    model = GAM(config, dtype=dtype)
+    model.load_state_dict(
+        {ours: np.squeeze(arrays[name], _extra_axes(dims)) for name, (ours, dims) in names.items()}
+    )
+    return model
+
+
+def to_official(model: GAM) -> dict[str, np.ndarray]:
+    """Return a copy of every weight on the host, under the published names and in their shapes.
+
+    head.weight and token_embedding.weight are one array, as they are one matrix.
+    """
+    if not isinstance(model, GAM):
+        raise TypeError(f"to_official: {type(model).__name__}, wanted a GAM")
+    own = model.state_dict()
+    names = _names(model.config.mixer, model.config.n_layers)
+    return {name: np.expand_dims(own[ours], _extra_axes(dims)) for name, (ours, dims) in names.items()}
+
+
+def _names(mixer: str, n_layers: int) -> dict[str, tuple[str, list[str]]]:
+    """Return {published name: (name here, published shape in letters)} of one model."""
+    return {
+        name.replace("*", str(i)): (ours.replace("*", str(i)), shape.split())
+        for name, ours, shape, mixers in NAMES
+        if mixer in mixers
+        for i in (range(n_layers) if "*" in name else [0])
+    }
+
+
+def _extra_axes(dims: list[str]) -> tuple[int, ...]:
+    return tuple(axis for axis, dim in enumerate(dims) if dim == "1")
+
+
+def _dtype(arrays) -> np.dtype:
+    """Return the dtype all arrays have. Raises TypeError listing those that have another."""
+    wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
+    if wrong:
+        raise TypeError(f"from_official: {', '.join(wrong)}; wanted NumPy arrays")
+    first = arrays["token_embedding.weight"].dtype
+    allowed = [first] if first in (np.float32, np.float64) else []
+    wrong = [f"{name} {a.dtype}" for name, a in arrays.items() if a.dtype not in allowed]
+    if wrong:
+        raise TypeError(f"from_official: {', '.join(wrong)}; wanted float32, or float64, for all")
+    return first
+
+
+def _sizes(names, arrays) -> dict[str, int]:
+    """Return what each letter stands for; the first shape to show a letter decides.
+
+    Raises ShapeError listing the arrays whose shape disagrees.
+    """
+    sizes: dict[str, int] = {}
+    for name, (_, dims) in names.items():
+        if arrays[name].ndim == len(dims):
+            for dim, n in zip(dims, arrays[name].shape, strict=True):
+                if dim in FIELDS:
+                    sizes.setdefault(dim, n)
+
+    def length(dim: str) -> int:  # "C" and "2C" are known by the letter, "1" is itself
+        return int(dim) if dim.isdigit() else int(dim[:-1] or 1) * sizes.get(dim[-1], -1)
+
+    wrong = [
+        f"{name} {arrays[name].shape}, wanted ({', '.join(dims)})"
+        for name, (_, dims) in names.items()
+        if arrays[name].shape != tuple(map(length, dims))
+    ]
+    if wrong:
+        read = ", ".join(f"{letter} {n}" for letter, n in sizes.items())
+        raise ShapeError(f"from_official: {'; '.join(wrong)}; with {read}")
+    return sizes

@@ -1,11 +1,12 @@
 """The language model around the blocks: embeddings, head, loss, and generation.
 
-    x = Dropout(token_embedding[ids] + position_embedding[0..T-1])
-    x = block(x) for each of L blocks
-    logits = LayerNorm(x) E^T,   E the token embedding again (tied)
+x = Dropout(token_embedding[ids] + position_embedding[0..T-1])
+x = block(x) for each of L blocks
+logits = LayerNorm(x) E^T,   E the token embedding again (tied)
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -27,7 +28,9 @@ class LanguageModel(nn.Module):
     Block: type
     Config: type
 
-    def __init__(self, config: ModelConfig | None = None, *, seed: int = 0, backend: str = "numpy", dtype="float32"):
+    def __init__(
+        self, config: ModelConfig | None = None, *, seed: int = 0, backend: str = "numpy", dtype="float32"
+    ):
         self.config = config = config if config is not None else self.Config()
         initial, masks = np.random.SeedSequence(seed).spawn(2)
         rng, C = np.random.default_rng(initial), config.d_model
@@ -61,30 +64,32 @@ class LanguageModel(nn.Module):
         start  : position of the first token
         Raises ShapeError, TypeError or ValueError for ids the model cannot take.
         """
-        ids = self._checked(ids, start)
-        T = ids.shape[1]
+        ids = self._checked(ids)
+        T, longest = ids.shape[1], self.config.block_size
+        if start + T > longest:
+            raise ShapeError(f"ids: {T} tokens from position {start}, wanted at most block_size {longest}")
+        if isinstance(ids, np.ndarray):
+            ids = backend.to(ids, self.xp.__name__)
         x = self.token_embedding(ids) + self.position_embedding.weight[start : start + T]  # (B, T, C)
         x = self.dropout(x)
         for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
             x = block(x, state)
         return ops.linear(self.norm(x), self.token_embedding.weight)  # (B, T, V)
 
-    def _checked(self, ids, start: int):
-        """Return ids as integers on the model's device. NumPy takes negative ids for places
-        counted from the end and CuPy wraps any, so both would answer nonsense without a word."""
+    def _checked(self, ids):
+        """Return ids as an array of integers 0 .. V-1. NumPy takes negative ids for places counted
+        from the end and CuPy wraps any, so both would answer nonsense without a word."""
         ids = ids.data if isinstance(ids, Tensor) else ids
         ids = ids if backend.owner(ids) is not None else np.asarray(ids)
-        V, T = self.config.vocab_size, self.config.block_size
+        V = self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise ShapeError(f"ids: {ids.shape}, wanted (B, T), with at least one token")
         if ids.dtype.kind not in "iu":
             raise TypeError(f"ids: {ids.dtype}, wanted integers")
-        if start + ids.shape[1] > T:
-            raise ShapeError(f"ids: {ids.shape[1]} tokens from position {start}, wanted at most block_size {T}")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= V:
             raise ValueError(f"ids: from {low} to {high}, wanted 0 to {V - 1} (vocab_size {V})")
-        return backend.to(ids, self.xp.__name__) if isinstance(ids, np.ndarray) else ids
+        return ids
 
     def token_losses(self, ids, targets) -> Tensor:
         """Return the loss of every prediction (B, T), in nats; 0 where the target is negative.
@@ -93,7 +98,9 @@ class LanguageModel(nn.Module):
         """
         targets = targets.data if isinstance(targets, Tensor) else targets
         targets = targets if backend.owner(targets) is not None else np.asarray(targets)
-        if (highest := int(targets.max(initial=-1))) >= self.config.vocab_size:
+        if targets.dtype.kind not in "iu":
+            raise TypeError(f"targets: {targets.dtype}, wanted integers")
+        if (highest := int(targets.max(initial=0))) >= self.config.vocab_size:
             raise ValueError(f"targets: up to {highest}, wanted below vocab_size {self.config.vocab_size}")
         if isinstance(targets, np.ndarray):
             targets = backend.to(targets, self.xp.__name__)
@@ -107,7 +114,9 @@ class LanguageModel(nn.Module):
             raise ValueError("loss: every target is negative, wanted at least one to predict")
         return losses.sum() / count
 
-    def generate(self, ids, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0) -> np.ndarray:
+    def generate(
+        self, ids, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> np.ndarray:
         """Continue `ids` by n sampled tokens; return both together, on the host.
 
         ids         : (T,) or (B, T) integers; the prompt, at least one token
@@ -116,19 +125,31 @@ class LanguageModel(nn.Module):
         Past block_size tokens see `Stream`.
         """
         ids = np.asarray(ids)
-        if n < 0 or temperature < 0.0 or (top_k is not None and top_k < 1):
-            raise ValueError(f"generate: n {n}, temperature {temperature}, top_k {top_k}; wanted n >= 0, >= 0, >= 1")
-        rng, tokens = np.random.default_rng(seed), np.atleast_2d(ids)
-        was_training = self.training
-        self.eval()
-        try:
-            stream, new = Stream(self, len(tokens)), tokens
-            for _ in range(n):
-                new = sample(stream.feed(new), temperature, top_k, rng)[:, None]
-                tokens = np.concatenate([tokens, new], axis=1)
-        finally:
-            self.train(was_training)
+        prompt = np.atleast_2d(ids)
+        new = [prompt, *(t[:, None] for t in self.continuation(prompt, n, temperature, top_k, seed))]
+        tokens = np.concatenate(new, axis=1)
         return tokens if ids.ndim == 2 else tokens[0]
+
+    def continuation(
+        self, ids, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yield what `generate` adds to ids (B, T), token by token, each (B,)."""
+        if n < 0 or temperature < 0.0 or (top_k is not None and top_k < 1):
+            raise ValueError(
+                f"generate: n {n}, temperature {temperature}, top_k {top_k}; wanted n and temperature "
+                "at least 0, top_k at least 1"
+            )
+        rng, stream, new = np.random.default_rng(seed), Stream(self, len(ids)), ids
+        for _ in range(n):
+            was_training = self.training
+            self.eval()
+            try:
+                logits = stream.feed(new)
+            finally:
+                self.train(was_training)
+            chosen = sample(logits, temperature, top_k, rng)
+            yield chosen
+            new = chosen[:, None]
 
 
 class GAM(LanguageModel):
@@ -189,6 +210,7 @@ class Stream:
     def feed(self, ids) -> np.ndarray:
         """Read ids (B, n), n >= 1; return the logits (B, V) that follow the last, on the host."""
         T = self.model.config.block_size
+        ids = backend.to_numpy(self.model._checked(ids)).astype(np.int64)
         self.tokens = np.concatenate([self.tokens, ids], axis=1)
         over = self.tokens.shape[1] - T
         if over > 0:

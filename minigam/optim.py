@@ -97,5 +97,5 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int, peak: float) -> floa
     Source: the paper's schedule; Loshchilov and Hutter, arXiv 1608.03983.
     """
     if step <= warmup_steps:
-        return peak * step / warmup_steps
+        return peak * (step / warmup_steps)  # in this order the last one is the peak, to the bit
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))

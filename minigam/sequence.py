@@ -59,7 +59,9 @@ def associative_memory(xp, u, memory):
     (Ramsauer et al., arXiv 2008.02217) with patterns M and beta = 1.
     """
     if memory.ndim != 2 or u.shape[-1] != memory.shape[-1]:
-        raise ShapeError(f"associative_memory: u {u.shape} and memory {memory.shape}, wanted (B, T, C), (S, C)")
+        raise ShapeError(
+            f"associative_memory: u {u.shape} and memory {memory.shape}, wanted (B, T, C), (S, C)"
+        )
     s = rows(u) @ memory.T  # (N, S), N = B T
     e = xp.exp(s - s.max(axis=-1, keepdims=True))
     a = e / e.sum(axis=-1, keepdims=True)

@@ -60,9 +60,7 @@ class Node:
 
 
 def _gone(dy):
-    raise RuntimeError(
-        "backward: this graph was released by backward(retain_graph=False); compute it again"
-    )
+    raise RuntimeError("backward: this graph was released by backward(retain_graph=False); compute it again")
 
 
 RELEASED = Node("released", (), _gone)
@@ -152,8 +150,7 @@ class Tensor:
                     continue
                 if dx.shape != x.shape or dx.dtype != x.dtype:
                     raise AssertionError(
-                        f"{node.op}.backward gave {dx.shape} {dx.dtype} "
-                        f"for an input of {x.shape} {x.dtype}"
+                        f"{node.op}.backward gave {dx.shape} {dx.dtype} for an input of {x.shape} {x.dtype}"
                     )
                 # Out of place: a rule may return dy itself, or one array for two inputs.
                 pending[id(x)] = pending[id(x)] + dx if id(x) in pending else dx

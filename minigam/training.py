@@ -1,0 +1,206 @@
+"""Training: one step, one evaluation, and the loop around them that can be interrupted."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import lru_cache
+
+import numpy as np
+
+from minigam import backend
+from minigam.config import TrainConfig
+from minigam.corpus import Corpus, inputs_and_targets
+from minigam.lm import LanguageModel, count_targets
+from minigam.optim import AdamW, clip_grad_norm, warmup_cosine
+from minigam.pocketstories import KINDS
+from minigam.tensor import no_grad, observing
+
+
+class NonFinite(FloatingPointError):
+    """A loss or a gradient became nan or infinite. The parameters are those before the step."""
+
+
+def train_step(
+    model: LanguageModel,
+    optimizer: AdamW,
+    ids,
+    targets,
+    micro_batch: int | None = None,
+    max_norm: float = 1.0,
+) -> float:
+    """Forward, backward, clip, update; return the mean loss in nats before the update.
+
+    ids, targets : (B, T) integers; a negative target is ignored
+    micro_batch  : rows computed at a time. Each part's loss counts by its share of the targets,
+                   so the gradient is that of the whole batch: less memory, the same step
+    max_norm     : the gradient's norm is clipped to this
+    Raises NonFinite, naming the first operation at fault, and updates nothing.
+    """
+    drawn = model.dropout_stream.drawn
+    optimizer.zero_grad()
+    losses = []
+    for part, share in _parts(targets, micro_batch):
+        loss = model.loss(ids[part], targets[part])
+        loss.backward(share, retain_graph=False)
+        losses.append(share * loss.data)
+    norm = clip_grad_norm(optimizer.parameters, max_norm)
+    mean = math.fsum(float(loss) for loss in losses)
+    if not (math.isfinite(mean) and math.isfinite(norm)):
+        optimizer.zero_grad()
+        model.dropout_stream.drawn = drawn  # the same masks again
+        culprit = first_non_finite(model, ids, targets, micro_batch)
+        raise NonFinite(f"loss {mean}, gradient norm {norm}; first wrong: {culprit}")
+    optimizer.step()
+    return mean
+
+
+def _parts(targets, micro_batch: int | None):
+    """Yield slices of the batch and their share of its targets, leaving out parts without any."""
+    total, size = count_targets(targets), micro_batch or len(targets)
+    if total == 0:
+        raise ValueError("train_step: every target is negative, wanted at least one to predict")
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        if count := count_targets(targets[part]):
+            yield part, count / total
+
+
+def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None = None) -> str:
+    """Run the step's forward and backward again and say where nan or infinity came first."""
+    for name, p in model.named_parameters():
+        if not bool(np.isfinite(backend.to_numpy(p.data)).all()):
+            return f"parameter {name}, before the step began"
+
+    class Found(Exception):
+        pass
+
+    def look(op: str, phase: str, arrays: tuple) -> None:
+        for a in arrays:
+            if a is not None and not bool(np.isfinite(backend.to_numpy(a)).all()):
+                raise Found(f"op {op!r}, {phase}, in a result of shape {tuple(a.shape)}")
+
+    try:
+        with observing(look):
+            for part, share in _parts(targets, micro_batch):
+                model.loss(ids[part], targets[part]).backward(share, retain_graph=False)
+    except Found as found:
+        return str(found)
+    finally:
+        model.zero_grad()
+    return "the sum over micro-batches or the gradient norm, every operation alone being finite"
+
+
+def evaluate(model: LanguageModel, corpus: Corpus, rows: int | None = None, batch: int = 16) -> dict:
+    """Measure the loss on validation rows, and beside it the floor where it is known.
+
+    rows : how many rows to take, from the first; None for all
+    returns {"loss": mean nats, "tokens": count}, and for PocketStories "floor" and "kinds":
+    for each kind its loss, floor and count, and "syntax+choice" for those two together
+    """
+    n = min(rows or len(corpus.valid), len(corpus.valid))
+    ids, targets = inputs_and_targets(corpus.valid[:n])
+    was_training = model.training
+    model.eval()
+    try:
+        with no_grad():
+            parts = [
+                backend.to_numpy(model.token_losses(ids[i : i + batch], targets[i : i + batch]).data)
+                for i in range(0, n, batch)
+            ]
+    finally:
+        model.train(was_training)
+    losses, counted = np.concatenate(parts).astype(np.float64), targets >= 0
+    result: dict = {"loss": losses[counted].mean(), "tokens": int(counted.sum())}
+    if corpus.kinds is not None:
+        floor, kinds = corpus.floor[:n], corpus.kinds[:n]
+        result["floor"] = floor[counted].mean()
+        chosen = {name: counted & (kinds == i) for i, name in enumerate(KINDS)}
+        chosen["syntax+choice"] = chosen["syntax"] | chosen["choice"]
+        result["kinds"] = {
+            name: {"loss": losses[mask].mean(), "floor": floor[mask].mean(), "tokens": int(mask.sum())}
+            for name, mask in chosen.items()
+            if mask.any()
+        }
+    return result
+
+
+@lru_cache(maxsize=2)
+def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch))).permutation(n)
+
+
+def batch_of(step: int, n_rows: int, batch_size: int, seed: int) -> np.ndarray:
+    """Return the row numbers of one step (1, 2, ...): epochs follow each other, each in an order
+    of its own that (seed, epoch) decides, so a run can go on from any step."""
+    place = np.arange((step - 1) * batch_size, step * batch_size)
+    return np.array([_shuffled(n_rows, seed, int(p // n_rows))[p % n_rows] for p in place])
+
+
+@contextmanager
+def noticing_interrupt():
+    """Give a function that says whether Ctrl-C (or SIGTERM) came: the step at hand is finished
+    first. A second Ctrl-C stops at once."""
+    came = False
+
+    def notice(signum, frame):
+        nonlocal came
+        came = True
+        signal.signal(signum, before[signum])
+
+    try:
+        before = {s: signal.signal(s, notice) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, where no signal arrives
+        before = {}
+    try:
+        yield lambda: came
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def fit(
+    model: LanguageModel,
+    optimizer: AdamW,
+    corpus: Corpus,
+    config: TrainConfig,
+    *,
+    start: int = 0,
+    on_step: Callable[[dict], None],
+    on_validation: Callable[[dict], None],
+    on_checkpoint: Callable[[int], None],
+) -> int:
+    """Train from step `start` to `config.steps`; return the last step done.
+
+    on_step, on_validation : called with what was measured
+    on_checkpoint          : called with the step, each `checkpoint_every` steps, at the end, and
+                             when Ctrl-C ends the run early
+    Raises NonFinite, with the step, when the loss does.
+    """
+    ids, targets = inputs_and_targets(corpus.train)
+    model.train()
+    step = start
+    with noticing_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        while step < config.steps:
+            began = time.perf_counter()
+            rows = batch_of(step + 1, len(ids), config.batch_size, config.seed)
+            optimizer.lr = warmup_cosine(step + 1, config.steps, config.warmup_steps, config.lr)
+            try:
+                loss = train_step(
+                    model, optimizer, ids[rows], targets[rows], config.micro_batch, config.max_norm
+                )
+            except NonFinite as e:
+                raise NonFinite(f"step {step + 1}: {e}") from e
+            step += 1
+            seconds = time.perf_counter() - began
+            tokens = count_targets(targets[rows])
+            on_step({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
+            last = step == config.steps or interrupted()
+            if step % config.eval_every == 0 and not last:
+                on_validation({"step": step, **evaluate(model, corpus, config.eval_rows)})
+            if step % config.checkpoint_every == 0 or last:
+                on_checkpoint(step)
+            if interrupted():
+                break
+    return step

@@ -1,0 +1,81 @@
+"""What the commands share: flags from configurations, one-line errors, exit codes."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+
+from minigam import backend
+from minigam.config import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line an error, a guess at what was meant, and --like-this for --like_this."""
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        args = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), a) for a in args]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [s for action in self._actions for s in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            self.error(f"unknown argument {unknown[0]}{f', did you mean {near[0]}?' if near else ''}")
+        return parsed
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type, defaults: dict, title: str) -> None:
+    """Add a flag for every field of a configuration. A flag not given is absent from the result."""
+    group = parser.add_argument_group(title)
+    for f in fields(config):
+        if f.metadata.get("derived"):
+            continue
+        default = defaults.get(f.name, f.default)
+        shown = "" if default is None else f" (default: {default})"
+        kind = str if f.default is None else type(f.default)
+        group.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            dest=f.name,
+            type=kind,
+            choices=f.metadata.get("choices"),
+            default=argparse.SUPPRESS,
+            metavar=None if f.metadata.get("choices") else {int: "N", float: "X", str: "FILE"}[kind],
+            help=f.metadata["help"].replace("%", "%%") + shown,
+        )
+
+
+def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("numpy", "cupy", "auto"),
+        default=default,
+        help=f"where to compute; auto takes a GPU that answers, and says so (default: {default})",
+    )
+
+
+def choose_backend(name: str) -> str:
+    """Resolve --backend, with one line on stderr that says what was chosen and why."""
+    chosen, why = backend.choose(name)
+    if name == "auto":
+        print(f"backend: {chosen} ({why})", file=sys.stderr)
+    return chosen
+
+
+def run(main: Callable[[], int], prog: str) -> None:
+    """Call a command's main and exit: 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    try:
+        code = main()
+    except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:
+        code = 2
+        print(f"{prog}: {e}", file=sys.stderr)
+    except OSError as e:
+        code = 2
+        print(f"{prog}: {e.filename or 'a file'}: {e.strerror or e}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+        print(f"{prog}: interrupted", file=sys.stderr)
+    sys.exit(code)

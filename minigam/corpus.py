@@ -1,0 +1,117 @@
+"""What a model trains on: rows of token ids, from PocketStories or from any text."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam import pocketstories
+from minigam.config import InputError
+from minigam.files import read_text
+from minigam.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
+
+IGNORE = -1  # fills a row after its text: no target, and as an input any token will do
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows to train and to validate on.
+
+    train, valid : (N, T+1) int32; a row gives T inputs and the T targets one place later;
+                   IGNORE after the end of a text shorter than its row
+    kinds, floor : (N, T) for `valid`, where the generator is known: the kind of each target
+                   (index in pocketstories.KINDS) and its least possible expected loss in nats
+    """
+
+    name: str
+    tokenizer: Any
+    train: np.ndarray
+    valid: np.ndarray
+    kinds: np.ndarray | None = None
+    floor: np.ndarray | None = None
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all rows: equal for equal data."""
+        digest = hashlib.sha256()
+        for rows in (self.train, self.valid):
+            digest.update(str(rows.shape).encode())
+            digest.update(np.ascontiguousarray(rows, dtype="<i4").tobytes())
+        return digest.hexdigest()
+
+
+def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows (N, T+1) into inputs (N, T) and the targets (N, T) one place later."""
+    return np.maximum(rows[:, :-1], 0), rows[:, 1:]
+
+
+def from_pocketstories(
+    block_size: int, n_train: int = 20_000, n_valid: int = 1_000, seed: int = 0, progress: bool = False
+) -> Corpus:
+    """Make PocketStories, one story a row between two boundary tokens.
+
+    The two splits are drawn from different seeds, 2 seed and 2 seed + 1.
+    Raises InputError when a story does not fit into block_size.
+    """
+    tokenizer = WordTokenizer(pocketstories.vocabulary())
+    end = tokenizer.id_of[pocketstories.BOUNDARY]
+    bar = tqdm(total=n_train + n_valid, desc="writing stories", leave=False, disable=not progress or None)
+
+    def split(n: int, split_seed: int):
+        rows = np.full((n, block_size + 1), IGNORE, dtype=np.int32)
+        kinds = np.zeros((n, block_size), dtype=np.int8)
+        floor = np.zeros((n, block_size), dtype=np.float64)
+        for i, story in enumerate(pocketstories.stories(n, split_seed)):
+            length = len(story)
+            if length + 2 > block_size + 1:
+                raise InputError(
+                    f"block_size is {block_size}, wanted at least {length + 1}: "
+                    "a row of PocketStories holds one whole story"
+                )
+            rows[i, : length + 2] = [end, *(tokenizer.id_of[t.text] for t in story), end]
+            kinds[i, :length] = [pocketstories.kind_of(t) for t in story]
+            floor[i, :length] = [t.nats for t in story]
+            bar.update()
+        return rows, kinds, floor
+
+    with bar:
+        train, _, _ = split(n_train, 2 * seed)
+        valid, kinds, floor = split(n_valid, 2 * seed + 1)
+    return Corpus("pocketstories", tokenizer, train, valid, kinds, floor)
+
+
+def from_text(
+    text: Path,
+    valid: Path | None = None,
+    *,
+    block_size: int,
+    tokenizer: str = "char",
+    vocab_size: int = 10_000,
+) -> Corpus:
+    """Cut a text file into blocks of block_size + 1 tokens that do not overlap (the paper's way).
+
+    valid      : file to validate on; without one, the last tenth of `text` is kept for that
+    tokenizer  : "char", or "bpe" with at most `vocab_size` tokens; made from the training part alone
+    Raises InputError for a file that cannot be used, or one shorter than a block.
+    """
+    content = read_text(text)
+    cut = len(content) if valid is not None else len(content) - len(content) // 10
+    parts = {"training": content[:cut], "validation": content[cut:] if valid is None else read_text(valid)}
+    made = (
+        CharTokenizer.train(parts["training"])
+        if tokenizer == "char"
+        else BPETokenizer.train(parts["training"], vocab_size)
+    )
+    rows = {}
+    for name, part in parts.items():
+        ids = np.array(made.encode(part, strict=False), dtype=np.int32)
+        n = len(ids) // (block_size + 1)
+        if n == 0:
+            raise InputError(
+                f"{valid or text}: {len(ids)} tokens for {name}, wanted at least one block of "
+                f"block_size + 1 = {block_size + 1}; give a longer text or a smaller --block-size"
+            )
+        rows[name] = ids[: n * (block_size + 1)].reshape(n, block_size + 1)
+    return Corpus(text.name, made, rows["training"], rows["validation"])

@@ -1,0 +1,97 @@
+"""Files written whole or not at all, and read with one clear line when they cannot be."""
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from minigam.config import InputError
+
+
+@contextmanager
+def replacing(path: Path):
+    """Give a temporary path beside `path`, which takes its place when the block ends well.
+
+    A crash at any moment leaves the old file or the new one, never half of one.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as f:
+            os.fsync(f.fileno())  # on disk before the rename makes it the file
+        temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object. Raises InputError when the file is missing or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror or e}; wanted a file that a training run wrote") from e
+    except ValueError as e:
+        raise InputError(f"{path}: damaged, not JSON ({e}); restore the file or train again") from e
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, wanted a JSON object")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file. Raises InputError when it is missing, empty, binary or not UTF-8."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror or e}; wanted a text file") from e
+    if not data.strip():
+        raise InputError(f"{path}: empty, wanted a text file with something in it")
+    if b"\0" in data:
+        raise InputError(f"{path}: binary (a zero byte at {data.index(0)}), wanted a UTF-8 text file")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as e:
+        raise InputError(
+            f"{path}: not UTF-8 (byte {data[e.start]:#04x} at {e.start}); "
+            "convert it, for example with iconv -t utf-8"
+        ) from e
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write a safetensors file."""
+    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read a safetensors file and its metadata. Raises InputError when it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path}: not there, wanted a safetensors file that a training run wrote")
+    try:
+        with safe_open(path, framework="numpy") as f:
+            return {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as e:
+        raise InputError(f"{path}: damaged or not safetensors ({e}); restore the file or train again") from e

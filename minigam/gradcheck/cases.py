@@ -1,0 +1,356 @@
+"""What to check: one line a case, shared by the tests and by `python -m minigam.gradcheck`.
+
+Every number is random, parameters too: at its initial values (weight 1, bias 0) a layer can
+hide a wrong gradient. A case draws from its own name and the seed, so that adding one changes
+no other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from minigam import backend, ops, sequence
+from minigam.config import MIXERS, GAMConfig
+from minigam.gam import CausalConv, GAMBlock
+from minigam.lm import GAM
+from minigam.nn import Dropout, DropoutStream, Embedding, FeedForward, LayerNorm, Linear, Module
+from minigam.tensor import Op, Tensor
+
+# ------------------------------------------------------- arguments: a shape means normal numbers
+
+
+def between(low: float, high: float, *shape: int):
+    return lambda rng: rng.uniform(low, high, shape)
+
+
+def scaled(by: float, *shape: int):
+    return lambda rng: by * rng.standard_normal(shape)
+
+
+def signs(size: float, *shape: int):
+    """Either -size or +size."""
+    return lambda rng: size * rng.choice([-1.0, 1.0], shape)
+
+
+def huge(*shape: int):
+    """Numbers near 1e4, a little apart, in multiples of 2^-10: adding a `step` of 2^-17 is exact."""
+    return lambda rng: 2.0**14 + np.rint(rng.standard_normal(shape) * 2**10) / 2**10
+
+
+def apart(*shape: int):
+    """Multiples of 1e4, all different along the last axis: a softmax of them is 0 or 1."""
+    return lambda rng: 1e4 * rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
+
+
+def slots_apart(s: int):
+    """A memory (S, 1) in which queries of -1 or +1 get scores that are 1e4 apart."""
+    return lambda rng: apart(s)(rng)[:, None]
+
+
+def transposed(*shape: int):
+    """Not contiguous: the transpose of an array."""
+    return lambda rng: rng.standard_normal(shape[::-1]).T
+
+
+def strided(*shape: int):
+    """Not contiguous: every second entry of an array."""
+    return lambda rng: rng.standard_normal((*shape, 2))[..., 0]
+
+
+def ids(*shape: int, below: int):
+    return lambda rng: rng.integers(below, size=shape)
+
+
+def some_ignored(*shape: int, below: int):
+    """Targets of which the first is -1, to be ignored."""
+
+    def draw(rng):
+        targets = rng.integers(below, size=shape)
+        targets.flat[0] = -1
+        return targets
+
+    return draw
+
+
+def draw(argument, rng: np.random.Generator):
+    """Turn what stands in a case into an array, a number or None."""
+    if isinstance(argument, tuple):
+        return np.asarray(rng.standard_normal(argument))  # asarray: for () NumPy gives a number
+    return argument(rng) if callable(argument) else argument
+
+
+def has_gradient(a) -> bool:
+    return isinstance(a, np.ndarray) and a.dtype.kind == "f"
+
+
+def place(a, library: str):
+    """Move an array to a device, as a Tensor if it has a gradient; let numbers and None be."""
+    if not isinstance(a, np.ndarray):
+        return a
+    moved = backend.to(a, library)
+    return Tensor(moved, requires_grad=True) if has_gradient(a) else moved
+
+
+# --------------------------------------------------------------------------------- the cases
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What `gradcheck` takes, and the shapes to print beside its answer."""
+
+    f: Callable[..., Tensor]
+    leaves: list[Tensor]
+    shapes: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpCase:
+    """One operation with arguments of one kind.
+
+    flat : arguments whose gradient is zero by nature; no mistake of scale can show there
+    step : of the finite difference
+    """
+
+    op: Op
+    arguments: tuple
+    settings: dict
+    label: str
+    flat: tuple[str, ...]
+    step: float
+
+    kind: ClassVar = "op"
+    limit: ClassVar = 1e-7  # worst relative error allowed
+    directions: ClassVar = None  # check every entry
+
+    @property
+    def name(self) -> str:
+        return self.op.name
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.label}".strip()
+
+    def inputs(self, seed: int = 0, dtype="float64") -> list:
+        """Draw the arguments on the host: arrays (integers stay integers), numbers, None."""
+        rng = np.random.default_rng([seed, *str(self).encode()])
+        drawn = [draw(a, rng) for a in self.arguments]
+        return [a.astype(dtype, copy=False) if has_gradient(a) else a for a in drawn]
+
+    def tensors(self, seed: int = 0, dtype="float64", library: str = "numpy") -> list:
+        """The same on a device, what can have a gradient as Tensors that require one."""
+        return [place(a, library) for a in self.inputs(seed, dtype)]
+
+    def named_leaves(self) -> list[str]:
+        """Names of the arguments that have a gradient."""
+        return [n for n, a in zip(self.op.arguments, self.inputs(), strict=False) if has_gradient(a)]
+
+    def problem(self, seed: int = 0, library: str = "numpy") -> Problem:
+        tensors = self.tensors(seed, library=library)
+        leaves = [t for t in tensors if isinstance(t, Tensor)]
+        shapes = " ".join(str(getattr(t, "shape", t)) for t in tensors)
+        # The checker changes the leaves in place, so f reads them where they are.
+        return Problem(lambda *leaves: self.op(*tensors, **self.settings), leaves, shapes)
+
+
+def case(op: Op, *arguments, label="", flat=(), step=1e-5, **settings) -> OpCase:
+    return OpCase(op=op, arguments=arguments, settings=settings, label=label, flat=flat, step=step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleCase:
+    """A layer or a model with all its parameters.
+
+    make : builds it from a generator      call : what of it to check
+    """
+
+    kind: str
+    make: Callable[[np.random.Generator], Module]
+    call: Callable[..., Tensor]
+    arguments: tuple
+    name: str
+    label: str
+    directions: int | None
+
+    limit: ClassVar = 1e-6
+    step: ClassVar = 1e-5
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.label}".strip()
+
+    def problem(self, seed: int = 0, library: str = "numpy") -> Problem:
+        rng = np.random.default_rng([seed, *str(self).encode()])
+        module = self.make(rng)
+        for p in module.parameters():
+            p.data = rng.normal(0.0, 0.5, p.shape)
+        module.to(library)
+        inputs = [place(draw(a, rng), library) for a in self.arguments]
+        leaves = [*module.parameters(), *(t for t in inputs if isinstance(t, Tensor))]
+
+        def f(*leaves):
+            rewind_dropout(module)
+            return self.call(module, *inputs)
+
+        shapes = " ".join(str(a.shape) for a in inputs)
+        return Problem(f, leaves, f"{shapes}, {module.num_parameters()} parameters")
+
+
+def rewind_dropout(module: Module) -> None:
+    """Let the next call draw the masks of the first: finite differences need one function."""
+    if isinstance(module, Dropout):
+        module.stream.drawn = 0
+    for _, child in module.children():
+        rewind_dropout(child)
+
+
+def layer(kind: type[Module], make, *arguments, label="") -> ModuleCase:
+    return ModuleCase(
+        kind="layer", make=make, call=kind.__call__, arguments=arguments,
+        name=kind.__name__, label=label, directions=None,
+    )  # fmt: skip
+
+
+def model(kind: type[Module], config, *, label: str, batch: int = 2, tokens: int = 5) -> ModuleCase:
+    """The losses of all predictions but one that is ignored, along random directions."""
+    V = config.vocab_size
+    return ModuleCase(
+        kind="model", make=lambda rng: kind(config, dtype="float64"), call=kind.token_losses,
+        arguments=(ids(batch, tokens, below=V), some_ignored(batch, tokens, below=V)),
+        name=kind.__name__, label=label, directions=5,
+    )  # fmt: skip
+
+
+PAIRS = {  # what two arguments can be to each other under broadcasting
+    "": ((2, 3), (2, 3)),
+    "broadcast": ((2, 5, 4), (4,)),
+    "broadcast-both": ((3, 1), (1, 4)),
+    "no-axes": ((), (2, 3)),
+    "number-left": (1.5, (2, 3)),
+    "number-right": ((2, 3), 1.5),
+    "not-contiguous": (transposed(3, 2), strided(3, 2)),
+}
+
+CASES = [
+    *(case(op, *pair, label=label) for op in (ops.add, ops.sub, ops.mul) for label, pair in PAIRS.items()),
+    case(ops.div, (2, 3), between(0.5, 2.0, 2, 3)),
+    case(ops.div, (2, 5, 4), between(0.5, 2.0, 4), label="broadcast"),
+    case(ops.div, (3, 1), between(-2.0, -0.5, 1, 4), label="broadcast-both"),
+    case(ops.div, 1.5, between(0.5, 2.0, 2, 3), label="number-left"),
+    case(ops.div, (2, 3), 1.5, label="number-right"),
+    case(ops.neg, (2, 3)),
+    case(ops.power, (2, 3), exponent=3),
+    case(ops.power, between(0.5, 2.0, 2, 3), exponent=-0.5, label="root"),
+    case(ops.matmul, (2, 3), (3, 4)),
+    case(ops.matmul, (2, 3, 4), (2, 4, 5), label="batched"),
+    case(ops.matmul, (2, 1, 3, 4), (5, 4, 2), label="broadcast"),
+    case(ops.matmul, transposed(3, 4), transposed(4, 2), label="not-contiguous"),
+    case(ops.matmul, (1, 1), (1, 1), label="one-entry"),
+    case(ops.exp, (2, 3)),
+    case(ops.log, between(0.5, 2.0, 2, 3)),
+    case(ops.tanh, (2, 3)),
+    case(ops.sigmoid, (2, 3)),
+    case(ops.sigmoid, signs(1e4, 2, 3), label="saturated", flat=("x",)),
+    case(ops.gelu, (2, 3)),
+    case(ops.gelu, strided(2, 3), label="not-contiguous"),
+    case(ops.gelu, signs(1e4, 3, 4), label="saturated", step=2.0**-7),
+    case(ops.sum, (2, 3)),
+    case(ops.sum, (), label="no-axes"),
+    case(ops.sum, (2, 3, 4), axis=1, label="axis"),
+    case(ops.sum, (2, 3, 4), axis=-1, keepdims=True, label="axis-kept"),
+    case(ops.sum, transposed(2, 3, 4), axis=(0, -1), label="not-contiguous"),
+    case(ops.reshape, (2, 6), shape=(3, 4)),
+    case(ops.reshape, transposed(2, 6), shape=(-1,), label="not-contiguous"),
+    case(ops.transpose, (2, 3), axes=(1, 0)),
+    case(ops.transpose, strided(2, 3, 4), axes=(-1, 0, 1), label="not-contiguous"),
+    case(ops.getitem, (3, 4), index=1),
+    case(ops.getitem, (3, 4), index=(1, 2), label="one-entry"),
+    case(ops.getitem, (5, 4), index=slice(1, 4), label="slice"),
+    case(ops.getitem, (3, 4), index=(..., None, slice(None, None, -2)), label="new-axis"),
+    case(ops.getitem, (3, 4), index=[0, 2, 0], label="repeated-rows"),
+    case(ops.getitem, transposed(3, 4), index=([0, 1, 0], [2, 3, 2]), label="repeated-entries"),
+    case(ops.softmax, (3, 5)),
+    case(ops.softmax, (5,), label="no-batch"),
+    case(ops.softmax, (3, 1), label="one-class", flat=("x",)),
+    case(ops.softmax, transposed(2, 3, 5), label="not-contiguous"),
+    case(ops.softmax, huge(3, 5), label="near-1e4", step=2.0**-17),
+    case(ops.softmax, apart(3, 5), label="1e4-apart", flat=("x",)),
+    case(ops.linear, (2, 5, 4), (6, 4), (6,)),
+    case(ops.linear, (2, 5, 4), (6, 4), label="no-bias"),
+    case(ops.linear, (2, 5, 4), (6, 4), None, label="bias-none"),
+    case(ops.linear, (4,), (6, 4), (6,), label="no-batch"),
+    case(ops.linear, (1, 1, 1), (1, 1), (1,), label="one-entry"),
+    case(ops.linear, transposed(2, 5, 4), transposed(6, 4), strided(6), label="not-contiguous"),
+    case(ops.layer_norm, (2, 3, 5), (5,), (5,)),
+    case(ops.layer_norm, (1, 1, 4), (4,), (4,), label="one-token"),
+    case(ops.layer_norm, (2, 3, 1), (1,), (1,), label="one-channel", flat=("x", "weight")),
+    case(ops.layer_norm, scaled(1e-3, 2, 3, 5), (5,), (5,), label="small-variance", step=1e-7),
+    case(ops.layer_norm, (2, 3, 5), (5,), (5,), eps=0.5, label="large-eps"),
+    case(ops.layer_norm, huge(2, 3, 4), (4,), (4,), label="near-1e4", step=2.0**-17),
+    case(ops.layer_norm, transposed(2, 3, 5), strided(5), strided(5), label="not-contiguous"),
+    case(ops.embedding, (6, 4), ids(2, 9, below=6), label="repeated-ids"),
+    case(ops.embedding, (6, 4), ids(2, 3, below=2), label="unused-rows"),
+    case(ops.embedding, (1, 4), ids(1, 1, below=1), label="one-row"),
+    case(ops.embedding, transposed(6, 4), ids(3, below=6), label="not-contiguous"),
+    case(ops.dropout, (4, 5), p=0.3, key=(0, 1)),
+    case(ops.dropout, (4, 5), p=0.0, key=(0, 1), label="p-zero"),
+    case(ops.dropout, transposed(4, 5), p=0.5, key=(2, 3), label="not-contiguous"),
+    case(ops.cross_entropy, (2, 5, 4), ids(2, 5, below=4)),
+    case(ops.cross_entropy, (2, 5, 4), some_ignored(2, 5, below=4), label="ignored"),
+    case(ops.cross_entropy, (1, 4), some_ignored(1, below=4), label="all-ignored", flat=("logits",)),
+    case(ops.cross_entropy, (1, 1, 4), ids(1, 1, below=4), label="one-token"),
+    case(ops.cross_entropy, (2, 5, 1), ids(2, 5, below=1), label="one-class", flat=("logits",)),
+    case(ops.cross_entropy, transposed(2, 5, 4), ids(2, 5, below=4), label="not-contiguous"),
+    case(ops.cross_entropy, huge(2, 5, 4), ids(2, 5, below=4), label="near-1e4", step=2.0**-17),
+    case(ops.cross_entropy, apart(2, 5, 4), ids(2, 5, below=4), label="1e4-apart", step=2.0**-7),
+    case(sequence.causal_conv1d, (2, 7, 4), (4, 3), (4,)),
+    case(sequence.causal_conv1d, (2, 2, 4), (4, 5), (4,), label="shorter-than-kernel"),
+    case(sequence.causal_conv1d, (1, 1, 4), (4, 3), (4,), label="one-token"),
+    case(sequence.causal_conv1d, (2, 5, 4), (4, 1), (4,), label="kernel-of-one"),
+    case(sequence.causal_conv1d, (2, 5, 1), (1, 3), (1,), label="one-channel"),
+    case(sequence.causal_conv1d, (2, 5, 4), (4, 3), (4,), (2, 2, 4), label="past"),
+    case(sequence.causal_conv1d, (2, 1, 4), (4, 4), (4,), (2, 3, 4), label="past-one-token"),
+    case(sequence.causal_conv1d, (2, 5, 4), (4, 1), (4,), (2, 0, 4), label="past-empty", flat=("past",)),
+    case(sequence.causal_conv1d, transposed(2, 5, 4), transposed(4, 3), strided(4), label="not-contiguous"),
+    case(sequence.associative_memory, (2, 5, 4), (3, 4)),
+    case(sequence.associative_memory, (2, 5, 4), (1, 4), label="one-slot", flat=("u",)),
+    case(sequence.associative_memory, (1, 1, 4), (3, 4), label="one-token"),
+    case(sequence.associative_memory, (2, 5, 1), (3, 1), label="one-channel"),
+    case(sequence.associative_memory, transposed(2, 5, 4), transposed(3, 4), label="not-contiguous"),
+    case(sequence.associative_memory, signs(1.0, 2, 5, 1), slots_apart(3), label="scores-1e4-apart",
+         flat=("u",), step=2.0**-7),
+    case(sequence.gated_fusion, (2, 5, 4), (2, 5, 4), (2, 5, 8)),
+    case(sequence.gated_fusion, (1, 1, 1), (1, 1, 1), (1, 1, 2), label="one-entry"),
+    case(sequence.gated_fusion, (2, 5, 4), (2, 5, 4), signs(1e4, 2, 5, 8), label="saturated", flat=("gate",)),
+    case(sequence.gated_fusion, strided(2, 5, 4), strided(2, 5, 4), transposed(2, 5, 8),
+         label="not-contiguous"),
+]  # fmt: skip
+
+# Not smaller: the norm of a few channels bends so sharply that finite differences lose it.
+SMALL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
+BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
+
+LAYERS = [
+    layer(Linear, lambda rng: Linear(4, 3, rng), (2, 5, 4)),
+    layer(LayerNorm, lambda rng: LayerNorm(4), (2, 5, 4)),
+    layer(Embedding, lambda rng: Embedding(np.zeros((6, 4))), ids(2, 9, below=6)),
+    layer(Dropout, lambda rng: Dropout(0.3, DropoutStream(0)), (2, 5, 4)),
+    layer(FeedForward, lambda rng: FeedForward(3, 12, 0.0, DropoutStream(0), rng), (2, 5, 3)),
+    layer(FeedForward, lambda rng: FeedForward(3, 12, 0.3, DropoutStream(0), rng), (2, 5, 3), label="drop"),
+    layer(CausalConv, lambda rng: CausalConv(4, 3, rng), (2, 5, 4)),
+    *(
+        layer(
+            GAMBlock,
+            lambda rng, m=m: GAMBlock(GAMConfig(**BLOCK, mixer=m, dropout=0.1), DropoutStream(0), rng),
+            (2, 4, 5),
+            label=m,
+        )
+        for m in MIXERS
+    ),
+]
+
+MODELS = [
+    *(model(GAM, GAMConfig(**SMALL, mixer=m, dropout=0.0), label=m) for m in MIXERS),
+    *(model(GAM, GAMConfig(**SMALL, mixer=m, dropout=0.2), label=f"{m}, dropout") for m in MIXERS),
+    model(GAM, GAMConfig(**SMALL, kernel_size=1), label="kernel of one"),
+    model(GAM, GAMConfig(**SMALL, kernel_size=4), label="shorter than kernel, batch 1", batch=1, tokens=2),
+]

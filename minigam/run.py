@@ -1,0 +1,204 @@
+"""A run folder: what a training run leaves on disk, and how it is read back.
+
+config.json            what was asked for, and a fingerprint of the data
+metrics.jsonl          one line a step, one a validation
+loss.png               the plot of it
+tokenizer.json         text to ids and back
+model.safetensors      the parameters
+optimizer.safetensors  all that resuming needs, in one file so that it is replaced as a whole:
+                       parameters, both moments, the step, the count of dropout masks drawn
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minigam import corpus, tokenizer
+from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.corpus import Corpus
+from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
+from minigam.lm import GAM, LanguageModel
+from minigam.optim import AdamW
+
+FORMAT = "minigam run 1"
+MODELS: dict[str, type[LanguageModel]] = {"gam": GAM}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the outcome of a run, but for the machine."""
+
+    model_type: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    corpus_sha256: str
+
+    def to_dict(self) -> dict:
+        return {
+            "format": FORMAT,
+            "model_type": self.model_type,
+            "model": self.model.to_dict(),
+            "data": self.data.to_dict(),
+            "train": self.train.to_dict(),
+            "corpus_sha256": self.corpus_sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "RunConfig":
+        """Raises InputError when it is not what `to_dict` gives."""
+        if values.get("format") != FORMAT or values.get("model_type") not in MODELS:
+            raise InputError(
+                f"not the config.json of a run (format {values.get('format')!r}, wanted {FORMAT!r})"
+            )
+        try:
+            return cls(
+                values["model_type"],
+                MODELS[values["model_type"]].Config.from_dict(values["model"]),
+                DataConfig.from_dict(values["data"]),
+                TrainConfig.from_dict(values["train"]),
+                values["corpus_sha256"],
+            )
+        except (KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"a part is missing or of another type ({e})") from e
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def make_corpus(data: DataConfig, block_size: int, seed: int, progress: bool = False) -> Corpus:
+    """Build the rows that a configuration names."""
+    if data.text is None:
+        return corpus.from_pocketstories(block_size, data.stories, data.valid_stories, seed, progress)
+    valid = Path(data.valid) if data.valid is not None else None
+    return corpus.from_text(
+        Path(data.text), valid, block_size=block_size, tokenizer=data.tokenizer, vocab_size=data.bpe_size
+    )
+
+
+class Run:
+    """One run folder. `Run.create` begins one, `Run(path)` reads one."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise InputError(f"{path}: not a folder, wanted one that python -m minigam.train wrote")
+        try:
+            self.config = RunConfig.from_dict(read_json(self.path / "config.json"))
+        except InputError as e:
+            where = "" if str(e).startswith(str(self.path)) else f"{self.path / 'config.json'}: "
+            raise InputError(f"{where}{e}") from e
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, tokenizer) -> "Run":
+        """Begin a run in a new or empty folder."""
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise InputError(
+                    f"{path}: not empty; continue it with --resume {path}, or choose another --out"
+                )
+            write_json(path / "config.json", config.to_dict())
+            tokenizer.save(path / "tokenizer.json")
+            write_text(path / "metrics.jsonl", "")
+        except OSError as e:
+            raise InputError(f"{path}: {e.strerror or e}; choose an --out that can be written") from e
+        return cls(path)
+
+    def tokenizer(self):
+        return tokenizer.load(self.path / "tokenizer.json")
+
+    def new_model(self, backend: str = "numpy") -> LanguageModel:
+        """Return the model of this run with its initial values."""
+        return MODELS[self.config.model_type](self.config.model, seed=self.config.train.seed, backend=backend)
+
+    def load_model(self, backend: str = "numpy") -> LanguageModel:
+        """Return the model with the latest parameters, in eval mode."""
+        model = self.new_model(backend)
+        path = self.path / "model.safetensors"
+        self._load(path, model, read_arrays(path)[0])
+        return model.eval()
+
+    def _load(self, path: Path, model: LanguageModel, arrays: dict[str, np.ndarray]) -> None:
+        try:
+            model.load_state_dict(arrays)
+        except (KeyError, TypeError, ValueError) as e:
+            reason = str(e.args[0])
+            reason = reason if len(reason) < 300 else reason[:300] + " ..."
+            raise InputError(f"{path}: not the weights that config.json describes; {reason}") from e
+
+    def new_optimizer(self, model: LanguageModel) -> AdamW:
+        c = self.config.train
+        return AdamW(model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay)
+
+    def save(self, model: LanguageModel, optimizer: AdamW, step: int) -> None:
+        """Write a checkpoint. The file that resuming reads comes first and is complete alone:
+        a crash between the two files loses nothing."""
+        parameters = model.state_dict()
+        state = {f"p.{name}": a for name, a in parameters.items()} | optimizer.state_dict(list(parameters))
+        metadata = {
+            "format": "minigam training state 1",
+            "step": str(step),
+            "dropout_drawn": str(model.dropout_stream.drawn),
+            "config_sha256": self.config.sha256(),
+        }
+        write_arrays(self.path / "optimizer.safetensors", state, metadata)
+        write_arrays(
+            self.path / "model.safetensors", parameters, {"format": "minigam model 1", "step": str(step)}
+        )
+
+    def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
+        """Return model, optimiser and step as the latest checkpoint has them.
+
+        Raises InputError for a checkpoint that is damaged, foreign, or of another config.json.
+        """
+        path = self.path / "optimizer.safetensors"
+        arrays, metadata = read_arrays(path)
+        if metadata.get("format") != "minigam training state 1":
+            raise InputError(f"{path}: not a training state of minigam; restore the file or train again")
+        if metadata["config_sha256"] != self.config.sha256():
+            raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
+        read_arrays(self.path / "model.safetensors")  # refused when damaged, though not needed
+        model = self.new_model(backend)
+        names = [name for name, _ in model.named_parameters()]
+        self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
+        optimizer, step = self.new_optimizer(model), int(metadata["step"])
+        try:
+            optimizer.load_state_dict(arrays, names, step)
+        except KeyError as e:
+            raise InputError(f"{path}: {e} is missing; restore the file or train again") from e
+        model.dropout_stream.drawn = int(metadata["dropout_drawn"])
+        self._forget_metrics_after(step)
+        return model, optimizer, step
+
+    def log(self, line: dict) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict]:
+        """Return the lines of metrics.jsonl, leaving out a last one cut short by a crash."""
+        lines = []
+        for text in (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+        return lines
+
+    def _forget_metrics_after(self, step: int) -> None:
+        kept = [json.dumps(m) + "\n" for m in self.metrics() if m["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(kept))
+
+    def plot(self) -> None:
+        """Write loss.png."""
+        from minigam.viz import loss_plot
+
+        metrics = self.metrics()
+        if metrics:
+            with replacing(self.path / "loss.png") as temporary:
+                loss_plot(metrics, title=self.path.name).savefig(temporary, dpi=120, format="png")

@@ -1,0 +1,202 @@
+"""Train a model, by default a small GAM on PocketStories, in a few minutes on two cores."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minigam import cli
+from minigam.config import DataConfig, GAMConfig, InputError, TrainConfig
+from minigam.generate import first_ids, write
+from minigam.pocketstories import REACH
+from minigam.run import Run, RunConfig, make_corpus
+from minigam.training import NonFinite, evaluate, fit
+
+PROG = "minigam.train"
+PRESETS: dict[str, dict] = {
+    "small": {
+        "block_size": 128, "d_model": 128, "n_layers": 4, "n_slots": 64, "kernel_size": 4, "dropout": 0.0,
+        "batch_size": 16, "steps": 600, "lr": 3e-3, "warmup_steps": 50,
+    },
+    "published": {},
+}  # fmt: skip
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    p.add_argument("--out", type=Path, help="run folder to write (default: the next free runs/NAME-N)")
+    p.add_argument(
+        "--resume", type=Path, metavar="RUN", help="continue the run in this folder, as it was begun"
+    )
+    p.add_argument("--preset", choices=PRESETS, default="small",
+                   help="where defaults come from; the ones shown are of small (default: small)")  # fmt: skip
+    p.add_argument("--prompt", default="", help="beginning of the sample printed at the end")
+    cli.add_backend_flag(p)
+    for config, title in ((DataConfig, "data"), (GAMConfig, "model"), (TrainConfig, "training")):
+        cli.add_flags(p, config, PRESETS["small"], title)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    given = {k: v for k, v in vars(args).items() if k in _FLAGS}
+    backend = cli.choose_backend(args.backend)
+    if args.resume is not None:
+        run, corpus = _reopen(args, given)
+        model, optimizer, step = run.resume(backend)
+        print(f"{run.path}: going on after step {step} of {run.config.train.steps}")
+    else:
+        run, corpus = _begin(args, given)
+        model, step = run.new_model(backend), 0
+        optimizer = run.new_optimizer(model)
+        run.save(model, optimizer, 0)
+        print(f"{run.path}: {_describe(run, model, corpus)}")
+    first_ids(corpus.tokenizer, args.prompt)  # refused now rather than after the training
+    try:
+        step = _train(run, model, optimizer, corpus, step)
+    except NonFinite as e:
+        saved = run.resume()[2]
+        print(f"{PROG}: {e}. Last good checkpoint: step {saved}, in {run.path}. "
+              "Begin again with a smaller --lr.", file=sys.stderr)  # fmt: skip
+        return 1
+    if step < run.config.train.steps:
+        run.plot()
+        print(f"\ninterrupted after step {step}, which is saved. To go on:\n"
+              f"  python -m {PROG} --resume {run.path}", file=sys.stderr)  # fmt: skip
+        return 130
+    _finish(run, model, corpus, args.prompt)
+    return 0
+
+
+_FLAGS = {
+    f.name for c in (DataConfig, GAMConfig, TrainConfig) for f in fields(c) if not f.metadata.get("derived")
+}
+
+
+def _begin(args, given: dict):
+    """Make the corpus and the run folder that the flags describe."""
+    values = PRESETS[args.preset] | given
+    for name in ("text", "valid"):  # so that resuming works from any folder
+        if values.get(name) is not None:
+            values[name] = str(Path(values[name]).resolve())
+    data, train = _build(DataConfig, values), _build(TrainConfig, values)
+    checked = _build(GAMConfig, values)  # before the corpus takes its time
+    corpus = make_corpus(data, checked.block_size, train.seed, progress=True)
+    model = _build(GAMConfig, values | {"vocab_size": len(corpus.tokenizer)})
+    config = RunConfig("gam", model, data, train, corpus.fingerprint())
+    return Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer), corpus
+
+
+def _build(config: type, values: dict):
+    return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})
+
+
+def _next_free(name: str) -> Path:
+    n = 1
+    while (path := Path("runs") / f"{Path(name).stem}-{n}").exists():
+        n += 1
+    return path
+
+
+def _reopen(args, given: dict):
+    """Open a run to continue, refusing any flag that says something else than the run does."""
+    run = Run(args.resume)
+    if args.out is not None:
+        raise InputError("--resume continues in its own folder; leave --out away")
+    c = run.config
+    stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
+    for name, value in given.items():
+        value = str(Path(value).resolve()) if name in ("text", "valid") else value
+        if stored[name] != value:
+            raise InputError(
+                f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was begun with "
+                f"{stored[name]}; leave the flag away, or begin a new run"
+            )
+    corpus = make_corpus(c.data, c.model.block_size, c.train.seed, progress=True)
+    if corpus.fingerprint() != c.corpus_sha256:
+        raise InputError(
+            f"{run.path}: the data has changed since the run began; restore it, or begin a new run"
+        )
+    return run, corpus
+
+
+def _describe(run: Run, model, corpus) -> str:
+    c = run.config
+    tokens = int((corpus.train[:, 1:] >= 0).sum())
+    reach = f", sees {model.reach} tokens" if model.reach is not None else ""
+    return (
+        f"{type(model).__name__} of {model.num_parameters():,} parameters{reach}; "
+        f"{corpus.name}, {tokens:,} training tokens, vocabulary {c.model.vocab_size}; {c.train.steps} steps"
+    )
+
+
+def _train(run: Run, model, optimizer, corpus, start: int) -> int:
+    config = run.config.train
+    bar = tqdm(total=config.steps, initial=start, unit="step", disable=None)
+
+    def on_step(line: dict) -> None:
+        run.log(line)
+        bar.update()
+        bar.set_postfix_str(
+            f"loss {line['loss']:.3f}, {line['tokens'] / line['seconds']:,.0f} tokens/s", refresh=False
+        )
+
+    def on_validation(line: dict) -> None:
+        run.log(line)
+        bar.write(f"step {line['step']:>5}   {_summary(line)}")
+
+    def on_checkpoint(step: int) -> None:
+        run.save(model, optimizer, step)
+
+    with bar:
+        return fit(model, optimizer, corpus, config, start=start,
+                   on_step=on_step, on_validation=on_validation, on_checkpoint=on_checkpoint)  # fmt: skip
+
+
+def _summary(line: dict) -> str:
+    text = f"validation loss {line['loss']:.3f}"
+    if "kinds" in line:
+        text += f" (floor {line['floor']:.3f})   " + "   ".join(
+            f"{kind} {k['loss']:.3f} ({k['floor']:.3f})" for kind, k in line["kinds"].items()
+        )
+    return text
+
+
+def _finish(run: Run, model, corpus, prompt: str) -> None:
+    """Validate on everything, plot, and print the table and a sample."""
+    result = {"step": run.config.train.steps, **evaluate(model, corpus)}
+    if run.metrics()[-1] != result:  # a finished run resumed says the same again, once
+        run.log(result)
+    run.plot()
+    print(table(result, model.reach))
+    sample = write(model.eval(), corpus.tokenizer, prompt, seed=run.config.train.seed)
+    print(f"\nA sample (temperature 0.8):\n\n{sample}\n")
+    print(f"Saved in {run.path}. More samples: python -m minigam.generate {run.path}")
+
+
+def table(result: dict, reach: int | None) -> str:
+    """Return the final table: the loss of each kind of token, its floor, and what lies between."""
+    lines = [f"{'validation':<15}{'tokens':>9}{'loss':>9}{'floor':>9}{'above floor':>13}   (nats per token)"]
+
+    def row(name: str, r: dict) -> None:
+        if "floor" not in r:
+            lines.append(f"{name:<15}{r['tokens']:>9,}{r['loss']:>9.4f}")
+            return
+        above = r["loss"] - r["floor"]
+        share = f"{above / r['floor']:>12.1%}" if r["floor"] > 0.0 else f"{above:>7.4f} nats"
+        lines.append(f"{name:<15}{r['tokens']:>9,}{r['loss']:>9.4f}{r['floor']:>9.4f}{share:>13}")
+
+    for name, r in result.get("kinds", {}).items():
+        row(name, r)
+    row("all", result)
+    if "kinds" in result and reach is not None and reach <= REACH:
+        lines.append(
+            f"This model sees {reach} tokens. What a recall token repeats lies more than "
+            f"{REACH} back: no training of this model brings it down to its floor."
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main, PROG)
