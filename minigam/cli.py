@@ -67,6 +67,7 @@ def choose_backend(name: str) -> str:
 
 def run(main: Callable[[], int], prog: str) -> None:
     """Call a command's main and exit: 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    sys.stdout.reconfigure(line_buffering=True)  # so that a log shows each line when it is printed
     try:
         code = main()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:

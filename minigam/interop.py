@@ -8,6 +8,8 @@ block. A shape is the published one, in the letters used everywhere: V vocabular
 C channels, S slots, K kernel size; "2C" is twice C, and "1" an axis that minigam leaves out.
 """
 
+from collections import Counter
+
 import numpy as np
 
 from minigam.config import MIXERS, GAMConfig
@@ -116,16 +118,17 @@ def _dtype(arrays) -> np.dtype:
 
 
 def _sizes(names, arrays) -> dict[str, int]:
-    """Return what each letter stands for; the first shape to show a letter decides.
+    """Return what each letter stands for: the length that most shapes show for it.
 
     Raises ShapeError listing the arrays whose shape disagrees.
     """
-    sizes: dict[str, int] = {}
+    shown = {letter: Counter() for letter in FIELDS}
     for name, (_, dims) in names.items():
         if arrays[name].ndim == len(dims):
             for dim, n in zip(dims, arrays[name].shape, strict=True):
                 if dim in FIELDS:
-                    sizes.setdefault(dim, n)
+                    shown[dim][n] += 1
+    sizes = {letter: votes.most_common(1)[0][0] for letter, votes in shown.items() if votes}
 
     def length(dim: str) -> int:  # "C" and "2C" are known by the letter, "1" is itself
         return int(dim) if dim.isdigit() else int(dim[:-1] or 1) * sizes.get(dim[-1], -1)

@@ -124,8 +124,8 @@ class LanguageModel(nn.Module):
         top_k       : sample among the k most likely only
         Past block_size tokens see `Stream`.
         """
-        ids = np.asarray(ids)
-        prompt = np.atleast_2d(ids)
+        ids = backend.to_numpy(ids.data if isinstance(ids, Tensor) else ids)
+        prompt = self._checked(np.atleast_2d(ids)).astype(np.int64)  # all, also what no window holds
         new = [prompt, *(t[:, None] for t in self.continuation(prompt, n, temperature, top_k, seed))]
         tokens = np.concatenate(new, axis=1)
         return tokens if ids.ndim == 2 else tokens[0]
@@ -134,7 +134,7 @@ class LanguageModel(nn.Module):
         self, ids, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
     ) -> Iterator[np.ndarray]:
         """Yield what `generate` adds to ids (B, T), token by token, each (B,)."""
-        if n < 0 or temperature < 0.0 or (top_k is not None and top_k < 1):
+        if n < 0 or not temperature >= 0.0 or (top_k is not None and top_k < 1):
             raise ValueError(
                 f"generate: n {n}, temperature {temperature}, top_k {top_k}; wanted n and temperature "
                 "at least 0, top_k at least 1"

@@ -335,7 +335,9 @@ LAYERS = [
     layer(Embedding, lambda rng: Embedding(np.zeros((6, 4))), ids(2, 9, below=6)),
     layer(Dropout, lambda rng: Dropout(0.3, DropoutStream(0)), (2, 5, 4)),
     layer(FeedForward, lambda rng: FeedForward(3, 12, 0.0, DropoutStream(0), rng), (2, 5, 3)),
-    layer(FeedForward, lambda rng: FeedForward(3, 12, 0.3, DropoutStream(0), rng), (2, 5, 3), label="drop"),
+    layer(
+        FeedForward, lambda rng: FeedForward(3, 12, 0.3, DropoutStream(0), rng), (2, 5, 3), label="dropout"
+    ),
     layer(CausalConv, lambda rng: CausalConv(4, 3, rng), (2, 5, 4)),
     *(
         layer(

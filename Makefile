@@ -1,0 +1,54 @@
+# Everything runs in .venv, made on first use from requirements.lock. Needs python3 (3.11+) and make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint gradcheck notebooks clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+train: $(VENV)/core  ## train the default model on PocketStories and print the result and a sample
+	$(BIN)/python -m minigam.train
+
+test: $(VENV)/test  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test  ## check the style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+gradcheck: $(VENV)/core  ## check every gradient by finite differences, print the table
+	$(BIN)/python -m minigam.gradcheck
+
+notebooks: $(VENV)/notebooks  ## execute the notebooks in place
+	@set -- notebooks/*.ipynb; \
+	if [ -e "$$1" ]; then $(BIN)/jupyter execute --inplace "$$@"; else echo "notebooks/ holds no notebook yet"; fi
+
+clean:  ## remove .venv and caches; runs and data stay
+	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "minigam needs Python 3.11 or newer, and $(PYTHON) is older; try make PYTHON=python3.12" >&2; exit 2; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core: $(VENV)/bin/python pyproject.toml requirements.lock
+	@echo "installing minigam into $(VENV)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/test: $(VENV)/core
+	@echo "installing what the tests need"
+	@$(INSTALL) --editable '.[test,lint,data]'
+	@touch $@
+
+$(VENV)/notebooks: $(VENV)/core
+	@echo "installing JupyterLab"
+	@$(INSTALL) --editable '.[notebooks]'
+	@touch $@

@@ -1,0 +1,27 @@
+"""What every test file shares: the pretend GPU, and `xp`, one library after the other."""
+
+import fakegpu
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from minigam import backend
+
+backend.register(fakegpu.DeviceArray, fakegpu.xp)  # from here on .to("fakegpu") works
+
+settings.register_profile("minigam", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("minigam")
+
+
+@pytest.fixture(params=["numpy", "fakegpu", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request):
+    """Each array library in turn; CuPy is skipped, with its own words, where it cannot compute."""
+    try:
+        return backend.get(request.param)
+    except backend.BackendUnavailable as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

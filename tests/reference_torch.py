@@ -1,0 +1,54 @@
+"""GAM in torch.nn.functional alone, to compare minigam with.   E1-E9
+
+Written from the equations and without minigam. `w` holds the weights by published name; a part that
+a mixer leaves out is known by its absence.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def leaves(arrays: dict) -> dict[str, torch.Tensor]:
+    """Return tensors that collect gradients; the head is the token embedding itself."""
+    w = {name: torch.tensor(a, requires_grad=True) for name, a in arrays.items()}
+    return w | {"head.weight": w["token_embedding.weight"]}
+
+
+def logits(w: dict, ids: torch.Tensor) -> torch.Tensor:  # (B, T) -> (B, T, V)
+    x = F.embedding(ids, w["token_embedding.weight"]) + w["pos_embedding.weight"][: ids.shape[1]]
+    for i in range(len({name.split(".")[1] for name in w if name.startswith("blocks.")})):
+        prefix = f"blocks.{i}."
+        x = block({name.removeprefix(prefix): a for name, a in w.items() if name.startswith(prefix)}, x)
+    return F.linear(norm(w, "ln_f", x), w["head.weight"])
+
+
+def loss(w: dict, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats; a target of -1 is not predicted."""
+    return F.cross_entropy(logits(w, ids).flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+
+def block(w: dict, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
+    u = norm(w, "ln1", x)  # E1
+    h = x + mix(w, u)  # E8
+    hidden = F.gelu(F.linear(norm(w, "ln2", h), w["ffn.0.weight"], w["ffn.0.bias"]))
+    return h + F.linear(hidden, w["ffn.2.weight"], w["ffn.2.bias"])  # E9
+
+
+def mix(w: dict, u: torch.Tensor) -> torch.Tensor:
+    contexts = []
+    if "causal_conv.weight" in w:
+        C, _, K = w["causal_conv.weight"].shape
+        padded = F.pad(u.transpose(1, 2), (K - 1, 0))  # zeros before the first token
+        local = F.conv1d(padded, w["causal_conv.weight"], w["causal_conv.bias"], groups=C)
+        contexts.append(local.transpose(1, 2))  # E2
+    if "memory_bank" in w:
+        attention = F.softmax(F.linear(u, w["memory_bank"]), dim=-1)  # E3, E4
+        contexts.append(attention @ w["memory_bank"])  # E5
+    if "gate.weight" in w:
+        gates = F.linear(u, w["gate.weight"], w["gate.bias"]).sigmoid().chunk(2, dim=-1)  # E6
+        contexts = [g * c for g, c in zip(gates, contexts, strict=True)]
+    return sum(contexts)  # E7
+
+
+def norm(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-5)

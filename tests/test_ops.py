@@ -1,0 +1,276 @@
+"""Every operation, against finite differences, PyTorch, another library and another dtype.
+
+One line in minigam/gradcheck/cases.py makes one test of each kind here.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+
+from minigam import backend, gradcheck, ops, reference_only, sequence
+from minigam.gradcheck.cases import CASES, LAYERS, MODELS, has_gradient
+from minigam.lm import LanguageModel
+from minigam.nn import Module
+from minigam.tensor import OPS, ShapeError, Tensor
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def value_and_gradients(case, tensors, cotangent=None) -> list:
+    """Return the arrays y, dx, ... of one forward and one backward pass; cotangent: random, the same again."""
+    y = case.op(*tensors, **case.settings)
+    if cotangent is None:
+        cotangent = np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+    y.backward(backend.xp_of(y.data).asarray(cotangent))
+    return [y.data, *(t.grad for t in tensors if isinstance(t, Tensor))]
+
+
+def assert_all_close(got, want, rtol: float) -> None:
+    """Compare arrays, each within rtol of its largest entry."""
+    for a, b in zip(got, want, strict=True):
+        a, b = backend.to_numpy(a), backend.to_numpy(b)
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=rtol * np.abs(b).max(initial=1e-3))
+
+
+# ------------------------------------------------------------------------- the table itself
+
+
+def test_every_operation_has_a_case():
+    assert {case.name for case in CASES} == set(OPS)
+
+
+def test_every_layer_and_model_has_a_case():
+    def below(kind):
+        return {kind, *(k for sub in kind.__subclasses__() for k in below(sub))}
+
+    ours = {k.__name__ for k in below(Module) if k.__module__.startswith("minigam.")}
+    assert {case.name for case in [*LAYERS, *MODELS]} == ours - {Module.__name__, LanguageModel.__name__}
+
+
+def test_names_tell_cases_apart():
+    names = [str(case) for case in [*CASES, *LAYERS, *MODELS]]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.label == "not-contiguous"], ids=str)
+def test_what_is_called_not_contiguous_is_not(case):
+    assert not all(t.data.flags.c_contiguous for t in case.tensors() if isinstance(t, Tensor))
+
+
+# --------------------------------------------------------------------------- the derivatives
+
+
+@each_case
+def test_backward_equals_finite_differences(case):
+    problem = case.problem()
+    assert gradcheck(problem.f, *problem.leaves, eps=case.step) < case.limit
+
+
+@pytest.mark.parametrize("case", [*LAYERS, *MODELS], ids=str)
+def test_backward_of_layers_and_models_equals_finite_differences(case):
+    problem = case.problem()
+    error = gradcheck(problem.f, *problem.leaves, eps=case.step, directions=case.directions)
+    assert error < case.limit
+
+
+def off_by(case, wanted: str | None, factor: float = 1.001):
+    """Return the case's rule with the gradient of one argument (None: of every one) off by a factor."""
+    rule = case.op.rule
+
+    def mutant(xp, *arrays, **settings):
+        y, backward = rule(xp, *arrays, **settings)
+
+        def wrong(dy):
+            names = zip(case.op.arguments, backward(dy), strict=False)
+            return tuple(factor * g if g is not None and wanted in (None, n) else g for n, g in names)
+
+        return y, wrong
+
+    return mutant
+
+
+@pytest.mark.parametrize(
+    ("case", "argument"),
+    [pytest.param(c, n, id=f"{c} d{n}") for c in CASES for n in c.named_leaves() if n not in c.flat],
+)
+def test_a_derivative_off_by_a_thousandth_is_caught(case, argument, monkeypatch):
+    problem = case.problem()
+    monkeypatch.setattr(case.op, "rule", off_by(case, argument))
+    with pytest.raises(AssertionError, match="gradcheck"):
+        gradcheck(problem.f, *problem.leaves, eps=case.step)
+
+
+@pytest.mark.parametrize(
+    ("case", "argument"), [pytest.param(c, n, id=f"{c} d{n}") for c in CASES for n in c.flat]
+)
+def test_a_derivative_called_flat_is_zero(case, argument):
+    gradients = dict(zip(case.named_leaves(), value_and_gradients(case, case.tensors())[1:], strict=True))
+    np.testing.assert_allclose(gradients[argument], 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", MODELS, ids=str)
+def test_any_operation_of_a_model_off_by_a_thousandth_is_caught(case, monkeypatch):
+    problem = case.problem()
+    used, stack = {}, [problem.f()]
+    while stack:
+        t = stack.pop()
+        if t.node is not None:
+            used[t.node.op] = OPS[t.node.op]
+            stack += [x for x in t.node.inputs if x is not None]
+    assert "cross_entropy" in used
+    for op in used.values():
+        with monkeypatch.context() as patch:
+            patch.setattr(op, "rule", off_by(next(c for c in CASES if c.op is op), None))
+            with pytest.raises(AssertionError, match="gradcheck"):
+                gradcheck(problem.f, *problem.leaves, directions=case.directions)
+
+
+# ----------------------------------------------------------------------- promises of a rule
+
+
+@each_case
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_and_device_are_kept(case, dtype, xp):
+    got = value_and_gradients(case, case.tensors(dtype=dtype, library=xp.__name__))
+    assert {(type(a), str(a.dtype)) for a in got} == {(xp.ndarray, dtype)}
+
+
+@each_case
+def test_inputs_are_not_written_to(case):
+    tensors = case.tensors()
+    arrays = [t.data if isinstance(t, Tensor) else t for t in tensors]
+    arrays = [a for a in arrays if isinstance(a, np.ndarray)]
+    before = [a.copy() for a in arrays]
+    for a in arrays:
+        a.setflags(write=False)  # a rule that writes stops here
+    cotangent = np.ones_like(case.op(*tensors, **case.settings).data)
+    cotangent.setflags(write=False)
+    value_and_gradients(case, tensors, cotangent)
+    for a, b in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@each_case
+@pytest.mark.parametrize("library", ["fakegpu", pytest.param("cupy", marks=pytest.mark.gpu)])
+def test_libraries_agree(case, library):
+    try:
+        backend.get(library)
+    except backend.BackendUnavailable as e:
+        pytest.skip(str(e))
+    if case.op is ops.dropout and library == "cupy":
+        pytest.skip("each library draws its own masks")
+    on_device = value_and_gradients(case, case.tensors(library=library))
+    assert_all_close(on_device, value_and_gradients(case, case.tensors()), rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------ faster rules
+
+
+def assert_faster_equals_reference(case, library: str, monkeypatch) -> None:
+    fast, runs = case.op.fast[library], []
+
+    def counted(xp, *arrays, **settings):
+        runs.append(library)
+        return fast(xp, *arrays, **settings)
+
+    monkeypatch.setitem(case.op.fast, library, counted)
+    got = value_and_gradients(case, case.tensors(library=library))
+    assert runs, "the faster rule did not run"
+    with reference_only():
+        want = value_and_gradients(case, case.tensors(library=library))
+    assert len(runs) == 1, "the faster rule ran where the reference was asked for"
+    assert_all_close(got, want, rtol=1e-10)
+
+
+FASTER = [
+    pytest.param(c, name, id=f"{c} {name}", marks=pytest.mark.gpu if name == "cupy" else ())
+    for c in CASES
+    for name in c.op.fast
+] or [pytest.param(None, "", marks=pytest.mark.skip(reason="no faster rule is registered"))]
+
+
+@pytest.mark.parametrize(("case", "library"), FASTER)
+def test_faster_rules_equal_the_reference(case, library, monkeypatch):
+    try:
+        backend.get(library)
+    except backend.BackendUnavailable as e:
+        pytest.skip(str(e))
+    assert_faster_equals_reference(case, library, monkeypatch)
+
+
+def test_a_faster_rule_that_differs_is_caught(monkeypatch):
+    case = next(c for c in CASES if c.op is ops.softmax)
+    monkeypatch.setitem(case.op.fast, "numpy", case.op.rule)
+    assert_faster_equals_reference(case, "numpy", monkeypatch)
+    monkeypatch.setitem(case.op.fast, "numpy", off_by(case, "x", 1.0 + 1e-9))
+    with pytest.raises(AssertionError, match="Mismatch"):
+        assert_faster_equals_reference(case, "numpy", monkeypatch)
+
+
+# ----------------------------------------------------------------------------------- PyTorch
+
+
+def torch_twins(torch) -> dict:
+    """For every operation, what PyTorch calls it; tensors by position, settings by name."""
+    F = torch.nn.functional
+
+    def cross_entropy(logits, targets):
+        targets = targets.clamp(min=-1).reshape(-1)
+        losses = F.cross_entropy(logits.reshape(len(targets), -1), targets, ignore_index=-1, reduction="none")
+        return losses.reshape(logits.shape[:-1])
+
+    def causal_conv1d(u, weight, bias, past=None):
+        B, _, C = u.shape
+        past = torch.zeros(B, weight.shape[1] - 1, C, dtype=u.dtype) if past is None else past
+        padded = torch.cat([past, u], dim=1).transpose(1, 2)
+        return F.conv1d(padded, weight[:, None], bias, groups=C).transpose(1, 2)
+
+    def gated_fusion(local_context, global_context, gate):
+        g_local, g_global = gate.chunk(2, dim=-1)
+        return torch.sigmoid(g_local) * local_context + torch.sigmoid(g_global) * global_context
+
+    def sum_(x, axis=None, keepdims=False):
+        return x.sum() if axis is None else x.sum(axis, keepdims)
+
+    return {
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "neg": torch.neg,
+        "power": lambda x, exponent: x**exponent,
+        "matmul": torch.matmul,
+        "exp": torch.exp,
+        "log": torch.log,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+        "gelu": F.gelu,
+        "sum": sum_,
+        "reshape": lambda x, shape: x.reshape(shape),
+        "transpose": lambda x, axes: x.permute(axes),
+        "getitem": lambda x, index: x[index],
+        "softmax": lambda x: F.softmax(x, dim=-1),
+        "linear": F.linear,
+        "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
+        "embedding": lambda table, ids: F.embedding(ids, table),
+        "cross_entropy": cross_entropy,
+        "causal_conv1d": causal_conv1d,
+        "associative_memory": lambda u, memory: F.softmax(u @ memory.T, dim=-1) @ memory,
+        "gated_fusion": gated_fusion,
+    }
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.op is not ops.dropout], ids=str)
+def test_value_and_gradients_equal_pytorch(case):
+    torch = pytest.importorskip("torch")
+    if "new-axis" in case.label:
+        pytest.skip("PyTorch has no negative steps")
+    theirs = [torch.tensor(a) if isinstance(a, np.ndarray) else a for a in case.inputs()]
+    leaves = [t.requires_grad_() for t in theirs if torch.is_tensor(t) and t.is_floating_point()]
+    y = torch_twins(torch)[case.name](*theirs, **case.settings)
+    cotangent = np.random.default_rng(1).standard_normal(y.shape)
+    y.backward(torch.tensor(cotangent))
+    got = value_and_gradients(case, case.tensors(), cotangent)
+    assert_all_close(got, [y.detach().numpy(), *(t.grad.numpy() for t in leaves)], rtol=1e-11)

@@ -1,0 +1,233 @@
+"""AdamW, clipping and the schedule, against PyTorch and against their definitions."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from minigam.nn import Parameter
+from minigam.optim import AdamW, clip_grad_norm, warmup_cosine
+
+GOLDEN = Path(__file__).parent / "golden"
+PRECISIONS = [("float64", 1e-12), ("float32", 2e-6)]
+each_precision = pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+
+
+def parameters(*arrays) -> list[Parameter]:
+    return [Parameter(np.array(a)) for a in arrays]
+
+
+def give(params, gradients) -> None:
+    for p, g in zip(params, gradients, strict=True):
+        p.grad = None if g is None else np.array(g, dtype=p.dtype)
+
+
+# ------------------------------------------------------------------------------------- AdamW
+
+
+@each_precision
+def test_adamw_takes_the_stored_path(dtype, tolerance):
+    stored = load_file(GOLDEN / f"adamw-{dtype}.safetensors")
+    [p] = parameters(stored["start"])
+    optimizer = AdamW(
+        [p],
+        betas=tuple(stored["betas"].tolist()),
+        weight_decay=stored["weight_decay"].item(),
+        eps=stored["eps"].item(),
+    )
+    for g, rate, wanted in zip(stored["gradients"], stored["rates"].tolist(), stored["path"], strict=True):
+        optimizer.lr = rate
+        give([p], [g])
+        optimizer.step()
+        assert p.dtype == dtype
+        np.testing.assert_allclose(p.data, wanted, rtol=tolerance, atol=tolerance)
+
+
+@each_precision
+@given(
+    rate=st.floats(1e-6, 0.1),
+    betas=st.tuples(st.floats(0.0, 0.999), st.floats(0.0, 0.999)),
+    weight_decay=st.floats(0.0, 1.0),
+    eps=st.floats(1e-8, 1e-3),
+    seed=st.integers(0, 9),
+)
+def test_adamw_is_torchs(dtype, tolerance, rate, betas, weight_decay, eps, seed):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
+    rng = np.random.default_rng(seed)
+    shapes = [(3, 2), (4,)]
+    ours = parameters(*(rng.standard_normal(s).astype(dtype) for s in shapes))
+    theirs = [torch.nn.Parameter(torch.tensor(p.data)) for p in ours]
+    settings = {"lr": rate, "betas": betas, "weight_decay": weight_decay, "eps": eps}
+    optimizers = AdamW(ours, **settings), torch.optim.AdamW(theirs, **settings)
+    for _ in range(20):
+        give(ours, [rng.standard_normal(s) for s in shapes])
+        for p, q in zip(ours, theirs, strict=True):
+            q.grad = torch.tensor(p.grad)
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=tolerance, atol=tolerance)
+
+
+def test_the_first_step_without_decay_is_the_learning_rate_against_the_sign():
+    # Both moments are corrected for having started at zero: m_hat = g and v_hat = g^2.
+    [p] = parameters(np.zeros(3))
+    give([p], [[5.0, -1e-3, 0.0]])
+    AdamW([p], lr=0.1, weight_decay=0.0, eps=1e-12).step()
+    np.testing.assert_allclose(p.data, [-0.1, 0.1, 0.0], rtol=1e-8)
+
+
+def test_a_parameter_without_a_gradient_is_left_alone(rng):
+    moving, still = parameters(rng.standard_normal(4), rng.standard_normal(4))
+    optimizer, before = AdamW([moving, still], lr=0.1), still.data.copy()
+    for _ in range(3):
+        give([moving, still], [rng.standard_normal(4), None])
+        optimizer.step()
+    np.testing.assert_array_equal(still.data, before)  # decay included
+    assert not optimizer.m[1].any() and not optimizer.v[1].any()
+    assert optimizer.m[0].all()
+
+
+def test_a_step_leaves_gradients_as_they_are_and_zero_grad_drops_them():
+    params = parameters(np.ones(3), np.ones(2))
+    give(params, [[1.0, 2.0, 3.0], [4.0, 5.0]])
+    optimizer = AdamW(params)
+    optimizer.step()
+    assert [p.grad.tolist() for p in params] == [[1.0, 2.0, 3.0], [4.0, 5.0]]
+    optimizer.zero_grad()
+    assert [p.grad for p in params] == [None, None]
+
+
+def test_no_parameters_are_refused():
+    with pytest.raises(ValueError, match="AdamW: no parameters"):
+        AdamW(iter(()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_state_put_back_continues_bit_for_bit(dtype, rng):
+    gradients = rng.standard_normal((10, 2, 3))
+    names = ["a", "b"]
+
+    def walk(params, optimizer, gradients):
+        for g in gradients:
+            give(params, g)
+            optimizer.step()
+
+    params = parameters(*rng.standard_normal((2, 3)).astype(dtype))
+    optimizer = AdamW(params, lr=0.01)
+    walk(params, optimizer, gradients[:5])
+    saved, steps = optimizer.state_dict(names), optimizer.steps
+    kept = {name: a.copy() for name, a in saved.items()}
+    copies = parameters(*(p.data.copy() for p in params))
+    walk(params, optimizer, gradients[5:])
+
+    assert all((saved[name] == kept[name]).all() for name in kept)  # a copy, not a view
+    resumed = AdamW(copies, lr=0.01)
+    resumed.load_state_dict(saved, names, steps)
+    walk(copies, resumed, gradients[5:])
+    for p, q in zip(params, copies, strict=True):
+        assert p.dtype == dtype
+        np.testing.assert_array_equal(p.data, q.data)
+    assert all((saved[name] == kept[name]).all() for name in kept)  # loading copied too
+    for name, a in resumed.state_dict(names).items():
+        np.testing.assert_array_equal(a, optimizer.state_dict(names)[name])
+
+
+# ---------------------------------------------------------------------------------- clipping
+
+
+@given(
+    gradients=st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4), min_size=1, max_size=3),
+    max_norm=st.floats(0.01, 100.0),
+)
+def test_clipping_bounds_the_norm_and_keeps_the_direction(gradients, max_norm):
+    params = parameters(*(np.zeros(len(g)) for g in gradients))
+    give(params, gradients)
+    flat = np.concatenate([np.array(g) for g in gradients])
+    norm = clip_grad_norm(params, max_norm)
+    clipped = np.concatenate([p.grad for p in params])
+    assert norm == pytest.approx(math.hypot(*flat), rel=1e-12, abs=1e-150)
+    if norm <= max_norm:
+        np.testing.assert_array_equal(clipped, flat)
+    else:
+        assert max_norm * (1 - 1e-6 / norm) * (1 - 1e-12) <= math.hypot(*clipped) <= max_norm
+        np.testing.assert_allclose(clipped * norm, flat * math.hypot(*clipped), rtol=1e-9, atol=1e-9)
+
+
+@each_precision
+@given(seed=st.integers(0, 99), max_norm=st.floats(0.01, 10.0))
+def test_clipping_is_torchs(dtype, tolerance, seed, max_norm):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
+    rng = np.random.default_rng(seed)
+    gradients = [rng.standard_normal(s).astype(dtype) for s in ((3, 2), (4,))]
+    # Within 1e-6 of max_norm PyTorch scales by up to that much and minigam not at all.
+    assume(abs(math.hypot(*np.concatenate([g.ravel() for g in gradients])) - max_norm) > 2e-6)
+    ours = parameters(*(np.zeros_like(g) for g in gradients))
+    theirs = [torch.nn.Parameter(torch.zeros(g.shape, dtype=getattr(torch, dtype))) for g in gradients]
+    give(ours, gradients)
+    for q, g in zip(theirs, gradients, strict=True):
+        q.grad = torch.tensor(g)
+    wanted = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
+    assert clip_grad_norm(ours, max_norm) == pytest.approx(wanted, rel=tolerance)
+    for p, q in zip(ours, theirs, strict=True):
+        assert p.grad.dtype == dtype
+        np.testing.assert_allclose(p.grad, q.grad.numpy(), rtol=tolerance)
+
+
+def test_two_parameters_may_share_one_gradient_array():
+    a, b = parameters(np.zeros(2), np.zeros(2))
+    a.grad = b.grad = np.array([3.0, 4.0])  # as the backward of a + b leaves it
+    assert clip_grad_norm([a, b], 1.0) == pytest.approx(math.sqrt(50.0))
+    np.testing.assert_allclose(a.grad, np.array([3.0, 4.0]) / math.sqrt(50.0), rtol=1e-5)
+    np.testing.assert_array_equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_norm_that_is_not_finite_changes_nothing(bad):
+    params = parameters(np.zeros(2), np.zeros(2))
+    give(params, [[30.0, bad], [1.0, 2.0]])
+    assert not math.isfinite(clip_grad_norm(params, 1.0))
+    np.testing.assert_array_equal([p.grad for p in params], [[30.0, bad], [1.0, 2.0]])
+
+
+def test_parameters_without_gradients_have_no_norm():
+    with_one, without = parameters(np.zeros(2), np.zeros(2))
+    assert clip_grad_norm([without], 1.0) == 0.0
+    give([with_one], [[3.0, 4.0]])
+    assert clip_grad_norm([without, with_one], 10.0) == 5.0
+    assert without.grad is None
+
+
+# ---------------------------------------------------------------------------------- schedule
+
+
+@given(steps=st.integers(2, 300), warmup=st.integers(0, 300), peak=st.floats(1e-6, 1.0))
+def test_the_rate_rises_to_the_peak_and_falls_to_zero(steps, warmup, peak):
+    assume(warmup < steps)
+    rates = [warmup_cosine(step, steps, warmup, peak) for step in range(1, steps + 1)]
+    rising, falling = rates[:warmup], rates[max(0, warmup - 1) :]
+    assert all(0.0 < a < b for a, b in pairwise(rising))
+    assert all(a > b >= 0.0 for a, b in pairwise(falling))
+    assert rates[-1] == pytest.approx(0.0, abs=1e-15)
+    assert max(rates) <= peak
+    if warmup:
+        assert rates[0] == pytest.approx(peak / warmup)
+        assert rates[warmup - 1] == peak
+    else:
+        assert rates[0] == pytest.approx(peak * math.cos(math.pi / (2 * steps)) ** 2)  # no step is lost
+
+
+@given(half=st.integers(1, 100), warmup=st.integers(0, 100))
+def test_half_way_down_the_rate_is_half(half, warmup):
+    assert warmup_cosine(warmup + half, warmup + 2 * half, warmup, 1.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (5, 5), (5, 9)])
+def test_a_run_as_short_as_its_warm_up_has_rates(steps, warmup):
+    rates = [warmup_cosine(step, steps, warmup, 1.0) for step in range(1, steps + 1)]
+    assert rates == [step / warmup if warmup else 0.0 for step in range(1, steps + 1)]
