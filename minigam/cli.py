@@ -49,6 +49,7 @@ def add_flags(parser: argparse.ArgumentParser, config: type, defaults: dict, tit
 
 
 def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    """Add --backend, which every command that computes has."""
     parser.add_argument(
         "--backend",
         choices=("numpy", "cupy", "auto"),

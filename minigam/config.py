@@ -3,6 +3,7 @@
 A field's `help` is its documentation and the text of its command-line flag.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 
 
@@ -116,7 +117,7 @@ class TrainConfig(Checked):
     def __post_init__(self):
         self.require_counts("batch_size", "micro_batch", "steps")
         self.require_counts("eval_every", "eval_rows", "checkpoint_every")
-        self.require(self.lr > 0.0, "lr", "a number above 0")
+        self.require(0.0 < self.lr < math.inf, "lr", "a number above 0")
         self.require(self.warmup_steps >= 0, "warmup_steps", "a whole number, at least 0")
         for name in ("beta1", "beta2"):
             self.require(0.0 <= getattr(self, name) < 1.0, name, f"0 <= {name} < 1")

@@ -39,11 +39,13 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:
+    """Write a JSON object, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -80,18 +82,26 @@ def read_text(path: Path) -> str:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file."""
-    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata)
+    """Write a safetensors file; equal content gives equal bytes.
+
+    The library writes metadata in an order that varies, so all of it goes under one key, as JSON.
+    """
+    content = {"minigam": json.dumps(metadata, sort_keys=True)}
+    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, content)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a safetensors file and its metadata. Raises InputError when it is missing or damaged."""
+    """Read a safetensors file and the metadata `write_arrays` gave it (none: another's file).
+
+    Raises InputError when it is missing or damaged.
+    """
     if not path.is_file():
         raise InputError(f"{path}: not there, wanted a safetensors file that a training run wrote")
     try:
         with safe_open(path, framework="numpy") as f:
-            return {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}  # noqa: SIM118
+            arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            return arrays, json.loads((f.metadata() or {}).get("minigam", "{}"))
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f"{path}: damaged or not safetensors ({e}); restore the file or train again") from e

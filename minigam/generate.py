@@ -42,7 +42,7 @@ def first_ids(tokenizer, prompt: str) -> list[int]:
     """Return the ids that sampling begins with: before a story stands the boundary token."""
     if tokenizer.kind == "word":
         return tokenizer.encode(f"{BOUNDARY} {prompt}")
-    return tokenizer.encode(prompt or "\n")
+    return tokenizer.encode(prompt) if prompt else tokenizer.encode("\n", strict=False)
 
 
 def main(argv: list[str] | None = None) -> int:

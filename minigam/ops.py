@@ -19,7 +19,8 @@ def unbroadcast(g, shape: tuple[int, ...]):
 
 
 def shape_of(a) -> tuple[int, ...]:
-    return getattr(a, "shape", ())  # a Python number is an array of no axes
+    """Return a's shape; a Python number is an array of no axes."""
+    return getattr(a, "shape", ())
 
 
 # ---------------------------------------------------------------------------- arithmetic

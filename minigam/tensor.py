@@ -140,7 +140,8 @@ class Tensor:
                 continue
             node = t.node
             if node is None:
-                t.grad = g if t.grad is None else t.grad + g
+                g = g if t.grad is None else t.grad + g
+                t.grad = xp_of(t.data).asarray(g)  # NumPy makes numbers of arrays without axes
                 continue
             gradients = node.backward(g)
             if _state["observer"] is not None:
@@ -216,6 +217,8 @@ class Op:
         return f"<op {self.name}({', '.join(self.arguments)})>"
 
     def __call__(self, *args, **settings) -> Tensor:
+        if named := [name for name in self.arguments if name in settings]:
+            raise TypeError(f"{self.name}: {', '.join(named)} given by name; arrays go by position")
         arrays = [a.data if isinstance(a, Tensor) else a for a in args]
         xp = xp_of(*arrays, where=self.name, names=self.arguments)
         self._check_dtypes(arrays)

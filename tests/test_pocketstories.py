@@ -28,34 +28,35 @@ SMALL = Grammar(
     {
         "story": "<who> had {new number.some} [ 3: red | blue ] {new thing@number} . <end>",
         "who": "[ 2: {new hero} | once {new hero} ]",
-        "end": "[ The {thing@number} {number.was} lost | {Hero.they} [ sang | slept [ well | 4: badly ] ] ] .",
+        "end": "[ The {thing@number} {number.was} lost | {Hero.they} [ sang | slept [ well | 4: ill ] ] ] .",
     },
     SLOTS,
 )
 
 
+class Script:
+    """Chooses as written, then the first option each time; remembers what there was to choose."""
+
+    def __init__(self, written: list[int]):
+        self.written, self.taken, self.options, self.p = written, [], [], 1.0
+
+    def __call__(self, probabilities: list[float]) -> int:
+        n = len(self.taken)
+        i = self.written[n] if n < len(self.written) else 0
+        self.taken.append(i)
+        self.options.append(len(probabilities))
+        self.p *= probabilities[i]
+        return i
+
+
 def all_stories(grammar: Grammar):
-    """Yield every story of a small grammar with its probability, by taking every branch in turn."""
-    branches: list[list[int]] = [[]]
-    while branches:
-        script = branches.pop()
-        taken, probability, options = iter(script), [1.0], []
-
-        def choose(p):
-            i = next(taken, None)
-            if i is None:
-                options.append(len(p))
-                i = 0
-            probability[0] *= p[i]
-            path.append(i)
-            return i
-
-        path: list[int] = []
-        story = grammar.expand(choose)
-        yield story, probability[0]
-        # Every choice met after the script took branch 0; queue its other branches.
-        for place, n in zip(range(len(script), len(path)), options, strict=True):
-            branches += [[*path[:place], i] for i in range(1, n)]
+    """Yield every story of a small grammar with its probability, taking every branch once."""
+    waiting: list[list[int]] = [[]]
+    while waiting:
+        script = Script(waiting.pop())
+        yield grammar.expand(script), script.p
+        for n in range(len(script.written), len(script.taken)):
+            waiting += [[*script.taken[:n], i] for i in range(1, script.options[n])]
 
 
 def texts(story) -> tuple[str, ...]:

@@ -1,0 +1,263 @@
+"""Which library holds an array, what is said when it cannot work, and the arithmetic libraries lack."""
+
+import math
+import subprocess
+import sys
+import types
+
+import fakegpu
+import numpy as np
+import pytest
+
+from minigam import backend
+
+
+@pytest.fixture
+def put_cupy(monkeypatch):
+    """A function that puts a module (or None, which makes its import fail) in CuPy's place."""
+    monkeypatch.setattr(backend, "_OWNER", dict(backend._OWNER))  # a stand-in may register its arrays
+    backend._cupy.cache_clear()
+    yield lambda module: monkeypatch.setitem(sys.modules, "cupy", module)
+    backend._cupy.cache_clear()
+
+
+def no_driver(*args, **kwargs):
+    raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient\nmore detail")
+
+
+def module(**attributes) -> types.ModuleType:
+    m = types.ModuleType("cupy")
+    vars(m).update(__version__="0.0", float32=np.float32, **attributes)
+    return m
+
+
+def one_gpu() -> types.ModuleType:
+    """CuPy as far as `choose` asks: it multiplies, and its one device has a name."""
+    runtime = types.SimpleNamespace(getDeviceProperties=lambda i: {"name": b"Pretend 9000"})
+    device = types.SimpleNamespace(id=0)
+    return module(ones=np.ones, cuda=types.SimpleNamespace(runtime=runtime, Device=lambda: device))
+
+
+# ----------------------------------------------------------------------------- finding a library
+
+
+def test_an_array_belongs_to_its_library(xp):
+    x = xp.ones((2, 3))
+    assert backend.owner(x) is xp
+    assert backend.xp_of(x, None, 2.0, x) is xp
+
+
+def test_numbers_and_lists_belong_to_none_and_default_to_numpy():
+    assert backend.owner(2.0) is backend.owner(None) is backend.owner([1.0]) is None
+    assert backend.xp_of(2.0, None) is np
+    assert backend.owner(np.float64(2.0)) is np
+
+
+def test_two_libraries_do_not_meet():
+    with pytest.raises(backend.BackendMismatch, match=r"here: input 1 \(2,\) is numpy, b \(3,\) is fakegpu"):
+        backend.xp_of(1.0, np.ones(2), fakegpu.xp.ones(3), where="here", names=("a", "input 1", "b"))
+    with pytest.raises(backend.BackendMismatch, match=r"operation: input 0 \(2,\) is numpy, input 1 \(3,\)"):
+        backend.xp_of(np.ones(2), fakegpu.xp.ones(3))
+
+
+def test_importing_minigam_imports_no_gpu_library():
+    code = "import sys, minigam; sys.exit(bool({'cupy', 'cupyx', 'torch', 'matplotlib'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_array_is_cupys_once_cupy_is_there(put_cupy):
+    class Array:
+        shape = (2,)
+
+    put_cupy(None)
+    assert backend.owner(Array()) is None
+    stand_in = module(ndarray=Array)
+    put_cupy(stand_in)
+    assert backend.owner(Array()) is stand_in
+
+
+def test_get_finds_what_is_registered():
+    assert backend.get("numpy") is np
+    assert backend.get("fakegpu") is fakegpu.xp
+
+
+def test_unknown_name():
+    with pytest.raises(backend.UnknownBackend, match="'jax' is unknown; choose 'numpy' or 'cupy'"):
+        backend.get("jax")
+
+
+def test_cupy_not_installed(put_cupy):
+    put_cupy(None)
+    with pytest.raises(
+        backend.BackendNotInstalled, match=r"cannot be imported .*; .* or use backend 'numpy'"
+    ):
+        backend.get("cupy")
+
+
+def broken_product():
+    """Arrays that can be made and not multiplied, as CuPy's where CUDA's libraries are missing."""
+
+    class Array:
+        def __matmul__(self, other):
+            raise ImportError("libcublas.so.12: cannot open shared object file")
+
+    return lambda *args, **kwargs: Array()
+
+
+@pytest.mark.parametrize(
+    ("ones", "reason"), [(no_driver, "cudaErrorInsufficientDriver"), (broken_product(), "libcublas")]
+)
+def test_cupy_without_a_gpu_that_answers(put_cupy, ones, reason):
+    put_cupy(module(ones=ones))
+    with pytest.raises(backend.NoDevice, match=f"CuPy 0.0 is installed but no GPU answers .{reason}") as e:
+        backend.get("cupy")
+    assert "\n" not in str(e.value)
+
+
+def test_cupy_is_probed_once(put_cupy):
+    probes = []
+    put_cupy(module(ones=lambda *args, **kwargs: probes.append(1) or np.ones(*args, **kwargs)))
+    assert backend.get("cupy") is backend.get("cupy") is sys.modules["cupy"]
+    assert len(probes) == 1
+
+
+def test_the_three_failures_are_told_apart():
+    apart = {backend.UnknownBackend, backend.BackendNotInstalled, backend.NoDevice}
+    assert not any(issubclass(a, b) for a in apart for b in apart - {a})
+
+
+def test_auto_says_what_it_chose_and_why(put_cupy):
+    put_cupy(None)
+    name, why = backend.choose("auto")
+    assert (name, "cannot be imported" in why) == ("numpy", True)
+    put_cupy(module(ones=no_driver))
+    name, why = backend.choose("auto")
+    assert (name, "no GPU answers" in why) == ("numpy", True)
+    put_cupy(one_gpu())
+    assert backend.choose("auto") == ("cupy", "Pretend 9000 answers")
+
+
+def test_nothing_but_auto_falls_back(put_cupy):
+    assert backend.choose("numpy")[0] == "numpy"
+    put_cupy(None)
+    with pytest.raises(backend.BackendNotInstalled):
+        backend.choose("cupy")
+    with pytest.raises(backend.UnknownBackend):
+        backend.choose("tpu")
+
+
+# --------------------------------------------------------------------------------------- moving
+
+
+def test_there_and_back(xp):
+    x = np.arange(6.0).reshape(2, 3)
+    there = backend.to(x, xp.__name__)
+    assert backend.owner(there) is xp
+    back = backend.to_numpy(there)
+    assert type(back) is np.ndarray
+    np.testing.assert_array_equal(back, x)
+
+
+def test_what_is_there_already_is_not_copied(xp):
+    x = xp.ones(3)
+    assert backend.to(x, xp.__name__) is x
+
+
+def test_lists_become_arrays(xp):
+    assert isinstance(backend.to([1.0, 2.0], xp.__name__), xp.ndarray)
+
+
+def test_synchronize_is_harmless(xp):
+    backend.synchronize(xp)
+
+
+# -------------------------------------------------------------------------------------- memory
+
+
+def test_track_memory_sees_the_peak_and_not_what_was_there_before():
+    before, megabyte = np.ones(250_000), 1_000_000
+    with backend.track_memory(np) as memory:
+        kept = np.ones(125_000)  # 1 MB
+        np.ones(500_000).sum()  # 4 MB, freed again
+    assert 5 * megabyte <= memory.peak_bytes < 5.1 * megabyte
+    assert before.nbytes + kept.nbytes == 3 * megabyte
+
+
+def test_track_memory_nests():
+    with backend.track_memory(np) as outer:
+        np.ones(250_000).sum()
+        with backend.track_memory(np) as inner:
+            np.ones(125_000).sum()
+    assert 1_000_000 <= inner.peak_bytes < 1_100_000
+    assert outer.peak_bytes >= inner.peak_bytes
+
+
+@pytest.mark.gpu
+def test_track_memory_on_a_gpu():
+    cupy = backend.get("cupy")
+    with backend.track_memory(cupy) as memory:
+        cupy.ones(1_000_000)
+    assert 8_000_000 <= memory.peak_bytes < 12_000_000
+
+
+# ---------------------------------------------------------------------------------- arithmetic
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float64", 1e-12), ("float32", 2e-7)])
+def test_erf_is_good_to_its_precision(dtype, allowed, xp):
+    x = np.concatenate([np.linspace(-7.0, 7.0, 100_001), np.logspace(-30, 30, 1000)]).astype(dtype)
+    got = backend.to_numpy(backend.erf(xp, xp.asarray(x)))
+    want = np.array([math.erf(v) for v in x.tolist()])
+    assert got.dtype == dtype
+    assert np.abs(got - want).max() < allowed
+    assert np.abs(got).max() <= 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_erf_at_the_edges(dtype, xp):
+    x = xp.asarray(np.array([math.inf, -math.inf, math.nan, 0.0, -0.0], dtype))
+    y = backend.to_numpy(backend.erf(xp, x))
+    np.testing.assert_array_equal(y, [1.0, -1.0, math.nan, 0.0, -0.0])
+    assert np.signbit(y).tolist()[3:] == [False, True]
+
+
+def test_erf_keeps_any_shape(xp):
+    for shape in ((), (0,), (2, 0), (2, 3, 1)):
+        assert backend.erf(xp, xp.ones(shape)).shape == shape
+
+
+def test_sigmoid_neither_overflows_nor_warns(xp):
+    y = backend.to_numpy(backend.sigmoid(xp, xp.asarray([-math.inf, -1e4, 0.0, 1e4, math.inf])))
+    np.testing.assert_array_equal(y, [0.0, 0.0, 0.5, 1.0, 1.0])
+
+
+def test_rows(xp):
+    assert backend.rows(xp.ones((2, 3, 4))).shape == (6, 4)
+    assert backend.rows(xp.ones(4)).shape == (1, 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scatter_add_adds_repeated_ids(dtype, xp, rng):
+    ids, values = np.array([[0, 2, 2], [2, 0, 4]]), rng.standard_normal((2, 3, 4)).astype(dtype)
+    want = np.zeros((5, 4), dtype)
+    for i in np.ndindex(ids.shape):
+        want[ids[i]] += values[i]
+    got = backend.scatter_add(xp, 5, xp.asarray(ids), xp.asarray(values))
+    assert (type(got), got.dtype) == (xp.ndarray, dtype)
+    np.testing.assert_allclose(backend.to_numpy(got), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_uniform_is_decided_by_its_key(dtype, xp):
+    def draw(*key):
+        u = backend.uniform(xp, key, (50, 40), np.dtype(dtype))
+        assert (type(u), u.dtype) == (xp.ndarray, dtype)
+        return backend.to_numpy(u)
+
+    first = draw(1, 2)
+    np.testing.assert_array_equal(first, draw(1, 2))
+    for other in (draw(1, 3), draw(2, 1), draw(1)):
+        assert (first != other).mean() > 0.99
+    assert first.min() >= 0.0
+    assert first.max() < 1.0
+    assert abs(first.mean() - 0.5) < 4.0 / math.sqrt(12 * first.size)  # 4 standard deviations

@@ -1,0 +1,110 @@
+"""The drawing of a graph: well-formed, complete, and nothing drawn on top of anything else."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from minigam import GAMConfig, Tensor, ops
+from minigam.config import MIXERS
+from minigam.gam import GAMBlock
+from minigam.nn import DropoutStream
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def leaf(*shape: int, name: str = "") -> Tensor:
+    return Tensor(np.ones(shape), requires_grad=True, name=name)
+
+
+def block(mixer: str) -> Tensor:
+    config = GAMConfig(d_model=4, n_slots=3, mixer=mixer, dropout=0.1)
+    return GAMBlock(config, DropoutStream(0), np.random.default_rng(0))(leaf(2, 5, 4, name="x"))
+
+
+def texts(drawing: str) -> list[str]:
+    return [t.text for t in ElementTree.fromstring(drawing).iter(f"{SVG}text")]
+
+
+def boxes(drawing: str) -> list[tuple[float, float, float, float]]:
+    """Return x, y, width, height of every box; the first rectangle is the paper."""
+    rectangles = list(ElementTree.fromstring(drawing).iter(f"{SVG}rect"))[1:]
+    return [tuple(float(r.get(k)) for k in ("x", "y", "width", "height")) for r in rectangles]
+
+
+def edges(drawing: str) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """Return where each line begins and ends; arrow heads are the paths without a curve."""
+    paths = [p.get("d") for p in ElementTree.fromstring(drawing).iter(f"{SVG}path")]
+    numbers = [[float(n) for n in re.findall(r"[\d.]+", d)] for d in paths if "C" in d]
+    return [((n[0], n[1]), (n[-2], n[-1])) for n in numbers]
+
+
+def test_it_names_operations_leaves_and_shapes():
+    drawing = (ops.linear(leaf(2, 3, name="tokens"), leaf(4, 3)) * 2.0).sum()._repr_svg_()
+    assert sorted(zip(texts(drawing)[::2], texts(drawing)[1::2], strict=True)) == [
+        ("leaf", "(4, 3)"),
+        ("linear", "(2, 4)"),
+        ("mul", "(2, 4)"),
+        ("sum", "()"),
+        ("tokens", "(2, 3)"),
+    ]
+
+
+def test_every_input_has_a_line_from_its_box_down_to_its_use():
+    a, b = leaf(2), leaf(2)
+    drawing = (ops.exp(a) * b)._repr_svg_()
+    tops = {(x + w / 2, y) for x, y, w, h in boxes(drawing)}
+    bottoms = {(x + w / 2, y + h) for x, y, w, h in boxes(drawing)}
+    assert len(edges(drawing)) == 3
+    for start, end in edges(drawing):
+        assert start in bottoms
+        assert end in tops
+        assert start[1] < end[1]
+
+
+def test_a_shared_tensor_is_drawn_once():
+    a = leaf(2)
+    b = a + a
+    drawing = (b + b)._repr_svg_()
+    assert texts(drawing)[::2].count("add") == 2
+    assert len(boxes(drawing)) == 3
+
+
+def test_names_are_escaped():
+    drawing = ops.exp(leaf(2, name='<b> & "c"'))._repr_svg_()
+    assert '<b> & "c"' in texts(drawing)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_block_fits_its_paper_without_overlap(mixer):
+    drawing = block(mixer)._repr_svg_()
+    page = ElementTree.fromstring(drawing)
+    width, height = float(page.get("width")), float(page.get("height"))
+    drawn = boxes(drawing)
+    for i, (x, y, w, h) in enumerate(drawn):
+        assert x >= 0.0
+        assert y >= 0.0
+        assert x + w <= width
+        assert y + h <= height
+        for x2, y2, w2, h2 in drawn[:i]:
+            assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
+
+
+def test_lines_go_down_and_never_up():
+    for start, end in edges(block("gated")._repr_svg_()):
+        assert start[1] < end[1]
+
+
+def test_there_is_nothing_to_draw_without_a_graph():
+    assert leaf(2)._repr_svg_() is None
+    assert ops.exp(Tensor([1.0]))._repr_svg_() is None
+
+
+def test_a_graph_too_large_to_read_is_not_drawn():
+    y = leaf(1)
+    for _ in range(398):
+        y = -y
+    largest = -y  # 400 tensors
+    assert largest._repr_svg_() is not None
+    assert (-largest)._repr_svg_() is None

@@ -1,0 +1,174 @@
+"""One step, the order of the data, evaluation, and losses that are no numbers."""
+
+import math
+import signal
+
+import numpy as np
+import pytest
+
+from minigam import ops, training
+from minigam.config import GAMConfig, TrainConfig
+from minigam.corpus import from_pocketstories
+from minigam.lm import GAM
+from minigam.optim import AdamW
+from minigam.tensor import Tensor
+from minigam.training import NonFinite, batch_of, evaluate, train_step
+
+
+def tiny(dropout=0.0, dtype="float64", seed=0) -> GAM:
+    config = GAMConfig(vocab_size=11, block_size=8, d_model=8, n_layers=2, n_slots=4, dropout=dropout)
+    return GAM(config, dtype=dtype, seed=seed)
+
+
+def batch(seed=0, rows=6, ignored=0.3):
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 11, (rows, 8))
+    targets[rng.random(targets.shape) < ignored] = -1
+    targets[-1] = -1  # a row without any target
+    return rng.integers(0, 11, (rows, 8)), targets
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 5, 6, 100])
+def test_micro_batches_are_exact(micro_batch):
+    ids, targets = batch()
+    whole, parts = tiny(), tiny()
+    losses = [
+        train_step(whole, AdamW(whole.parameters()), ids, targets),
+        train_step(parts, AdamW(parts.parameters()), ids, targets, micro_batch=micro_batch),
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-14)
+    for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        # Adam's first step divides a gradient by its size: compare the gradients themselves.
+        np.testing.assert_allclose(a.grad, b.grad, rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+def test_a_step_returns_the_loss_before_the_update_and_lowers_it():
+    ids, targets = batch()
+    model = tiny()
+    before = model.loss(ids, targets).item()
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    assert train_step(model, optimizer, ids, targets) == pytest.approx(before)
+    for _ in range(30):
+        after = train_step(model, optimizer, ids, targets)
+    assert after < 0.5 * before
+
+
+def test_the_same_seed_gives_the_same_bits_dropout_included():
+    ids, targets = batch()
+    results = []
+    for seed in (1, 1, 2):
+        model = tiny(dropout=0.3, dtype="float32", seed=seed)
+        optimizer = AdamW(model.parameters())
+        losses = [train_step(model, optimizer, ids, targets, micro_batch=2) for _ in range(3)]
+        results.append((losses, model.state_dict()))
+    assert results[0][0] == results[1][0] != results[2][0]
+    for name, a in results[0][1].items():
+        assert (a == results[1][1][name]).all(), name
+
+
+def test_a_step_with_nothing_to_predict_is_refused():
+    model = tiny()
+    with pytest.raises(ValueError, match="every target is negative"):
+        train_step(model, AdamW(model.parameters()), np.zeros((1, 8), int), np.full((1, 8), -1))
+
+
+def test_nan_names_the_first_operation_and_changes_nothing(monkeypatch):
+    model = tiny(dropout=0.2)
+    ids, targets = batch()
+    optimizer = AdamW(model.parameters())
+    drawn, before = model.dropout_stream.drawn, model.state_dict()
+    reference = ops.gelu.rule
+
+    def faulty(xp, x):
+        y, backward = reference(xp, x)
+        return np.where(y > y.max() - 1e-9, np.nan, y), backward
+
+    monkeypatch.setattr(ops.gelu, "rule", faulty)
+    with pytest.raises(NonFinite, match=r"loss nan.*op 'gelu', forward, in a result of shape \(6, 8, 32\)"):
+        train_step(model, optimizer, ids, targets)
+    assert optimizer.steps == 0
+    assert model.dropout_stream.drawn > drawn  # the step was computed, then computed again
+    for name, a in model.state_dict().items():
+        assert (a == before[name]).all(), name
+
+
+def test_an_infinite_gradient_names_the_backward_rule(monkeypatch):
+    model = tiny()
+    reference = ops.layer_norm.rule
+
+    def faulty(xp, x, weight, bias, *, eps):
+        y, backward = reference(xp, x, weight, bias, eps=eps)
+        return y, lambda dy: tuple(np.inf * g for g in backward(dy))
+
+    monkeypatch.setattr(ops.layer_norm, "rule", faulty)
+    with pytest.raises(NonFinite, match="op 'layer_norm', backward"), np.errstate(invalid="ignore"):
+        train_step(model, AdamW(model.parameters()), *batch())
+
+
+def test_a_broken_parameter_is_named():
+    model = tiny()
+    model.blocks[1].memory.data[2, 3] = np.nan
+    with pytest.raises(NonFinite, match=r"parameter blocks\.1\.memory, before the step began"):
+        train_step(model, AdamW(model.parameters()), *batch())
+
+
+def test_epochs_take_every_row_once_in_a_new_order():
+    n, size = 10, 4
+    rows = np.concatenate([batch_of(step, n, size, seed=5) for step in range(1, 11)])  # four epochs
+    epochs = rows.reshape(4, n)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(n))
+    assert len({tuple(e) for e in epochs}) == 4
+    assert (batch_of(7, n, size, seed=5) == rows[24:28]).all()
+    assert (batch_of(1, n, size, seed=6) != rows[:4]).any()
+
+
+def test_evaluation_is_the_mean_over_targets_and_by_kind():
+    corpus = from_pocketstories(128, n_train=4, n_valid=7)
+    model = GAM(GAMConfig(vocab_size=len(corpus.tokenizer), block_size=128, d_model=8, n_layers=1, n_slots=4))
+    result = evaluate(model, corpus, batch=3)
+    assert result["tokens"] == (corpus.valid[:, 1:] >= 0).sum()
+    kinds = result["kinds"]
+    assert sum(kinds[k]["tokens"] for k in ("syntax", "choice", "recall")) == result["tokens"]
+    for what in ("loss", "floor"):
+        total = math.fsum(kinds[k][what] * kinds[k]["tokens"] for k in ("syntax", "choice", "recall"))
+        assert total / result["tokens"] == pytest.approx(result[what])
+    both = kinds["syntax+choice"]
+    assert both["tokens"] == kinds["syntax"]["tokens"] + kinds["choice"]["tokens"]
+    assert model.training  # put back
+    assert evaluate(model, corpus, rows=2)["tokens"] == (corpus.valid[:2, 1:] >= 0).sum()
+
+
+class Interrupter:
+    """Raises SIGINT in the middle of one optimiser step."""
+
+    def __init__(self, optimizer: AdamW, at: int):
+        self.step, self.at, self.optimizer = optimizer.step, at, optimizer
+        optimizer.step = self
+
+    def __call__(self):
+        if self.optimizer.steps + 1 == self.at:
+            signal.raise_signal(signal.SIGINT)
+        self.step()
+
+
+def test_ctrl_c_finishes_the_step_and_makes_a_checkpoint():
+    corpus = from_pocketstories(128, n_train=8, n_valid=2)
+    model = GAM(GAMConfig(vocab_size=len(corpus.tokenizer), block_size=128, d_model=8, n_layers=1, n_slots=4))
+    optimizer = AdamW(model.parameters())
+    Interrupter(optimizer, at=3)
+    saved, lines = [], []
+    handler = signal.getsignal(signal.SIGINT)
+    last = training.fit(
+        model, optimizer, corpus, TrainConfig(batch_size=2, steps=10, checkpoint_every=2),
+        on_step=lines.append, on_validation=lines.append, on_checkpoint=saved.append,
+    )  # fmt: skip
+    assert last == optimizer.steps == 3
+    assert saved == [2, 3]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_loss_accepts_tensors_of_ids():
+    model, (ids, targets) = tiny(), batch()
+    assert model.loss(Tensor(ids), Tensor(targets)).item() == model.loss(ids, targets).item()
