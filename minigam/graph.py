@@ -6,7 +6,7 @@ and `.name` of the tensor it starts from and of everything below.
 
 from html import escape
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y = 132, 40, 18, 34  # pixels
+_WIDTH, _HEIGHT, _LINE, _GAP_X, _GAP_Y = 132, 40, 8, 18, 34  # pixels: a box, a line passing by, gaps
 _LIMIT = 400  # tensors; a bigger picture is no help
 
 
@@ -18,12 +18,10 @@ def draw(root) -> str | None:
     depth = _depths(root)
     if len(depth) > _LIMIT:
         return None
-    layers: list[list] = [[] for _ in range(max(depth.values()) + 1)]
-    for tensor in depth:
-        layers[depth[tensor]].append(tensor)
-    place = _places(layers)
-    width = max(x for x, _ in place.values()) + _WIDTH + _GAP_X
-    height = len(layers) * (_HEIGHT + _GAP_Y)
+    row_of, rows = _rows(depth)
+    centre = _centres(row_of, rows)
+    width = max(centre[tensor] for tensor in depth) + _WIDTH / 2 + _GAP_X
+    height = len(rows) * (_HEIGHT + _GAP_Y)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
         f'viewBox="0 0 {width:.0f} {height}" font-family="sans-serif" font-size="12" role="img">',
@@ -31,9 +29,13 @@ def draw(root) -> str | None:
         f'<rect width="{width:.0f}" height="{height}" fill="white"/>',
     ]
     for tensor in depth:
-        for source in _inputs(tensor):
-            parts.append(_edge(place[source], place[tensor]))
-    parts += [_box(tensor, *place[tensor]) for tensor in depth]
+        # The lines end side by side, so that a + a has two.
+        sources = sorted(_inputs(tensor), key=lambda s: centre[_at(s, row_of[tensor] - 1, row_of)])
+        for i, source in enumerate(sources):
+            end = centre[tensor] + _WIDTH * ((i + 1) / (len(sources) + 1) - 0.5)
+            way = [centre[_at(source, r, row_of)] for r in range(row_of[source], row_of[tensor])]
+            parts.append(_edge([*way, end], row_of[source]))
+    parts += [_box(tensor, centre[tensor], _top(row_of[tensor])) for tensor in depth]
     return "\n".join([*parts, "</svg>"])
 
 
@@ -56,56 +58,78 @@ def _depths(root) -> dict:
     return depth
 
 
-def _places(layers: list[list]) -> dict:
-    """Give every tensor its corner: each layer in the order of the mean place of its inputs.
+def _rows(depth: dict) -> tuple[dict, list[list]]:
+    """Give every tensor a row below all its inputs; return the row of each, and the rows.
 
-    A leaf sinks to the layer just above its first use, so that its line stays short.
+    A leaf sinks to the row above its first use, so that its line is short. A longer line gets a
+    place (source, row) in every row it passes, so that no box hides it.
     """
-    layer_of = {tensor: i for i, layer in enumerate(layers) for tensor in layer}
-    for tensor in sorted(layer_of, key=layer_of.get):
+    row_of, users = dict(depth), {tensor: [] for tensor in depth}
+    for tensor in depth:
         for source in _inputs(tensor):
-            if source.node is None:
-                uses = [t for t in layer_of if source in _inputs(t)]
-                layer_of[source] = min(layer_of[t] for t in uses) - 1
-    rows: list[list] = [[] for _ in layers]
-    for tensor, i in layer_of.items():
-        rows[i].append(tensor)
-    place: dict = {}
+            users[source].append(tensor)
+    for tensor in depth:
+        if tensor.node is None and users[tensor]:
+            row_of[tensor] = min(row_of[t] for t in users[tensor]) - 1
+    rows: list[list] = [[] for _ in range(max(row_of.values()) + 1)]
+    for tensor, row in row_of.items():
+        rows[row].append(tensor)
+        last = max((row_of[t] for t in users[tensor]), default=row)
+        for passed in range(row + 1, last):
+            rows[passed].append((tensor, passed))
+    return row_of, rows
+
+
+def _at(source, row: int, row_of: dict):
+    """Return what stands for `source` in a row: itself, or its line passing by."""
+    return source if row_of[source] == row else (source, row)
+
+
+def _centres(row_of: dict, rows: list[list]) -> dict:
+    """Place every row from left to right in the order of, and not left of, the mean of what is above."""
+    centre: dict = {}
     for i, row in enumerate(rows):
+        wish = {}
+        for item in row:
+            sources = item[:1] if isinstance(item, tuple) else _inputs(item)
+            above = [centre[_at(source, i - 1, row_of)] for source in sources]
+            wish[item] = sum(above) / len(above) if above else float("inf")  # leaves: rightmost
+        left = _GAP_X
+        for item in sorted(row, key=wish.get):
+            half = (_LINE if isinstance(item, tuple) else _WIDTH) / 2
+            centre[item] = left + half if wish[item] == float("inf") else max(left + half, wish[item])
+            left = centre[item] + half + _GAP_X
+    return centre
 
-        def wish(tensor):
-            xs = [place[x][0] for x in _inputs(tensor) if x in place]
-            return sum(xs) / len(xs) if xs else float("inf")
 
-        left = 0.0
-        for tensor in sorted(row, key=wish):
-            x = max(left, wish(tensor)) if wish(tensor) < float("inf") else left
-            place[tensor] = (x + _GAP_X / 2, i * (_HEIGHT + _GAP_Y) + _GAP_Y / 2)
-            left = x + _WIDTH + _GAP_X
-    return place
+def _top(row: int) -> float:
+    return row * (_HEIGHT + _GAP_Y) + _GAP_Y / 2
 
 
-def _edge(source: tuple[float, float], target: tuple[float, float]) -> str:
-    x1, y1 = source[0] + _WIDTH / 2, source[1] + _HEIGHT
-    x2, y2 = target[0] + _WIDTH / 2, target[1]
-    middle = (y1 + y2) / 2
+def _edge(way: list[float], row: int) -> str:
+    """Draw a line from the bottom of a row through one x in each row below to the top of the last."""
+    x, path = way[0], f"M{way[0]:.1f},{_top(row) + _HEIGHT:.1f}"
+    for r, below in enumerate(way[1:], row + 1):
+        y = _top(r)
+        middle = y - _GAP_Y / 2
+        path += f" V{y - _GAP_Y:.1f} C{x:.1f},{middle:.1f} {below:.1f},{middle:.1f} {below:.1f},{y:.1f}"
+        x = below
     return (
-        f'<path d="M{x1:.1f},{y1:.1f} C{x1:.1f},{middle:.1f} {x2:.1f},{middle:.1f} {x2:.1f},{y2:.1f}" '
-        'fill="none" stroke="#555"/>'
-        f'<path d="M{x2 - 4:.1f},{y2 - 6:.1f} L{x2:.1f},{y2:.1f} L{x2 + 4:.1f},{y2 - 6:.1f}" '
+        f'<path d="{path}" fill="none" stroke="#555"/>'
+        f'<path d="M{x - 4:.1f},{y - 6:.1f} L{x:.1f},{y:.1f} L{x + 4:.1f},{y - 6:.1f}" '
         'fill="none" stroke="#555"/>'
     )
 
 
 def _box(tensor, x: float, y: float) -> str:
+    """Draw a tensor, with its top at y and its middle at x."""
     leaf = tensor.node is None
     title = tensor.name or ("leaf" if leaf else tensor.node.op)
     fill, radius = ("#e8f0fe", _HEIGHT / 2) if leaf else ("#f5f5f5", 6)
-    middle = x + _WIDTH / 2
     return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:.0f}" '
+        f'<rect x="{x - _WIDTH / 2:.1f}" y="{y:.1f}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:.0f}" '
         f'fill="{fill}" stroke="#333"/>'
-        f'<text x="{middle:.1f}" y="{y + 17:.1f}" text-anchor="middle" fill="#111">{escape(title)}</text>'
-        f'<text x="{middle:.1f}" y="{y + 32:.1f}" text-anchor="middle" fill="#555">'
+        f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle" fill="#111">{escape(title)}</text>'
+        f'<text x="{x:.1f}" y="{y + 32:.1f}" text-anchor="middle" fill="#555">'
         f"{escape(str(tuple(tensor.shape)))}</text>"
     )

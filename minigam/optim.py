@@ -9,13 +9,14 @@ from minigam.nn import Parameter
 
 
 class AdamW:
-    """Adam with decoupled weight decay, to the letter as PyTorch computes it.
+    """Adam with decoupled weight decay, in PyTorch's order of operations.
 
         p <- p (1 - lr decay)
         m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
         p <- p - lr m_hat / (sqrt(v_hat) + eps),   m_hat = m / (1 - beta1^t),  v_hat = v / (1 - beta2^t)
 
-    parameters : changed in place; one without a gradient is left alone
+    parameters : changed in place; one without a gradient is left alone, and t counts the steps
+                 of all together (PyTorch counts each parameter's own)
     lr         : learning rate; set `.lr` before a step to follow a schedule
     Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW.
     """
@@ -79,14 +80,15 @@ def clip_grad_norm(parameters, max_norm: float) -> float:
     A norm that is not finite changes nothing: the caller decides.
     Source: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
     """
-    withs = [p for p in parameters if p.grad is not None]
-    if not withs:
+    graded = [p for p in parameters if p.grad is not None]
+    if not graded:
         return 0.0
     # One number a parameter, added up on the device: a single synchronisation.
-    norm = float(sum((p.grad * p.grad).sum() for p in withs)) ** 0.5
-    if math.isfinite(norm) and norm > max_norm:
-        for p in withs:
-            p.grad = p.grad * (max_norm / (norm + 1e-6))  # not in place: two leaves may share an array
+    norm = float(sum((p.grad * p.grad).sum() for p in graded)) ** 0.5
+    scale = max_norm / (norm + 1e-6)
+    if math.isfinite(norm) and scale < 1.0:
+        for p in graded:
+            p.grad = p.grad * scale  # not in place: two leaves may share an array
     return norm
 
 

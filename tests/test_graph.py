@@ -1,5 +1,6 @@
 """The drawing of a graph: well-formed, complete, and nothing drawn on top of anything else."""
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -33,11 +34,20 @@ def boxes(drawing: str) -> list[tuple[float, float, float, float]]:
     return [tuple(float(r.get(k)) for k in ("x", "y", "width", "height")) for r in rectangles]
 
 
-def edges(drawing: str) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Return where each line begins and ends; arrow heads are the paths without a curve."""
+def edges(drawing: str) -> list[list[tuple[float, float]]]:
+    """Return the corners of every line, from first to last; arrow heads are the paths without a curve."""
     paths = [p.get("d") for p in ElementTree.fromstring(drawing).iter(f"{SVG}path")]
-    numbers = [[float(n) for n in re.findall(r"[\d.]+", d)] for d in paths if "C" in d]
-    return [((n[0], n[1]), (n[-2], n[-1])) for n in numbers]
+    lines = []
+    for path in (p for p in paths if "C" in p):
+        corners = []
+        for letter, numbers in re.findall(r"([MVC])([\d., ]+)", path):
+            *_, x, y = (
+                corners[-1][0] if letter == "V" else 0.0,
+                *map(float, re.split("[ ,]", numbers.strip())),
+            )
+            corners.append((x, y))
+        lines.append(corners)
+    return lines
 
 
 def test_it_names_operations_leaves_and_shapes():
@@ -52,15 +62,20 @@ def test_it_names_operations_leaves_and_shapes():
 
 
 def test_every_input_has_a_line_from_its_box_down_to_its_use():
-    a, b = leaf(2), leaf(2)
-    drawing = (ops.exp(a) * b)._repr_svg_()
-    tops = {(x + w / 2, y) for x, y, w, h in boxes(drawing)}
-    bottoms = {(x + w / 2, y + h) for x, y, w, h in boxes(drawing)}
+    drawing = (ops.exp(leaf(2)) * leaf(2))._repr_svg_()
     assert len(edges(drawing)) == 3
-    for start, end in edges(drawing):
-        assert start in bottoms
-        assert end in tops
-        assert start[1] < end[1]
+    for corners in edges(drawing):
+        (x1, y1), (x2, y2) = corners[0], corners[-1]
+        assert [y for _, y in corners] == sorted(y for _, y in corners)
+        assert any(x1 == x + w / 2 and y1 == y + h for x, y, w, h in boxes(drawing))
+        assert any(x < x2 < x + w and y2 == y for x, y, w, h in boxes(drawing))
+
+
+def test_an_input_used_twice_has_two_lines():
+    a = leaf(2)
+    one, other = edges((a + a)._repr_svg_())
+    assert one[0] == other[0]
+    assert one[-1] != other[-1]
 
 
 def test_a_shared_tensor_is_drawn_once():
@@ -91,9 +106,16 @@ def test_a_block_fits_its_paper_without_overlap(mixer):
             assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
 
 
-def test_lines_go_down_and_never_up():
-    for start, end in edges(block("gated")._repr_svg_()):
-        assert start[1] < end[1]
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_no_line_passes_behind_a_box(mixer):
+    drawing = block(mixer)._repr_svg_()
+    passes, row_height = 0, boxes(drawing)[0][3]
+    for corners in edges(drawing):
+        for (x1, y1), (x2, y2) in itertools.pairwise(corners):
+            if x1 == x2 and y2 - y1 >= row_height:
+                passes += 1
+                assert not any(x <= x1 <= x + w and y1 < y + h and y < y2 for x, y, w, h in boxes(drawing))
+    assert passes >= 2, "the residual connections pass by"
 
 
 def test_there_is_nothing_to_draw_without_a_graph():

@@ -89,7 +89,8 @@ def test_kill_between_checkpoints_loses_nothing_in_the_end(whole, tmp_path):
     # More steps than will be done: the process is killed once step 7 is logged, after the checkpoint of 5.
     code = (
         "import time\nfrom minigam import train\nfrom minigam.run import Run\nlog = Run.log\n"
-        "def slow(self, line):\n    log(self, line)\n    time.sleep(60 * (line['step'] == 7))\nRun.log = slow\n"
+        "def slow(self, line):\n    log(self, line)\n    time.sleep(60 * (line['step'] == 7))\n"
+        "Run.log = slow\n"
         f"train.main({[*FLAGS, f'--out={path}']!r})\n"
     )
     child = subprocess.Popen(
