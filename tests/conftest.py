@@ -13,15 +13,13 @@ settings.register_profile("minigam", deadline=None, derandomize=True, max_exampl
 settings.load_profile("minigam")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_runtest_setup(item):
     """Skip what is marked gpu, in the backend's own words, where CuPy cannot compute."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    try:
-        if marked:
+    if item.get_closest_marker("gpu"):
+        try:
             backend.get("cupy")
-    except backend.BackendUnavailable as e:
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=str(e)))
+        except backend.BackendUnavailable as e:
+            pytest.skip(str(e))
 
 
 @pytest.fixture(params=["numpy", "fakegpu", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -146,6 +146,48 @@ def test_nothing_but_auto_falls_back(put_cupy):
         backend.choose("tpu")
 
 
+# ------------------------------------------------------------------------------ the pretend GPU
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda there, here: there + here,
+        lambda there, here: here + there,
+        lambda there, here: there.__iadd__(here),
+        lambda there, here: there * np.array(2.0),
+        lambda there, here: there @ here,
+        lambda there, here: np.exp(there),
+        lambda there, here: np.concatenate([there, there]),
+        lambda there, here: np.asarray(there),
+        lambda there, here: fakegpu.xp.concatenate([there, here]),
+        lambda there, here: fakegpu.xp.where(there > 0.0, there, here),
+        lambda there, here: fakegpu.xp.add.at(there, (np.array([0]),), 1.0),
+        lambda there, here: there[np.array([0])],
+        lambda there, here: there[0, np.array([0])],
+        lambda there, here: there.__setitem__(0, here),
+        lambda there, here: here[there > 0.0],
+    ],
+)
+def test_the_pretend_gpu_refuses_host_arrays(fault):
+    """Each line is a mistake that NumPy alone would let pass."""
+    with pytest.raises(TypeError, match=r"device array|host array"):
+        fault(fakegpu.xp.ones((2, 2)), np.ones((2, 2)))
+
+
+def test_the_pretend_gpu_has_only_what_is_listed():
+    assert not hasattr(fakegpu.xp, "linalg")
+    assert not hasattr(fakegpu.xp.ones(2), "tolist")
+
+
+@pytest.mark.gpu
+def test_the_pretend_gpu_has_nothing_that_cupy_lacks():
+    cupy = backend.get("cupy")
+    assert [name for name in fakegpu.FUNCTIONS if not hasattr(cupy, name)] == []
+    listed = (*fakegpu.METHODS, *fakegpu.PROPERTIES)
+    assert [name for name in listed if not hasattr(cupy.ndarray, name)] == []
+
+
 # --------------------------------------------------------------------------------------- moving
 
 

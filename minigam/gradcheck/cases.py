@@ -22,10 +22,12 @@ from minigam.tensor import Op, Tensor
 
 
 def between(low: float, high: float, *shape: int):
+    """Uniform, away from where an operation is not defined."""
     return lambda rng: rng.uniform(low, high, shape)
 
 
 def scaled(by: float, *shape: int):
+    """Normal numbers times a factor."""
     return lambda rng: by * rng.standard_normal(shape)
 
 
@@ -60,6 +62,7 @@ def strided(*shape: int):
 
 
 def ids(*shape: int, below: int):
+    """Integers from 0."""
     return lambda rng: rng.integers(below, size=shape)
 
 
@@ -82,6 +85,7 @@ def draw(argument, rng: np.random.Generator):
 
 
 def has_gradient(a) -> bool:
+    """Whether an argument is an array of floating-point numbers."""
     return isinstance(a, np.ndarray) and a.dtype.kind == "f"
 
 
@@ -154,6 +158,7 @@ class OpCase:
 
 
 def case(op: Op, *arguments, label="", flat=(), step=1e-5, **settings) -> OpCase:
+    """One line of CASES: what is not named here is a setting of the operation."""
     return OpCase(op=op, arguments=arguments, settings=settings, label=label, flat=flat, step=step)
 
 
@@ -204,6 +209,7 @@ def rewind_dropout(module: Module) -> None:
 
 
 def layer(kind: type[Module], make, *arguments, label="") -> ModuleCase:
+    """One line of LAYERS: every entry of every parameter and input is checked."""
     return ModuleCase(
         kind="layer", make=make, call=kind.__call__, arguments=arguments,
         name=kind.__name__, label=label, directions=None,
