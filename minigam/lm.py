@@ -42,8 +42,8 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout, self.dropout_stream)
         self.blocks = [self.Block(config, self.dropout_stream, rng) for _ in range(config.n_layers)]
         self.norm = nn.LayerNorm(C)
-        for p in self.parameters():
-            p.data = p.data.astype(dtype)
+        for name, p in self.named_parameters():
+            p.name, p.data = name, p.data.astype(dtype)
         self.to(backend)
 
     @property

@@ -13,6 +13,8 @@ from minigam.tensor import ShapeError, Tensor, op
 
 def unbroadcast(g, shape: tuple[int, ...]):
     """Sum `g` over the axes that broadcasting had repeated, back to `shape`."""
+    if g.shape == shape:
+        return g
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
     repeated = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
     return g.sum(axis=repeated, keepdims=True) if repeated else g
@@ -325,6 +327,12 @@ def cross_entropy(xp, logits, targets):
 
 # -------------------------------------------------------- the one list that binds operators
 
+
+def _unpacked(numbers: tuple) -> tuple:
+    """Take reshape(2, 3) and reshape((2, 3)) alike, as NumPy does."""
+    return tuple(numbers[0]) if len(numbers) == 1 and isinstance(numbers[0], (tuple, list)) else numbers
+
+
 for _name, _function in {
     "__add__": lambda a, b: add(a, b),
     "__radd__": lambda a, b: add(b, a),
@@ -341,7 +349,7 @@ for _name, _function in {
     "__getitem__": lambda a, index: getitem(a, index=index),
     "sum": lambda a, axis=None, keepdims=False: sum(a, axis=axis, keepdims=keepdims),
     "mean": lambda a: sum(a) / a.data.size,
-    "reshape": lambda a, *shape: reshape(a, shape=shape),
-    "transpose": lambda a, *axes: transpose(a, axes=axes),
+    "reshape": lambda a, *shape: reshape(a, shape=_unpacked(shape)),
+    "transpose": lambda a, *axes: transpose(a, axes=_unpacked(axes) or tuple(range(a.ndim))[::-1]),
 }.items():
     setattr(Tensor, _name, _function)

@@ -144,6 +144,8 @@ class Tensor:
                 t.grad = xp_of(t.data).asarray(g)  # NumPy makes numbers of arrays without axes
                 continue
             gradients = node.backward(g)
+            if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
+                raise AssertionError(f"{node.op}.backward must return a tuple of {len(node.inputs)}")
             if _state["observer"] is not None:
                 _state["observer"](node.op, "backward", gradients)
             for x, dx in zip(node.inputs, gradients, strict=True):
@@ -221,9 +223,11 @@ class Op:
             raise TypeError(f"{self.name}: {', '.join(named)} given by name; arrays go by position")
         arrays = [a.data if isinstance(a, Tensor) else a for a in args]
         xp = xp_of(*arrays, where=self.name, names=self.arguments)
-        self._check_dtypes(arrays)
+        dtype = self._float_dtype(arrays)
         rule = self.fast.get(xp.__name__, self.rule) if _state["fast"] else self.rule
         y, backward = rule(xp, *arrays, **settings)
+        if dtype is not None and y.dtype != dtype:
+            raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
         if _state["observer"] is not None:
             _state["observer"](self.name, "forward", (y,))
         given = args + (None,) * (len(self.arguments) - len(args))  # optional arguments left out
@@ -232,13 +236,15 @@ class Op:
             return Tensor(y)
         return Tensor(y, True, Node(self.name, inputs, backward))
 
-    def _check_dtypes(self, arrays) -> None:
+    def _float_dtype(self, arrays):
+        """Return the one dtype of the float inputs, None when there is none: no implicit casts."""
         found = {}
         for name, a in zip(self.arguments, arrays, strict=False):
             if getattr(getattr(a, "dtype", None), "kind", "") == "f":
                 found.setdefault(a.dtype, f"{name} {tuple(a.shape)} is {a.dtype}")
         if len(found) > 1:
             raise TypeError(f"{self.name}: {', '.join(found.values())}; make them one dtype first")
+        return next(iter(found), None)
 
     def faster(self, backend_name: str):
         """Register another complete rule of the same contract for one backend."""

@@ -61,10 +61,12 @@ def _entries(loss, i: int, x: Tensor, eps: float, rtol: float, atol: float) -> f
     numeric = np.empty(x.shape)
     for j in np.ndindex(x.shape):
         keep, values = float(x.data[j]), []
-        for step in (+eps, -eps):
-            x.data[j] = keep + step
-            values.append(loss())
-        x.data[j] = keep
+        try:
+            for step in (+eps, -eps):
+                x.data[j] = keep + step
+                values.append(loss())
+        finally:
+            x.data[j] = keep
         numeric[j] = (values[0] - values[1]) / (2 * eps)
     grad = to_numpy(x.grad)
     scale, error = np.abs(numeric).max(initial=0.0), np.abs(grad - numeric)
