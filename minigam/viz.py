@@ -20,7 +20,7 @@ def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
     validations = [m for m in metrics if "lr" not in m]
     by_kind = any("kinds" in m for m in validations)
     figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharey=True))
+    axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharex=True, sharey=True))
     steps = [m["step"] for m in training]
     axes[0].plot(
         steps, [m["loss"] for m in training], color="0.75", linewidth=0.8, label="training, each step"
