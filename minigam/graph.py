@@ -125,6 +125,7 @@ def _box(tensor, x: float, y: float) -> str:
     """Draw a tensor, with its top at y and its middle at x."""
     leaf = tensor.node is None
     title = tensor.name or ("leaf" if leaf else tensor.node.op)
+    title = title if len(title) <= 18 else f"…{title[-17:]}"  # what fits the box
     fill, radius = ("#e8f0fe", _HEIGHT / 2) if leaf else ("#f5f5f5", 6)
     return (
         f'<rect x="{x - _WIDTH / 2:.1f}" y="{y:.1f}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:.0f}" '

@@ -1,0 +1,96 @@
+"""The documents tell the truth: what they quote was printed, what they name exists, their code runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import minigam
+from minigam import __main__ as listing
+from minigam import pocketstories, train
+from minigam.run import Run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULT = ROOT / "benchmarks" / "results" / "default_run"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_table_and_the_sample_were_printed_by_the_run():
+    printed = (RESULT / "output.txt").read_text(encoding="utf-8")
+    (table,) = [b for b in blocks("") if b.startswith("validation")]
+    assert table in printed
+    quoted = " ".join(re.findall(r"^> (.*)", README, flags=re.MULTILINE))
+    assert len(quoted) > 200
+    assert quoted in " ".join(printed.split())
+
+
+def test_the_stored_run_is_the_default_run():
+    config = Run(RESULT).config
+    stored = config.model.to_dict() | config.train.to_dict() | config.data.to_dict()
+    parts = (type(config.model)(), type(config.train)(), type(config.data)())
+    defaults = {k: v for part in parts for k, v in part.to_dict().items()} | train.PRESETS["small"]
+    vocabulary = len(pocketstories.vocabulary())
+    assert stored == defaults | {"vocab_size": vocabulary}
+
+
+def test_the_example_runs(capsys):
+    (example,) = blocks("python")
+    assert len(example.splitlines()) <= 15
+    names: dict = {}
+    exec(compile(example.replace('model.to("cupy")', ""), "README.md", "exec"), names)
+    counted, error = capsys.readouterr().out.splitlines()
+    assert names["loss"] < 0.1
+    assert counted.endswith("[ 3  4  5  6  7  8  9 10]")
+    assert float(error) < 1e-7
+
+
+def test_links_and_files_exist():
+    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        targets = re.findall(r"\]\((?!https?:)([^)]+)\)", document)
+        targets += re.findall(r"`((?:tests|minigam|benchmarks|notebooks)/[\w/.]+)`", document)
+        for target in targets:
+            assert (ROOT / target).exists(), target
+
+
+def test_functions_of_the_equation_table_exist():
+    rows = [line for line in README.splitlines() if re.match(r"\| (E\d|  ?\|)", line) or "`lm." in line]
+    named = re.findall(r"`(ops|sequence|gam|nn|lm)\.(\w+)`", "\n".join(rows))
+    assert {"layer_norm", "causal_conv1d", "associative_memory", "gated_fusion", "GAMBlock"} <= {
+        name for _, name in named
+    }
+    for room, name in named:
+        assert hasattr(getattr(minigam, room), name), f"{room}.{name}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_commands_and_make_targets_exist(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for command in re.findall(r"python -m minigam\.(\w+)", text):
+        assert command in listing.COMMANDS
+    makefile = (ROOT / "Makefile").read_text()
+    for targets in re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", text, flags=re.MULTILINE):
+        for target in targets.split():
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_flags_in_the_readme_are_known():
+    for line in re.findall(r"`(python -m minigam\.train[^`]*)`", README):
+        for word in shlex.split(line):
+            if word.startswith("--"):
+                assert word in train.parser().format_help()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in ROOT.rglob("*") if p.suffix in (".py", ".md", ".toml", ".yml") and ".venv" not in p.parts],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_no_path_of_one_machine(path):
+    if path == Path(__file__):
+        return
+    assert not re.search(r"(?<![\w.])/(?:work|root|home|tmp|Users)/", path.read_text(encoding="utf-8"))
