@@ -176,21 +176,17 @@ def _finish(run: Run, model, corpus, prompt: str) -> None:
 
 
 def table(result: dict, reach: int | None) -> str:
-    """Return the final table: the loss of each kind of token, its floor, and what lies between."""
-    lines = [f"{'validation':<15}{'tokens':>9}{'loss':>9}{'floor':>9}{'above floor':>13}   (nats per token)"]
-
-    def row(name: str, r: dict) -> None:
-        if "floor" not in r:
-            lines.append(f"{name:<15}{r['tokens']:>9,}{r['loss']:>9.4f}")
-            return
-        above = r["loss"] - r["floor"]
-        share = f"{above / r['floor']:>12.1%}" if r["floor"] > 0.0 else f"{above:>7.4f} nats"
-        lines.append(f"{name:<15}{r['tokens']:>9,}{r['loss']:>9.4f}{r['floor']:>9.4f}{share:>13}")
-
-    for name, r in result.get("kinds", {}).items():
-        row(name, r)
-    row("all", result)
-    if "kinds" in result and reach is not None and reach <= REACH:
+    """Return the final table: the loss of each kind of token and, where it is known, its floor."""
+    known = "floor" in result
+    heads = ("tokens", "loss", "floor", "above floor") if known else ("tokens", "loss")
+    lines = [f"{'validation':<15}" + "".join(f"{h:>12}" for h in heads) + "   (nats per token)"]
+    for name, r in (result.get("kinds", {}) | {"all": result}).items():
+        cells = [f"{r['tokens']:,}", f"{r['loss']:.4f}"]
+        if known:
+            above = r["loss"] - r["floor"]
+            cells += [f"{r['floor']:.4f}", f"{above / r['floor']:.1%}" if r["floor"] else f"{above:.4f} nats"]
+        lines.append(f"{name:<15}" + "".join(f"{c:>12}" for c in cells))
+    if known and reach is not None and reach <= REACH:
         lines.append(
             f"This model sees {reach} tokens. What a recall token repeats lies more than "
             f"{REACH} back: no training of this model brings it down to its floor."
