@@ -79,9 +79,7 @@ class LanguageModel(nn.Module):
     def _checked(self, ids):
         """Return ids as an array of integers 0 .. V-1. NumPy takes negative ids for places counted
         from the end and CuPy wraps any, so both would answer nonsense without a word."""
-        ids = ids.data if isinstance(ids, Tensor) else ids
-        ids = ids if backend.owner(ids) is not None else np.asarray(ids)
-        V = self.config.vocab_size
+        ids, V = _array(ids), self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise ShapeError(f"ids: {ids.shape}, wanted (B, T), with at least one token")
         if ids.dtype.kind not in "iu":
@@ -96,8 +94,7 @@ class LanguageModel(nn.Module):
 
         ids, targets : (B, T)   the target of a token is the token after it
         """
-        targets = targets.data if isinstance(targets, Tensor) else targets
-        targets = targets if backend.owner(targets) is not None else np.asarray(targets)
+        targets = _array(targets)
         if targets.dtype.kind not in "iu":
             raise TypeError(f"targets: {targets.dtype}, wanted integers")
         if (highest := int(targets.max(initial=0))) >= self.config.vocab_size:
@@ -124,7 +121,7 @@ class LanguageModel(nn.Module):
         top_k       : sample among the k most likely only
         Past block_size tokens see `Stream`.
         """
-        ids = backend.to_numpy(ids.data if isinstance(ids, Tensor) else ids)
+        ids = backend.to_numpy(_array(ids))
         prompt = self._checked(np.atleast_2d(ids)).astype(np.int64)  # all, also what no window holds
         new = [prompt, *(t[:, None] for t in self.continuation(prompt, n, temperature, top_k, seed))]
         tokens = np.concatenate(new, axis=1)
@@ -169,9 +166,13 @@ class GAM(LanguageModel):
 
 def count_targets(targets) -> int:
     """Return how many targets are to be predicted, that is, not negative."""
-    targets = targets.data if isinstance(targets, Tensor) else targets
-    targets = targets if backend.owner(targets) is not None else np.asarray(targets)
-    return int((targets >= 0).sum())
+    return int((_array(targets) >= 0).sum())
+
+
+def _array(values):
+    """Return the array in a Tensor, an array of any library as it is, anything else as NumPy's."""
+    values = values.data if isinstance(values, Tensor) else values
+    return values if backend.owner(values) is not None else np.asarray(values)
 
 
 def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.random.Generator) -> np.ndarray:
