@@ -28,11 +28,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type, defaults: dict, title: str) -> None:
-    """Add a flag for every field of a configuration. A flag not given is absent from the result."""
+def add_flags(
+    parser: argparse.ArgumentParser, config: type, defaults: dict, title: str, besides: type | None = None
+) -> None:
+    """Add a flag for every field of a configuration that is not one of `besides` too.
+
+    A flag not given is absent from the result.
+    """
     group = parser.add_argument_group(title)
+    known = {f.name for f in fields(besides)} if besides is not None else set()
     for f in fields(config):
-        if f.metadata.get("derived"):
+        if f.metadata.get("derived") or f.name in known:
             continue
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" (default: {default})"

@@ -78,6 +78,18 @@ class GAMConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelConfig):
+    """The baseline with causal self-attention; a block sees every token before."""
+
+    n_heads: int = setting(8, "H, attention heads; divides d_model")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_counts("n_heads")
+        self.require(self.d_model % self.n_heads == 0, "n_heads", f"a divisor of d_model {self.d_model}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
     """What to train on: PocketStories, or any text file."""
 

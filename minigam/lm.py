@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from minigam import backend, nn, ops
-from minigam.config import GAMConfig, ModelConfig
+from minigam.config import GAMConfig, ModelConfig, TransformerConfig
 from minigam.gam import GAMBlock
 from minigam.tensor import ShapeError, Tensor, no_grad
+from minigam.transformer import TransformerBlock
 
 
 class LanguageModel(nn.Module):
@@ -162,6 +163,12 @@ class GAM(LanguageModel):
     def reach(self) -> int:
         c = self.config
         return 1 if c.mixer == "global" else 1 + c.n_layers * (c.kernel_size - 1)
+
+
+class Transformer(LanguageModel):
+    """The paper's baseline: every output sees every token before it, at a cost that grows with the square."""
+
+    Block, Config = TransformerBlock, TransformerConfig
 
 
 def count_targets(targets) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minigam import cli
-from minigam.config import DataConfig, GAMConfig, InputError, TrainConfig
+from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
-from minigam.run import Run, RunConfig, make_corpus
+from minigam.run import MODELS, Run, RunConfig, make_corpus
 from minigam.training import NonFinite, evaluate, fit
 
 PROG = "minigam.train"
@@ -33,8 +33,12 @@ def parser() -> cli.Parser:
                    help="where defaults come from; the ones shown are of small (default: small)")  # fmt: skip
     p.add_argument("--prompt", default="", help="beginning of the sample printed at the end")
     cli.add_backend_flag(p)
-    for config, title in ((DataConfig, "data"), (GAMConfig, "model"), (TrainConfig, "training")):
-        cli.add_flags(p, config, PRESETS["small"], title)
+    p.add_argument("--model", choices=MODELS, default="gam", help="what to train (default: gam)")
+    cli.add_flags(p, DataConfig, PRESETS["small"], "data")
+    cli.add_flags(p, ModelConfig, PRESETS["small"], "every model")
+    for name, model in MODELS.items():
+        cli.add_flags(p, model.Config, PRESETS["small"], f"{name} alone", besides=ModelConfig)
+    cli.add_flags(p, TrainConfig, PRESETS["small"], "training")
     return p
 
 
@@ -70,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 _FLAGS = {
-    f.name for c in (DataConfig, GAMConfig, TrainConfig) for f in fields(c) if not f.metadata.get("derived")
+    f.name
+    for config in (DataConfig, TrainConfig, *(model.Config for model in MODELS.values()))
+    for f in fields(config)
+    if not f.metadata.get("derived")
 }
 
 
@@ -80,11 +87,17 @@ def _begin(args, given: dict):
     for name in ("text", "valid"):  # so that resuming works from any folder
         if values.get(name) is not None:
             values[name] = str(Path(values[name]).resolve())
+    Config = MODELS[args.model].Config
     data, train = _build(DataConfig, values), _build(TrainConfig, values)
-    checked = _build(GAMConfig, values)  # before the corpus takes its time
+    usable = {f.name for config in (DataConfig, TrainConfig, Config) for f in fields(config)}
+    if foreign := sorted(given.keys() - usable):
+        raise InputError(
+            f"--{foreign[0].replace('_', '-')} is no number of --model {args.model}; leave it away"
+        )
+    checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, train.seed, progress=True)
-    model = _build(GAMConfig, values | {"vocab_size": len(corpus.tokenizer)})
-    config = RunConfig("gam", model, data, train, corpus.fingerprint())
+    model = _build(Config, values | {"vocab_size": len(corpus.tokenizer)})
+    config = RunConfig(args.model, model, data, train, corpus.fingerprint())
     return Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer), corpus
 
 
@@ -108,10 +121,10 @@ def _reopen(args, given: dict):
     stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
     for name, value in given.items():
         value = str(Path(value).resolve()) if name in ("text", "valid") else value
-        if stored[name] != value:
+        if stored.get(name) != value:
             raise InputError(
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was begun with "
-                f"{stored[name]}; leave the flag away, or begin a new run"
+                f"{stored.get(name)}; leave the flag away, or begin a new run"
             )
     corpus = make_corpus(c.data, c.model.block_size, c.train.seed, progress=True)
     if corpus.fingerprint() != c.corpus_sha256:

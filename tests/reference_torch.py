@@ -1,4 +1,4 @@
-"""GAM in torch.nn.functional alone, to compare minigam with.   E1-E9
+"""GAM and the Transformer in torch.nn.functional alone, to compare minigam with.   E1-E9
 
 Written from the equations and without minigam. `w` holds the weights by published name; a part that
 a mixer leaves out is known by its absence.
@@ -52,3 +52,21 @@ def mix(w: dict, u: torch.Tensor) -> torch.Tensor:
 
 def norm(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-5)
+
+
+def transformer_logits(w: dict, ids: torch.Tensor, n_heads: int) -> torch.Tensor:  # (B, T) -> (B, T, V)
+    """The pre-norm Transformer, weights by minigam's own names, attention by PyTorch's own function."""
+    x = F.embedding(ids, w["token_embedding.weight"]) + w["position_embedding.weight"][: ids.shape[1]]
+    for i in range(len({name.split(".")[1] for name in w if name.startswith("blocks.")})):
+        b = f"blocks.{i}"
+        qkv = linear(w, f"{b}.attention.qkv", norm(w, f"{b}.norm1", x))
+        q, k, v = (z.unflatten(-1, (n_heads, -1)).transpose(1, 2) for z in qkv.chunk(3, dim=-1))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2)
+        x = x + linear(w, f"{b}.attention.out", y)
+        hidden = F.gelu(linear(w, f"{b}.feed.expand", norm(w, f"{b}.norm2", x)))
+        x = x + linear(w, f"{b}.feed.contract", hidden)
+    return F.linear(norm(w, "norm", x), w["token_embedding.weight"])
+
+
+def linear(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])

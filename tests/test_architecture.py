@@ -18,13 +18,14 @@ FLOORS = [
     {"tensor", "files"},
     {"ops", "sequence", "gradcheck"},
     {"nn", "grammar"},
-    {"optim", "gam", "pocketstories"},
+    {"optim", "gam", "transformer", "pocketstories"},
     {"lm", "tokenizer", "viz"},
     {"interop", "corpus"},
     {"training", "run"},
     {"cli", "__init__"},
     {"generate"},
-    {"train", "gradcheck.cases", "__main__"},
+    {"train", "gradcheck.arguments", "__main__"},
+    {"gradcheck.cases"},
     {"gradcheck.__main__"},
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}

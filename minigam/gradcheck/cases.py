@@ -11,91 +11,28 @@ from typing import ClassVar
 
 import numpy as np
 
-from minigam import backend, ops, sequence
-from minigam.config import MIXERS, GAMConfig
+from minigam import ops, sequence
+from minigam.config import MIXERS, GAMConfig, TransformerConfig
 from minigam.gam import CausalConv, GAMBlock
-from minigam.lm import GAM
+from minigam.gradcheck.arguments import (
+    apart,
+    between,
+    draw,
+    has_gradient,
+    huge,
+    ids,
+    place,
+    scaled,
+    signs,
+    slots_apart,
+    some_ignored,
+    strided,
+    transposed,
+)  # fmt: skip
+from minigam.lm import GAM, Transformer
 from minigam.nn import Dropout, DropoutStream, Embedding, FeedForward, LayerNorm, Linear, Module
 from minigam.tensor import Op, Tensor
-
-# ------------------------------------------------------- arguments: a shape means normal numbers
-
-
-def between(low: float, high: float, *shape: int):
-    """Uniform, away from where an operation is not defined."""
-    return lambda rng: rng.uniform(low, high, shape)
-
-
-def scaled(by: float, *shape: int):
-    """Normal numbers times a factor."""
-    return lambda rng: by * rng.standard_normal(shape)
-
-
-def signs(size: float, *shape: int):
-    """Either -size or +size."""
-    return lambda rng: size * rng.choice([-1.0, 1.0], shape)
-
-
-def huge(*shape: int):
-    """Numbers near 1e4, a little apart, in multiples of 2^-10: adding a `step` of 2^-17 is exact."""
-    return lambda rng: 2.0**14 + np.rint(rng.standard_normal(shape) * 2**10) / 2**10
-
-
-def apart(*shape: int):
-    """Multiples of 1e4, all different along the last axis: a softmax of them is 0 or 1."""
-    return lambda rng: 1e4 * rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
-
-
-def slots_apart(s: int):
-    """A memory (S, 1) in which queries of -1 or +1 get scores that are 1e4 apart."""
-    return lambda rng: apart(s)(rng)[:, None]
-
-
-def transposed(*shape: int):
-    """Not contiguous: the transpose of an array."""
-    return lambda rng: rng.standard_normal(shape[::-1]).T
-
-
-def strided(*shape: int):
-    """Not contiguous: every second entry of an array."""
-    return lambda rng: rng.standard_normal((*shape, 2))[..., 0]
-
-
-def ids(*shape: int, below: int):
-    """Integers from 0."""
-    return lambda rng: rng.integers(below, size=shape)
-
-
-def some_ignored(*shape: int, below: int):
-    """Targets of which the first is -1, to be ignored."""
-
-    def draw(rng):
-        targets = rng.integers(below, size=shape)
-        targets.flat[0] = -1
-        return targets
-
-    return draw
-
-
-def draw(argument, rng: np.random.Generator):
-    """Turn what stands in a case into an array, a number or None."""
-    if isinstance(argument, tuple):
-        return np.asarray(rng.standard_normal(argument))  # asarray: for () NumPy gives a number
-    return argument(rng) if callable(argument) else argument
-
-
-def has_gradient(a) -> bool:
-    """Whether an argument is an array of floating-point numbers."""
-    return isinstance(a, np.ndarray) and a.dtype.kind == "f"
-
-
-def place(a, library: str):
-    """Move an array to a device, as a Tensor if it has a gradient; let numbers and None be."""
-    if not isinstance(a, np.ndarray):
-        return a
-    moved = backend.to(a, library)
-    return Tensor(moved, requires_grad=True) if has_gradient(a) else moved
-
+from minigam.transformer import Attention, TransformerBlock
 
 # --------------------------------------------------------------------------------- the cases
 
@@ -330,11 +267,27 @@ CASES = [
     case(sequence.gated_fusion, (2, 5, 4), (2, 5, 4), signs(1e4, 2, 5, 8), label="saturated", flat=("gate",)),
     case(sequence.gated_fusion, strided(2, 5, 4), strided(2, 5, 4), transposed(2, 5, 8),
          label="not-contiguous"),
+    case(sequence.causal_attention, (2, 5, 12), n_heads=2),
+    case(sequence.causal_attention, (2, 5, 12), n_heads=1, label="one-head"),
+    case(sequence.causal_attention, (2, 5, 12), n_heads=4, label="head-of-one-channel"),
+    case(sequence.causal_attention, (1, 3, 3), n_heads=1, label="one-channel"),
+    case(sequence.causal_attention, (2, 5, 12), (2, 3, 8), n_heads=2, label="past"),
+    case(sequence.causal_attention, (2, 1, 12), (2, 3, 8), n_heads=2, label="past-one-token"),
+    case(sequence.causal_attention, (2, 5, 12), n_heads=2, p=0.3, key=(0, 1), label="dropout"),
+    case(sequence.causal_attention, transposed(2, 5, 12), transposed(2, 3, 8), n_heads=2,
+         label="not-contiguous"),
 ]  # fmt: skip
 
 # Not smaller: the norm of a few channels bends so sharply that finite differences lose it.
 SMALL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
+RIVAL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
 BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
+
+
+def heads(dropout: float) -> TransformerConfig:
+    """Two heads of three channels."""
+    return TransformerConfig(d_model=6, n_heads=2, dropout=dropout)
+
 
 LAYERS = [
     layer(Linear, lambda rng: Linear(4, 3, rng), (2, 5, 4)),
@@ -355,6 +308,11 @@ LAYERS = [
         )
         for m in MIXERS
     ),
+    *(
+        layer(kind, lambda rng, kind=kind, p=p: kind(heads(p), DropoutStream(0), rng), (2, 4, 6), label=label)
+        for kind in (Attention, TransformerBlock)
+        for p, label in ((0.0, ""), (0.3, "dropout"))
+    ),
 ]
 
 MODELS = [
@@ -362,4 +320,6 @@ MODELS = [
     *(model(GAM, GAMConfig(**SMALL, mixer=m, dropout=0.2), label=f"{m}, dropout") for m in MIXERS),
     model(GAM, GAMConfig(**SMALL, kernel_size=1), label="kernel of one"),
     model(GAM, GAMConfig(**SMALL, kernel_size=4), label="shorter than kernel, batch 1", batch=1, tokens=2),
+    model(Transformer, TransformerConfig(**RIVAL, dropout=0.0), label=""),
+    model(Transformer, TransformerConfig(**RIVAL, dropout=0.2), label="dropout"),
 ]
