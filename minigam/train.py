@@ -33,7 +33,7 @@ def parser() -> cli.Parser:
                    help="where defaults come from; the ones shown are of small (default: small)")  # fmt: skip
     p.add_argument("--prompt", default="", help="beginning of the sample printed at the end")
     cli.add_backend_flag(p)
-    p.add_argument("--model", choices=MODELS, default="gam", help="what to train (default: gam)")
+    p.add_argument("--model", choices=MODELS, help="what to train (default: gam)")
     cli.add_flags(p, DataConfig, PRESETS["small"], "data")
     cli.add_flags(p, ModelConfig, PRESETS["small"], "every model")
     for name, model in MODELS.items():
@@ -87,17 +87,18 @@ def _begin(args, given: dict):
     for name in ("text", "valid"):  # so that resuming works from any folder
         if values.get(name) is not None:
             values[name] = str(Path(values[name]).resolve())
-    Config = MODELS[args.model].Config
+    model_type = args.model or "gam"
+    Config = MODELS[model_type].Config
     data, train = _build(DataConfig, values), _build(TrainConfig, values)
     usable = {f.name for config in (DataConfig, TrainConfig, Config) for f in fields(config)}
     if foreign := sorted(given.keys() - usable):
         raise InputError(
-            f"--{foreign[0].replace('_', '-')} is no number of --model {args.model}; leave it away"
+            f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; leave it away"
         )
     checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, train.seed, progress=True)
     model = _build(Config, values | {"vocab_size": len(corpus.tokenizer)})
-    config = RunConfig(args.model, model, data, train, corpus.fingerprint())
+    config = RunConfig(model_type, model, data, train, corpus.fingerprint())
     return Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer), corpus
 
 
@@ -118,6 +119,10 @@ def _reopen(args, given: dict):
     if args.out is not None:
         raise InputError("--resume continues in its own folder; leave --out away")
     c = run.config
+    if args.model not in (None, c.model_type):
+        raise InputError(
+            f"--resume {run.path}: --model is {args.model}, the run was begun with {c.model_type}"
+        )
     stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
     for name, value in given.items():
         value = str(Path(value).resolve()) if name in ("text", "valid") else value

@@ -13,7 +13,7 @@ from minigam.files import write_text
 from minigam.run import Run
 
 SMALL = [
-    "--backend=numpy", "--stories=20", "--valid-stories=2", "--d-model=8", "--n-layers=1", "--n-slots=4",
+    "--backend=numpy", "--stories=20", "--valid-stories=2", "--d-model=8", "--n-layers=1",
     "--batch-size=2", "--steps=2",
 ]  # fmt: skip
 
@@ -57,6 +57,8 @@ def text(tmp_path) -> Path:
         (["--steps=many"], ["--steps", "'many'"]),
         (["--steps"], ["--steps", "expected one argument"]),
         (["--backend=tpu"], ["--backend", "'tpu'", "numpy"]),
+        (["--model=transformer", "--kernel-size=4"], ["--kernel-size does not belong", "transformer"]),
+        (["--model=transformer", "--n-heads=3"], ["n_heads is 3", "divisor of d_model 8"]),
         (["--mixer=none"], ["--mixer", "gated"]),
         (["--d-model=0"], ["d_model is 0", "at least 1"]),
         (["--d-model=-8"], ["d_model is -8", "at least 1"]),

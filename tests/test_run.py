@@ -137,6 +137,7 @@ def test_a_finished_run_resumed_says_the_same_once_more(copy, whole, capsys):
     ("flags", "message"),
     [
         (["--d-model=16"], "--d-model is 16, the run was begun with 8"),
+        (["--model=transformer"], "--model is transformer, the run was begun with gam"),
         (["--lr=0.1"], "--lr is 0.1, the run was begun with"),
         (["--text=other.txt"], "the run was begun with None"),
         (["--out=elsewhere"], "leave --out away"),
