@@ -6,14 +6,14 @@ inputs are. `python -m minigam` lists the commands.
 
 from minigam import gradcheck as _gradcheck_room
 from minigam import interop, ops, optim, sequence, training
-from minigam.config import GAMConfig, TransformerConfig
-from minigam.lm import GAM, Transformer
+from minigam.config import GAMConfig, MambaConfig, TransformerConfig
+from minigam.lm import GAM, Mamba, Transformer
 from minigam.tensor import Tensor, no_grad, reference_only
 
 gradcheck = _gradcheck_room.gradcheck  # the function, in place of the room it lives in
 
 __all__ = [
-    "GAM", "GAMConfig", "Tensor", "Transformer", "TransformerConfig", "gradcheck", "interop", "no_grad",
-    "ops", "optim", "reference_only", "sequence", "training",
+    "GAM", "GAMConfig", "Mamba", "MambaConfig", "Tensor", "Transformer", "TransformerConfig", "gradcheck", "interop",
+    "no_grad", "ops", "optim", "reference_only", "sequence", "training",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -90,6 +90,21 @@ class TransformerConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MambaConfig(ModelConfig):
+    """The baseline with a selective state space; a block sees all before through its states."""
+
+    d_state: int = setting(16, "N, states of each expanded channel")
+    d_conv: int = setting(4, "tokens its convolution sees")
+    expand: int = setting(3, "expanded channels E, in multiples of d_model")
+    residual: bool = setting(True, "x + block(LayerNorm(x)); False stacks blocks bare, as GAM's authors did")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_counts("d_state", "d_conv", "expand")
+        self.require(isinstance(self.residual, bool), "residual", "True or False")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
     """What to train on: PocketStories, or any text file."""
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from minigam import backend, nn, ops
-from minigam.config import GAMConfig, ModelConfig, TransformerConfig
+from minigam.config import GAMConfig, MambaConfig, ModelConfig, TransformerConfig
 from minigam.gam import GAMBlock
+from minigam.mamba import MambaBlock
 from minigam.tensor import ShapeError, Tensor, no_grad
 from minigam.transformer import TransformerBlock
 
@@ -169,6 +170,12 @@ class Transformer(LanguageModel):
     """The paper's baseline: every output sees every token before it, at a cost that grows with the square."""
 
     Block, Config = TransformerBlock, TransformerConfig
+
+
+class Mamba(LanguageModel):
+    """The paper's second baseline: every output sees every token before it, as far as its states remember."""
+
+    Block, Config = MambaBlock, MambaConfig
 
 
 def count_targets(targets) -> int:

@@ -139,6 +139,20 @@ def sigmoid(xp, x):
 
 
 @op
+def silu(xp, x):
+    """x sigmoid(x), in Mamba.   Source: Elfwing et al., arXiv 1702.03118."""
+    s = sigmoid_of(xp, x)
+    return x * s, lambda dy: (dy * s * (1.0 + x * (1.0 - s)),)
+
+
+@op
+def softplus(xp, x):
+    """log(1 + exp(x)), which is above 0; large x overflow nothing."""
+    y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
+    return y, lambda dy: (dy * sigmoid_of(xp, x),)
+
+
+@op
 def gelu(xp, x):
     """Gaussian error linear unit, the exact one.   in E9
 

@@ -20,11 +20,11 @@ from minigam import corpus, tokenizer
 from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
 from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
-from minigam.lm import GAM, LanguageModel, Transformer
+from minigam.lm import GAM, LanguageModel, Mamba, Transformer
 from minigam.optim import AdamW
 
 FORMAT = "minigam run 1"
-MODELS: dict[str, type[LanguageModel]] = {"gam": GAM, "transformer": Transformer}
+MODELS: dict[str, type[LanguageModel]] = {"gam": GAM, "transformer": Transformer, "mamba": Mamba}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The sequence maps, by hand: GAM's convolution, memory and gate, and the rival's attention.
+"""The sequence maps, by hand: GAM's convolution, memory and gate, the rivals' attention and scan.
 
 Letters: B batch, T tokens (the paper's N), C channels, K kernel size, S memory slots, H heads,
-D = C / H channels of a head, P tokens of a past.
+D = C / H channels of a head, P tokens of a past, E expanded channels and N states of each (Mamba).
 """
 
 import math
@@ -164,3 +164,62 @@ def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: t
         return xp.concatenate([dq, dkv[:, P:]], axis=-1), None if past is None else dkv[:, :P]
 
     return y, backward
+
+
+@op
+def selective_scan(xp, x, delta, A, B, C, skip, past=None):
+    """Carry N numbers for each channel through time, and let the input decide what is kept.
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,   y_t = C_t h_t + skip x_t
+
+    x, delta : (B, T, E)   the input, and its step size, above 0
+    A        : (E, N)      negative: how fast each state forgets (zero-order hold: a = exp(delta A))
+    B, C     : (B, T, N)   what is written and what is read, for each token its own
+    skip     : (E)         the paper's D
+    past     : (B, E, N) or None   the state before the first token; None is zero
+    returns    (B, T, E)   token t has seen every token up to t and none after it
+    Raises ShapeError when a shape does not fit.
+    Cost: O(B T E N); keeps the states, B T E N numbers. Token by token, as the recurrence reads.
+    Source: Gu and Dao, arXiv 2312.00752, section 3; B discretised by delta B, as in their code.
+    """
+    (b, T, E), N = x.shape, A.shape[-1]
+    wanted = {
+        "delta": (b, T, E),
+        "A": (E, N),
+        "B": (b, T, N),
+        "C": (b, T, N),
+        "skip": (E,),
+        "past": (b, E, N),
+    }
+    for (name, shape), z in zip(wanted.items(), (delta, A, B, C, skip, past), strict=True):
+        if z is not None and z.shape != shape:
+            raise ShapeError(f"selective_scan: {name} {z.shape}, wanted {shape} beside x {x.shape}")
+    states = [xp.zeros((b, E, N), dtype=x.dtype) if past is None else past]
+    states += scan_states(xp, x, delta, A, B, states[0])
+    y = xp.stack([(h * C[:, t, None]).sum(axis=-1) for t, h in enumerate(states[1:])], axis=1) + skip * x
+
+    def backward(dy):
+        dx, ddelta, dB, dC = dy * skip, xp.zeros_like(delta), xp.zeros_like(B), xp.zeros_like(C)
+        dA, dh = xp.zeros_like(A), xp.zeros_like(states[0])
+        for t in range(T - 1, -1, -1):
+            before, h, dy_t, step = states[t], states[t + 1], dy[:, t, :, None], delta[:, t, :, None]
+            dh = dh + dy_t * C[:, t, None]  # h_t is read at t, and used by h_{t+1}
+            dC[:, t] = (dy_t * h).sum(axis=1)
+            dB[:, t] = (dh * step * x[:, t, :, None]).sum(axis=1)
+            written = (dh * B[:, t, None]).sum(axis=-1)  # through delta_t x_t
+            dx[:, t] += written * delta[:, t]
+            a = xp.exp(step * A)
+            decayed = dh * before * a  # through the exponent delta_t A
+            ddelta[:, t] = written * x[:, t] + (decayed * A).sum(axis=-1)
+            dA += (decayed * step).sum(axis=0)
+            dh = dh * a
+        return dx, ddelta, dA, dB, dC, rows(dy * x).sum(axis=0), None if past is None else dh
+
+    return y, backward
+
+
+def scan_states(xp, x, delta, A, B, h):
+    """Yield the states h_1 .. h_T, each (B, E, N), of the recurrence that starts from `h`."""
+    for t in range(x.shape[1]):
+        h = xp.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None]
+        yield h

@@ -19,6 +19,7 @@ FLOORS = [
     {"ops", "sequence", "gradcheck"},
     {"nn", "grammar"},
     {"optim", "gam", "transformer", "pocketstories"},
+    {"mamba"},
     {"lm", "tokenizer", "viz"},
     {"interop", "corpus"},
     {"training", "run"},

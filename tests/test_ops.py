@@ -238,6 +238,13 @@ def torch_twins(torch) -> dict:
         before = torch.ones(T, k.shape[2], dtype=torch.bool).tril(k.shape[2] - T)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=before).transpose(1, 2).flatten(-2)
 
+    def selective_scan(x, delta, A, B, C, skip, past=None):
+        h, y = torch.zeros(x.shape[0], *A.shape, dtype=x.dtype) if past is None else past, []
+        for x_t, d_t, B_t, C_t in zip(*(z.unbind(dim=1) for z in (x, delta, B, C)), strict=True):
+            h = torch.exp(torch.einsum("be,en->ben", d_t, A)) * h + torch.einsum("be,bn->ben", d_t * x_t, B_t)
+            y.append(torch.einsum("ben,bn->be", h, C_t) + skip * x_t)
+        return torch.stack(y, dim=1)
+
     def sum_(x, axis=None, keepdims=False):
         return x.sum() if axis is None else x.sum(axis, keepdims)
 
@@ -254,6 +261,8 @@ def torch_twins(torch) -> dict:
         "tanh": torch.tanh,
         "sigmoid": torch.sigmoid,
         "gelu": F.gelu,
+        "silu": F.silu,
+        "softplus": F.softplus,
         "sum": sum_,
         "reshape": lambda x, shape: x.reshape(shape),
         "transpose": lambda x, axes: x.permute(axes),
@@ -267,6 +276,7 @@ def torch_twins(torch) -> dict:
         "associative_memory": lambda u, memory: F.softmax(u @ memory.T, dim=-1) @ memory,
         "gated_fusion": gated_fusion,
         "causal_attention": causal_attention,
+        "selective_scan": selective_scan,
     }
 
 

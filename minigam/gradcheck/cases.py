@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from minigam import ops, sequence
-from minigam.config import MIXERS, GAMConfig, TransformerConfig
+from minigam.config import MIXERS, GAMConfig, MambaConfig, TransformerConfig
 from minigam.gam import CausalConv, GAMBlock
 from minigam.gradcheck.arguments import (
     apart,
@@ -29,7 +29,8 @@ from minigam.gradcheck.arguments import (
     strided,
     transposed,
 )  # fmt: skip
-from minigam.lm import GAM, Transformer
+from minigam.lm import GAM, Mamba, Transformer
+from minigam.mamba import MambaBlock, Projection, SelectiveSSM, StepSize
 from minigam.nn import Dropout, DropoutStream, Embedding, FeedForward, LayerNorm, Linear, Module
 from minigam.tensor import Op, Tensor
 from minigam.transformer import Attention, TransformerBlock
@@ -196,6 +197,10 @@ CASES = [
     case(ops.gelu, (2, 3)),
     case(ops.gelu, strided(2, 3), label="not-contiguous"),
     case(ops.gelu, signs(1e4, 3, 4), label="saturated", step=2.0**-7),
+    case(ops.silu, (2, 3)),
+    case(ops.silu, signs(1e4, 3, 4), label="saturated", step=2.0**-7),
+    case(ops.softplus, (2, 3)),
+    case(ops.softplus, signs(1e4, 3, 4), label="saturated", step=2.0**-7),
     case(ops.sum, (2, 3)),
     case(ops.sum, (), label="no-axes"),
     case(ops.sum, (2, 3, 4), axis=1, label="axis"),
@@ -274,12 +279,20 @@ CASES = [
     case(sequence.causal_attention, (2, 5, 12), (2, 3, 8), n_heads=2, label="past"),
     case(sequence.causal_attention, (2, 1, 12), (2, 3, 8), n_heads=2, label="past-one-token"),
     case(sequence.causal_attention, (2, 5, 12), n_heads=2, p=0.3, key=(0, 1), label="dropout"),
+    *(
+        case(sequence.selective_scan, (2, T, 4), between(0.1, 1.0, 2, T, 4), between(-1.0, -0.1, 4, 3),
+             (2, T, 3), (2, T, 3), (4,), *past, label=label)
+        for T, past, label in ((5, (), ""), (5, ((2, 4, 3),), "past"), (1, ((2, 4, 3),), "past-one-token"))
+    ),
+    case(sequence.selective_scan, (1, 3, 1), between(0.1, 1.0, 1, 3, 1), between(-1.0, -0.1, 1, 1),
+         (1, 3, 1), (1, 3, 1), (1,), label="one-state"),
     case(sequence.causal_attention, transposed(2, 5, 12), transposed(2, 3, 8), n_heads=2,
          label="not-contiguous"),
 ]  # fmt: skip
 
 # Not smaller: the norm of a few channels bends so sharply that finite differences lose it.
 SMALL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
+SECOND = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "d_state": 3, "expand": 2}
 RIVAL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
 BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
 
@@ -287,6 +300,11 @@ BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
 def heads(dropout: float) -> TransformerConfig:
     """Two heads of three channels."""
     return TransformerConfig(d_model=6, n_heads=2, dropout=dropout)
+
+
+def states(residual: bool) -> MambaConfig:
+    """Two states for each of eight expanded channels."""
+    return MambaConfig(d_model=4, d_state=2, d_conv=3, expand=2, residual=residual)
 
 
 LAYERS = [
@@ -308,6 +326,15 @@ LAYERS = [
         )
         for m in MIXERS
     ),
+    layer(Projection, lambda rng: Projection(4, 3, rng), (2, 5, 4)),
+    layer(StepSize, lambda rng: StepSize(2, 3, rng), (2, 5, 2)),
+    layer(SelectiveSSM, lambda rng: SelectiveSSM(states(True), rng), (2, 4, 4)),
+    *(
+        layer(
+            MambaBlock, lambda rng, r=r: MambaBlock(states(r), DropoutStream(0), rng), (2, 4, 4), label=label
+        )
+        for r, label in ((True, "residual"), (False, "bare"))
+    ),
     *(
         layer(kind, lambda rng, kind=kind, p=p: kind(heads(p), DropoutStream(0), rng), (2, 4, 6), label=label)
         for kind in (Attention, TransformerBlock)
@@ -322,4 +349,8 @@ MODELS = [
     model(GAM, GAMConfig(**SMALL, kernel_size=4), label="shorter than kernel, batch 1", batch=1, tokens=2),
     model(Transformer, TransformerConfig(**RIVAL, dropout=0.0), label=""),
     model(Transformer, TransformerConfig(**RIVAL, dropout=0.2), label="dropout"),
+    *(
+        model(Mamba, MambaConfig(**SECOND, dropout=0.2, residual=r), label=label)
+        for r, label in ((True, "residual"), (False, "bare"))
+    ),
 ]

@@ -1,0 +1,108 @@
+"""The paper's second baseline: Mamba's selective state-space block, by hand.
+
+Letters: C channels, E = expand C expanded channels, N = d_state states of each, R = C / 16 (rounded up),
+the rank through which the step size is computed.
+"""
+
+import math
+
+import numpy as np
+
+from minigam import ops
+from minigam.backend import xp_of
+from minigam.config import MambaConfig
+from minigam.gam import BlockState, CausalConv
+from minigam.nn import DropoutStream, LayerNorm, Module, Parameter, uniform
+from minigam.sequence import scan_states, selective_scan
+
+
+class Projection(Module):
+    """y = x W^T, without a bias."""
+
+    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator):
+        self.weight = Parameter(uniform(rng, (c_out, c_in), 1.0 / math.sqrt(c_in)))
+
+    def __call__(self, x):
+        return ops.linear(x, self.weight)
+
+
+class StepSize(Module):
+    """delta = softplus(x W^T + b), so begun that delta is log-uniform between 0.001 and 0.1."""
+
+    def __init__(self, rank: int, c_out: int, rng: np.random.Generator):
+        self.weight = Parameter(uniform(rng, (c_out, rank), 1.0 / math.sqrt(rank)))
+        delta = np.exp(rng.uniform(math.log(0.001), math.log(0.1), c_out)).clip(1e-4)
+        self.bias = Parameter(delta + np.log(-np.expm1(-delta)))  # softplus(bias) = delta
+
+    def __call__(self, x):
+        return ops.softplus(ops.linear(x, self.weight, self.bias))
+
+
+class SelectiveSSM(Module):
+    """Expand, convolve, scan with what the input decides, gate, contract.
+
+        x, z = W_in u                         E channels each
+        x = SiLU(conv(x))                     causal, depthwise, d_conv tokens
+        delta, B, C = W_x x                   step size through R numbers, then softplus
+        y = scan(x, delta, -exp(A_log), B, C, D)
+        out = W_out (y SiLU(z))
+
+    Source: Gu and Dao, arXiv 2312.00752, with the initial values of their code: A_log = log(1..N), D = 1.
+    """
+
+    def __init__(self, config: MambaConfig, rng: np.random.Generator):
+        C, E, N = config.d_model, config.expand * config.d_model, config.d_state
+        self.rank, self.n = math.ceil(C / 16), N
+        self.expand = Projection(C, 2 * E, rng)
+        self.conv = CausalConv(E, config.d_conv, rng)
+        self.select = Projection(E, self.rank + 2 * N, rng)
+        self.step_size = StepSize(self.rank, E, rng)
+        self.A_log = Parameter(np.log(np.tile(np.arange(1.0, N + 1.0), (E, 1))))  # (E, N), S4D-real
+        self.D = Parameter(np.ones(E))
+        self.contract = Projection(E, C, rng)
+
+    def __call__(self, u, state: "MambaState | None" = None):  # (B, T, C) -> (B, T, C)
+        E, R, N = self.D.shape[0], self.rank, self.n
+        xz = self.expand(u)
+        x = ops.silu(self.conv(xz[..., :E], state.conv if state is not None else None))
+        selected = self.select(x)
+        delta = self.step_size(selected[..., :R])
+        B, C = selected[..., R : R + N], selected[..., R + N :]
+        A = -ops.exp(self.A_log)
+        past = state.advance(x.data, delta.data, A.data, B.data) if state is not None else None
+        y = selective_scan(x, delta, A, B, C, self.D, past)
+        return self.contract(y * ops.silu(xz[..., E:]))
+
+
+class MambaState:
+    """What a Mamba block remembers: its convolution's latest inputs, and the N states of each channel."""
+
+    def __init__(self, conv: BlockState, h):
+        self.conv, self.h = conv, h  # h is (B, E, N)
+
+    def advance(self, x, delta, A, B):
+        """Return the state that `x` (B, T, E) continues, and remember the one after it."""
+        past = self.h
+        for self.h in scan_states(xp_of(x), x, delta, A, B, past):
+            pass
+        return past
+
+
+class MambaBlock(Module):
+    """x + ssm(LayerNorm(x)); with `residual=False` ssm(x) alone, as the authors of GAM stacked it."""
+
+    def __init__(self, config: MambaConfig, stream: DropoutStream, rng: np.random.Generator):
+        self.residual = config.residual
+        if self.residual:
+            self.norm = LayerNorm(config.d_model)
+        self.ssm = SelectiveSSM(config, rng)
+
+    def __call__(self, x, state: MambaState | None = None):  # (B, T, C) -> (B, T, C)
+        return x + self.ssm(self.norm(x), state) if self.residual else self.ssm(x, state)
+
+    def new_state(self, batch: int) -> MambaState:
+        """Return the state before the first token: zeros."""
+        conv, A = self.ssm.conv.weight, self.ssm.A_log
+        (E, K), zeros = conv.shape, xp_of(conv.data).zeros
+        past = zeros((batch, K - 1, E), dtype=conv.dtype)
+        return MambaState(BlockState(past), zeros((batch, *A.shape), dtype=A.dtype))
