@@ -13,7 +13,7 @@ from minigam.tensor import Tensor, no_grad, reference_only
 gradcheck = _gradcheck_room.gradcheck  # the function, in place of the room it lives in
 
 __all__ = [
-    "GAM", "GAMConfig", "Mamba", "MambaConfig", "Tensor", "Transformer", "TransformerConfig", "gradcheck", "interop",
-    "no_grad", "ops", "optim", "reference_only", "sequence", "training",
+    "GAM", "GAMConfig", "Mamba", "MambaConfig", "Tensor", "Transformer", "TransformerConfig", "gradcheck",
+    "interop", "no_grad", "ops", "optim", "reference_only", "sequence", "training",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -43,14 +43,18 @@ def add_flags(
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" (default: {default})"
         kind = str if f.default is None else type(f.default)
+        choices = f.metadata.get("choices")
+        shape = {"type": kind, "choices": choices}
+        if kind is bool:
+            shape = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
+        elif choices is None:
+            shape["metavar"] = {int: "N", float: "X", str: "FILE"}[kind]
         group.add_argument(
             f"--{f.name.replace('_', '-')}",
             dest=f.name,
-            type=kind,
-            choices=f.metadata.get("choices"),
             default=argparse.SUPPRESS,
-            metavar=None if f.metadata.get("choices") else {int: "N", float: "X", str: "FILE"}[kind],
             help=f.metadata["help"].replace("%", "%%") + shown,
+            **shape,
         )
 
 

@@ -13,7 +13,7 @@ import types
 import numpy as np
 
 FUNCTIONS = (
-    "abs", "arange", "concatenate", "copysign", "exp", "isfinite", "log", "maximum", "minimum", "ones",
+    "abs", "arange", "concatenate", "copysign", "exp", "isfinite", "log", "log1p", "maximum", "minimum", "ones",
     "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "where", "zeros", "zeros_like",
 )  # fmt: skip
 METHODS = (

@@ -70,3 +70,34 @@ def transformer_logits(w: dict, ids: torch.Tensor, n_heads: int) -> torch.Tensor
 
 def linear(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
     return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+
+def mamba_logits(w: dict, ids: torch.Tensor) -> torch.Tensor:  # (B, T) -> (B, T, V)
+    """Mamba, weights by minigam's own names; a block without a norm is one without a residual too."""
+    x = F.embedding(ids, w["token_embedding.weight"]) + w["position_embedding.weight"][: ids.shape[1]]
+    for i in range(len({name.split(".")[1] for name in w if name.startswith("blocks.")})):
+        bare = f"blocks.{i}.norm.weight" not in w
+        y = ssm(w, f"blocks.{i}.ssm", x if bare else norm(w, f"blocks.{i}.norm", x))
+        x = y if bare else x + y
+    return F.linear(norm(w, "norm", x), w["token_embedding.weight"])
+
+
+def ssm(w: dict, name: str, u: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
+    a = {key.removeprefix(f"{name}."): value for key, value in w.items() if key.startswith(f"{name}.")}
+    (E, N), R, K = a["A_log"].shape, a["step_size.weight"].shape[1], a["conv.weight"].shape[1]
+    x, z = F.linear(u, a["expand.weight"]).chunk(2, dim=-1)
+    padded = F.pad(x.transpose(1, 2), (K - 1, 0))
+    x = F.silu(F.conv1d(padded, a["conv.weight"][:, None], a["conv.bias"], groups=E).transpose(1, 2))
+    step, B, C = F.linear(x, a["select.weight"]).split([R, N, N], dim=-1)
+    delta = F.softplus(F.linear(step, a["step_size.weight"], a["step_size.bias"]))
+    decay = torch.exp(delta[..., None] * -torch.exp(a["A_log"]))  # (B, T, E, N)
+    # Without a recurrence: h_t is the sum over s <= t of what was written at s, decayed since then.
+    y = []
+    for t in range(x.shape[1]):
+        h = sum(
+            decay[:, s + 1 : t + 1].prod(dim=1) * (delta * x)[:, s, :, None] * B[:, s, None]
+            for s in range(t + 1)
+        )
+        y.append((h * C[:, t, None]).sum(dim=-1))
+    y = torch.stack(y, dim=1) + a["D"] * x
+    return F.linear(y * F.silu(z), a["contract.weight"])
