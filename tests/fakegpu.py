@@ -13,8 +13,8 @@ import types
 import numpy as np
 
 FUNCTIONS = (
-    "abs", "arange", "concatenate", "copysign", "exp", "isfinite", "log", "log1p", "maximum", "minimum", "ones",
-    "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "where", "zeros", "zeros_like",
+    "abs", "arange", "concatenate", "copysign", "exp", "isfinite", "log", "log1p", "maximum", "minimum",
+    "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "where", "zeros", "zeros_like",
 )  # fmt: skip
 METHODS = (
     "all", "any", "argmax", "astype", "copy", "max", "min", "reshape", "sum", "swapaxes", "take", "transpose",
