@@ -6,7 +6,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigam import GAMConfig
+from minigam import GAMConfig, Transformer, TransformerConfig
 from minigam.config import MIXERS
 from minigam.interop import from_official, to_official
 from minigam.tensor import ShapeError
@@ -111,7 +111,7 @@ def test_missing_and_unknown_names_are_listed(mixer):
         arrays,
         "missing ['blocks.1.ffn.2.bias', 'head.weight']",
         "unknown ['blocks.0.zebra', 'lm_head.weight']",
-        f"2 blocks of mixer '{mixer}'",
+        f"2 blocks of kind '{mixer}'",
     )
 
 
@@ -172,3 +172,29 @@ def test_what_is_no_numpy_array_is_refused():
 def test_only_a_gam_has_published_names():
     with pytest.raises(TypeError, match="to_official: Linear, wanted a GAM"):
         to_official(tiny.gam().blocks[0].feed.expand)
+
+
+def transformer_arrays() -> dict[str, np.ndarray]:
+    """What the authors' code saves of their Transformer, the causal mask included."""
+    config = TransformerConfig(vocab_size=7, block_size=6, d_model=6, n_layers=2, n_heads=3)
+    arrays = to_official(tiny.randomise(Transformer(config, dtype="float64")))
+    mask = np.tril(np.ones((1, 1, 6, 6)))
+    return arrays | {f"blocks.{i}.attn.bias": mask for i in range(2)}
+
+
+def test_the_authors_transformer_is_recognised_and_its_mask_skipped():
+    arrays = transformer_arrays()
+    assert arrays["blocks.1.attn.c_attn.weight"].shape == (18, 6)
+    model = from_official(arrays, dropout=0.2, n_heads=3)
+    assert isinstance(model, Transformer)
+    assert (model.config.n_heads, model.config.dropout, model.config.n_layers) == (3, 0.2, 2)
+    again = to_official(model)
+    assert again.keys() == {name for name in arrays if not name.endswith(".attn.bias")}
+    for name, a in again.items():
+        np.testing.assert_array_equal(a, arrays[name], err_msg=name)
+
+
+def test_missing_names_of_a_transformer_are_listed():
+    arrays = transformer_arrays()
+    del arrays["blocks.0.attn.c_proj.bias"]
+    refused(KeyError, arrays, "missing ['blocks.0.attn.c_proj.bias']", "kind 'transformer'")
