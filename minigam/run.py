@@ -151,6 +151,10 @@ class Run:
             self.path / "model.safetensors", parameters, {"format": "minigam model 1", "step": str(step)}
         )
 
+    def saved_step(self) -> int:
+        """Return the step of the latest checkpoint."""
+        return int(read_arrays(self.path / "optimizer.safetensors")[1]["step"])
+
     def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
         """Return model, optimiser and step as the latest checkpoint has them.
 

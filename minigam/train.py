@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         step = _train(run, model, optimizer, corpus, step)
     except NonFinite as e:
-        saved = run.resume()[2]
+        saved = run.saved_step()
         print(f"{PROG}: {e}. Last good checkpoint: step {saved}, in {run.path}. "
               "Begin again with a smaller --lr.", file=sys.stderr)  # fmt: skip
         return 1

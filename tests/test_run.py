@@ -233,6 +233,7 @@ def test_nan_stops_with_the_step_the_operation_and_the_last_good_checkpoint(tmp_
     assert "step 7: loss nan" in err
     assert "op 'gelu', forward" in err
     assert "Last good checkpoint: step 5" in err
+    assert Run(tmp_path / "sick").metrics()[-1]["step"] == 6  # what led to it can still be read
     model, _, step = Run(tmp_path / "sick").resume()
     assert step == 5
     assert all(np.isfinite(a).all() for a in model.state_dict().values())
