@@ -52,26 +52,26 @@ RULES = {
         2: Once upon a time , {new hero} lived [ beside | near | behind | beyond ] the {new place}
            with a <kind> {new friend} .
         | Long ago , a child called {new hero} and a <kind> {new friend}
-          shared a [ tiny | crooked | wooden | sunny | narrow | mossy ] little house by the {new place} .
+          shared a [ tidy | crooked | cosy | sunny | lopsided | mossy ] little house by the {new place} .
         | There was once a <kind> {new friend} who lived by the {new place} ,
           and whose best friend was {new hero} .
     ]""",
     "kind": """[ 3: small | 2: clever | gentle | sleepy | 2: brave | funny | polite | wise | plump | shaggy
         | cheerful | stubborn ]""",
     "thing": """{Hero.they} had {new number.some} <colour> {new thing@number}
-        and [ kept | hid | carried | stored ] {number.them} in a
+        and [ kept | hid | left | stored ] {number.them} in a
         [ 3: pocket | basket | box | drawer | hat | teapot | chest | boot ] .""",
-    "colour": """[ 2: red | blue | golden | painted | shiny | 2: wooden | green | silver | purple | striped
+    "colour": """[ 2: red | blue | golden | painted | shiny | 2: lucky | green | silver | purple | striped
         | dusty | spotted ]""",
     "mood": """But [ all week | since spring | that year | some days ] {hero.they} felt {new feeling} ,
         and nobody [ 2: knew | asked | guessed | understood ] why .""",
     "theft": """One [ windy | foggy | rainy | cold | bright | quiet | frosty | grey ] morning
         the {thing@number} {number.was} gone !
         “ Who took {number.them} ? ” [ 2: cried | asked | whispered | sobbed | shouted | wondered ] {hero} .
-        The {friend} [ sniffed | tapped | scratched | licked | searched | checked ]
-        the [ floor | door | window | wall | garden | cellar | attic | ladder ]
+        The {friend} [ searched | explored | inspected | crossed | checked | swept ]
+        the [ kitchen | garden | cellar | attic | hallway | yard | pantry | stable ]
         and found [ tiny | muddy | strange | wet | enormous | sticky ] footprints .
-        They led [ over | under | around | past ] the [ bridge | fence | barn | well | bakery | school ] ,
+        They led [ around | past | behind | beyond ] the [ bridge | fence | barn | well | bakery | school ] ,
         all the way to the {place} , where a <thief> sat with the {thing@number} .
         “ I only wanted [ 2: a friend | to play | something pretty | your help ] , ”
         it [ said | sniffled | mumbled | sighed | confessed | explained ] .""",
@@ -96,13 +96,13 @@ RULES = {
         under the [ bed | table | stairs | blanket | bench | piano ] .
         “ [ Do not be afraid | Stay with me | Hold my hand | Take a deep breath ] , ” said {hero} .
         “ We still have the {thing@number} ! ”
-        So they [ lit | fetched | built | opened | found | cleaned ]
+        So they [ fetched | found | chose | borrowed | shared | repaired ]
         a [ candle | stove | tent | barrel | lamp | raft ]
         and [ played | waited | watched | told stories | drew pictures | baked biscuits ]
         until the [ wind | thunder | clouds | rain ] went away .""",
     "fair": """Every [ summer | autumn | winter | year ]
         there was a [ fair | race | feast | dance | circus | market ]
-        at the {place} .
+        by the {place} .
         “ I have nothing to [ bring | show | sell | wear | juggle | share ] , ”
         [ sighed | groaned | grumbled | wept ] the {friend} .
         {Hero} thought about it for [ two | three | four | five | six | seven ] [ minutes | hours | days ] .
@@ -112,8 +112,8 @@ RULES = {
         [ dancing | singing | limping | marching | rolling | skipping ]
         down the [ street | stage | steps | slope ] with the {thing@number} .""",
     "ending": """[ That evening | Afterwards | In the end | Before bedtime ] {hero} and the {friend}
-        [ shared | enjoyed | cooked | ordered ] [ 2: warm | sweet | fresh | spicy | salty | creamy ]
-        [ bread | pancakes | soup | berries | noodles | pudding | dumplings | porridge ]
+        [ shared | enjoyed | tasted | devoured ] [ 2: warm | sweet | fresh | delicious | homemade | wonderful ]
+        [ bread | pancakes | soup | pie | noodles | pudding | dumplings | porridge ]
         by the [ 2: fire | window | door | water ] , and nobody felt {feeling} any more .""",
 }
 
