@@ -1,6 +1,7 @@
 """List the commands."""
 
 import ast
+import sys
 from pathlib import Path
 
 COMMANDS = ("train", "generate", "gradcheck")
@@ -17,3 +18,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    if sys.argv[1:]:
+        sys.exit(f"minigam: {sys.argv[1]} is none of these; choose one as shown above")

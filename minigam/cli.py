@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from minigam.config import InputError
 class Parser(argparse.ArgumentParser):
     """argparse with one line an error, a guess at what was meant, and --like-this for --like_this."""
 
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
         args = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), a) for a in args]
@@ -25,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
+        self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message} (--help lists the flags)\n")
 
 
 def add_flags(
@@ -78,12 +82,19 @@ def choose_backend(name: str) -> str:
 
 def run(main: Callable[[], int], prog: str) -> None:
     """Call a command's main and exit: 2 and one line for what the user can mend, 130 for Ctrl-C."""
-    sys.stdout.reconfigure(line_buffering=True)  # so that a log shows each line when it is printed
+    if sys.stdout is not None:  # each line when it is printed, and ? for what a terminal cannot show
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
     try:
         code = main()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:
         code = 2
         print(f"{prog}: {e}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read our output has gone, as head does
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        code = 1
+    except MemoryError as e:
+        code = 2
+        print(f"{prog}: out of memory ({e}); choose a smaller model or batch", file=sys.stderr)
     except OSError as e:
         code = 2
         print(f"{prog}: {e.filename or 'a file'}: {e.strerror or e}", file=sys.stderr)

@@ -42,10 +42,13 @@ class Checked:
         known = {f.name for f in fields(cls)}
         if wrong := set(values) ^ known:
             raise InputError(f"{cls.__name__}: unknown or missing fields {sorted(wrong)}")
-        try:
-            return cls(**values)
-        except TypeError as e:  # a value of another type meets a bound
-            raise InputError(f"{cls.__name__}: {e}") from e
+        for f in fields(cls):
+            kinds = {float: (float, int), type(None): (str, type(None))}.get(
+                type(f.default), (type(f.default),)
+            )
+            if type(values[f.name]) not in kinds:
+                raise InputError(f"{f.name} is {values[f.name]!r}, wanted {kinds[0].__name__}")
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +151,6 @@ class TrainConfig(Checked):
         self.require(self.warmup_steps >= 0, "warmup_steps", "a whole number, at least 0")
         for name in ("beta1", "beta2"):
             self.require(0.0 <= getattr(self, name) < 1.0, name, f"0 <= {name} < 1")
-        self.require(self.weight_decay >= 0.0, "weight_decay", "a number, at least 0")
+        self.require(0.0 <= self.weight_decay < math.inf, "weight_decay", "a number, at least 0")
         self.require(self.max_norm > 0.0, "max_norm", "a number above 0")
         self.require(self.seed >= 0, "seed", "a whole number, at least 0")

@@ -55,6 +55,11 @@ def from_pocketstories(
     The two splits are drawn from different seeds, 2 seed and 2 seed + 1.
     Raises InputError when a story does not fit into block_size.
     """
+    if block_size <= (longest := pocketstories.grammar().longest()):
+        raise InputError(
+            f"block_size is {block_size}, wanted at least {longest + 1}: "
+            "a row of PocketStories holds one whole story"
+        )
     tokenizer = WordTokenizer(pocketstories.vocabulary())
     end = tokenizer.id_of[pocketstories.BOUNDARY]
     bar = tqdm(total=n_train + n_valid, desc="writing stories", leave=False, disable=not progress or None)
@@ -65,11 +70,6 @@ def from_pocketstories(
         floor = np.zeros((n, block_size), dtype=np.float64)
         for i, story in enumerate(pocketstories.stories(n, split_seed)):
             length = len(story)
-            if length + 2 > block_size + 1:
-                raise InputError(
-                    f"block_size is {block_size}, wanted at least {length + 1}: "
-                    "a row of PocketStories holds one whole story"
-                )
             rows[i, : length + 2] = [end, *(tokenizer.id_of[t.text] for t in story), end]
             kinds[i, :length] = [pocketstories.kind_of(t) for t in story]
             floor[i, :length] = [t.nats for t in story]

@@ -77,7 +77,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as e:
         raise InputError(
             f"{path}: not UTF-8 (byte {data[e.start]:#04x} at {e.start}); "
-            "convert it, for example with iconv -t utf-8"
+            "convert it, for example with iconv -f latin1 -t utf-8"
         ) from e
 
 

@@ -90,6 +90,21 @@ class Grammar:
         """Return the expected nats and the expected number of tokens of a story, exactly."""
         return self._expected(self.rules[self.start])
 
+    def longest(self) -> int:
+        """Return the number of tokens of the longest story."""
+
+        def most(sequence: list) -> int:
+            return sum(
+                max(most(option) for _, option in node)
+                if isinstance(node, list)
+                else most(self.rules[node[1:-1]])
+                if isinstance(node, str) and node.startswith("<")
+                else 1
+                for node in sequence
+            )
+
+        return most(self.rules[self.start])
+
     def _expected(self, sequence: list) -> tuple[float, float]:
         nats = length = 0.0
         for node in sequence:

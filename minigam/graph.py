@@ -6,7 +6,7 @@ and `.name` of the tensor it starts from and of everything below.
 
 from html import escape
 
-_WIDTH, _HEIGHT, _LINE, _GAP_X, _GAP_Y = 132, 40, 8, 18, 34  # pixels: a box, a line passing by, gaps
+_WIDTH, _HEIGHT, _LINE, _GAP_X, _GAP_Y = 164, 40, 8, 18, 34  # pixels: a box, a line passing by, gaps
 _LIMIT = 400  # tensors; a bigger picture is no help
 
 
@@ -125,7 +125,7 @@ def _box(tensor, x: float, y: float) -> str:
     """Draw a tensor, with its top at y and its middle at x."""
     leaf = tensor.node is None
     title = tensor.name or ("leaf" if leaf else tensor.node.op)
-    title = title if len(title) <= 18 else f"…{title[-17:]}"  # what fits the box
+    title = title if len(title) <= 22 else f"…{title[-21:]}"  # what fits the box
     fill, radius = ("#e8f0fe", _HEIGHT / 2) if leaf else ("#f5f5f5", 6)
     return (
         f'<rect x="{x - _WIDTH / 2:.1f}" y="{y:.1f}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:.0f}" '

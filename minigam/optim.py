@@ -70,7 +70,12 @@ class AdamW:
         """Put back what `state_dict` gave, and the count of steps taken."""
         for kind, own in (("m", self.m), ("v", self.v)):
             for i, (name, p) in enumerate(zip(names, self.parameters, strict=True)):
-                own[i] = xp_of(p.data).array(arrays[f"{kind}.{name}"])
+                moment = arrays[f"{kind}.{name}"]
+                if moment.shape != p.shape or moment.dtype != p.dtype:
+                    raise ValueError(
+                        f"{kind}.{name} {moment.shape} {moment.dtype}, wanted {p.shape} {p.dtype}"
+                    )
+                own[i] = xp_of(p.data).array(moment)
         self.steps = steps
 
 

@@ -112,7 +112,8 @@ RULES = {
         [ dancing | singing | limping | marching | rolling | skipping ]
         down the [ street | stage | steps | slope ] with the {thing@number} .""",
     "ending": """[ That evening | Afterwards | In the end | Before bedtime ] {hero} and the {friend}
-        [ shared | enjoyed | tasted | devoured ] [ 2: warm | sweet | fresh | delicious | homemade | wonderful ]
+        [ shared | enjoyed | tasted | devoured ]
+        [ 2: warm | sweet | fresh | delicious | homemade | wonderful ]
         [ bread | pancakes | soup | pie | noodles | pudding | dumplings | porridge ]
         by the [ 2: fire | window | door | water ] , and nobody felt {feeling} any more .""",
 }

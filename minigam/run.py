@@ -50,10 +50,12 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
         """Raises InputError when it is not what `to_dict` gives."""
-        if values.get("format") != FORMAT or values.get("model_type") not in MODELS:
+        if values.get("format") != FORMAT:
             raise InputError(
                 f"not the config.json of a run (format {values.get('format')!r}, wanted {FORMAT!r})"
             )
+        if str(values.get("model_type")) not in MODELS:
+            raise InputError(f"model_type is {values.get('model_type')!r}, wanted one of {', '.join(MODELS)}")
         try:
             return cls(
                 values["model_type"],
@@ -86,11 +88,11 @@ class Run:
         self.path = Path(path)
         if not self.path.is_dir():
             raise InputError(f"{path}: not a folder, wanted one that python -m minigam.train wrote")
+        values = read_json(self.path / "config.json")
         try:
-            self.config = RunConfig.from_dict(read_json(self.path / "config.json"))
+            self.config = RunConfig.from_dict(values)
         except InputError as e:
-            where = "" if str(e).startswith(str(self.path)) else f"{self.path / 'config.json'}: "
-            raise InputError(f"{where}{e}") from e
+            raise InputError(f"{self.path / 'config.json'}: {e}") from e
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, tokenizer) -> "Run":
@@ -160,22 +162,26 @@ class Run:
 
         Raises InputError for a checkpoint that is damaged, foreign, or of another config.json.
         """
-        path = self.path / "optimizer.safetensors"
+        path, model = self.path / "optimizer.safetensors", self.new_model(backend)
+        weights = self.path / "model.safetensors"
+        if not path.exists() and not weights.exists():  # stopped before its first checkpoint
+            return model, self.new_optimizer(model), 0
         arrays, metadata = read_arrays(path)
-        if metadata.get("format") != "minigam training state 1":
+        if not isinstance(metadata, dict) or metadata.get("format") != "minigam training state 1":
             raise InputError(f"{path}: not a training state of minigam; restore the file or train again")
-        if metadata["config_sha256"] != self.config.sha256():
+        if metadata.get("config_sha256") != self.config.sha256():
             raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
-        read_arrays(self.path / "model.safetensors")  # refused when damaged, though not needed
-        model = self.new_model(backend)
+        if weights.exists():
+            read_arrays(weights)  # a damaged one is refused, though resuming needs none
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
-        optimizer, step = self.new_optimizer(model), int(metadata["step"])
+        optimizer = self.new_optimizer(model)
         try:
+            step = int(metadata["step"])
+            model.dropout_stream.drawn = int(metadata["dropout_drawn"])
             optimizer.load_state_dict(arrays, names, step)
-        except KeyError as e:
-            raise InputError(f"{path}: {e} is missing; restore the file or train again") from e
-        model.dropout_stream.drawn = int(metadata["dropout_drawn"])
+        except (KeyError, ValueError) as e:
+            raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
         self._forget_metrics_after(step)
         return model, optimizer, step
 
@@ -185,13 +191,15 @@ class Run:
             f.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict]:
-        """Return the lines of metrics.jsonl, leaving out a last one cut short by a crash."""
-        lines = []
-        for text in (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        """Return the lines of metrics.jsonl, leaving out any that a crash or a hand has damaged."""
+        path, lines = self.path / "metrics.jsonl", []
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except ValueError:
-                break
+                continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int) and "loss" in line:
+                lines.append(line)
         return lines
 
     def _forget_metrics_after(self, step: int) -> None:

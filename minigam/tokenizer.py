@@ -93,7 +93,7 @@ class BPETokenizer:
         """Learn at most `vocab_size` tokens from `text`; 256 are the bytes."""
         tokenizers = _tokenizers()
         if vocab_size < 256:
-            raise InputError(f"vocab_size is {vocab_size}, wanted at least 256, one for each byte")
+            raise InputError(f"bpe_size is {vocab_size}, wanted at least 256, one for each byte")
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = tokenizers.decoders.ByteLevel()
@@ -120,8 +120,8 @@ def _tokenizers():
         import tokenizers
     except ImportError as e:
         raise InputError(
-            "tokenizer 'bpe' needs the extra `data`, which is not installed; "
-            "run pip install 'minigam[data]' or take --tokenizer char"
+            "a bpe tokenizer needs the extra `data`, which is not installed; "
+            "the README's section Install says how"
         ) from e
     return tokenizers
 
@@ -130,8 +130,15 @@ def load(path: Path):
     """Read a tokenizer.json. Raises InputError when it is none."""
     content = read_json(path)
     kinds = {cls.kind: cls for cls in (WordTokenizer, CharTokenizer)}
-    if content.get("kind") in kinds and isinstance(content.get("vocabulary"), list):
-        return kinds[content["kind"]](content["vocabulary"])
-    if "model" in content:
-        return BPETokenizer(_tokenizers().Tokenizer.from_str(json.dumps(content)))
+    kind, vocabulary = content.get("kind"), content.get("vocabulary")
+    if isinstance(kind, str) and kind in kinds and isinstance(vocabulary, list):
+        if all(isinstance(token, str) for token in vocabulary):
+            return kinds[kind](vocabulary)
+    elif "model" in content:
+        try:
+            return BPETokenizer(_tokenizers().Tokenizer.from_str(json.dumps(content)))
+        except InputError:
+            raise
+        except Exception as e:  # the library raises Exception itself
+            raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
     raise InputError(f"{path}: no tokenizer of a kind known here; restore the file or train again")

@@ -1,5 +1,6 @@
 """Train a model, by default a small GAM on PocketStories, in a few minutes on two cores."""
 
+import shlex
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -48,28 +49,32 @@ def main(argv: list[str] | None = None) -> int:
     backend = cli.choose_backend(args.backend)
     if args.resume is not None:
         run, corpus = _reopen(args, given)
+        first_ids(corpus.tokenizer, args.prompt)
         model, optimizer, step = run.resume(backend)
         print(f"{run.path}: going on after step {step} of {run.config.train.steps}")
     else:
-        run, corpus = _begin(args, given)
-        model, step = run.new_model(backend), 0
-        optimizer = run.new_optimizer(model)
-        run.save(model, optimizer, 0)
+        run, model, corpus = _begin(args, given, backend)
+        optimizer, step = run.new_optimizer(model), 0
+        run.save(model, optimizer, step)
         print(f"{run.path}: {_describe(run, model, corpus)}")
-    first_ids(corpus.tokenizer, args.prompt)  # refused now rather than after the training
+    hint = f"To go on:\n  python -m {PROG} --resume {shlex.quote(str(run.path))}"
     try:
         step = _train(run, model, optimizer, corpus, step)
+        if step < run.config.train.steps:
+            run.plot()
+            print(f"\ninterrupted after step {step}, which is saved. {hint}", file=sys.stderr)
+            return 130
+        _finish(run, model, corpus, args.prompt)
     except NonFinite as e:
-        saved = run.saved_step()
-        print(f"{PROG}: {e}. Last good checkpoint: step {saved}, in {run.path}. "
-              "Begin again with a smaller --lr.", file=sys.stderr)  # fmt: skip
+        print(
+            f"{PROG}: {e}. Last good checkpoint: step {run.saved_step()}, in {run.path}. "
+            "Begin again with a smaller --lr or --weight-decay.",
+            file=sys.stderr,
+        )
         return 1
-    if step < run.config.train.steps:
-        run.plot()
-        print(f"\ninterrupted after step {step}, which is saved. To go on:\n"
-              f"  python -m {PROG} --resume {run.path}", file=sys.stderr)  # fmt: skip
+    except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
+        print(f"\nstopped at once; step {run.saved_step()} is saved. {hint}", file=sys.stderr)
         return 130
-    _finish(run, model, corpus, args.prompt)
     return 0
 
 
@@ -81,7 +86,7 @@ _FLAGS = {
 }
 
 
-def _begin(args, given: dict):
+def _begin(args, given: dict, backend: str):
     """Make the corpus and the run folder that the flags describe."""
     values = PRESETS[args.preset] | given
     for name in ("text", "valid"):  # so that resuming works from any folder
@@ -99,7 +104,10 @@ def _begin(args, given: dict):
     corpus = make_corpus(data, checked.block_size, train.seed, progress=True)
     model = _build(Config, values | {"vocab_size": len(corpus.tokenizer)})
     config = RunConfig(model_type, model, data, train, corpus.fingerprint())
-    return Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer), corpus
+    first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
+    made = MODELS[model_type](model, seed=train.seed, backend=backend)
+    run = Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer)
+    return run, made, corpus
 
 
 def _build(config: type, values: dict):

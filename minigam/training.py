@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -65,6 +66,13 @@ def _parts(targets, micro_batch: int | None):
         part = slice(start, start + size)
         if count := count_targets(targets[part]):
             yield part, count / total
+
+
+def require_finite(model: LanguageModel, step: int) -> None:
+    """Raise NonFinite, naming the parameter, when a step has left one that is nan or infinite."""
+    for name, p in model.named_parameters():
+        if not bool(np.isfinite(backend.to_numpy(p.data)).all()):
+            raise NonFinite(f"step {step}: parameter {name} is not finite after the update")
 
 
 def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None = None) -> str:
@@ -147,6 +155,7 @@ def noticing_interrupt():
     def notice(signum, frame):
         nonlocal came
         came = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
         signal.signal(signum, before[signum])
 
     try:
@@ -200,6 +209,7 @@ def fit(
             if step % config.eval_every == 0 and not last:
                 on_validation({"step": step, **evaluate(model, corpus, config.eval_rows)})
             if step % config.checkpoint_every == 0 or last:
+                require_finite(model, step)  # a checkpoint is always one to go on from
                 on_checkpoint(step)
             if interrupted():
                 break

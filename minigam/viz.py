@@ -45,5 +45,5 @@ def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
         a.set_ylim(bottom=-0.1)
         a.grid(alpha=0.3)
         a.legend(frameon=False)
-    axes[0].set_title(title, fontsize=10)
+    axes[0].set_title(title, fontsize=10, parse_math=False)  # a name may hold a $
     return figure

@@ -86,6 +86,7 @@ def test_every_token_carries_its_exact_conditional_probability():
 def test_the_entropy_is_the_mean_over_all_stories():
     nats, length = SMALL.entropy()
     stories = list(all_stories(SMALL))
+    assert SMALL.longest() == max(len(s) for s, _ in stories)
     assert nats == pytest.approx(math.fsum(-p * math.log(p) for _, p in stories))
     assert length == pytest.approx(math.fsum(p * len(s) for s, p in stories))
 

@@ -178,8 +178,8 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(copy, damage, name):
     if name == "model.safetensors":
         commands += [[generate.main, [str(copy), "--backend=numpy"]]]
     for main, argv in commands:
-        if damage is damage_swap and name == "model.safetensors" and main is train.main:
-            continue  # resuming does not read it, and writes it anew
+        if damage is not damage_truncate and name == "model.safetensors" and main is train.main:
+            continue  # resuming needs no weights beside the training state, and writes them anew
         with pytest.raises(InputError, match=name) as e:
             main(argv)
         assert "\n" not in str(e.value)
@@ -204,6 +204,28 @@ def test_a_changed_config_is_refused(copy, change):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"config\.json"):
         train.main([f"--resume={copy}", "--backend=numpy"])
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(whole, copy):
+    for name in ("model.safetensors", "optimizer.safetensors", "metrics.jsonl", "loss.png"):
+        (copy / name).unlink()
+    assert train.main([f"--resume={copy}", "--backend=numpy"]) == 0
+    assert_same_run(whole, copy)
+
+
+def test_an_exploded_update_is_never_a_checkpoint(tmp_path, capsys):
+    flags = [*FLAGS, f"--out={tmp_path / 'run'}", "--lr=1e38", "--weight-decay=100", "--checkpoint-every=1"]
+    assert train.main(flags) == 1
+    assert "Last good checkpoint: step" in capsys.readouterr().err
+    assert all(np.isfinite(a).all() for a in Run(tmp_path / "run").load_model().state_dict().values())
+
+
+def test_damaged_lines_of_metrics_cost_no_others(copy):
+    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_bytes(
+        b"".join([*lines[:3], b"5\n", b"\xff\xfe\n", b'{"a": 1}\n', *lines[3:]])
+    )
+    assert len(Run(copy).metrics()) == len(lines)
 
 
 def test_changed_data_is_refused(tmp_path):

@@ -75,7 +75,18 @@ def test_saved_and_loaded(tmp_path):
         assert again.decode(ids) == t.decode(ids)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kind": "word"}', json.dumps({"kind": "music"})])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": "word"}',
+        json.dumps({"kind": "music"}),
+        '{"kind": ["char"]}',
+        '{"kind": "char", "vocabulary": [[]]}',
+    ],
+)
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match=r"tokenizer\.json"):
