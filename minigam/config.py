@@ -131,7 +131,9 @@ class TrainConfig(Checked):
     """How to train; the defaults are the paper's, but for the length of the run."""
 
     batch_size: int = setting(32, "rows (of block_size tokens) in one step")
-    micro_batch: int = setting(8, "rows computed at a time; saves memory, changes no gradient")
+    micro_batch: int = setting(
+        8, "rows computed at a time; saves memory, and without dropout changes nothing"
+    )
     steps: int = setting(1000, "optimiser steps")
     lr: float = setting(3e-4, "peak learning rate")
     warmup_steps: int = setting(100, "steps of linear warm-up, before the cosine to 0")

@@ -23,7 +23,8 @@ class Corpus:
     train, valid : (N, T+1) int32; a row gives T inputs and the T targets one place later;
                    IGNORE after the end of a text shorter than its row
     kinds, floor : (N, T) for `valid`, where the generator is known: the kind of each target
-                   (index in pocketstories.KINDS) and its least possible expected loss in nats
+                   (index in pocketstories.KINDS), and -log of its probability in nats,
+                   whose mean is the floor
     """
 
     name: str
@@ -109,8 +110,9 @@ def from_text(
         ids = np.array(made.encode(part, strict=False), dtype=np.int32)
         n = len(ids) // (block_size + 1)
         if n == 0:
+            source = valid if valid is not None and name == "validation" else text
             raise InputError(
-                f"{valid or text}: {len(ids)} tokens for {name}, wanted at least one block of "
+                f"{source}: {len(ids)} tokens for {name}, wanted at least one block of "
                 f"block_size + 1 = {block_size + 1}; give a longer text or a smaller --block-size"
             )
         rows[name] = ids[: n * (block_size + 1)].reshape(n, block_size + 1)

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and read with one clear line when they cannot be."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -81,11 +82,20 @@ def read_text(path: Path) -> str:
         ) from e
 
 
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return digest.hexdigest()
+
+
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write a safetensors file; equal content gives equal bytes.
 
     The library writes metadata in an order that varies, so all of it goes under one key, as JSON.
     """
+    metadata = metadata | {"sha256": _digest(arrays)}
     content = {"minigam": json.dumps(metadata, sort_keys=True)}
     data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, content)
     with replacing(path) as temporary:
@@ -102,6 +112,10 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as f:
             arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-            return arrays, json.loads((f.metadata() or {}).get("minigam", "{}"))
+            metadata = json.loads((f.metadata() or {}).get("minigam", "{}"))
+        own = _digest(arrays)
+        if isinstance(metadata, dict) and metadata.get("sha256", own) != own:
+            raise ValueError("its numbers are not those that were written")
+        return arrays, metadata
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f"{path}: damaged or not safetensors ({e}); restore the file or train again") from e

@@ -99,8 +99,10 @@ class LanguageModel(nn.Module):
         targets = _array(targets)
         if targets.dtype.kind not in "iu":
             raise TypeError(f"targets: {targets.dtype}, wanted integers")
-        if (highest := int(targets.max(initial=0))) >= self.config.vocab_size:
-            raise ValueError(f"targets: up to {highest}, wanted below vocab_size {self.config.vocab_size}")
+        if targets.size and int(targets.max()) >= self.config.vocab_size:
+            raise ValueError(
+                f"targets: up to {int(targets.max())}, wanted below vocab_size {self.config.vocab_size}"
+            )
         if isinstance(targets, np.ndarray):
             targets = backend.to(targets, self.xp.__name__)
         return ops.cross_entropy(self(ids), targets)
@@ -197,7 +199,8 @@ def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.ra
     if top_k is not None and top_k < z.shape[-1]:
         kth = np.partition(z, -top_k, axis=-1)[:, -top_k, None]
         z = np.where(z >= kth, z, -np.inf)
-    return (z / temperature + rng.gumbel(size=z.shape)).argmax(axis=-1)
+    z = (z - z.max(axis=-1, keepdims=True)) / temperature  # at most 0: a tiny temperature overflows to -inf
+    return (z + rng.gumbel(size=z.shape)).argmax(axis=-1)
 
 
 class Stream:

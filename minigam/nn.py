@@ -57,7 +57,7 @@ class Module:
         return [p for _, p in self.named_parameters()]
 
     def num_parameters(self) -> int:
-        """How many numbers training changes; a tied matrix counts once."""
+        """How many numbers training changes; tied uses share one parameter."""
         return sum(p.data.size for p in self.parameters())
 
     def train(self, mode: bool = True):

@@ -84,7 +84,8 @@ def power(xp, x, *, exponent: float):
     y = x**exponent
 
     def backward(dy):
-        return (dy * (exponent * x ** (exponent - 1)),)
+        # x ** 0 is 1 everywhere: no slope, and no 0 * infinity at x = 0.
+        return (dy * (exponent * x ** (exponent - 1)) if exponent else xp.zeros_like(x),)
 
     return y, backward
 

@@ -3,7 +3,7 @@
 A story chooses a hero, a friend, a place, a thing and a feeling early, and needs them again many
 sentences later, around ordinary short-range syntax. Every token is of one kind:
 
-    choice   something was chosen here; its floor is the entropy of the choice
+    choice   something was chosen here; its floor is -log(probability), on average the entropy of the choice
     syntax   settled by the last REACH tokens; its floor is 0
     recall   settled by a mention further back than REACH tokens; its floor is 0 too, and out of
              reach for a GAM of the published depth: 1 + 6 (3 - 1) = 13 tokens

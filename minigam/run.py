@@ -149,9 +149,11 @@ class Run:
             "config_sha256": self.config.sha256(),
         }
         write_arrays(self.path / "optimizer.safetensors", state, metadata)
-        write_arrays(
-            self.path / "model.safetensors", parameters, {"format": "minigam model 1", "step": str(step)}
-        )
+        self._save_weights(parameters, step)
+
+    def _save_weights(self, parameters: dict[str, np.ndarray], step: int) -> None:
+        metadata = {"format": "minigam model 1", "step": str(step)}
+        write_arrays(self.path / "model.safetensors", parameters, metadata)
 
     def saved_step(self) -> int:
         """Return the step of the latest checkpoint."""
@@ -165,14 +167,14 @@ class Run:
         path, model = self.path / "optimizer.safetensors", self.new_model(backend)
         weights = self.path / "model.safetensors"
         if not path.exists() and not weights.exists():  # stopped before its first checkpoint
+            self._forget_metrics_after(0)
             return model, self.new_optimizer(model), 0
         arrays, metadata = read_arrays(path)
         if not isinstance(metadata, dict) or metadata.get("format") != "minigam training state 1":
             raise InputError(f"{path}: not a training state of minigam; restore the file or train again")
         if metadata.get("config_sha256") != self.config.sha256():
             raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
-        if weights.exists():
-            read_arrays(weights)  # a damaged one is refused, though resuming needs none
+        written = read_arrays(weights)[1].get("step") if weights.exists() else None  # damage is refused
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
         optimizer = self.new_optimizer(model)
@@ -182,6 +184,8 @@ class Run:
             optimizer.load_state_dict(arrays, names, step)
         except (KeyError, ValueError) as e:
             raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
+        if written != str(step):  # a crash came between the two files
+            self._save_weights(model.state_dict(), step)
         self._forget_metrics_after(step)
         return model, optimizer, step
 

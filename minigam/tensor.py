@@ -79,7 +79,7 @@ class Tensor:
 
     def __init__(self, array, requires_grad: bool = False, node: Node | None = None, name: str = ""):
         if isinstance(array, Tensor):
-            raise TypeError("Tensor: got a Tensor; use .detach() for a copy without its graph")
+            raise TypeError("Tensor: got a Tensor; use .detach() for the values without the graph")
         self.data = xp_of(array).asarray(array)
         if requires_grad and self.data.dtype.kind != "f":
             raise TypeError(f"Tensor: {self.data.dtype} has no gradient; use float32 or float64")

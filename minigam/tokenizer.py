@@ -38,9 +38,12 @@ class _TableTokenizer:
             )
         return [self.id_of.get(t, default) for t in tokens]
 
-    def save(self, path: Path) -> None:
+    def to_json(self) -> str:
         content = {"format": "minigam", "kind": self.kind, "vocabulary": self.vocabulary}
-        write_text(path, json.dumps(content, ensure_ascii=False, indent=0) + "\n")
+        return json.dumps(content, ensure_ascii=False, indent=0) + "\n"
+
+    def save(self, path: Path) -> None:
+        write_text(path, self.to_json())
 
 
 class WordTokenizer(_TableTokenizer):
@@ -111,8 +114,11 @@ class BPETokenizer:
     def decode(self, ids) -> str:
         return self.inner.decode(list(ids))
 
+    def to_json(self) -> str:
+        return self.inner.to_str(pretty=True)
+
     def save(self, path: Path) -> None:
-        write_text(path, self.inner.to_str(pretty=True))
+        write_text(path, self.to_json())
 
 
 def _tokenizers():

@@ -140,7 +140,8 @@ def _reopen(args, given: dict):
                 f"{stored.get(name)}; leave the flag away, or begin a new run"
             )
     corpus = make_corpus(c.data, c.model.block_size, c.train.seed, progress=True)
-    if corpus.fingerprint() != c.corpus_sha256:
+    same_words = corpus.tokenizer.to_json() == run.tokenizer().to_json()
+    if corpus.fingerprint() != c.corpus_sha256 or not same_words:
         raise InputError(
             f"{run.path}: the data has changed since the run began; restore it, or begin a new run"
         )

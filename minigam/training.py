@@ -36,6 +36,7 @@ def train_step(
     ids, targets : (B, T) integers; a negative target is ignored
     micro_batch  : rows computed at a time. Each part's loss counts by its share of the targets,
                    so the gradient is that of the whole batch: less memory, the same step
+                   (with dropout, the masks are others, of the same law)
     max_norm     : the gradient's norm is clipped to this
     Raises NonFinite, naming the first operation at fault, and updates nothing.
     """
@@ -205,12 +206,12 @@ def fit(
             seconds = time.perf_counter() - began
             tokens = count_targets(targets[rows])
             on_step({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
-            last = step == config.steps or interrupted()
-            if step % config.eval_every == 0 and not last:
+            if step % config.eval_every == 0 and step < config.steps:
                 on_validation({"step": step, **evaluate(model, corpus, config.eval_rows)})
-            if step % config.checkpoint_every == 0 or last:
+            stop = interrupted()  # asked once, after the validation, so that what stops is saved
+            if step % config.checkpoint_every == 0 or step == config.steps or stop:
                 require_finite(model, step)  # a checkpoint is always one to go on from
                 on_checkpoint(step)
-            if interrupted():
+            if stop:
                 break
     return step

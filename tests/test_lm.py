@@ -138,6 +138,13 @@ def test_equal_logits_are_equally_likely_under_top_k(rng):
     assert set(drawn.tolist()) == {0, 1, 2, 3}  # no order among equals to cut by
 
 
+def test_another_library_generates_the_same(xp):
+    model = tiny.gam(dtype="float64")
+    prompt = tiny.draw_ids(model, 2, 3)
+    here = model.generate(prompt, 12)
+    np.testing.assert_array_equal(model.to(xp.__name__).generate(prompt, 12), here)
+
+
 def test_nothing_more_is_asked_for():
     model, prompt = tiny.gam(), np.array([3, 1, 4], dtype=np.uint8)
     got = model.generate(prompt, 0)

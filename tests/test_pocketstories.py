@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigam import pocketstories
+from minigam import GAM, GAMConfig, pocketstories
 from minigam.corpus import from_pocketstories, inputs_and_targets
 from minigam.grammar import Grammar
 
@@ -194,6 +194,10 @@ def test_vocabulary_is_exactly_what_stories_use(stories):
     assert len(set(vocabulary)) == len(vocabulary)
     assert used <= set(vocabulary)
     assert len(set(vocabulary) - used - {pocketstories.BOUNDARY}) < 5  # rare ones, not dead ones
+
+
+def test_the_line_between_syntax_and_recall_is_the_published_reach():
+    assert GAM(GAMConfig(vocab_size=2, block_size=2, d_model=2, n_slots=2)).reach == pocketstories.REACH
 
 
 def test_labels_follow_their_definition(stories):

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minigam import generate, train
+from minigam import generate, train, training
 from minigam.config import InputError
+from minigam.optim import warmup_cosine
 from minigam.run import Run
 
 FLAGS = [
@@ -123,6 +124,7 @@ def test_kill_between_the_two_files_of_a_checkpoint(whole, copy, tmp_path):
     write_arrays(copy / "model.safetensors", older_weights, {"format": "minigam model 1", "step": "0"})
     model, _, step = Run(copy).resume()
     assert step == 12
+    assert (copy / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     for name, a in Run(whole).load_model().state_dict().items():
         assert (a == model.state_dict()[name]).all()
 
@@ -226,6 +228,42 @@ def test_damaged_lines_of_metrics_cost_no_others(copy):
         b"".join([*lines[:3], b"5\n", b"\xff\xfe\n", b'{"a": 1}\n', *lines[3:]])
     )
     assert len(Run(copy).metrics()) == len(lines)
+
+
+@pytest.mark.parametrize("step", [4, 5, 8])
+def test_interrupts_at_validations_and_checkpoints_end_in_the_same_bits(whole, tmp_path, monkeypatch, step):
+    path, measure = tmp_path / "interrupted", training.evaluate
+    done = []
+
+    def evaluate_and_interrupt(*args, **settings):
+        if len(done) == step // 4 - 1:
+            signal.raise_signal(signal.SIGINT)
+        done.append(1)
+        return measure(*args, **settings)
+
+    monkeypatch.setattr(training, "evaluate", evaluate_and_interrupt)
+    assert train.main([*FLAGS, f"--out={path}"]) == 130
+    assert Run(path).saved_step() == 4 * (step // 4)
+    monkeypatch.undo()
+    assert train.main([f"--resume={path}", "--backend=numpy"]) == 0
+    assert_same_run(whole, path)
+
+
+def test_the_run_trains_with_the_numbers_it_was_given(whole):
+    run = Run(whole)
+    c, optimizer = run.config.train, run.resume()[1]
+    assert (optimizer.betas, optimizer.weight_decay) == ((c.beta1, c.beta2), c.weight_decay)
+    for line in run.metrics():
+        if "lr" in line:
+            assert line["lr"] == warmup_cosine(line["step"], c.steps, c.warmup_steps, c.lr)
+
+
+def test_a_flipped_bit_is_damage(copy):
+    data = bytearray((copy / "optimizer.safetensors").read_bytes())
+    data[-5] ^= 1
+    (copy / "optimizer.safetensors").write_bytes(data)
+    with pytest.raises(InputError, match=r"optimizer\.safetensors: damaged"):
+        train.main([f"--resume={copy}", "--backend=numpy"])
 
 
 def test_changed_data_is_refused(tmp_path):

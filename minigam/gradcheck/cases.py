@@ -183,6 +183,7 @@ CASES = [
     case(ops.div, (2, 3), 1.5, label="number-right"),
     case(ops.neg, (2, 3)),
     case(ops.power, (2, 3), exponent=3),
+    case(ops.power, scaled(0.0, 2, 3), exponent=0, label="zero to the zero", flat=("x",)),
     case(ops.power, between(0.5, 2.0, 2, 3), exponent=-0.5, label="root"),
     case(ops.matmul, (2, 3), (3, 4)),
     case(ops.matmul, (2, 3, 4), (2, 4, 5), label="batched"),
