@@ -174,7 +174,8 @@ class Run:
             raise InputError(f"{path}: not a training state of minigam; restore the file or train again")
         if metadata.get("config_sha256") != self.config.sha256():
             raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
-        written = read_arrays(weights)[1].get("step") if weights.exists() else None  # damage is refused
+        if weights.exists():
+            read_arrays(weights)  # damage is refused, though resuming needs no weights beside the state
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
         optimizer = self.new_optimizer(model)
@@ -184,8 +185,7 @@ class Run:
             optimizer.load_state_dict(arrays, names, step)
         except (KeyError, ValueError) as e:
             raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
-        if written != str(step):  # a crash came between the two files
-            self._save_weights(model.state_dict(), step)
+        self._save_weights(model.state_dict(), step)  # a crash may have come between the two files
         self._forget_metrics_after(step)
         return model, optimizer, step
 
