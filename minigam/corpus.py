@@ -17,11 +17,25 @@ IGNORE = -1  # fills a row after its text: no target, and as an input any token 
 
 
 @dataclass(frozen=True)
+class TextSize:
+    """How long one text is in three units, so that losses of different tokenisers compare."""
+
+    tokens: int  # those a model predicts, when all of them are
+    words: int  # parts between white space
+    bytes: int  # of UTF-8
+
+    @classmethod
+    def of(cls, text: str, tokens: int) -> "TextSize":
+        return cls(tokens, len(text.split()), len(text.encode()))
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Rows to train and to validate on.
 
-    train, valid : (N, T+1) int32; a row gives T inputs and the T targets one place later;
-                   IGNORE after the end of a text shorter than its row
+    train, valid : (N, T+1) integers, perhaps in a file (memory-mapped); a row gives T inputs and the
+                   T targets one place later; IGNORE after the end of a text shorter than its row
+    valid_size   : length of the validation text
     kinds, floor : (N, T) for `valid`, where the generator is known: the kind of each target
                    (index in pocketstories.KINDS), and -log of its probability in nats,
                    whose mean is the floor
@@ -31,6 +45,7 @@ class Corpus:
     tokenizer: Any
     train: np.ndarray
     valid: np.ndarray
+    valid_size: TextSize
     kinds: np.ndarray | None = None
     floor: np.ndarray | None = None
 
@@ -39,12 +54,14 @@ class Corpus:
         digest = hashlib.sha256()
         for rows in (self.train, self.valid):
             digest.update(str(rows.shape).encode())
-            digest.update(np.ascontiguousarray(rows, dtype="<i4").tobytes())
+            for start in range(0, len(rows), 4096):  # a part at a time, for rows that lie in a file
+                digest.update(np.ascontiguousarray(rows[start : start + 4096], dtype="<i4"))
         return digest.hexdigest()
 
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows (N, T+1) into inputs (N, T) and the targets (N, T) one place later."""
+    """Split rows (N, T+1) into inputs (N, T) and the targets (N, T) one place later, both int64."""
+    rows = rows.astype(np.int64)
     return np.maximum(rows[:, :-1], 0), rows[:, 1:]
 
 
@@ -80,7 +97,10 @@ def from_pocketstories(
     with bar:
         train, _, _ = split(n_train, 2 * seed)
         valid, kinds, floor = split(n_valid, 2 * seed + 1)
-    return Corpus("pocketstories", tokenizer, train, valid, kinds, floor)
+    told = valid[:, 1:]
+    text = "\n\n".join(tokenizer.decode(row[row >= 0]) for row in told)
+    size = TextSize.of(text, tokens=int((told >= 0).sum()))
+    return Corpus("pocketstories", tokenizer, train, valid, size, kinds, floor)
 
 
 def from_text(
@@ -105,10 +125,10 @@ def from_text(
         if tokenizer == "char"
         else BPETokenizer.train(parts["training"], vocab_size)
     )
-    rows = {}
+    rows, tokens = {}, {}
     for name, part in parts.items():
         ids = np.array(made.encode(part, strict=False), dtype=np.int32)
-        n = len(ids) // (block_size + 1)
+        tokens[name], n = len(ids), len(ids) // (block_size + 1)
         if n == 0:
             source = valid if valid is not None and name == "validation" else text
             raise InputError(
@@ -116,4 +136,5 @@ def from_text(
                 f"block_size + 1 = {block_size + 1}; give a longer text or a smaller --block-size"
             )
         rows[name] = ids[: n * (block_size + 1)].reshape(n, block_size + 1)
-    return Corpus(text.name, made, rows["training"], rows["validation"])
+    size = TextSize.of(parts["validation"], tokens["validation"])
+    return Corpus(text.name, made, rows["training"], rows["validation"], size)

@@ -188,23 +188,21 @@ def fit(
                              when Ctrl-C ends the run early
     Raises NonFinite, with the step, when the loss does.
     """
-    ids, targets = inputs_and_targets(corpus.train)
     model.train()
     step = start
     with noticing_interrupt() as interrupted, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         while step < config.steps:
             began = time.perf_counter()
-            rows = batch_of(step + 1, len(ids), config.batch_size, config.seed)
+            rows = batch_of(step + 1, len(corpus.train), config.batch_size, config.seed)
+            ids, targets = inputs_and_targets(corpus.train[rows])
             optimizer.lr = warmup_cosine(step + 1, config.steps, config.warmup_steps, config.lr)
             try:
-                loss = train_step(
-                    model, optimizer, ids[rows], targets[rows], config.micro_batch, config.max_norm
-                )
+                loss = train_step(model, optimizer, ids, targets, config.micro_batch, config.max_norm)
             except NonFinite as e:
                 raise NonFinite(f"step {step + 1}: {e}") from e
             step += 1
             seconds = time.perf_counter() - began
-            tokens = count_targets(targets[rows])
+            tokens = count_targets(targets)
             on_step({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
             if step % config.eval_every == 0 and step < config.steps:
                 on_validation({"step": step, **evaluate(model, corpus, config.eval_rows)})
