@@ -60,8 +60,10 @@ class ModelConfig(Checked):
     d_model: int = setting(512, "C, channels per token")
     n_layers: int = setting(6, "L, blocks")
     dropout: float = setting(0.1, "probability of zeroing a channel, in training only")
+    position_std: float = setting(1.0, "standard deviation of the learned positions before training")
 
     def __post_init__(self):
+        self.require(0.0 <= self.position_std < math.inf, "position_std", "a number, at least 0")
         self.require_counts("vocab_size", "block_size", "d_model", "n_layers")
         self.require(0.0 <= self.dropout < 1.0, "dropout", "0 <= dropout < 1")
 
@@ -111,17 +113,20 @@ class MambaConfig(ModelConfig):
 class DataConfig(Checked):
     """What to train on: PocketStories, or any text file."""
 
-    dataset: str = setting("pocketstories", "corpus that needs no file", choices=("pocketstories",))
+    dataset: str = setting("pocketstories", "corpus that needs no file", choices=("pocketstories", "mqar"))
     stories: int = setting(20_000, "PocketStories to train on")
     valid_stories: int = setting(1_000, "PocketStories to validate on")
+    mqar_rows: int = setting(50_000, "rows of associative recall to train on")
+    mqar_pairs: int = setting(8, "most pairs of a key and a value in a row")
+    mqar_keys: int = setting(16, "keys to choose from, and as many values")
     text: str | None = setting(None, "UTF-8 text file to train on, in place of a dataset")
     valid: str | None = setting(None, "text file to validate on (default: the last tenth of --text)")
     tokenizer: str = setting("char", "tokenizer for --text", choices=("char", "bpe"))
     bpe_size: int = setting(10_000, "most entries of a bpe tokenizer")
 
     def __post_init__(self):
-        self.require_counts("stories", "valid_stories", "bpe_size")
-        self.require(self.dataset == "pocketstories", "dataset", "pocketstories")
+        self.require_counts("stories", "valid_stories", "bpe_size", "mqar_rows", "mqar_pairs", "mqar_keys")
+        self.require(self.dataset in ("pocketstories", "mqar"), "dataset", "pocketstories or mqar")
         self.require(self.tokenizer in ("char", "bpe"), "tokenizer", "char or bpe")
         self.require(self.valid is None or self.text is not None, "valid", "--text beside it")
 

@@ -40,7 +40,9 @@ class LanguageModel(nn.Module):
         # The embedding is the head too, and takes the head's initial values (a Linear's).
         bound = 1.0 / math.sqrt(C)
         self.token_embedding = nn.Embedding(nn.uniform(rng, (config.vocab_size, C), bound))
-        self.position_embedding = nn.Embedding(rng.standard_normal((config.block_size, C)))
+        self.position_embedding = nn.Embedding(
+            config.position_std * rng.standard_normal((config.block_size, C))
+        )
         self.dropout = nn.Dropout(config.dropout, self.dropout_stream)
         self.blocks = [self.Block(config, self.dropout_stream, rng) for _ in range(config.n_layers)]
         self.norm = nn.LayerNorm(C)

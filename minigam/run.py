@@ -21,6 +21,7 @@ from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
 from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
 from minigam.lm import GAM, LanguageModel, Mamba, Transformer
+from minigam.mqar import from_mqar
 from minigam.optim import AdamW
 
 FORMAT = "minigam run 1"
@@ -73,6 +74,8 @@ class RunConfig:
 
 def make_corpus(data: DataConfig, block_size: int, seed: int, progress: bool = False) -> Corpus:
     """Build the rows that a configuration names."""
+    if data.dataset == "mqar" and data.text is None:
+        return from_mqar(block_size, data.mqar_rows, data.mqar_pairs, data.mqar_keys, seed)
     if data.text is None:
         return corpus.from_pocketstories(block_size, data.stories, data.valid_stories, seed, progress)
     valid = Path(data.valid) if data.valid is not None else None

@@ -5,14 +5,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from tqdm import tqdm
-
-from minigam import cli
+from minigam import cli, session
 from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
-from minigam.run import MODELS, Run, RunConfig, make_corpus
-from minigam.training import NonFinite, evaluate, fit
+from minigam.run import MODELS, Run, make_corpus
+from minigam.training import NonFinite
 
 PROG = "minigam.train"
 PRESETS: dict[str, dict] = {
@@ -53,13 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         model, optimizer, step = run.resume(backend)
         print(f"{run.path}: going on after step {step} of {run.config.train.steps}")
     else:
-        run, model, corpus = _begin(args, given, backend)
-        optimizer, step = run.new_optimizer(model), 0
-        run.save(model, optimizer, step)
+        run, model, optimizer, corpus = _begin(args, given, backend)
+        step = 0
         print(f"{run.path}: {_describe(run, model, corpus)}")
     hint = f"To go on:\n  python -m {PROG} --resume {shlex.quote(str(run.path))}"
     try:
-        step = _train(run, model, optimizer, corpus, step)
+        step = session.train(run, model, optimizer, corpus, step)
         if step < run.config.train.steps:
             run.plot()
             print(f"\ninterrupted after step {step}, which is saved. {hint}", file=sys.stderr)
@@ -102,12 +99,9 @@ def _begin(args, given: dict, backend: str):
         )
     checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, train.seed, progress=True)
-    model = _build(Config, values | {"vocab_size": len(corpus.tokenizer)})
-    config = RunConfig(model_type, model, data, train, corpus.fingerprint())
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
-    made = MODELS[model_type](model, seed=train.seed, backend=backend)
-    run = Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer)
-    return run, made, corpus
+    path = args.out or _next_free(corpus.name)
+    return *session.begin(path, model_type, checked, data, train, corpus, backend), corpus
 
 
 def _build(config: type, values: dict):
@@ -158,45 +152,9 @@ def _describe(run: Run, model, corpus) -> str:
     )
 
 
-def _train(run: Run, model, optimizer, corpus, start: int) -> int:
-    config = run.config.train
-    bar = tqdm(total=config.steps, initial=start, unit="step", disable=None)
-
-    def on_step(line: dict) -> None:
-        run.log(line)
-        bar.update()
-        bar.set_postfix_str(
-            f"loss {line['loss']:.3f}, {line['tokens'] / line['seconds']:,.0f} tokens/s", refresh=False
-        )
-
-    def on_validation(line: dict) -> None:
-        run.log(line)
-        bar.write(f"step {line['step']:>5}   {_summary(line)}")
-
-    def on_checkpoint(step: int) -> None:
-        run.save(model, optimizer, step)
-
-    with bar:
-        return fit(model, optimizer, corpus, config, start=start,
-                   on_step=on_step, on_validation=on_validation, on_checkpoint=on_checkpoint)  # fmt: skip
-
-
-def _summary(line: dict) -> str:
-    text = f"validation loss {line['loss']:.3f}"
-    if "kinds" in line:
-        text += f" (floor {line['floor']:.3f})   " + "   ".join(
-            f"{kind} {k['loss']:.3f} ({k['floor']:.3f})" for kind, k in line["kinds"].items()
-        )
-    return text
-
-
 def _finish(run: Run, model, corpus, prompt: str) -> None:
     """Validate on everything, plot, and print the table and a sample."""
-    result = {"step": run.config.train.steps, **evaluate(model, corpus)}
-    if run.metrics()[-1] != result:  # a finished run resumed says the same again, once
-        run.log(result)
-    run.plot()
-    print(table(result, model.reach))
+    print(table(session.finish(run, model, corpus), model.reach))
     sample = write(model.eval(), corpus.tokenizer, prompt, seed=run.config.train.seed)
     print(f"\nA sample (temperature 0.8):\n\n{sample}\n")
     print(f"Saved in {run.path}. More samples: python -m minigam.generate {run.path}")

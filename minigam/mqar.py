@@ -1,0 +1,81 @@
+"""Multi-query associative recall: a test of how far back a model can look something up.
+
+A row begins with pairs of a key and a value. Later each key comes once more, and the model must say
+its value; blanks stand between. Keys and values are drawn anew for every row, so nothing but looking
+back can answer, and a model that does not see the pair is right once in `n_values`.
+Source: Arora et al., arXiv 2312.04927 (Zoology), with their power law for the gaps; the number of pairs
+varies from row to row, so that easy rows teach what hard ones need.
+"""
+
+import numpy as np
+
+from minigam.config import InputError
+from minigam.corpus import Corpus, TextSize, not_asked
+from minigam.tokenizer import WordTokenizer
+
+BLANK = 0  # keys are 1 .. n_keys, values follow them
+POWER = 0.01  # Zoology's: a query comes s slots late with probability proportional to s^(POWER - 1)
+
+
+def mqar(
+    n: int, n_pairs: np.ndarray, length: int, n_keys: int, n_values: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw n rows.
+
+    n_pairs : (n) pairs in each row, at most n_keys and at most length / 4
+    returns tokens (n, length) int32, and (n, length) bool: where a value is asked for
+    """
+    most, slots = int(n_pairs.max()), length // 2  # a slot is a pair, a query with its answer, or blank
+    keys = rng.permuted(np.tile(np.arange(1, n_keys + 1), (n, 1)), axis=1)[:, :most]
+    values = rng.integers(1 + n_keys, 1 + n_keys + n_values, size=(n, most))
+    present = np.arange(most) < n_pairs[:, None]  # (n, most)
+    # Gumbel noise on log-probabilities: the highest are a draw without replacement.
+    late = np.arange(slots) - n_pairs[:, None]  # (n, slots), slots since the last pair
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = np.where(late >= 0, (POWER - 1.0) * np.log(late + 1.0), -np.inf)
+    query = np.argsort(-(log_p + rng.gumbel(size=log_p.shape)), axis=1)[:, :most]  # slot of each query
+    tokens, asked = np.full((n, 2 * slots), BLANK, dtype=np.int32), np.zeros((n, 2 * slots), dtype=bool)
+    row, pair = np.nonzero(present)
+    for slot in (pair, query[row, pair]):
+        tokens[row, 2 * slot], tokens[row, 2 * slot + 1] = keys[row, pair], values[row, pair]
+    asked[row, 2 * query[row, pair] + 1] = True
+    pad = ((0, 0), (0, length - 2 * slots))
+    return np.pad(tokens, pad, constant_values=BLANK), np.pad(asked, pad)
+
+
+def distances(tokens: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Return how many tokens before its query a key first came, for every answer asked for, row by row.
+
+    tokens, asked : (n, length)   as `mqar` returns them
+    """
+    row, answer = np.nonzero(asked)
+    query = tokens[row, answer - 1]
+    first = (tokens[row] == query[:, None]).argmax(axis=1)
+    return answer - 1 - first
+
+
+def from_mqar(
+    block_size: int, n_train: int, n_pairs: int, n_keys: int, seed: int = 0, n_valid: int = 1_000
+) -> Corpus:
+    """Make a corpus whose only targets are the answers, with as many values as keys.
+
+    Training rows have 1 .. n_pairs pairs, validation rows n_pairs.
+    Raises InputError when n_pairs do not fit into a row or there are too few keys.
+    """
+    if not n_pairs <= min(n_keys, block_size // 4):
+        raise InputError(
+            f"{n_pairs} pairs, wanted at most the {n_keys} keys and a quarter of block_size {block_size}"
+        )
+    names = (f"{letter}{i}" for letter in "kv" for i in range(n_keys))
+    tokenizer = WordTokenizer([".", *names])
+
+    def split(n: int, least: int, stream: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, stream))
+        pairs = rng.integers(least, n_pairs + 1, size=n)
+        tokens, asked = mqar(n, pairs, block_size + 1, n_keys, n_keys, rng)
+        return np.where(asked, tokens, not_asked(tokens))
+
+    valid = split(n_valid, n_pairs, 1)
+    answers = tokenizer.decode(valid[valid >= 0])
+    size = TextSize.of(answers, tokens=int((valid >= 0).sum()))
+    return Corpus("mqar", tokenizer, split(n_train, 1, 0), valid, size)
