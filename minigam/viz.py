@@ -47,3 +47,117 @@ def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
         a.legend(frameon=False)
     axes[0].set_title(title, fontsize=10, parse_math=False)  # a name may hold a $
     return figure
+
+
+STYLES = ("ko-", "ks--", "k^:", "kv-.", "kD-")  # told apart without colour
+
+
+def comparison_plot(
+    curves: dict[str, list[dict]], baselines: dict[str, float] | None = None, title: str = ""
+) -> "Figure":
+    """Plot the validation losses of several runs against steps, with lines that do not learn.
+
+    curves    : for each label the lines of its run's metrics.jsonl; where they know kinds of tokens,
+                a second panel shows the loss on recall tokens
+    baselines : losses in nats of models that only count
+    """
+    from matplotlib.figure import Figure
+
+    validations = {label: [m for m in metrics if "lr" not in m] for label, metrics in curves.items()}
+    by_kind = all("kinds" in v[-1] and "recall" in v[-1]["kinds"] for v in validations.values())
+    figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharex=True))
+    for (label, lines), style in zip(validations.items(), STYLES, strict=False):
+        steps = [m["step"] for m in lines]
+        axes[0].plot(steps, [m["loss"] for m in lines], style, markersize=4, label=label)
+        if by_kind:
+            recall = [m["kinds"]["recall"]["loss"] for m in lines]
+            axes[1].plot(steps, recall, style, markersize=4, label=label)
+    for (label, loss), grey in zip((baselines or {}).items(), ("0.3", "0.6"), strict=False):
+        axes[0].axhline(loss, color=grey, linestyle=(0, (8, 3)), linewidth=0.9, label=f"{label}, {loss:.2f}")
+    floor = next(iter(validations.values()))[-1].get("floor")
+    if floor is not None:
+        axes[0].axhline(floor, color="k", linewidth=0.9, label=f"floor, {floor:.2f}")
+    axes[0].set_title(title, fontsize=10, parse_math=False)
+    axes[0].set_ylabel("validation loss (nats per token)")
+    if by_kind:
+        axes[1].axhline(0.0, color="k", linewidth=0.9, label="floor, 0")
+        axes[1].set_title("recall tokens alone", fontsize=10)
+    for a in axes:
+        a.set_xlabel("step")
+        a.grid(alpha=0.3)
+        a.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def scaling_plot(found: dict[str, dict[int, dict]], fits: dict[str, dict]) -> "Figure":
+    """Plot time and peak memory against the length, on logarithmic axes.
+
+    found : for each label and length T "time_ms" and "peak_mib", None where it was too long
+    fits  : for each label the exponents of T, by the same names
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, what, unit in zip(
+        figure.subplots(1, 2), ("time_ms", "peak_mib"), ("time (ms)", "peak memory (MiB)"), strict=True
+    ):
+        for (label, cells), style in zip(found.items(), STYLES, strict=False):
+            known = {T: c[what] for T, c in cells.items() if c[what] is not None}
+            power = f", T^{fits[label][what]:.2f}" if what in fits[label] else ""
+            axes.plot(known.keys(), known.values(), style, markersize=4, label=label + power)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        lengths = sorted({T for cells in found.values() for T in cells})
+        axes.set_xticks(lengths, [str(T) for T in lengths])
+        axes.set_xlabel("T, tokens")
+        axes.set_ylabel(f"{unit}, one block, forward and backward")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return figure
+
+
+def recall_plot(
+    curves: dict[str, dict[str, dict]], reach: dict[str, int | None], chance: float
+) -> "Figure":
+    """Plot the accuracy of recall against the distance, with every finite reach as a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for (label, by_distance), style in zip(curves.items(), STYLES, strict=False):
+        known = {int(d): c["accuracy"] for d, c in by_distance.items()}
+        axes.plot(known.keys(), known.values(), style, markersize=4, label=label)
+    for label, tokens in reach.items():
+        if tokens is not None:
+            axes.axvline(tokens, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
+    axes.axhline(chance, color="0.5", linestyle="--", linewidth=0.9, label=f"chance, {chance:.1%}")
+    axes.set_xlabel("distance from the pair to the query (tokens)")
+    axes.set_ylabel("accuracy")
+    axes.set_ylim(-0.03, 1.03)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def reach_plot(influence: dict[str, list[float]], reach: dict[str, int | None]) -> "Figure":
+    """Plot how far a prediction moves when the token d places back is replaced, d = 0, 1, ...
+
+    influence : for each label the mean total variation distance at every d; what is 0 is not drawn
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for (label, values), style in zip(influence.items(), STYLES, strict=False):
+        known = {d: v for d, v in enumerate(values) if v > 0.0}
+        axes.plot(known.keys(), known.values(), style, markersize=3, label=label)
+    for label, tokens in reach.items():
+        if tokens is not None:
+            axes.axvline(tokens - 0.5, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
+    axes.set_yscale("log")
+    axes.set_xlabel("d, how many tokens back a token was replaced")
+    axes.set_ylabel("movement of the prediction (total variation)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,112 @@
+"""Rerun the paper's experiments: three tables, recall against distance, and the measured reach."""
+
+import sys
+from pathlib import Path
+
+from minigam import cli
+from minigam.config import DataConfig, InputError
+from minigam.experiments import comparison, paper, reach, recall, scaling
+from minigam.experiments.report import GIB, physical_memory
+from minigam.experiments.training import Interrupted
+from minigam.training import NonFinite
+
+PROG = "minigam.experiments"
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT", parser_class=cli.Parser)
+    for name, lines, what in (
+        ("table1", comparison.TABLE1, "GAM, Transformer and Mamba trained alike: loss and time"),
+        ("table3", comparison.TABLE3, "GAM without its gate, memory or convolution"),
+    ):
+        c = commands.add_parser(name, help=what, description=what)
+        _common(c)
+        c.add_argument("--scale", choices=comparison.SCALES, default="published",
+                       help="small: minutes on a laptop (default: published, the paper's protocol)")  # fmt: skip
+        c.add_argument("--dataset", default="wikitext-2",
+                       help="pocketstories, or what minigam.data prepared (default: wikitext-2)")  # fmt: skip
+        c.add_argument("--models", nargs="+", choices=lines, 
+                       help="which lines of the table (default: all, mamba-bare only at published scale)")  # fmt: skip
+        c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run each (default: 0)")
+        c.add_argument("--steps", type=int, help="optimiser steps (default: the scale's)")
+    c = commands.add_parser("table2", help="time and memory of one block against length")
+    _common(c)
+    c.add_argument("--scale", choices=scaling.SCALES, default="published",
+                   help="small: for a CPU (default: published, batch 16 and C 512)")  # fmt: skip
+    c.add_argument("--lengths", nargs="+", type=int, default=list(paper.LENGTHS), help="(default: 256 to 8192)")
+    c.add_argument("--models", nargs="+", choices=scaling.LABELS, default=list(scaling.LABELS),
+                   help="(default: all three)")  # fmt: skip
+    c.add_argument("--repeats", type=int, default=5, help="timed steps, of which the median counts (default: 5)")
+    c.add_argument("--memory", type=float, default=physical_memory() / GIB / 2, metavar="GIB",
+                   help="leave out what would take more (default: half of this machine's, %(default).1f)")  # fmt: skip
+    c = commands.add_parser("recall", help="associative recall: accuracy against distance")
+    _common(c)
+    c.add_argument("--models", nargs="+", choices=recall.MODELS_BY_NAME, default=list(recall.MODELS_BY_NAME),
+                   help="(default: all three)")  # fmt: skip
+    c.add_argument("--steps", type=int, help="optimiser steps of every model (default: each its own)")
+    c.add_argument("--seed", type=int, default=0, help="decides everything drawn (default: 0)")
+    c = commands.add_parser("reach", help="how far trained models look, measured")
+    _common(c)
+    c.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, of training or of table1's cells")
+    c.add_argument("--rows", type=int, default=32, help="validation rows (default: 32)")
+    c.add_argument("--seed", type=int, default=0, help="decides the replacements (default: 0)")
+    return p
+
+
+def _common(p: cli.Parser) -> None:
+    p.add_argument("--out", type=Path, help="folder of results and of runs (default: runs/EXPERIMENT-...)")
+    cli.add_backend_flag(p)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    _check(args)
+    backend = cli.choose_backend(args.backend)
+    again = "run the same command again to go on"
+    try:
+        _run(args, backend)
+    except Interrupted:
+        print(f"\ninterrupted; what was measured is saved, {again}", file=sys.stderr)
+        return 130
+    except NonFinite as e:
+        print(f"{PROG}: {e}; delete the cell that failed, then {again}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check(args) -> None:
+    """Raise InputError for a number that means nothing."""
+    least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0}
+    for name, low in least.items():
+        value = getattr(args, name, None)
+        if value is not None and value < low:
+            raise InputError(f"--{name} is {value}, wanted a whole number, at least {low}")
+    for name, low in {"seeds": 0, "lengths": 1}.items():
+        if any(value < low for value in getattr(args, name, ())):
+            raise InputError(f"--{name} holds {min(getattr(args, name))}, wanted at least {low}")
+    if hasattr(args, "memory") and not args.memory > 0.0:
+        raise InputError(f"--memory is {args.memory}, wanted a number of GiB above 0")
+
+
+def _run(args, backend: str) -> None:
+    kind = args.experiment
+    if kind in ("table1", "table3"):
+        out = args.out or Path("runs") / f"{kind}-{args.scale}-{Path(args.dataset).name}"
+        lines = {"table1": comparison.TABLE1, "table3": comparison.TABLE3}[kind]
+        names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
+        data = DataConfig(dataset=args.dataset)
+        comparison.compare(
+            kind, {n: lines[n] for n in names}, args.scale, data, args.steps, args.seeds, out, backend
+        )
+    elif kind == "table2":
+        out = args.out or Path("runs") / f"table2-{args.scale}"
+        scaling.table2(args.scale, args.lengths, args.models, args.repeats, args.memory, out, backend)
+    elif kind == "recall":
+        recall.recall(args.models, args.steps, args.seed, args.out or Path("runs/recall"), backend)
+    else:
+        reach.reach(args.runs, args.rows, args.out or Path("runs/reach"), backend, args.seed)
+
+
+if __name__ == "__main__":
+    cli.run(main, PROG)

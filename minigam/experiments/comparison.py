@@ -1,0 +1,207 @@
+"""Tables 1 and 3: models trained side by side on one corpus, beside the paper's numbers."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+from tqdm import tqdm
+
+from minigam.config import DataConfig, GAMConfig, TrainConfig
+from minigam.corpus import Corpus
+from minigam.experiments import paper, report
+from minigam.experiments.training import Cell, trained
+from minigam.ngram import NGram
+from minigam.run import MODELS, Run, make_corpus
+from minigam.viz import comparison_plot
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: which model, and what it changes in the scale's numbers."""
+
+    label: str
+    model_type: str
+    changes: dict
+
+
+TABLE1 = {
+    "gam": Line("GAM", "gam", {}),
+    "transformer": Line("Transformer", "transformer", {}),
+    "mamba": Line("Mamba", "mamba", {}),
+    "mamba-bare": Line("Mamba, stacked bare", "mamba", {"residual": False}),
+}
+TABLE3 = {
+    "gated": Line("full (gated)", "gam", {"mixer": "gated"}),
+    "global": Line("global only", "gam", {"mixer": "global"}),
+    "sum": Line("sum fusion (no gate)", "gam", {"mixer": "sum"}),
+    "local": Line("local only", "gam", {"mixer": "local"}),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers of every model, numbers of each kind of model, and how to train."""
+
+    model: dict
+    each: dict[str, dict]
+    train: dict
+    epochs: int | None = None  # where given, they decide the steps
+
+
+SCALES = {
+    "small": Scale(
+        {"block_size": 128, "d_model": 128, "n_layers": 4, "dropout": 0.0, "position_std": 0.02},
+        {
+            "gam": {"n_slots": 64, "kernel_size": 4},
+            "transformer": {"d_model": 120, "n_heads": 4},
+            "mamba": {"expand": 3, "d_state": 8},
+        },
+        {"batch_size": 16, "micro_batch": 16, "steps": 700, "lr": 3e-3, "warmup_steps": 50,
+         "eval_every": 100, "checkpoint_every": 50},
+    ),
+    "published": Scale({}, {}, {"eval_every": 500, "eval_rows": 500, "checkpoint_every": 500}, epochs=5),
+}  # fmt: skip
+
+
+def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, seeds: list[int]) -> list[Cell]:
+    """Return the training runs of a table on a corpus of `rows` training rows, seed by seed."""
+    found = []
+    for seed in seeds:
+        for name, line in lines.items():
+            numbers = scale.model | scale.each.get(line.model_type, {}) | line.changes
+            train = TrainConfig(**scale.train, seed=seed)
+            if scale.epochs is not None:
+                steps = steps or math.ceil(scale.epochs * rows / train.batch_size)
+            train = TrainConfig(**(train.to_dict() | {"steps": steps or train.steps}))
+            model = MODELS[line.model_type].Config(**numbers)
+            found.append(Cell(f"{name}-seed{seed}", line.label, line.model_type, model, train))
+    return found
+
+
+def baselines(corpus: Corpus) -> dict[str, float]:
+    """Return the validation loss in nats of counting models on the tokens that the models predict."""
+    counted, V = corpus.valid[:, 1:] >= 0, len(corpus.tokenizer)
+    orders = {"unigram": 1, "3-gram, Kneser-Ney": 3}
+    return {
+        label: float(NGram(corpus.train, V, order).losses(corpus.valid)[counted].mean())
+        for label, order in tqdm(orders.items(), desc="counting", leave=False, delay=2, disable=None)
+    }
+
+
+def compare(
+    name: str,
+    lines: dict[str, Line],
+    scale: str,
+    data: DataConfig,
+    steps: int | None,
+    seeds: list[int],
+    out: Path,
+    backend: str,
+) -> None:
+    """Train every cell that is not finished; write NAME.json, NAME.md and NAME.png into `out`.
+
+    lines : what to train, by the name of its cells
+    steps : in place of the scale's; None keeps those
+    """
+    # One corpus for all seeds, so that seeds differ in the model and the order of the rows alone.
+    corpus = make_corpus(data, GAMConfig(**_shared(scale)).block_size, seed=0, progress=True)
+    todo = cells(lines, SCALES[scale], steps, len(corpus.train), seeds)
+    results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo}
+    counted = baselines(corpus)
+    content = report.provenance(backend) | {
+        "experiment": name,
+        "scale": scale,
+        "seeds": seeds,
+        "data": data.to_dict() | {"corpus": corpus.name, "corpus_sha256": corpus.fingerprint()},
+        "baselines": counted,
+        "cells": {
+            c.name: {
+                "model_type": c.model_type,
+                "model": c.model.to_dict(),
+                "train": c.train.to_dict(),
+                "result": results[c.name],
+            }
+            for c in todo
+        },
+    }
+    found = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
+    curves = {
+        lines[line].label: Run(out / "cells" / f"{line}-seed{seeds[0]}").metrics() for line in lines
+    }
+    figure = comparison_plot(curves, counted, title=f"{name}, {corpus.name}, seed {seeds[0]}")
+    report.write(out, name, content, _markdown(name, corpus, lines, found, counted), figure)
+
+
+def _shared(scale: str) -> dict:
+    return SCALES[scale].model
+
+
+def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, counted: dict) -> str:
+    """Return the table, the table by kind of token where kinds are known, and what to know of both."""
+    theirs = {"table1": _paper_table1(corpus.name), "table3": _paper_table3(corpus.name)}[name]
+    seeds = len(next(iter(found.values())))
+    text = f"{name} on {corpus.name}: mean of {seeds} seed{'s' if seeds > 1 else ''}"
+    text += ", with the standard deviation" if seeds > 1 else ""
+    text += ". Losses are nats per token of the validation rows.\n\n"
+    heads = ["model", "parameters", "s / epoch", "val. loss", "val. ppl"]
+    heads += ["paper: params", "paper: loss", "paper: ppl"] if theirs else []
+    body = []
+    for line, results in found.items():
+        losses = [r["loss"] for r in results]
+        body.append(
+            [
+                lines[line].label,
+                f"{results[0]['parameters']:,}",
+                f"{mean(r['seconds_per_epoch'] for r in results):.1f}",
+                _with_spread(losses, ".4f"),
+                _with_spread([math.exp(loss) for loss in losses], ".2f"),
+            ]
+            + (theirs.get(line, ["", "", ""]) if theirs else [])
+        )
+    for label, loss in counted.items():
+        body.append([label, "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] + ([""] * 3 if theirs else []))
+    if "floor" in next(iter(found.values()))[0]:
+        floor = next(iter(found.values()))[0]["floor"]
+        body.append(["floor", "", "", f"{floor:.4f}", f"{math.exp(floor):.2f}"])
+    text += report.table(heads, body)
+    if theirs:
+        text += (
+            "\nThe paper's perplexities are per token of its own tokeniser, "
+            "and comparable to these only at its scale and on its data.\n"
+        )
+    if all("kinds" in results[0] for results in found.values()):
+        text += "\n" + _by_kind(lines, found)
+    return text
+
+
+def _with_spread(values: list[float], form: str) -> str:
+    return format(mean(values), form) + (f" ± {stdev(values):{form}}" if len(values) > 1 else "")
+
+
+def _by_kind(lines: dict[str, Line], found: dict) -> str:
+    kinds = list(next(iter(found.values()))[0]["kinds"])
+    floors = next(iter(found.values()))[0]["kinds"]
+    body = [
+        [lines[line].label, "all" if results[0]["reach"] is None else str(results[0]["reach"])]
+        + [_with_spread([r["kinds"][kind]["loss"] for r in results], ".4f") for kind in kinds]
+        for line, results in found.items()
+    ]
+    body.append(["floor", "", *(f"{floors[kind]['floor']:.4f}" for kind in kinds)])
+    return "Loss by kind of token, above the floor that no model can beat:\n\n" + report.table(
+        ["model", "sees tokens", *kinds], body
+    )
+
+
+def _paper_table1(corpus_name: str) -> dict[str, list[str]]:
+    rows = next((t for name, t in paper.TABLE1.items() if corpus_name.startswith(name)), {})
+    found = {k: [f"{p} M", f"{loss:.4f}", f"{ppl:.2f}"] for k, (p, _, loss, ppl) in rows.items()}
+    if "mamba" in found:  # what its authors trained has no residual
+        found["mamba-bare"] = found.pop("mamba")
+    return found
+
+
+def _paper_table3(corpus_name: str) -> dict[str, list[str]]:
+    if not corpus_name.startswith("wikitext-2"):
+        return {}
+    return {k: [f"{p} M", f"{math.log(ppl):.4f}", f"{ppl:.2f}"] for k, (p, ppl) in paper.TABLE3.items()}

@@ -1,0 +1,96 @@
+"""How far a model looks: the measured influence of token t - d on output t, against 1 + L (K - 1)."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam import backend as backends
+from minigam.config import InputError
+from minigam.corpus import Corpus, inputs_and_targets
+from minigam.experiments import report
+from minigam.lm import LanguageModel
+from minigam.run import Run, make_corpus
+from minigam.tensor import no_grad
+from minigam.viz import reach_plot
+
+
+def influence(model: LanguageModel, ids: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict:
+    """Replace one token at a time and measure how far the predictions at it and after it move.
+
+    ids, targets : (B, T)   rows of real text; where a target is negative the prediction is not counted
+    returns for d = 0 .. T-1 "mean" and "largest": the total variation distance, 0 to 1, between the
+    next-token distributions at place t before and after token t - d was replaced by another at random
+    Cost: T forward passes.
+    """
+    B, T = ids.shape
+    rng, V = np.random.default_rng(seed), model.config.vocab_size
+    before, counted = _probabilities(model, ids), targets >= 0
+    total, count, largest = np.zeros(T), np.zeros(T), np.zeros(T)
+    for s in tqdm(range(T), desc="replacing tokens", unit="place", leave=False, delay=2, disable=None):
+        changed = ids.copy()
+        changed[:, s] = (changed[:, s] + rng.integers(1, V, size=B)) % V  # never the same token
+        moved = 0.5 * np.abs(_probabilities(model, changed) - before)[:, s:].sum(axis=-1)
+        moved = np.where(counted[:, s:], moved, 0.0)  # (B, T - s); column d is place s + d
+        total[: T - s] += moved.sum(axis=0)
+        count[: T - s] += counted[:, s:].sum(axis=0)
+        largest[: T - s] = np.maximum(largest[: T - s], moved.max(axis=0))
+    return {"mean": (total / np.maximum(count, 1)).tolist(), "largest": largest.tolist()}
+
+
+def _probabilities(model: LanguageModel, ids: np.ndarray) -> np.ndarray:
+    with no_grad():
+        z = backends.to_numpy(model(ids).data)
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def seen(largest: list[float]) -> int:
+    """Return how many tokens, the present one included, moved a prediction at all."""
+    return int(np.flatnonzero(largest).max(initial=-1)) + 1
+
+
+def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) -> None:
+    """Measure trained runs; write reach.json, .md and .png into `out`."""
+    found, corpora = {}, {}
+    for path in paths:
+        run = Run(path)
+        c = run.config
+        key = (c.corpus_sha256, c.model.block_size)
+        if key not in corpora:
+            corpora[key] = make_corpus(c.data, c.model.block_size, c.train.seed, progress=True)
+        model = run.load_model(backend)
+        moved = influence(model, *rows_of(corpora[key], n_rows), seed)
+        name = type(model).__name__
+        label = name if name not in found else f"{name} ({path.name})"
+        found[label] = {"run": path.name, "reach": model.reach, "measured": seen(moved["largest"]), **moved}
+    if not found:
+        raise InputError("no run given, wanted folders that a training wrote")
+    content = report.provenance(backend) | {
+        "experiment": "reach", "rows": n_rows, "seed": seed, "runs": found,
+    }  # fmt: skip
+    figure = reach_plot({k: f["mean"] for k, f in found.items()}, {k: f["reach"] for k, f in found.items()})
+    report.write(out, "reach", content, _markdown(found), figure)
+
+
+def rows_of(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs and targets of the first n validation rows."""
+    return inputs_and_targets(corpus.valid[:n])
+
+
+def _markdown(found: dict[str, dict]) -> str:
+    heads = ["model", "1 + L (K - 1)", "tokens that moved a prediction"]
+    depths = [d for d in (0, 1, 2, 4, 8, 12, 13, 16, 32, 64) if d < min(len(f["mean"]) for f in found.values())]
+    heads += [f"d = {d}" for d in depths]
+    body = [
+        [label, str(f["reach"] or "all"), str(f["measured"]), *(_small(f["mean"][d]) for d in depths)]
+        for label, f in found.items()
+    ]
+    return (
+        "reach: mean total variation distance (0 to 1) by which the prediction at t moves when token "
+        "t - d is replaced.\\n\\n" + report.table(heads, body)
+    )
+
+
+def _small(value: float) -> str:
+    return "0" if value == 0.0 else f"{value:.1e}"

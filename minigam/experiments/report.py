@@ -1,0 +1,139 @@
+"""What every result file says beside its numbers: where, with what and from which code they come."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from minigam import backend
+from minigam.config import InputError
+from minigam.files import read_json, replacing, write_json, write_text
+
+GIB = 2**30
+
+
+def machine() -> dict:
+    """Return what the speed of this machine depends on: processor, memory, BLAS, threads."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    threads = {k: v for k, v in os.environ.items() if k.startswith(("OPENBLAS_", "OMP_", "MKL_"))}
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(physical_memory() / GIB, 1),
+        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "blas_settings": threads,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory this machine has; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def device(backend_name: str) -> str:
+    """Return the name of what computes."""
+    if backend_name == "numpy":
+        return _processor()
+    cupy = backend.get("cupy")
+    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+
+
+def versions() -> dict:
+    """Return the versions of Python and of what computes here."""
+    found = {"python": platform.python_version()}
+    for name in ("minigam", "numpy", "tokenizers", "cupy-cuda12x", "cupy-cuda13x"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of the source, with -dirty where it was changed since; None outside a clone."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def command() -> str:
+    """Return the command line that is running."""
+    return shlex.join(["python", "-m", "minigam.experiments", *sys.argv[1:]])
+
+
+def provenance(backend_name: str) -> dict:
+    return {
+        "command": command(),
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "backend": backend_name,
+        "device": device(backend_name),
+    }
+
+
+def write(out: Path, name: str, content: dict, markdown: str, figure) -> None:
+    """Write NAME.json, NAME.md and NAME.png, and print the Markdown."""
+    write_json(out / f"{name}.json", content)
+    made = f"Command: `{content['command']}` on {content['device']}, {content['machine']['cores']} cores; "
+    made += f"numbers, versions and settings in {name}.json.\n"
+    write_text(out / f"{name}.md", f"{markdown}\n{made}")
+    with replacing(out / f"{name}.png") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    print(f"\n{markdown}\nSaved in {out}: {name}.json, {name}.md, {name}.png")
+
+
+def table(heads: list[str], lines: list[list[str]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    cells = [heads, *lines]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
+
+    def text(line: list[str]) -> str:
+        pads = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
+        return f"| {' | '.join(pads)} |\n"
+
+    rule = [("-" * w) if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return text(heads) + f"| {' | '.join(rule)} |\n" + "".join(map(text, lines))
+
+
+class Cells:
+    """Finished measurements of one experiment, kept in a file so that none is made twice.
+
+    settings : what decides the numbers; a file of other settings is refused
+    """
+
+    def __init__(self, path: Path, settings: dict):
+        self.path, self.settings, self.found = path, settings, {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            content = read_json(path)
+            if content.get("settings") != settings:
+                raise InputError(
+                    f"{path}: holds measurements of other settings; choose another --out, or delete it"
+                )
+            self.found = content["cells"]
+
+    def get(self, name: str, measure):
+        """Return the measurement called `name`; measure it when it is not there yet."""
+        if name not in self.found:
+            self.found[name] = measure()
+            write_json(self.path, {"settings": self.settings, "cells": self.found})
+        return self.found[name]

@@ -1,0 +1,168 @@
+"""Table 2: time and peak memory of one block, forward and backward, against the length of the text."""
+
+import math
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam import backend as backends
+from minigam.backend import synchronize, track_memory
+from minigam.experiments import paper, report
+from minigam.experiments.report import Cells
+from minigam.nn import DropoutStream
+from minigam.run import MODELS
+from minigam.tensor import Tensor
+from minigam.viz import scaling_plot
+
+SCALES = {
+    "small": {
+        "batch": 1,
+        "d_model": 128,
+        "gam": {"n_slots": 128, "kernel_size": 3},
+        "transformer": {"n_heads": 4},
+        "mamba": {"expand": 3, "d_state": 16},
+    },
+    "published": {"batch": 16, "d_model": 512, "gam": {}, "transformer": {}, "mamba": {}},
+}
+LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
+
+
+class Block:
+    """One block of a model and an input of T random tokens; `step` runs it forward and backward."""
+
+    def __init__(self, model_type: str, scale: dict, T: int, backend: str):
+        Model, C = MODELS[model_type], scale["d_model"]
+        config = Model.Config(d_model=C, block_size=T, n_layers=1, dropout=0.0, **scale[model_type])
+        rng = np.random.default_rng(0)
+        self.block = Model.Block(config, DropoutStream(0), rng)
+        for p in self.block.parameters():
+            p.data = p.data.astype("float32")
+        self.block.to(backend)
+        x = rng.standard_normal((scale["batch"], T, C)).astype("float32")
+        self.x = Tensor(backends.to(x, backend), requires_grad=True)
+        self.xp = backends.get(backend)
+
+    def step(self) -> None:
+        self.block.zero_grad()
+        self.x.grad = None
+        y = self.block(self.x)
+        y.backward(self.xp.ones_like(y.data), retain_graph=False)
+
+    def time_ms(self) -> float:
+        synchronize(self.xp)
+        began = perf_counter()
+        self.step()
+        synchronize(self.xp)
+        return 1e3 * (perf_counter() - began)
+
+    def peak_bytes(self) -> int:
+        with track_memory(self.xp) as memory:
+            self.step()
+        return memory.peak_bytes
+
+
+def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int) -> dict:
+    """Return median and range of the time of one step in ms, after a first that does not count, and
+    its peak memory above what parameters and input take, in MiB."""
+    block = Block(model_type, scale, T, backend)
+    block.step()
+    times = [block.time_ms() for _ in range(repeats)]
+    return {
+        "time_ms": median(times),
+        "fastest_ms": min(times),
+        "slowest_ms": max(times),
+        "peak_mib": block.peak_bytes() / 2**20,
+    }
+
+
+def exponent(lengths: list[int], values: list[float]) -> float:
+    """Return p of the power law value = c T^p that fits best: the slope between the logarithms."""
+    return float(np.polyfit(np.log(lengths), np.log(values), 1)[0])
+
+
+def table2(
+    scale: str, lengths: list[int], models: list[str], repeats: int, limit_gib: float, out: Path, backend: str
+) -> None:
+    """Measure what is not measured yet; write table2.json, .md and .png into `out`.
+
+    limit_gib : a length whose peak memory, foreseen from the two before it, is above this is left out
+    """
+    numbers = SCALES[scale]
+    settings = {"scale": scale, "numbers": numbers, "repeats": repeats, "backend": backend}
+    cells = Cells(out / "cells.json", settings | {"machine": report.machine()})
+    todo = [(T, m) for T in sorted(lengths) for m in models]
+    bar = tqdm(todo, disable=None, unit="cell")
+    found: dict[str, dict[int, dict]] = {m: {} for m in models}
+    for T, m in bar:
+        bar.set_postfix_str(f"{LABELS[m]} T {T}")
+        foreseen = _foreseen(found[m], T)
+        if foreseen > limit_gib * 1024:
+            found[m][T] = {"time_ms": None, "peak_mib": None, "foreseen_mib": foreseen}
+        else:
+            found[m][T] = cells.get(
+                f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats)
+            )
+    fits = {m: fits_of(found[m]) for m in models}
+    content = report.provenance(backend) | {
+        "experiment": "table2",
+        "scale": scale,
+        "numbers": numbers,
+        "repeats": repeats,
+        "cells": {m: {str(T): v for T, v in found[m].items()} for m in models},
+        "exponents": fits,
+    }
+    figure = scaling_plot({LABELS[m]: found[m] for m in models}, {LABELS[m]: fits[m] for m in models})
+    report.write(out, "table2", content, _markdown(scale, numbers, found, fits), figure)
+
+
+def _foreseen(found: dict[int, dict], T: int) -> float:
+    """Return the peak memory in MiB that length T will take, from the growth between the two before."""
+    known = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
+    if len(known) < len(found):
+        return math.inf  # a shorter one was too long already
+    if len(known) < 2:
+        return 0.0
+    (t1, m1), (t2, m2) = known[-2:]
+    return m2 * (T / t2) ** (math.log(m2 / m1) / math.log(t2 / t1))
+
+
+def fits_of(found: dict[int, dict]) -> dict[str, float]:
+    """Return the exponents p of T^p: of time and memory over all lengths, and between the two longest."""
+    known = {T: v for T, v in found.items() if v["time_ms"] is not None}
+    if len(known) < 2:
+        return {}
+    lengths = list(known)
+    fits = {}
+    for what in ("time_ms", "peak_mib"):
+        values = [known[T][what] for T in lengths]
+        fits[what] = exponent(lengths, values)
+        fits[f"{what}_at_the_end"] = exponent(lengths[-2:], values[-2:])
+    return fits
+
+
+def _markdown(scale: str, numbers: dict, found: dict[str, dict[int, dict]], fits: dict) -> str:
+    text = (
+        f"table2, scale {scale}: one block, forward and backward, float32, batch {numbers['batch']}, "
+        f"C {numbers['d_model']}. Time is a median; memory is the peak above parameters and input.\n"
+    )
+    for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
+        lengths = list(next(iter(found.values())))
+        heads = [unit, *map(str, lengths), "exponent", "at the end"]
+        body = []
+        for m, cells in found.items():
+            shown = ["too long" if v[what] is None else f"{v[what]:.1f}" for v in cells.values()]
+            ends = [fits[m].get(what), fits[m].get(f"{what}_at_the_end")]
+            body.append([LABELS[m], *shown, *("" if e is None else f"{e:.2f}" for e in ends)])
+        if scale == "published":
+            key = {"time_ms": "time_ms", "peak_mib": "peak_mb"}[what]
+            for m, theirs in paper.TABLE2.items():
+                by_length = dict(zip(paper.LENGTHS, theirs[key]))
+                shown = [by_length.get(T, "") or "out of memory" for T in lengths]
+                body.append([f"paper: {LABELS[m]}, mixed precision", *map(str, shown), "", ""])
+        text += "\n" + report.table(heads, body)
+    return text + (
+        "\nexponent: p of the best fitting T^p, over all lengths; at the end: between the two longest.\n"
+    )

@@ -1,0 +1,66 @@
+"""A cell of a table: one model trained in a run folder of its own, gone on with where it was stopped."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from minigam import session
+from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.corpus import Corpus
+from minigam.files import read_json, write_json
+from minigam.run import Run, RunConfig
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a cell; what it reached is saved."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of an experiment: which model with which numbers."""
+
+    name: str  # of the run folder
+    label: str  # in tables and plots
+    model_type: str
+    model: ModelConfig
+    train: TrainConfig
+
+
+def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend: str) -> dict:
+    """Return what the cell measured, training it, or the rest of it, first where that is still to do.
+
+    returns the result of `training.evaluate`, and "parameters", "reach", "seconds_per_epoch"
+    Raises InputError when the folder holds a run of other settings, Interrupted after a Ctrl-C.
+    """
+    path = folder / cell.name
+    config = RunConfig(
+        cell.model_type,
+        replace(cell.model, vocab_size=len(corpus.tokenizer)),
+        data,
+        cell.train,
+        corpus.fingerprint(),
+    )
+    begun = (path / "config.json").exists()
+    if begun and Run(path).config != config:
+        raise InputError(f"{path}: a run of other settings; choose another --out, or delete the folder")
+    if (path / "result.json").exists():
+        return read_json(path / "result.json")
+    if begun:
+        run = Run(path)
+        model, optimizer, step = run.resume(backend)
+    else:
+        run, model, optimizer = session.begin(
+            path, cell.model_type, cell.model, data, cell.train, corpus, backend
+        )
+        step = 0
+    if session.train(run, model, optimizer, corpus, step, name=cell.name) < cell.train.steps:
+        raise Interrupted
+    steps = [m["seconds"] for m in run.metrics() if "seconds" in m]
+    result = {
+        "parameters": model.num_parameters(),
+        "reach": model.reach,
+        "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
+        **session.finish(run, model, corpus),
+    }
+    write_json(path / "result.json", result)
+    return result
