@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "generate", "gradcheck")
+COMMANDS = ("train", "generate", "evaluate", "gradcheck")
 
 
 def main() -> None:

@@ -72,6 +72,14 @@ def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> 
     )
 
 
+def require_at_least(args: argparse.Namespace, **least: float) -> None:
+    """Raise InputError for a flag whose value is below its least; one not given is no fault."""
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value is not None and not value >= bound:  # so that nan is refused too
+            raise InputError(f"--{name.replace('_', '-')} is {value}, wanted at least {bound}")
+
+
 def choose_backend(name: str) -> str:
     """Resolve --backend, with one line on stderr that says what was chosen and why."""
     chosen, why = backend.choose(name)

@@ -61,12 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=0, help="decides the sample (default: 0)")
     cli.add_backend_flag(p)
     args = p.parse_args(argv)
-    wanted = {"tokens": (0, "at least 0"), "temperature": (0.0, "at least 0"), "top_k": (1, "at least 1"),
-              "seed": (0, "at least 0")}  # fmt: skip
-    for name, (least, text) in wanted.items():
-        value = getattr(args, name)
-        if value is not None and not value >= least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}, wanted {text}")
+    cli.require_at_least(args, tokens=0, temperature=0, top_k=1, seed=0)
     run = Run(args.run)
     tokenizer = run.tokenizer()
     first_ids(tokenizer, args.prompt)  # a prompt that cannot be read is refused before the model loads

@@ -117,6 +117,17 @@ class Run:
     def tokenizer(self):
         return tokenizer.load(self.path / "tokenizer.json")
 
+    def corpus(self, progress: bool = False) -> Corpus:
+        """Return the data of this run. Raises InputError when it is no longer what the run began with."""
+        c = self.config
+        made = make_corpus(c.data, c.model.block_size, c.train.seed, progress)
+        same_words = made.tokenizer.to_json() == self.tokenizer().to_json()
+        if made.fingerprint() != c.corpus_sha256 or not same_words:
+            raise InputError(
+                f"{self.path}: the data has changed since the run began; restore it, or begin a new run"
+            )
+        return made
+
     def new_model(self, backend: str = "numpy") -> LanguageModel:
         """Return the model of this run with its initial values."""
         return MODELS[self.config.model_type](self.config.model, seed=self.config.train.seed, backend=backend)

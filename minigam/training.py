@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
+from tqdm import tqdm
 
 from minigam import backend
 from minigam.config import TrainConfig
@@ -101,26 +102,41 @@ def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None
     return "the sum over micro-batches or the gradient norm, every operation alone being finite"
 
 
-def evaluate(model: LanguageModel, corpus: Corpus, rows: int | None = None, batch: int = 16) -> dict:
+def evaluate(
+    model: LanguageModel, corpus: Corpus, rows: int | None = None, batch: int = 16, progress: bool = False
+) -> dict:
     """Measure the loss on validation rows, and beside it the floor where it is known.
 
     rows : how many rows to take, from the first; None for all
-    returns {"loss": mean nats, "tokens": count}, and for PocketStories "floor" and "kinds":
-    for each kind its loss, floor and count, and "syntax+choice" for those two together
+    returns what `summary` does
     """
     n = min(rows or len(corpus.valid), len(corpus.valid))
     ids, targets = inputs_and_targets(corpus.valid[:n])
+    starts = tqdm(
+        range(0, n, batch), desc="validating", leave=False, delay=2, disable=None if progress else True
+    )
     was_training = model.training
     model.eval()
     try:
         with no_grad():
             parts = [
                 backend.to_numpy(model.token_losses(ids[i : i + batch], targets[i : i + batch]).data)
-                for i in range(0, n, batch)
+                for i in starts
             ]
     finally:
         model.train(was_training)
-    losses, counted = np.concatenate(parts).astype(np.float64), targets >= 0
+    return summary(corpus, np.concatenate(parts).astype(np.float64))
+
+
+def summary(corpus: Corpus, losses: np.ndarray) -> dict:
+    """Return the mean of a model's losses, and the means by kind of token where kinds are known.
+
+    losses : (n, T) nats, of the first n validation rows
+    returns {"loss": mean nats, "tokens": count}, and for PocketStories "floor" and "kinds":
+    for each kind its loss, floor and count, and "syntax+choice" for those two together
+    """
+    n = len(losses)
+    counted = corpus.valid[:n, 1:] >= 0
     result: dict = {"loss": losses[counted].mean(), "tokens": int(counted.sum())}
     if corpus.kinds is not None:
         floor, kinds = corpus.floor[:n], corpus.kinds[:n]

@@ -14,7 +14,7 @@ import minigam
 ROOT = Path(minigam.__file__).parent
 PROJECT = ROOT.parent
 FLOORS = [
-    {"backend", "config", "graph"},
+    {"backend", "config", "graph", "ngram"},
     {"tensor", "files"},
     {"ops", "sequence", "gradcheck"},
     {"nn", "grammar"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"run"},
     {"session"},
     {"cli", "__init__"},
-    {"generate"},
+    {"generate", "evaluate"},
     {"train", "gradcheck.arguments", "__main__"},
     {"gradcheck.cases"},
     {"gradcheck.__main__"},

@@ -1,0 +1,173 @@
+"""Measure a trained model beside n-grams, in units that compare between tokenizers."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam import cli, training
+from minigam.config import InputError
+from minigam.corpus import Corpus, TextSize
+from minigam.files import write_json
+from minigam.lm import LanguageModel
+from minigam.ngram import NGram
+from minigam.pocketstories import KINDS
+from minigam.run import Run
+
+PROG = "minigam.evaluate"
+
+
+def evaluation(
+    model: LanguageModel,
+    corpus: Corpus,
+    order: int = 3,
+    rows: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict:
+    """Measure a model, and n-gram models counted in the same training rows, on the same targets.
+
+    order : of the longest n-grams; all shorter ones are measured too
+    rows  : how many validation rows to take, drawn by `seed`; None for all
+    returns {"model": name, "rows": count, "tokens": count, "results": {name: measures}}: the model first,
+    then the n-grams from the longest, then the floor where it is known. Measures are those of `units`
+    and, where kinds of token are known, "kinds": the loss of each in nats.
+    """
+    corpus, name = _drawn(corpus, rows, seed), type(model).__name__
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number says it by itself
+        measured = {name: training.evaluate(model, corpus, progress=progress)}
+    orders = range(order, 0, -1)
+    for n in tqdm(orders, desc="counting n-grams", leave=False, delay=2, disable=None if progress else True):
+        losses = NGram(corpus.train, model.config.vocab_size, n).losses(corpus.valid)
+        measured[ngram_name(n)] = training.summary(corpus, losses)
+    if corpus.floor is not None:
+        measured["floor"] = training.summary(corpus, corpus.floor)
+    results = {}
+    for each, m in measured.items():
+        results[each] = units(m["loss"], corpus.valid_size)
+        if "kinds" in m:
+            results[each]["kinds"] = {kind: m["kinds"][kind]["loss"] for kind in KINDS if kind in m["kinds"]}
+    return {
+        "model": name,
+        "rows": len(corpus.valid),
+        "tokens": int((corpus.valid[:, 1:] >= 0).sum()),
+        "results": results,
+    }
+
+
+def _drawn(corpus: Corpus, rows: int | None, seed: int) -> Corpus:
+    """Return the corpus with only so many validation rows, a sample of all in their order."""
+    if rows is None or rows >= len(corpus.valid):
+        return corpus
+    some = np.sort(np.random.default_rng(seed).choice(len(corpus.valid), rows, replace=False))
+    known = {k: getattr(corpus, k)[some] for k in ("kinds", "floor") if getattr(corpus, k) is not None}
+    return replace(corpus, valid=corpus.valid[some], **known)
+
+
+def ngram_name(order: int) -> str:
+    """Return what an n-gram of this many tokens is called."""
+    return {1: "unigram", 2: "bigram", 3: "trigram"}.get(order, f"{order}-gram")
+
+
+def units(loss: float, size: TextSize) -> dict:
+    """Return a mean loss in four units.
+
+    A token is what the tokenizer makes it: with long tokens there are fewer predictions, each harder, and
+    the loss and the perplexity of one say nothing about another tokenizer's. Words and bytes belong to the
+    text. The whole text costs loss * tokens nats, however it was cut; shared among its words or its bytes,
+    that compares between tokenizers.
+
+    loss : mean nats per token of the text, or of a sample of it
+    size : of the whole text
+    returns loss; perplexity = exp(loss); word_perplexity = exp(loss * tokens / words), words being
+    parts between white space; bits_per_byte = loss * tokens / (bytes ln 2). What is past the largest
+    float, or per word in a text without one, is None.
+    """
+    whole = loss * size.tokens
+    return {
+        "loss": loss,
+        "perplexity": _exp(loss),
+        "word_perplexity": _exp(whole / size.words) if size.words else None,
+        "bits_per_byte": whole / (size.bytes * math.log(2)),
+    }
+
+
+def _exp(nats: float) -> float | None:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return None
+
+
+def table(result: dict) -> str:
+    """Return what `evaluation` measured as a table for people, and one line on who predicts better."""
+    kinds = list(result["results"][result["model"]].get("kinds", {}))
+    heads = [("nats", "per token"), ("perplexity", "per token"), ("perplexity", "per word")]
+    heads += [("bits", "per byte"), *(("nats per", kind) for kind in kinds)]
+    lines = [" " * 12 + "".join(f"{h:>11}" for h in line) for line in zip(*heads, strict=True)]
+    for name, r in result["results"].items():
+        cells = [f"{r['loss']:.4f}", _cell(r["perplexity"]), _cell(r["word_perplexity"])]
+        cells += [f"{r['bits_per_byte']:.4f}", *(f"{r['kinds'][kind]:.4f}" for kind in kinds)]
+        lines.append(f"{name:<12}" + "".join(f"{c:>11}" for c in cells))
+    return "\n".join([*lines, "", verdict(result)])
+
+
+def _cell(perplexity: float | None) -> str:
+    if perplexity is None:
+        return "-"
+    return f"{perplexity:,.2f}" if perplexity < 1e6 else f"{perplexity:.2e}"
+
+
+def verdict(result: dict) -> str:
+    """Return one line: whether the model predicts better than the best of the n-grams."""
+    name, losses = result["model"], {n: r["loss"] for n, r in result["results"].items() if n != "floor"}
+    own = losses.pop(name)
+    best = min(losses, key=losses.get)
+    numbers = f"{own:.4f} nats per token against {losses[best]:.4f} of the {best}"
+    if own < losses[best]:
+        return f"The {name} predicts better than n-grams do: {numbers}."
+    return f"The {name} predicts no better than n-grams do: {numbers}. More training may help."
+
+
+def main(argv: list[str] | None = None) -> int:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    p.add_argument("run", type=Path, metavar="RUN", help="folder that python -m minigam.train wrote")
+    p.add_argument(
+        "--order", type=int, default=3, metavar="N", help="tokens in the longest n-grams (default: 3)"
+    )
+    p.add_argument("--rows", type=int, metavar="N", help="validation rows to take, a sample (default: all)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too (default: print only)")
+    p.add_argument("--seed", type=int, default=0, help="decides the sample of --rows (default: 0)")
+    cli.add_backend_flag(p)
+    args = p.parse_args(argv)
+    cli.require_at_least(args, order=1, rows=1, seed=0)
+    if args.json is not None and (args.json.is_dir() or not args.json.parent.is_dir()):
+        raise InputError(f"--json {args.json}: wanted a file in a folder that exists; choose another")
+    run = Run(args.run)
+    if args.order > (most := run.config.model.block_size + 1):
+        raise InputError(f"--order is {args.order}, wanted at most {most}, the tokens of a row")
+    model = run.load_model(cli.choose_backend(args.backend))
+    corpus = run.corpus(progress=True)
+    result = evaluation(model, corpus, args.order, args.rows, args.seed, progress=True)
+    if not math.isfinite(loss := result["results"][result["model"]]["loss"]):
+        raise InputError(f"{run.path}: the loss is {loss}, wanted a number; train again with a smaller --lr")
+    size = corpus.valid_size
+    print(
+        f"{run.path}: {result['tokens']:,} tokens in {result['rows']:,} validation rows\n"
+        f"whole validation text: {size.tokens:,} tokens, {size.words:,} words, {size.bytes:,} bytes\n"
+    )
+    print(table(result))
+    if args.json is not None:
+        try:
+            write_json(args.json, {"run": str(run.path), **result})
+        except OSError as e:
+            raise InputError(
+                f"--json {args.json}: {e.strerror or e}; choose a file that can be written"
+            ) from e
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, PROG)
