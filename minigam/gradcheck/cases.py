@@ -287,6 +287,8 @@ CASES = [
     ),
     case(sequence.selective_scan, (1, 3, 1), between(0.1, 1.0, 1, 3, 1), between(-1.0, -0.1, 1, 1),
          (1, 3, 1), (1, 3, 1), (1,), label="one-state"),
+    case(sequence.selective_scan, strided(2, 3, 4), strided(2, 3, 4), transposed(4, 3),
+         strided(2, 3, 3), transposed(2, 3, 3), strided(4), transposed(2, 4, 3), label="not-contiguous"),
     case(sequence.causal_attention, transposed(2, 5, 12), transposed(2, 3, 8), n_heads=2,
          label="not-contiguous"),
 ]  # fmt: skip
