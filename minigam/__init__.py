@@ -4,8 +4,8 @@ Importing decides nothing: no GPU library is touched, and every operation runs w
 inputs are. `python -m minigam` lists the commands.
 """
 
+from minigam import fast_cupy, fast_numpy, interop, ops, optim, sequence, training  # noqa: F401  fast_*: rules
 from minigam import gradcheck as _gradcheck_room
-from minigam import interop, ops, optim, sequence, training
 from minigam.config import GAMConfig, MambaConfig, TransformerConfig
 from minigam.lm import GAM, Mamba, Transformer
 from minigam.tensor import Tensor, no_grad, reference_only

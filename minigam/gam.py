@@ -1,48 +1,20 @@
 """The GAM block: local context by convolution, global context by memory, fused by a gate."""
 
-import math
-
 import numpy as np
 
-from minigam.backend import xp_of
 from minigam.config import GAMConfig
 from minigam.nn import (
+    BlockState,
+    CausalConv,
     DropoutStream,
     FeedForward,
     LayerNorm,
     Linear,
     Module,
     Parameter,
-    uniform,
     xavier_uniform,
 )
-from minigam.sequence import associative_memory, causal_conv1d, gated_fusion
-
-
-class CausalConv(Module):
-    """Depthwise causal convolution over the K latest tokens.   E2"""
-
-    def __init__(self, c: int, kernel_size: int, rng: np.random.Generator):
-        bound = 1.0 / math.sqrt(kernel_size)  # a depthwise filter has K inputs
-        self.weight = Parameter(uniform(rng, (c, kernel_size), bound))
-        self.bias = Parameter(uniform(rng, (c,), bound))
-
-    def __call__(self, u, state: "BlockState | None" = None):
-        past = state.advance(u.data) if state is not None else None
-        return causal_conv1d(u, self.weight, self.bias, past)
-
-
-class BlockState:
-    """All that a GAM block remembers of the tokens before: its K-1 latest convolution inputs."""
-
-    def __init__(self, past):
-        self.past = past  # (B, K-1, C)
-
-    def advance(self, u):
-        """Return the past that `u` (B, T, C) continues, and remember the K-1 latest inputs."""
-        past, T = self.past, u.shape[1]
-        self.past = xp_of(u).concatenate([past, u], axis=1)[:, T:]
-        return past
+from minigam.sequence import associative_memory, gated_fusion
 
 
 class GAMBlock(Module):
@@ -70,10 +42,7 @@ class GAMBlock(Module):
 
     def new_state(self, batch: int) -> BlockState | None:
         """Return the state before the first token: a past of zeros, which is E2's padding."""
-        if self.mixer == "global":
-            return None
-        (C, K), zeros = self.conv.weight.shape, xp_of(self.conv.weight.data).zeros
-        return BlockState(zeros((batch, K - 1, C), dtype=self.conv.weight.dtype))
+        return None if self.mixer == "global" else self.conv.new_state(batch)
 
     def mix(self, u, state: BlockState | None):
         if self.mixer == "global":

@@ -11,19 +11,8 @@ import numpy as np
 from minigam import ops
 from minigam.backend import xp_of
 from minigam.config import MambaConfig
-from minigam.gam import BlockState, CausalConv
-from minigam.nn import DropoutStream, LayerNorm, Module, Parameter, uniform
-from minigam.sequence import scan_states, selective_scan
-
-
-class Projection(Module):
-    """y = x W^T, without a bias."""
-
-    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator):
-        self.weight = Parameter(uniform(rng, (c_out, c_in), 1.0 / math.sqrt(c_in)))
-
-    def __call__(self, x):
-        return ops.linear(x, self.weight)
+from minigam.nn import BlockState, CausalConv, DropoutStream, LayerNorm, Linear, Module, Parameter, uniform
+from minigam.sequence import selective_scan
 
 
 class StepSize(Module):
@@ -53,13 +42,13 @@ class SelectiveSSM(Module):
     def __init__(self, config: MambaConfig, rng: np.random.Generator):
         C, E, N = config.d_model, config.expand * config.d_model, config.d_state
         self.rank, self.n = math.ceil(C / 16), N
-        self.expand = Projection(C, 2 * E, rng)
+        self.expand = Linear(C, 2 * E, rng, bias=False)
         self.conv = CausalConv(E, config.d_conv, rng)
-        self.select = Projection(E, self.rank + 2 * N, rng)
+        self.select = Linear(E, self.rank + 2 * N, rng, bias=False)
         self.step_size = StepSize(self.rank, E, rng)
         self.A_log = Parameter(np.log(np.tile(np.arange(1.0, N + 1.0), (E, 1))))  # (E, N), S4D-real
         self.D = Parameter(np.ones(E))
-        self.contract = Projection(E, C, rng)
+        self.contract = Linear(E, C, rng, bias=False)
 
     def __call__(self, u, state: "MambaState | None" = None):  # (B, T, C) -> (B, T, C)
         E, R, N = self.D.shape[0], self.rank, self.n
@@ -69,8 +58,8 @@ class SelectiveSSM(Module):
         delta = self.step_size(selected[..., :R])
         B, C = selected[..., R : R + N], selected[..., R + N :]
         A = -ops.exp(self.A_log)
-        past = state.advance(x.data, delta.data, A.data, B.data) if state is not None else None
-        y = selective_scan(x, delta, A, B, C, self.D, past)
+        past, remember = (state.h, state.remember) if state is not None else (None, None)
+        y = selective_scan(x, delta, A, B, C, self.D, past, remember=remember)
         return self.contract(y * ops.silu(xz[..., E:]))
 
 
@@ -80,12 +69,9 @@ class MambaState:
     def __init__(self, conv: BlockState, h):
         self.conv, self.h = conv, h  # h is (B, E, N)
 
-    def advance(self, x, delta, A, B):
-        """Return the state that `x` (B, T, E) continues, and remember the one after it."""
-        past = self.h
-        for self.h in scan_states(xp_of(x), x, delta, A, B, past):
-            pass
-        return past
+    def remember(self, h) -> None:
+        """Keep the state after the tokens just read."""
+        self.h = h
 
 
 class MambaBlock(Module):
@@ -102,7 +88,7 @@ class MambaBlock(Module):
 
     def new_state(self, batch: int) -> MambaState:
         """Return the state before the first token: zeros."""
-        conv, A = self.ssm.conv.weight, self.ssm.A_log
-        (E, K), zeros = conv.shape, xp_of(conv.data).zeros
-        past = zeros((batch, K - 1, E), dtype=conv.dtype)
-        return MambaState(BlockState(past), zeros((batch, *A.shape), dtype=A.dtype))
+        A = self.ssm.A_log
+        return MambaState(
+            self.ssm.conv.new_state(batch), xp_of(A.data).zeros((batch, *A.shape), dtype=A.dtype)
+        )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from minigam import backend, ops
+from minigam.sequence import causal_conv1d
 from minigam.tensor import ShapeError, Tensor
 
 
@@ -123,12 +124,12 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarr
 
 
 class Linear(Module):
-    """y = x W^T + b, from c_in to c_out channels."""
+    """y = x W^T + b, from c_in to c_out channels; without b if `bias` is False."""
 
-    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator):
+    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator, bias: bool = True):
         bound = 1.0 / math.sqrt(c_in)
         self.weight = Parameter(uniform(rng, (c_out, c_in), bound))
-        self.bias = Parameter(uniform(rng, (c_out,), bound))
+        self.bias = Parameter(uniform(rng, (c_out,), bound)) if bias else None
 
     def __call__(self, x):
         return ops.linear(x, self.weight, self.bias)
@@ -175,3 +176,34 @@ class FeedForward(Module):
 
     def __call__(self, x):  # (B, T, C) -> (B, T, C)
         return self.dropout(self.contract(ops.gelu(self.expand(x))))
+
+
+class CausalConv(Module):
+    """Depthwise causal convolution over the K latest tokens.   E2"""
+
+    def __init__(self, c: int, kernel_size: int, rng: np.random.Generator):
+        bound = 1.0 / math.sqrt(kernel_size)  # a depthwise filter has K inputs
+        self.weight = Parameter(uniform(rng, (c, kernel_size), bound))
+        self.bias = Parameter(uniform(rng, (c,), bound))
+
+    def __call__(self, u, state: "BlockState | None" = None):
+        past = state.advance(u.data) if state is not None else None
+        return causal_conv1d(u, self.weight, self.bias, past)
+
+    def new_state(self, batch: int) -> "BlockState":
+        """Return the state before the first token: a past of zeros, which is E2's padding."""
+        (C, K), zeros = self.weight.shape, backend.xp_of(self.weight.data).zeros
+        return BlockState(zeros((batch, K - 1, C), dtype=self.weight.dtype))
+
+
+class BlockState:
+    """All that a convolution remembers of the tokens before, and all that a GAM block does: K-1 inputs."""
+
+    def __init__(self, past):
+        self.past = past  # (B, K-1, C)
+
+    def advance(self, u):
+        """Return the past that `u` (B, T, C) continues, and remember the K-1 latest inputs."""
+        past, T = self.past, u.shape[1]
+        self.past = backend.xp_of(u).concatenate([past, u], axis=1)[:, T:]
+        return past

@@ -167,7 +167,7 @@ def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: t
 
 
 @op
-def selective_scan(xp, x, delta, A, B, C, skip, past=None):
+def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     """Carry N numbers for each channel through time, and let the input decide what is kept.
 
         h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,   y_t = C_t h_t + skip x_t
@@ -177,26 +177,20 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None):
     B, C     : (B, T, N)   what is written and what is read, for each token its own
     skip     : (E)         the paper's D
     past     : (B, E, N) or None   the state before the first token; None is zero
+    remember : called, if given, with the state (B, E, N) after the last token
     returns    (B, T, E)   token t has seen every token up to t and none after it
     Raises ShapeError when a shape does not fit.
     Cost: O(B T E N); keeps the states, B T E N numbers. Token by token, as the recurrence reads.
     Source: Gu and Dao, arXiv 2312.00752, section 3; B discretised by delta B, as in their code.
     """
-    (b, T, E), N = x.shape, A.shape[-1]
-    wanted = {
-        "delta": (b, T, E),
-        "A": (E, N),
-        "B": (b, T, N),
-        "C": (b, T, N),
-        "skip": (E,),
-        "past": (b, E, N),
-    }
-    for (name, shape), z in zip(wanted.items(), (delta, A, B, C, skip, past), strict=True):
-        if z is not None and z.shape != shape:
-            raise ShapeError(f"selective_scan: {name} {z.shape}, wanted {shape} beside x {x.shape}")
+    b, T, E, N = scan_sizes(x, delta, A, B, C, skip, past)
     states = [xp.zeros((b, E, N), dtype=x.dtype) if past is None else past]
-    states += scan_states(xp, x, delta, A, B, states[0])
+    for t in range(T):
+        a = xp.exp(delta[:, t, :, None] * A)  # (B, E, N)
+        states.append(a * states[t] + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None])
     y = xp.stack([(h * C[:, t, None]).sum(axis=-1) for t, h in enumerate(states[1:])], axis=1) + skip * x
+    if remember is not None:
+        remember(states[-1])
 
     def backward(dy):
         dx, ddelta, dB, dC = dy * skip, xp.zeros_like(delta), xp.zeros_like(B), xp.zeros_like(C)
@@ -218,8 +212,18 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None):
     return y, backward
 
 
-def scan_states(xp, x, delta, A, B, h):
-    """Yield the states h_1 .. h_T, each (B, E, N), of the recurrence that starts from `h`."""
-    for t in range(x.shape[1]):
-        h = xp.exp(delta[:, t, :, None] * A) * h + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None]
-        yield h
+def scan_sizes(x, delta, A, B, C, skip, past) -> tuple[int, int, int, int]:
+    """Return the sizes (B, T, E, N) of a selective scan; raise ShapeError when a shape does not fit."""
+    (b, T, E), N = x.shape, A.shape[-1]
+    wanted = {
+        "delta": (b, T, E),
+        "A": (E, N),
+        "B": (b, T, N),
+        "C": (b, T, N),
+        "skip": (E,),
+        "past": (b, E, N),
+    }
+    for (name, shape), z in zip(wanted.items(), (delta, A, B, C, skip, past), strict=True):
+        if z is not None and z.shape != shape:
+            raise ShapeError(f"selective_scan: {name} {z.shape}, wanted {shape} beside x {x.shape}")
+    return b, T, E, N

@@ -13,7 +13,7 @@ import numpy as np
 
 from minigam import ops, sequence
 from minigam.config import MIXERS, GAMConfig, MambaConfig, TransformerConfig
-from minigam.gam import CausalConv, GAMBlock
+from minigam.gam import GAMBlock
 from minigam.gradcheck.arguments import (
     apart,
     between,
@@ -30,8 +30,8 @@ from minigam.gradcheck.arguments import (
     transposed,
 )  # fmt: skip
 from minigam.lm import GAM, Mamba, Transformer
-from minigam.mamba import MambaBlock, Projection, SelectiveSSM, StepSize
-from minigam.nn import Dropout, DropoutStream, Embedding, FeedForward, LayerNorm, Linear, Module
+from minigam.mamba import MambaBlock, SelectiveSSM, StepSize
+from minigam.nn import CausalConv, Dropout, DropoutStream, Embedding, FeedForward, LayerNorm, Linear, Module
 from minigam.tensor import Op, Tensor
 from minigam.transformer import Attention, TransformerBlock
 
@@ -287,6 +287,8 @@ CASES = [
     ),
     case(sequence.selective_scan, (1, 3, 1), between(0.1, 1.0, 1, 3, 1), between(-1.0, -0.1, 1, 1),
          (1, 3, 1), (1, 3, 1), (1,), label="one-state"),
+    case(sequence.selective_scan, strided(2, 3, 4), strided(2, 3, 4), transposed(4, 3),
+         strided(2, 3, 3), transposed(2, 3, 3), strided(4), transposed(2, 4, 3), label="not-contiguous"),
     case(sequence.causal_attention, transposed(2, 5, 12), transposed(2, 3, 8), n_heads=2,
          label="not-contiguous"),
 ]  # fmt: skip
@@ -310,6 +312,7 @@ def states(residual: bool) -> MambaConfig:
 
 LAYERS = [
     layer(Linear, lambda rng: Linear(4, 3, rng), (2, 5, 4)),
+    layer(Linear, lambda rng: Linear(4, 3, rng, bias=False), (2, 5, 4), label="no-bias"),
     layer(LayerNorm, lambda rng: LayerNorm(4), (2, 5, 4)),
     layer(Embedding, lambda rng: Embedding(np.zeros((6, 4))), ids(2, 9, below=6)),
     layer(Dropout, lambda rng: Dropout(0.3, DropoutStream(0)), (2, 5, 4)),
@@ -327,7 +330,6 @@ LAYERS = [
         )
         for m in MIXERS
     ),
-    layer(Projection, lambda rng: Projection(4, 3, rng), (2, 5, 4)),
     layer(StepSize, lambda rng: StepSize(2, 3, rng), (2, 5, 2)),
     layer(SelectiveSSM, lambda rng: SelectiveSSM(states(True), rng), (2, 4, 4)),
     *(
