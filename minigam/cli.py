@@ -73,11 +73,12 @@ def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> 
 
 
 def require_at_least(args: argparse.Namespace, **least: float) -> None:
-    """Raise InputError for a flag whose value is below its least; one not given is no fault."""
+    """Raise InputError for a flag with a value below its least; one not given is no fault."""
     for name, bound in least.items():
-        value = getattr(args, name)
-        if value is not None and not value >= bound:  # so that nan is refused too
-            raise InputError(f"--{name.replace('_', '-')} is {value}, wanted at least {bound}")
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not value >= bound:  # so that nan is refused too
+                raise InputError(f"--{name.replace('_', '-')} is {value}, wanted at least {bound}")
 
 
 def choose_backend(name: str) -> str:

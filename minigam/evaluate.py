@@ -38,10 +38,7 @@ def evaluation(
     corpus, name = _drawn(corpus, rows, seed), type(model).__name__
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number says it by itself
         measured = {name: training.evaluate(model, corpus, progress=progress)}
-    orders = range(order, 0, -1)
-    for n in tqdm(orders, desc="counting n-grams", leave=False, delay=2, disable=None if progress else True):
-        losses = NGram(corpus.train, model.config.vocab_size, n).losses(corpus.valid)
-        measured[ngram_name(n)] = training.summary(corpus, losses)
+    measured |= ngrams(corpus, order, progress)
     if corpus.floor is not None:
         measured["floor"] = training.summary(corpus, corpus.floor)
     results = {}
@@ -55,6 +52,19 @@ def evaluation(
         "tokens": int((corpus.valid[:, 1:] >= 0).sum()),
         "results": results,
     }
+
+
+def ngrams(corpus: Corpus, order: int, progress: bool = False) -> dict[str, dict]:
+    """Measure what n-grams counted in the training rows say of the validation rows.
+
+    returns for each order, the longest first, what `training.summary` does
+    """
+    orders = range(order, 0, -1)
+    measured = {}
+    for n in tqdm(orders, desc="counting n-grams", leave=False, delay=2, disable=None if progress else True):
+        losses = NGram(corpus.train, len(corpus.tokenizer), n).losses(corpus.valid)
+        measured[ngram_name(n)] = training.summary(corpus, losses)
+    return measured
 
 
 def _drawn(corpus: Corpus, rows: int | None, seed: int) -> Corpus:

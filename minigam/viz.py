@@ -117,9 +117,7 @@ def scaling_plot(found: dict[str, dict[int, dict]], fits: dict[str, dict]) -> "F
     return figure
 
 
-def recall_plot(
-    curves: dict[str, dict[str, dict]], reach: dict[str, int | None], chance: float
-) -> "Figure":
+def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None], chance: float) -> "Figure":
     """Plot the accuracy of recall against the distance, with every finite reach as a line."""
     from matplotlib.figure import Figure
 

@@ -27,8 +27,10 @@ FLOORS = [
     {"cli", "__init__"},
     {"generate", "evaluate"},
     {"train", "gradcheck.arguments", "__main__"},
-    {"gradcheck.cases"},
-    {"gradcheck.__main__"},
+    {"gradcheck.cases", "experiments.paper", "experiments"},
+    {"gradcheck.__main__", "experiments.report", "experiments.training"},
+    {"experiments.comparison", "experiments.scaling", "experiments.recall", "experiments.reach"},
+    {"experiments.__main__"},
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(ROOT.rglob("*.py"))

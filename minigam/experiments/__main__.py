@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from minigam import cli
-from minigam.config import DataConfig, InputError
+from minigam.config import DataConfig
 from minigam.experiments import comparison, paper, reach, recall, scaling
 from minigam.experiments.report import GIB, physical_memory
 from minigam.experiments.training import Interrupted
@@ -15,7 +15,9 @@ PROG = "minigam.experiments"
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
-    commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT", parser_class=cli.Parser)
+    commands = p.add_subparsers(
+        dest="experiment", required=True, metavar="EXPERIMENT", parser_class=cli.Parser
+    )
     for name, lines, what in (
         ("table1", comparison.TABLE1, "GAM, Transformer and Mamba trained alike: loss and time"),
         ("table3", comparison.TABLE3, "GAM without its gate, memory or convolution"),
@@ -26,7 +28,7 @@ def parser() -> cli.Parser:
                        help="small: minutes on a laptop (default: published, the paper's protocol)")  # fmt: skip
         c.add_argument("--dataset", default="wikitext-2",
                        help="pocketstories, or what minigam.data prepared (default: wikitext-2)")  # fmt: skip
-        c.add_argument("--models", nargs="+", choices=lines, 
+        c.add_argument("--models", nargs="+", choices=lines,
                        help="which lines of the table (default: all, mamba-bare only at published scale)")  # fmt: skip
         c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run each (default: 0)")
         c.add_argument("--steps", type=int, help="optimiser steps (default: the scale's)")
@@ -34,10 +36,14 @@ def parser() -> cli.Parser:
     _common(c)
     c.add_argument("--scale", choices=scaling.SCALES, default="published",
                    help="small: for a CPU (default: published, batch 16 and C 512)")  # fmt: skip
-    c.add_argument("--lengths", nargs="+", type=int, default=list(paper.LENGTHS), help="(default: 256 to 8192)")
+    c.add_argument(
+        "--lengths", nargs="+", type=int, default=list(paper.LENGTHS), help="(default: 256 to 8192)"
+    )
     c.add_argument("--models", nargs="+", choices=scaling.LABELS, default=list(scaling.LABELS),
                    help="(default: all three)")  # fmt: skip
-    c.add_argument("--repeats", type=int, default=5, help="timed steps, of which the median counts (default: 5)")
+    c.add_argument(
+        "--repeats", type=int, default=5, help="timed steps, of which the median counts (default: 5)"
+    )
     c.add_argument("--memory", type=float, default=physical_memory() / GIB / 2, metavar="GIB",
                    help="leave out what would take more (default: half of this machine's, %(default).1f)")  # fmt: skip
     c = commands.add_parser("recall", help="associative recall: accuracy against distance")
@@ -48,7 +54,9 @@ def parser() -> cli.Parser:
     c.add_argument("--seed", type=int, default=0, help="decides everything drawn (default: 0)")
     c = commands.add_parser("reach", help="how far trained models look, measured")
     _common(c)
-    c.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, of training or of table1's cells")
+    c.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, of training or of table1's cells"
+    )
     c.add_argument("--rows", type=int, default=32, help="validation rows (default: 32)")
     c.add_argument("--seed", type=int, default=0, help="decides the replacements (default: 0)")
     return p
@@ -61,7 +69,8 @@ def _common(p: cli.Parser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    _check(args)
+    least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0, "seeds": 0, "lengths": 1, "memory": 0.0}
+    cli.require_at_least(args, **{name: low for name, low in least.items() if hasattr(args, name)})
     backend = cli.choose_backend(args.backend)
     again = "run the same command again to go on"
     try:
@@ -73,20 +82,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROG}: {e}; delete the cell that failed, then {again}", file=sys.stderr)
         return 1
     return 0
-
-
-def _check(args) -> None:
-    """Raise InputError for a number that means nothing."""
-    least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0}
-    for name, low in least.items():
-        value = getattr(args, name, None)
-        if value is not None and value < low:
-            raise InputError(f"--{name} is {value}, wanted a whole number, at least {low}")
-    for name, low in {"seeds": 0, "lengths": 1}.items():
-        if any(value < low for value in getattr(args, name, ())):
-            raise InputError(f"--{name} holds {min(getattr(args, name))}, wanted at least {low}")
-    if hasattr(args, "memory") and not args.memory > 0.0:
-        raise InputError(f"--memory is {args.memory}, wanted a number of GiB above 0")
 
 
 def _run(args, backend: str) -> None:

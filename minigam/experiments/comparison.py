@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from tqdm import tqdm
-
-from minigam.config import DataConfig, GAMConfig, TrainConfig
+from minigam.config import DataConfig, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
+from minigam.evaluate import ngrams
 from minigam.experiments import paper, report
 from minigam.experiments.training import Cell, trained
-from minigam.ngram import NGram
 from minigam.run import MODELS, Run, make_corpus
 from minigam.viz import comparison_plot
 
@@ -79,16 +77,6 @@ def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, se
     return found
 
 
-def baselines(corpus: Corpus) -> dict[str, float]:
-    """Return the validation loss in nats of counting models on the tokens that the models predict."""
-    counted, V = corpus.valid[:, 1:] >= 0, len(corpus.tokenizer)
-    orders = {"unigram": 1, "3-gram, Kneser-Ney": 3}
-    return {
-        label: float(NGram(corpus.train, V, order).losses(corpus.valid)[counted].mean())
-        for label, order in tqdm(orders.items(), desc="counting", leave=False, delay=2, disable=None)
-    }
-
-
 def compare(
     name: str,
     lines: dict[str, Line],
@@ -105,16 +93,16 @@ def compare(
     steps : in place of the scale's; None keeps those
     """
     # One corpus for all seeds, so that seeds differ in the model and the order of the rows alone.
-    corpus = make_corpus(data, GAMConfig(**_shared(scale)).block_size, seed=0, progress=True)
+    corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, seed=0, progress=True)
     todo = cells(lines, SCALES[scale], steps, len(corpus.train), seeds)
     results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo}
-    counted = baselines(corpus)
+    counted = ngrams(corpus, order=3, progress=True)
     content = report.provenance(backend) | {
         "experiment": name,
         "scale": scale,
         "seeds": seeds,
         "data": data.to_dict() | {"corpus": corpus.name, "corpus_sha256": corpus.fingerprint()},
-        "baselines": counted,
+        "ngrams": counted,
         "cells": {
             c.name: {
                 "model_type": c.model_type,
@@ -126,15 +114,13 @@ def compare(
         },
     }
     found = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
-    curves = {
-        lines[line].label: Run(out / "cells" / f"{line}-seed{seeds[0]}").metrics() for line in lines
-    }
-    figure = comparison_plot(curves, counted, title=f"{name}, {corpus.name}, seed {seeds[0]}")
+    curves = {lines[line].label: Run(out / "cells" / f"{line}-seed{seeds[0]}").metrics() for line in lines}
+    figure = comparison_plot(
+        curves,
+        {label: c["loss"] for label, c in counted.items()},
+        title=f"{name}, {corpus.name}, seed {seeds[0]}",
+    )
     report.write(out, name, content, _markdown(name, corpus, lines, found, counted), figure)
-
-
-def _shared(scale: str) -> dict:
-    return SCALES[scale].model
 
 
 def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, counted: dict) -> str:
@@ -159,19 +145,20 @@ def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, co
             ]
             + (theirs.get(line, ["", "", ""]) if theirs else [])
         )
-    for label, loss in counted.items():
+    known = {label: c["loss"] for label, c in counted.items()}
+    first = next(iter(found.values()))[0]
+    if "floor" in first:
+        known["floor"] = first["floor"]
+    for label, loss in known.items():
         body.append([label, "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] + ([""] * 3 if theirs else []))
-    if "floor" in next(iter(found.values()))[0]:
-        floor = next(iter(found.values()))[0]["floor"]
-        body.append(["floor", "", "", f"{floor:.4f}", f"{math.exp(floor):.2f}"])
     text += report.table(heads, body)
     if theirs:
         text += (
             "\nThe paper's perplexities are per token of its own tokeniser, "
             "and comparable to these only at its scale and on its data.\n"
         )
-    if all("kinds" in results[0] for results in found.values()):
-        text += "\n" + _by_kind(lines, found)
+    if "kinds" in first:
+        text += "\n" + _by_kind(lines, found, counted)
     return text
 
 
@@ -179,7 +166,7 @@ def _with_spread(values: list[float], form: str) -> str:
     return format(mean(values), form) + (f" ± {stdev(values):{form}}" if len(values) > 1 else "")
 
 
-def _by_kind(lines: dict[str, Line], found: dict) -> str:
+def _by_kind(lines: dict[str, Line], found: dict, counted: dict) -> str:
     kinds = list(next(iter(found.values()))[0]["kinds"])
     floors = next(iter(found.values()))[0]["kinds"]
     body = [
@@ -187,6 +174,8 @@ def _by_kind(lines: dict[str, Line], found: dict) -> str:
         + [_with_spread([r["kinds"][kind]["loss"] for r in results], ".4f") for kind in kinds]
         for line, results in found.items()
     ]
+    for label, c in counted.items():
+        body.append([label, "", *(f"{c['kinds'][kind]['loss']:.4f}" for kind in kinds)])
     body.append(["floor", "", *(f"{floors[kind]['floor']:.4f}" for kind in kinds)])
     return "Loss by kind of token, above the floor that no model can beat:\n\n" + report.table(
         ["model", "sees tokens", *kinds], body

@@ -6,11 +6,10 @@ import numpy as np
 from tqdm import tqdm
 
 from minigam import backend as backends
-from minigam.config import InputError
-from minigam.corpus import Corpus, inputs_and_targets
+from minigam.corpus import inputs_and_targets
 from minigam.experiments import report
 from minigam.lm import LanguageModel
-from minigam.run import Run, make_corpus
+from minigam.run import Run
 from minigam.tensor import no_grad
 from minigam.viz import reach_plot
 
@@ -55,17 +54,14 @@ def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) ->
     found, corpora = {}, {}
     for path in paths:
         run = Run(path)
-        c = run.config
-        key = (c.corpus_sha256, c.model.block_size)
-        if key not in corpora:
-            corpora[key] = make_corpus(c.data, c.model.block_size, c.train.seed, progress=True)
+        data = run.config.corpus_sha256
+        if data not in corpora:
+            corpora[data] = run.corpus(progress=True)
         model = run.load_model(backend)
-        moved = influence(model, *rows_of(corpora[key], n_rows), seed)
+        moved = influence(model, *inputs_and_targets(corpora[data].valid[:n_rows]), seed)
         name = type(model).__name__
         label = name if name not in found else f"{name} ({path.name})"
         found[label] = {"run": path.name, "reach": model.reach, "measured": seen(moved["largest"]), **moved}
-    if not found:
-        raise InputError("no run given, wanted folders that a training wrote")
     content = report.provenance(backend) | {
         "experiment": "reach", "rows": n_rows, "seed": seed, "runs": found,
     }  # fmt: skip
@@ -73,14 +69,10 @@ def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) ->
     report.write(out, "reach", content, _markdown(found), figure)
 
 
-def rows_of(corpus: Corpus, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return inputs and targets of the first n validation rows."""
-    return inputs_and_targets(corpus.valid[:n])
-
-
 def _markdown(found: dict[str, dict]) -> str:
     heads = ["model", "1 + L (K - 1)", "tokens that moved a prediction"]
-    depths = [d for d in (0, 1, 2, 4, 8, 12, 13, 16, 32, 64) if d < min(len(f["mean"]) for f in found.values())]
+    shortest = min(len(f["mean"]) for f in found.values())
+    depths = [d for d in (0, 1, 2, 4, 8, 12, 13, 16, 32, 64) if d < shortest]
     heads += [f"d = {d}" for d in depths]
     body = [
         [label, str(f["reach"] or "all"), str(f["measured"]), *(_small(f["mean"][d]) for d in depths)]

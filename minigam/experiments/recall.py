@@ -1,6 +1,5 @@
 """Multi-query associative recall: accuracy against distance, with GAM's reach drawn as a line."""
 
-import math
 from pathlib import Path
 
 import numpy as np

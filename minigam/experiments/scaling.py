@@ -102,9 +102,7 @@ def table2(
         if foreseen > limit_gib * 1024:
             found[m][T] = {"time_ms": None, "peak_mib": None, "foreseen_mib": foreseen}
         else:
-            found[m][T] = cells.get(
-                f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats)
-            )
+            found[m][T] = cells.get(f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats))
     fits = {m: fits_of(found[m]) for m in models}
     content = report.provenance(backend) | {
         "experiment": "table2",
