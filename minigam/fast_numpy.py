@@ -25,8 +25,8 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     A = np.ascontiguousarray(A.T)  # (N, E)
     q = min(CHUNK, T)
     r = min(b, max(1, TILE // (q * N * E)))
-    chunks = [slice(t, min(t + q, T)) for t in range(0, T, q)]
-    batches = [slice(i, min(i + r, b)) for i in range(0, b, r)]
+    chunks = [slice(t, t + q) for t in range(0, T, q)]
+    batches = [slice(i, i + r) for i in range(0, b, r)]
     borders = np.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the state before each chunk; the last
     if past is not None:
         borders[0] = past.swapaxes(1, 2)

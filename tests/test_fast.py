@@ -49,7 +49,7 @@ def scan(arrays, library="numpy") -> list[np.ndarray]:
     """Return y, the state after the last token, and every gradient, on the host."""
     leaves, last = [Tensor(a, requires_grad=True).to(library) for a in arrays], []
     y = selective_scan(*leaves, remember=last.append)
-    cotangent = np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+    cotangent = np.random.default_rng(1).standard_normal(y.shape[::-1]).astype(y.dtype).T  # not contiguous
     y.backward(backend.to(cotangent, library))
     return [backend.to_numpy(a) for a in (y.data, *last, *(t.grad for t in leaves))]
 
