@@ -23,10 +23,22 @@ class Parser(argparse.ArgumentParser):
         args = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), a) for a in args]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = [s for action in self._actions for s in action.option_strings]
+            known = [
+                s
+                for parser in self._chosen(args)
+                for action in parser._actions
+                for s in action.option_strings
+            ]
             near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
             self.error(f"unknown argument {unknown[0]}{f', did you mean {near[0]}?' if near else ''}")
         return parsed
+
+    def _chosen(self, args: list[str]):
+        """Yield this parser and the one of the subcommand that the arguments name."""
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from (action.choices[a] for a in args if a in action.choices)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message} (--help lists the flags)\n")

@@ -185,11 +185,16 @@ def test_presets_name_only_fields_that_exist(preset):
     assert set(train.PRESETS[preset]) <= train._FLAGS
 
 
-@pytest.mark.parametrize("command", listing.COMMANDS)
+EXPERIMENTS = [f"experiments {name}" for name in ("table1", "table2", "table3", "recall", "reach")]
+
+
+@pytest.mark.parametrize("command", [*(c for c in listing.COMMANDS if c != "experiments"), *EXPERIMENTS])
 def test_every_command_has_help_with_defaults(command):
     """Through the real interpreter: this is what `python -m` does."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", f"minigam.{command}", "--help"], capture_output=True, text=True
+        [sys.executable, "-W", "error", "-m", *f"minigam.{command} --help".split()],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "default" in done.stdout

@@ -15,11 +15,11 @@ from minigam.run import MODELS, Run, make_corpus
 from minigam.tensor import no_grad
 from minigam.viz import recall_plot
 
-SHARED = {"block_size": 64, "d_model": 64, "n_layers": 4, "dropout": 0.0, "position_std": 0.02}
+SHARED = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.02}
 MODELS_BY_NAME = {
-    "gam": ("GAM", {"n_slots": 64, "kernel_size": 4}),
+    "gam": ("GAM", {"n_slots": 128, "kernel_size": 7}),
     "transformer": ("Transformer", {"n_heads": 2}),
-    "mamba": ("Mamba", {"expand": 2, "d_state": 16}),
+    "mamba": ("Mamba", {"expand": 3, "d_state": 16}),
 }
 TRAIN = {
     "batch_size": 64, "micro_batch": 64, "lr": 2e-3, "warmup_steps": 100, "weight_decay": 0.01,

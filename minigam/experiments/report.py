@@ -80,6 +80,7 @@ def command() -> str:
 
 
 def provenance(backend_name: str) -> dict:
+    """Return what every result file begins with."""
     return {
         "command": command(),
         "commit": commit(),

@@ -33,11 +33,11 @@ LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 class Block:
     """One block of a model and an input of T random tokens; `step` runs it forward and backward."""
 
-    def __init__(self, model_type: str, scale: dict, T: int, backend: str):
+    def __init__(self, model_type: str, scale: dict, T: int, backend: str, seed: int = 0):
         Model, C = MODELS[model_type], scale["d_model"]
         config = Model.Config(d_model=C, block_size=T, n_layers=1, dropout=0.0, **scale[model_type])
-        rng = np.random.default_rng(0)
-        self.block = Model.Block(config, DropoutStream(0), rng)
+        rng = np.random.default_rng(seed)
+        self.block = Model.Block(config, DropoutStream(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
         self.block.to(backend)
@@ -64,10 +64,10 @@ class Block:
         return memory.peak_bytes
 
 
-def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int) -> dict:
+def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
     """Return median and range of the time of one step in ms, after a first that does not count, and
     its peak memory above what parameters and input take, in MiB."""
-    block = Block(model_type, scale, T, backend)
+    block = Block(model_type, scale, T, backend, seed)
     block.step()
     times = [block.time_ms() for _ in range(repeats)]
     return {
@@ -84,14 +84,21 @@ def exponent(lengths: list[int], values: list[float]) -> float:
 
 
 def table2(
-    scale: str, lengths: list[int], models: list[str], repeats: int, limit_gib: float, out: Path, backend: str
+    scale: str,
+    lengths: list[int],
+    models: list[str],
+    repeats: int,
+    limit_gib: float,
+    seed: int,
+    out: Path,
+    backend: str,
 ) -> None:
     """Measure what is not measured yet; write table2.json, .md and .png into `out`.
 
     limit_gib : a length whose peak memory, foreseen from the two before it, is above this is left out
     """
     numbers = SCALES[scale]
-    settings = {"scale": scale, "numbers": numbers, "repeats": repeats, "backend": backend}
+    settings = {"scale": scale, "numbers": numbers, "repeats": repeats, "seed": seed, "backend": backend}
     cells = Cells(out / "cells.json", settings | {"machine": report.machine()})
     todo = [(T, m) for T in sorted(lengths) for m in models]
     bar = tqdm(todo, disable=None, unit="cell")
@@ -102,13 +109,16 @@ def table2(
         if foreseen > limit_gib * 1024:
             found[m][T] = {"time_ms": None, "peak_mib": None, "foreseen_mib": foreseen}
         else:
-            found[m][T] = cells.get(f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats))
+            found[m][T] = cells.get(
+                f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats, seed)
+            )
     fits = {m: fits_of(found[m]) for m in models}
     content = report.provenance(backend) | {
         "experiment": "table2",
         "scale": scale,
         "numbers": numbers,
         "repeats": repeats,
+        "seed": seed,
         "cells": {m: {str(T): v for T, v in found[m].items()} for m in models},
         "exponents": fits,
     }
