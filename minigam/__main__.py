@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "generate", "gradcheck")
+COMMANDS = ("data", "train", "generate", "gradcheck")
 
 
 def main() -> None:

@@ -107,11 +107,16 @@ class MambaConfig(ModelConfig):
         self.require(isinstance(self.residual, bool), "residual", "True or False")
 
 
+POCKETSTORIES = "pocketstories"  # the corpus that needs no file
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
-    """What to train on: PocketStories, or any text file."""
+    """What to train on: PocketStories, a prepared dataset, or any text file."""
 
-    dataset: str = setting("pocketstories", "corpus that needs no file", choices=("pocketstories",))
+    dataset: str = setting(
+        POCKETSTORIES, "what to train on: that, or a folder of python -m minigam.data prepare", metavar="NAME"
+    )
     stories: int = setting(20_000, "PocketStories to train on")
     valid_stories: int = setting(1_000, "PocketStories to validate on")
     text: str | None = setting(None, "UTF-8 text file to train on, in place of a dataset")
@@ -121,7 +126,8 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         self.require_counts("stories", "valid_stories", "bpe_size")
-        self.require(self.dataset == "pocketstories", "dataset", "pocketstories")
+        self.require(bool(self.dataset), "dataset", f"{POCKETSTORIES} or a prepared folder")
+        self.require(self.text is None or self.dataset == POCKETSTORIES, "dataset", "no other beside --text")
         self.require(self.tokenizer in ("char", "bpe"), "tokenizer", "char or bpe")
         self.require(self.valid is None or self.text is not None, "valid", "--text beside it")
 

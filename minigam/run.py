@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minigam import corpus, tokenizer
-from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
 from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
 from minigam.lm import GAM, LanguageModel, Mamba, Transformer
@@ -73,6 +73,8 @@ class RunConfig:
 
 def make_corpus(data: DataConfig, block_size: int, seed: int, progress: bool = False) -> Corpus:
     """Build the rows that a configuration names."""
+    if data.dataset != POCKETSTORIES:
+        return corpus.from_prepared(Path(data.dataset), block_size)
     if data.text is None:
         return corpus.from_pocketstories(block_size, data.stories, data.valid_stories, seed, progress)
     valid = Path(data.valid) if data.valid is not None else None

@@ -8,7 +8,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minigam import cli
-from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.corpus import find_prepared
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
 from minigam.run import MODELS, Run, RunConfig, make_corpus
@@ -88,10 +89,7 @@ _FLAGS = {
 
 def _begin(args, given: dict, backend: str):
     """Make the corpus and the run folder that the flags describe."""
-    values = PRESETS[args.preset] | given
-    for name in ("text", "valid"):  # so that resuming works from any folder
-        if values.get(name) is not None:
-            values[name] = str(Path(values[name]).resolve())
+    values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
     Config = MODELS[model_type].Config
     data, train = _build(DataConfig, values), _build(TrainConfig, values)
@@ -108,6 +106,13 @@ def _begin(args, given: dict, backend: str):
     made = MODELS[model_type](model, seed=train.seed, backend=backend)
     run = Run.create(args.out or _next_free(corpus.name), config, corpus.tokenizer)
     return run, made, corpus
+
+
+def _absolute(name: str, value):
+    """Make absolute what names a file or a prepared folder, so that resuming works from any folder."""
+    if name == "dataset" and value not in ("", POCKETSTORIES):
+        return str(find_prepared(value))
+    return str(Path(value).resolve()) if name in ("text", "valid") else value
 
 
 def _build(config: type, values: dict):
@@ -133,7 +138,7 @@ def _reopen(args, given: dict):
         )
     stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
     for name, value in given.items():
-        value = str(Path(value).resolve()) if name in ("text", "valid") else value
+        value = _absolute(name, value)
         if stored.get(name) != value:
             raise InputError(
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was begun with "
@@ -150,11 +155,11 @@ def _reopen(args, given: dict):
 
 def _describe(run: Run, model, corpus) -> str:
     c = run.config
-    tokens = int((corpus.train[:, 1:] >= 0).sum())
     reach = f", sees {model.reach} tokens" if model.reach is not None else ""
     return (
         f"{type(model).__name__} of {model.num_parameters():,} parameters{reach}; "
-        f"{corpus.name}, {tokens:,} training tokens, vocabulary {c.model.vocab_size}; {c.train.steps} steps"
+        f"{corpus.name}, {corpus.train_tokens():,} training tokens, vocabulary {c.model.vocab_size}; "
+        f"{c.train.steps} steps"
     )
 
 
