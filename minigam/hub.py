@@ -114,9 +114,10 @@ def _download(file: HubFile, folder: Path) -> None:
 
 
 def _library():
-    # Read when the library is first imported. Its other protocol would write to the user's cache
-    # outside our folder, and mirrors do not have it.
+    # Both are read when the library is first imported. Its other protocol writes to a cache outside our
+    # folder, as does what it would ask a server besides files, and mirrors have neither.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         import huggingface_hub
     except ImportError as e:

@@ -77,8 +77,12 @@ def prepare(
     parts = {split: part.at_most(rows.get(split)) for split, part in parts.items()}
     learned = {"train": parts["train"]} if tokenizer_on == "train" else parts
     with replacing_folder(out) as folder:
-        texts = chain.from_iterable(_documents(part.rows()) for part in learned.values())
-        tokenizer = PaperTokenizer.train(tqdm(texts, "reading rows", leave=False, disable=None), vocab_size)
+
+        def texts() -> Iterable[str]:
+            rows = chain.from_iterable(part.rows() for part in learned.values())
+            return _documents(tqdm(rows, "reading rows", leave=False, disable=None))
+
+        tokenizer = PaperTokenizer.train(texts, vocab_size)
         tokenizer.save(folder / "tokenizer.json")
         dtype = np.dtype("uint16" if len(tokenizer) <= 2**16 else "uint32")
         splits = {}
