@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "generate", "evaluate", "experiments", "gradcheck")
+COMMANDS = ("data", "train", "generate", "evaluate", "experiments", "gradcheck")
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def add_flags(
         if kind is bool:
             shape = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
         elif choices is None:
-            shape["metavar"] = {int: "N", float: "X", str: "FILE"}[kind]
+            shape["metavar"] = f.metadata.get("metavar") or {int: "N", float: "X", str: "FILE"}[kind]
         group.add_argument(
             f"--{f.name.replace('_', '-')}",
             dest=f.name,

@@ -109,11 +109,19 @@ class MambaConfig(ModelConfig):
         self.require(isinstance(self.residual, bool), "residual", "True or False")
 
 
+POCKETSTORIES, MQAR = GENERATED = ("pocketstories", "mqar")  # corpora that need no file
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
-    """What to train on: PocketStories, or any text file."""
+    """What to train on: PocketStories, a prepared dataset, or any text file."""
 
-    dataset: str = setting("pocketstories", "corpus that needs no file", choices=("pocketstories", "mqar"))
+    dataset: str = setting(
+        POCKETSTORIES,
+        "what to train on: that, mqar, or a folder of python -m minigam.data prepare",
+        metavar="NAME",
+    )
+    data_seed: int = setting(0, "decides PocketStories and mqar")
     stories: int = setting(20_000, "PocketStories to train on")
     valid_stories: int = setting(1_000, "PocketStories to validate on")
     mqar_rows: int = setting(50_000, "rows of associative recall to train on")
@@ -126,7 +134,9 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         self.require_counts("stories", "valid_stories", "bpe_size", "mqar_rows", "mqar_pairs", "mqar_keys")
-        self.require(self.dataset in ("pocketstories", "mqar"), "dataset", "pocketstories or mqar")
+        self.require(self.data_seed >= 0, "data_seed", "a whole number, at least 0")
+        self.require(bool(self.dataset), "dataset", f"{' or '.join(GENERATED)}, or a prepared folder")
+        self.require(self.text is None or self.dataset == POCKETSTORIES, "dataset", "no other beside --text")
         self.require(self.tokenizer in ("char", "bpe"), "tokenizer", "char or bpe")
         self.require(self.valid is None or self.text is not None, "valid", "--text beside it")
 

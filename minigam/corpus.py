@@ -1,6 +1,7 @@
 """What a model trains on: rows of token ids, from PocketStories or from any text."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from tqdm import tqdm
 
 from minigam import pocketstories
 from minigam.config import InputError
-from minigam.files import read_text
+from minigam.files import read_json, read_text, sha256_of
 from minigam.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
+from minigam.tokenizer import load as load_tokenizer
 
+PREPARED = "minigam prepared 1"  # format of the folders that minigam.prepare writes
 IGNORE = -1  # fills a row after its text: no target, and as an input any token will do
 
 
@@ -60,14 +63,23 @@ class Corpus:
         digest = hashlib.sha256()
         for rows in (self.train, self.valid):
             digest.update(str(rows.shape).encode())
-            for start in range(0, len(rows), 4096):  # a part at a time, for rows that lie in a file
-                digest.update(np.ascontiguousarray(rows[start : start + 4096], dtype="<i4"))
+            for part in _parts(rows):
+                digest.update(np.ascontiguousarray(part, dtype="<i4"))
         return digest.hexdigest()
+
+    def train_tokens(self) -> int:
+        """Return how many tokens of the training rows are targets."""
+        return sum(int((part[:, 1:] >= 0).sum()) for part in _parts(self.train))
+
+
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut rows into parts that fit into memory, for rows that lie in a file."""
+    return (rows[start : start + 4096] for start in range(0, len(rows), 4096))
 
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split rows (N, T+1) into inputs (N, T) and the targets (N, T) one place later, both int64."""
-    rows = rows.astype(np.int64)
+    rows = np.asarray(rows, dtype=np.int64)  # plain, where it was a memory map
     inputs = np.where(rows < 0, not_asked(rows), rows)  # its own inverse
     return np.maximum(inputs[:, :-1], 0), rows[:, 1:]
 
@@ -135,13 +147,62 @@ def from_text(
     rows, tokens = {}, {}
     for name, part in parts.items():
         ids = np.array(made.encode(part, strict=False), dtype=np.int32)
-        tokens[name], n = len(ids), len(ids) // (block_size + 1)
-        if n == 0:
-            source = valid if valid is not None and name == "validation" else text
-            raise InputError(
-                f"{source}: {len(ids)} tokens for {name}, wanted at least one block of "
-                f"block_size + 1 = {block_size + 1}; give a longer text or a smaller --block-size"
-            )
-        rows[name] = ids[: n * (block_size + 1)].reshape(n, block_size + 1)
+        source = valid if valid is not None and name == "validation" else text
+        tokens[name], rows[name] = len(ids), _blocks(ids, block_size, name, source)
     size = TextSize.of(parts["validation"], tokens["validation"])
     return Corpus(text.name, made, rows["training"], rows["validation"], size)
+
+
+def _blocks(ids: np.ndarray, block_size: int, name: str, source: Path) -> np.ndarray:
+    """View ids (n,) as rows (N, T+1) that do not overlap, leaving out the rest at the end."""
+    n = len(ids) // (block_size + 1)
+    if n == 0:
+        raise InputError(
+            f"{source}: {len(ids)} tokens for {name}, wanted at least one block of "
+            f"block_size + 1 = {block_size + 1}; give a longer text or a smaller --block-size"
+        )
+    return ids[: n * (block_size + 1)].reshape(n, block_size + 1)
+
+
+def find_prepared(name: str) -> Path:
+    """Return the absolute path of a prepared folder, given as such or by its name under data/.
+
+    Raises InputError naming where it was looked for.
+    """
+    places = (Path(name), Path("data") / name, Path("data") / f"{name}-prepared")
+    for place in places:
+        if (place / "meta.json").is_file():
+            return place.resolve()
+    looked = ", ".join(str(place / "meta.json") for place in places)
+    raise InputError(
+        f"{name}: no prepared dataset (looked for {looked}); python -m minigam.data prepare makes one"
+    )
+
+
+def from_prepared(folder: Path, block_size: int) -> Corpus:
+    """Cut the token files of a prepared dataset into blocks of block_size + 1 tokens that do not
+    overlap (the paper's way). The rows stay in their files, memory-mapped.
+
+    Raises InputError for a folder that is none, or whose files are not those that were written.
+    """
+    meta_path, remedy = folder / "meta.json", "prepare it again"
+    meta = read_json(meta_path, remedy)
+    if meta.get("format") != PREPARED:
+        raise InputError(f"{meta_path}: format {meta.get('format')!r}, wanted {PREPARED!r}; {remedy}")
+    try:
+        for name, sha256 in meta["sha256"].items():
+            if sha256_of(folder / name) != sha256:
+                raise InputError(f"{folder / name}: not as it was prepared; {remedy}")
+        dtype = np.dtype(meta["dtype"]).newbyteorder("<")
+        size = meta["splits"]["valid"]
+        valid_size = TextSize(size["tokens"], size["words"], size["bytes"])
+        name = str(meta["dataset"])
+        rows = {
+            split: _blocks(np.memmap(folder / f"{split}.bin", dtype, "r"), block_size, part, folder)
+            for split, part in (("train", "training"), ("valid", "validation"))
+        }
+    except OSError as e:
+        raise InputError(f"{e.filename or folder}: {e.strerror or e}; {remedy}") from e
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{meta_path}: damaged ({e!r}); {remedy}") from e
+    return Corpus(name, load_tokenizer(folder / "tokenizer.json"), rows["train"], rows["valid"], valid_size)

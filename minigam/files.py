@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +35,29 @@ def replacing(path: Path):
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(path: Path):
+    """Give an empty folder beside `path`, which takes its place when the block ends well.
+
+    A crash leaves the old folder or the new one, or, between two renames, none: never half of one.
+    What a crash has left over goes with the next call for the same path; call one at a time.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = (path.with_name(f".{path.name}.{state}") for state in ("unfinished", "old"))
+    for left_over in (temporary, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -50,14 +75,15 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises InputError when the file is missing or holds something else."""
+def read_json(path: Path, remedy: str = "train again") -> dict:
+    """Read a JSON object. Raises InputError when the file is missing or holds something else;
+    `remedy` is what else one can do than restore it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise InputError(f"{path}: {e.strerror or e}; wanted a file that a training run wrote") from e
     except ValueError as e:
-        raise InputError(f"{path}: damaged, not JSON ({e}); restore the file or train again") from e
+        raise InputError(f"{path}: damaged, not JSON ({e}); restore the file or {remedy}") from e
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, wanted a JSON object")
     return content
@@ -71,15 +97,43 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: {e.strerror or e}; wanted a text file") from e
     if not data.strip():
         raise InputError(f"{path}: empty, wanted a text file with something in it")
-    if b"\0" in data:
-        raise InputError(f"{path}: binary (a zero byte at {data.index(0)}), wanted a UTF-8 text file")
+    return _decode(path, data).removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file with their line breaks, reading on as they are asked for.
+
+    Raises InputError when the file is missing, binary or not UTF-8.
+    """
     try:
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        with path.open("rb") as f:
+            place = 0
+            for line in f:
+                text = _decode(path, line, place)
+                yield (text if place else text.removeprefix("\ufeff")).replace("\r\n", "\n")
+                place += len(line)
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror or e}; wanted a text file") from e
+
+
+def _decode(path: Path, data: bytes, place: int = 0) -> str:
+    """Decode UTF-8 that stands at `place` in its file. Raises InputError with the place of a fault."""
+    if b"\0" in data:
+        at = place + data.index(0)
+        raise InputError(f"{path}: binary (a zero byte at {at}), wanted a UTF-8 text file")
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as e:
         raise InputError(
-            f"{path}: not UTF-8 (byte {data[e.start]:#04x} at {e.start}); "
+            f"{path}: not UTF-8 (byte {data[e.start]:#04x} at {place + e.start}); "
             "convert it, for example with iconv -f latin1 -t utf-8"
         ) from e
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file of any size, in hexadecimal."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:

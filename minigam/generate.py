@@ -8,7 +8,6 @@ from tqdm import tqdm
 from minigam import cli
 from minigam.config import InputError
 from minigam.lm import LanguageModel
-from minigam.pocketstories import BOUNDARY
 from minigam.run import Run
 
 PROG = "minigam.generate"
@@ -24,24 +23,23 @@ def write(
     seed: int = 0,
     progress: bool = False,
 ) -> str:
-    """Return the prompt continued by at most n tokens; a story ends where the model ends it.
+    """Return the prompt continued by at most n tokens; a story or a document ends where the model ends it.
 
-    An empty prompt begins a story, or a line. Raises InputError for words the tokenizer lacks.
+    An empty prompt begins a story, a document, or a line. Raises InputError for words the tokenizer lacks.
     """
     ids = first_ids(tokenizer, prompt)
-    end = tokenizer.id_of[BOUNDARY] if tokenizer.kind == "word" else None
     sampled = model.continuation(np.array([ids]), n, temperature, top_k, seed)
     for new in tqdm(sampled, total=n, unit="token", leave=False, delay=2, disable=None if progress else True):
-        if new[0] == end:
+        if new[0] == tokenizer.end:
             break
         ids.append(int(new[0]))
     return tokenizer.decode(ids)
 
 
 def first_ids(tokenizer, prompt: str) -> list[int]:
-    """Return the ids that sampling begins with: before a story stands the boundary token."""
-    if tokenizer.kind == "word":
-        return tokenizer.encode(f"{BOUNDARY} {prompt}")
+    """Return the ids that sampling begins with: before a story or a document stands the end of another."""
+    if tokenizer.end is not None:
+        return [tokenizer.end, *tokenizer.encode(prompt)]
     return tokenizer.encode(prompt) if prompt else tokenizer.encode("\n", strict=False)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minigam import corpus, tokenizer
-from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.config import MQAR, POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
 from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
 from minigam.lm import GAM, LanguageModel, Mamba, Transformer
@@ -72,12 +72,16 @@ class RunConfig:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def make_corpus(data: DataConfig, block_size: int, seed: int, progress: bool = False) -> Corpus:
+def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Corpus:
     """Build the rows that a configuration names."""
-    if data.dataset == "mqar" and data.text is None:
-        return from_mqar(block_size, data.mqar_rows, data.mqar_pairs, data.mqar_keys, seed)
+    if data.dataset == MQAR:
+        return from_mqar(block_size, data.mqar_rows, data.mqar_pairs, data.mqar_keys, data.data_seed)
+    if data.dataset != POCKETSTORIES:
+        return corpus.from_prepared(Path(data.dataset), block_size)
     if data.text is None:
-        return corpus.from_pocketstories(block_size, data.stories, data.valid_stories, seed, progress)
+        return corpus.from_pocketstories(
+            block_size, data.stories, data.valid_stories, data.data_seed, progress
+        )
     valid = Path(data.valid) if data.valid is not None else None
     return corpus.from_text(
         Path(data.text), valid, block_size=block_size, tokenizer=data.tokenizer, vocab_size=data.bpe_size
@@ -120,7 +124,7 @@ class Run:
     def corpus(self, progress: bool = False) -> Corpus:
         """Return the data of this run. Raises InputError when it is no longer what the run began with."""
         c = self.config
-        made = make_corpus(c.data, c.model.block_size, c.train.seed, progress)
+        made = make_corpus(c.data, c.model.block_size, progress)
         same_words = made.tokenizer.to_json() == self.tokenizer().to_json()
         if made.fingerprint() != c.corpus_sha256 or not same_words:
             raise InputError(

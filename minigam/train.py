@@ -6,7 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from minigam import cli, session
-from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.config import GENERATED, DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.corpus import find_prepared
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
 from minigam.run import MODELS, Run, make_corpus
@@ -85,10 +86,7 @@ _FLAGS = {
 
 def _begin(args, given: dict, backend: str):
     """Make the corpus and the run folder that the flags describe."""
-    values = PRESETS[args.preset] | given
-    for name in ("text", "valid"):  # so that resuming works from any folder
-        if values.get(name) is not None:
-            values[name] = str(Path(values[name]).resolve())
+    values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
     Config = MODELS[model_type].Config
     data, train = _build(DataConfig, values), _build(TrainConfig, values)
@@ -98,10 +96,17 @@ def _begin(args, given: dict, backend: str):
             f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; leave it away"
         )
     checked = _build(Config, values)  # before the corpus takes its time
-    corpus = make_corpus(data, checked.block_size, train.seed, progress=True)
+    corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
     path = args.out or _next_free(corpus.name)
     return *session.begin(path, model_type, checked, data, train, corpus, backend), corpus
+
+
+def _absolute(name: str, value):
+    """Make absolute what names a file or a prepared folder, so that resuming works from any folder."""
+    if name == "dataset" and value not in ("", *GENERATED):
+        return str(find_prepared(value))
+    return str(Path(value).resolve()) if name in ("text", "valid") else value
 
 
 def _build(config: type, values: dict):
@@ -127,7 +132,7 @@ def _reopen(args, given: dict):
         )
     stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
     for name, value in given.items():
-        value = str(Path(value).resolve()) if name in ("text", "valid") else value
+        value = _absolute(name, value)
         if stored.get(name) != value:
             raise InputError(
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was begun with "
@@ -138,11 +143,11 @@ def _reopen(args, given: dict):
 
 def _describe(run: Run, model, corpus) -> str:
     c = run.config
-    tokens = int((corpus.train[:, 1:] >= 0).sum())
     reach = f", sees {model.reach} tokens" if model.reach is not None else ""
     return (
         f"{type(model).__name__} of {model.num_parameters():,} parameters{reach}; "
-        f"{corpus.name}, {tokens:,} training tokens, vocabulary {c.model.vocab_size}; {c.train.steps} steps"
+        f"{corpus.name}, {corpus.train_tokens():,} training tokens, vocabulary {c.model.vocab_size}; "
+        f"{c.train.steps} steps"
     )
 
 

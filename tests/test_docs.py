@@ -67,7 +67,7 @@ def test_functions_of_the_equation_table_exist():
         assert hasattr(getattr(minigam, room), name), f"{room}.{name}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "data/README.md"])
 def test_commands_and_make_targets_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for command in re.findall(r"python -m minigam\.(\w+)", text):

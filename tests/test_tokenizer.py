@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 from minigam import pocketstories, tokenizer
 from minigam.config import InputError
-from minigam.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
+from minigam.tokenizer import BPETokenizer, CharTokenizer, PaperTokenizer, WordTokenizer
 
 WORDS = WordTokenizer(pocketstories.vocabulary())
 BPE = BPETokenizer.train("the cat sat on the mat. " * 50, 270) if find_spec("tokenizers") else None
+SAID = (
+    '"Well," said the fox (who isn\'t red), "I can\'t swim!"',
+    "Lily's needle: is it sharp? No; it's the boys' own.",
+    "He said, “Come!” and they went.",
+    'A cat said, "Hi." Then "Oh?" and she ran.',
+)
+PAPER = PaperTokenizer.train(lambda: SAID * 3, 200) if find_spec("tokenizers") else None
 bpe = pytest.mark.skipif(BPE is None, reason="the extra `data` is not installed")
 
 
@@ -64,12 +71,52 @@ def test_bpe_learns_and_bounds_its_vocabulary():
         BPETokenizer.train("text", 100)
 
 
+@bpe
+@pytest.mark.parametrize("text", SAID)
+def test_the_papers_tokens_come_back_as_readable_text(text):
+    ids = PAPER.encode(text)
+    assert PAPER.unknown not in ids
+    expected = text.replace("boys' own", "boys ' own")  # after an s, nothing tells a possessive from a quote
+    assert PAPER.decode(ids) == expected
+
+
+@bpe
+def test_the_papers_special_tokens_come_first_and_are_not_shown():
+    assert [PAPER.inner.id_to_token(i) for i in range(4)] == ["[UNK]", "[PAD]", "[SOS]", "[EOS]"]
+    assert (PAPER.unknown, PAPER.end) == (0, 3)
+    fox = PAPER.encode("fox")
+    assert PAPER.decode([3, 2, *fox, *fox, 1, 3, 3, *fox, 3]) == "fox fox\n\nfox"
+    assert PAPER.decode(PAPER.encode("the 日 fox")) == "the \N{REPLACEMENT CHARACTER} fox"
+    assert PAPER.encode_documents(["fox", "fox red"]) == [[*fox, 3], [*PAPER.encode("fox red"), 3]]
+    assert PAPER.decode(PAPER.encode("##")) != ""  # the mark of a piece is no special token to the text
+
+
+@bpe
+def test_the_papers_pieces_tell_where_a_word_begins():
+    pieces = [PAPER.inner.id_to_token(i) for i in PAPER.encode("foxsharp fox sharp")]
+    assert "".join(pieces).replace("##", "") == "foxsharpfoxsharp"
+    assert [p.startswith("##") for p in pieces].count(False) == 3
+    assert PAPER.decode(PAPER.encode("foxsharp fox sharp")) == "foxsharp fox sharp"
+    assert PAPER.decode(PAPER.encode("foxsharp")[1:]).startswith("##") is False
+
+
+@bpe
+def test_the_papers_tokenizer_is_the_same_each_time():
+    """The library alone numbers the pieces as its hash tables happen to hold them."""
+    made = {PaperTokenizer.train(lambda: SAID * 3, 200).to_json() for _ in range(5)}
+    assert made == {PAPER.to_json()}
+    assert 150 < len(PAPER) <= 200
+    with pytest.raises(InputError, match="at least 5"):
+        PaperTokenizer.train(lambda: SAID, 4)
+
+
 def test_saved_and_loaded(tmp_path):
-    made = [WORDS, CharTokenizer.train("some text\n\t“é”")] + ([BPE] if BPE else [])
+    made = [WORDS, CharTokenizer.train("some text\n\t“é”"), *filter(None, (BPE, PAPER))]
     for t in made:
         t.save(tmp_path / "tokenizer.json")
         again = tokenizer.load(tmp_path / "tokenizer.json")
         assert again.kind == t.kind
+        assert again.end == t.end
         assert len(again) == len(t)
         ids = np.arange(20) % len(t)
         assert again.decode(ids) == t.decode(ids)

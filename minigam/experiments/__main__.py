@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from minigam import cli
-from minigam.config import DataConfig
+from minigam.config import GENERATED, DataConfig
+from minigam.corpus import find_prepared
 from minigam.experiments import comparison, paper, reach, recall, scaling
 from minigam.experiments.report import GIB, physical_memory
 from minigam.experiments.training import Interrupted
@@ -86,7 +87,8 @@ def _run(args, backend: str) -> None:
         lines, _ = TABLES[kind]
         # The bare stack is the authors' own; it trains badly, and the small scale is short of time.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
-        data = DataConfig(dataset=args.dataset)
+        given = args.dataset in GENERATED
+        data = DataConfig(dataset=args.dataset if given else str(find_prepared(args.dataset)))
         comparison.compare(
             kind, {n: lines[n] for n in names}, args.scale, data, args.steps, args.seeds, out, backend
         )

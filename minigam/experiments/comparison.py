@@ -92,8 +92,7 @@ def compare(
     lines : what to train, by the name of its cells
     steps : in place of the scale's; None keeps those
     """
-    # One corpus for all seeds, so that seeds differ in the model and the order of the rows alone.
-    corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, seed=0, progress=True)
+    corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, progress=True)
     todo = cells(lines, SCALES[scale], steps, len(corpus.train), seeds)
     results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo}
     counted = ngrams(corpus, order=3, progress=True)

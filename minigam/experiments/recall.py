@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from minigam import backend as backends
-from minigam.config import DataConfig, TrainConfig
+from minigam.config import MQAR, DataConfig, TrainConfig
 from minigam.corpus import Corpus, inputs_and_targets, not_asked
 from minigam.experiments import report
 from minigam.experiments.training import Cell, trained
@@ -30,8 +30,8 @@ STEPS = {"gam": 2000, "transformer": 1000, "mamba": 2000}
 
 def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: str) -> None:
     """Train what is not finished; write recall.json, .md and .png into `out`."""
-    data = DataConfig(dataset="mqar", mqar_rows=100_000)
-    corpus = make_corpus(data, SHARED["block_size"], seed)
+    data = DataConfig(dataset=MQAR, mqar_rows=100_000, data_seed=seed)
+    corpus = make_corpus(data, SHARED["block_size"])
     found, curves = {}, {}
     for name in names:
         label, numbers = MODELS_BY_NAME[name]
