@@ -73,7 +73,7 @@ def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split rows (N, T+1) into inputs (N, T) and the targets (N, T) one place later, both int64."""
-    rows = np.asarray(rows, dtype=np.int64)  # plain, where it was a memory map
+    rows = rows.astype(np.int64)
     return np.maximum(rows[:, :-1], 0), rows[:, 1:]
 
 
