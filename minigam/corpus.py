@@ -19,11 +19,6 @@ PREPARED = "minigam prepared 1"  # format of the folders that minigam.prepare wr
 IGNORE = -1  # fills a row after its text: no target, and as an input any token will do
 
 
-def not_asked(ids: np.ndarray) -> np.ndarray:
-    """Return what stands in a row for tokens that the model reads but is not asked to predict."""
-    return -2 - ids
-
-
 @dataclass(frozen=True)
 class TextSize:
     """How long one text is in three units, so that losses of different tokenisers compare."""
@@ -42,8 +37,8 @@ class Corpus:
     """Rows to train and to validate on.
 
     train, valid : (N, T+1) integers, perhaps in a file (memory-mapped); a row gives T inputs and the
-                   T targets one place later; a negative number is no target: IGNORE after the end
-                   of a text shorter than its row, and `not_asked` ids
+                   T targets one place later; IGNORE after the end of a text shorter than its row.
+                   Or (N, 2, T): inputs, and targets that are not the tokens that follow
     valid_size   : length of the validation text
     kinds, floor : (N, T) for `valid`, where the generator is known: the kind of each target
                    (index in pocketstories.KINDS), and -log of its probability in nats,
@@ -78,10 +73,14 @@ def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows (N, T+1) into inputs (N, T) and the targets (N, T) one place later, both int64."""
-    rows = np.asarray(rows, dtype=np.int64)  # plain, where it was a memory map
-    inputs = np.where(rows < 0, not_asked(rows), rows)  # its own inverse
-    return np.maximum(inputs[:, :-1], 0), rows[:, 1:]
+    """Split rows as a `Corpus` has them into inputs (N, T) and targets (N, T), both int64.
+
+    A negative target is not to be predicted.
+    """
+    rows = rows.astype(np.int64)
+    if rows.ndim == 3:
+        return rows[:, 0], rows[:, 1]
+    return np.maximum(rows[:, :-1], 0), rows[:, 1:]
 
 
 def from_pocketstories(

@@ -119,7 +119,7 @@ def _library():
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
-        import huggingface_hub
+        import huggingface_hub.constants
     except ImportError as e:
         raise InputError(
             "downloading needs the extra `data`, which is not installed; "

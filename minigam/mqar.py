@@ -1,16 +1,16 @@
 """Multi-query associative recall: a test of how far back a model can look something up.
 
 A row begins with pairs of a key and a value. Later each key comes once more, and the model must say
-its value; blanks stand between. Keys and values are drawn anew for every row, so nothing but looking
-back can answer, and a model that does not see the pair is right once in `n_values`.
-Source: Arora et al., arXiv 2312.04927 (Zoology), with their power law for the gaps; the number of pairs
-varies from row to row, so that easy rows teach what hard ones need.
+its value, which the row does not show; blanks stand between. Keys and values are drawn anew for every
+row, so nothing but looking back can answer, and a model that does not see the pair is right once in
+`n_values`. Source: Arora et al., arXiv 2312.04927 (Zoology), with their power law for the gaps; the
+number of pairs varies from row to row, so that easy rows teach what hard ones need.
 """
 
 import numpy as np
 
 from minigam.config import InputError
-from minigam.corpus import Corpus, TextSize, not_asked
+from minigam.corpus import IGNORE, Corpus, TextSize
 from minigam.tokenizer import WordTokenizer
 
 BLANK = 0  # keys are 1 .. n_keys, values follow them
@@ -23,9 +23,9 @@ def mqar(
     """Draw n rows.
 
     n_pairs : (n) pairs in each row, at most n_keys and at most length / 4
-    returns tokens (n, length) int32, and (n, length) bool: where a value is asked for
+    returns tokens and targets, both (n, length) int32; the target of a query is its value, IGNORE elsewhere
     """
-    most, slots = int(n_pairs.max()), length // 2  # a slot is a pair, a query with its answer, or blank
+    most, slots = int(n_pairs.max()), length // 2  # a slot is a pair, a query and a blank, or two blanks
     keys = rng.permuted(np.tile(np.arange(1, n_keys + 1), (n, 1)), axis=1)[:, :most]
     values = rng.integers(1 + n_keys, 1 + n_keys + n_values, size=(n, most))
     present = np.arange(most) < n_pairs[:, None]  # (n, most)
@@ -34,24 +34,22 @@ def mqar(
     with np.errstate(divide="ignore", invalid="ignore"):
         log_p = np.where(late >= 0, (POWER - 1.0) * np.log(late + 1.0), -np.inf)
     query = np.argsort(-(log_p + rng.gumbel(size=log_p.shape)), axis=1)[:, :most]  # slot of each query
-    tokens, asked = np.full((n, 2 * slots), BLANK, dtype=np.int32), np.zeros((n, 2 * slots), dtype=bool)
+    tokens = np.full((n, length), BLANK, dtype=np.int32)
+    targets = np.full((n, length), IGNORE, dtype=np.int32)
     row, pair = np.nonzero(present)
-    for slot in (pair, query[row, pair]):
-        tokens[row, 2 * slot], tokens[row, 2 * slot + 1] = keys[row, pair], values[row, pair]
-    asked[row, 2 * query[row, pair] + 1] = True
-    pad = ((0, 0), (0, length - 2 * slots))
-    return np.pad(tokens, pad, constant_values=BLANK), np.pad(asked, pad)
+    asked = 2 * query[row, pair]
+    tokens[row, 2 * pair], tokens[row, 2 * pair + 1] = keys[row, pair], values[row, pair]
+    tokens[row, asked], targets[row, asked] = keys[row, pair], values[row, pair]
+    return tokens, targets
 
 
-def distances(tokens: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Return how many tokens before its query a key first came, for every answer asked for, row by row.
+def distances(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return how many tokens before its query a key first came, for every query, row by row.
 
-    tokens, asked : (n, length)   as `mqar` returns them
+    tokens, targets : (n, length)   as `mqar` returns them
     """
-    row, answer = np.nonzero(asked)
-    query = tokens[row, answer - 1]
-    first = (tokens[row] == query[:, None]).argmax(axis=1)
-    return answer - 1 - first
+    row, query = np.nonzero(targets >= 0)
+    return query - (tokens[row] == tokens[row, query][:, None]).argmax(axis=1)
 
 
 def from_mqar(
@@ -72,10 +70,9 @@ def from_mqar(
     def split(n: int, least: int, stream: int) -> np.ndarray:
         rng = np.random.default_rng((seed, stream))
         pairs = rng.integers(least, n_pairs + 1, size=n)
-        tokens, asked = mqar(n, pairs, block_size + 1, n_keys, n_keys, rng)
-        return np.where(asked, tokens, not_asked(tokens))
+        return np.stack(mqar(n, pairs, block_size, n_keys, n_keys, rng), axis=1)
 
     valid = split(n_valid, n_pairs, 1)
-    answers = tokenizer.decode(valid[valid >= 0])
-    size = TextSize.of(answers, tokens=int((valid >= 0).sum()))
+    answers = valid[:, 1][valid[:, 1] >= 0]
+    size = TextSize.of(tokenizer.decode(answers), tokens=len(answers))
     return Corpus("mqar", tokenizer, split(n_train, 1, 0), valid, size)

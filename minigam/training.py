@@ -136,7 +136,7 @@ def summary(corpus: Corpus, losses: np.ndarray) -> dict:
     for each kind its loss, floor and count, and "syntax+choice" for those two together
     """
     n = len(losses)
-    counted = corpus.valid[:n, 1:] >= 0
+    counted = inputs_and_targets(corpus.valid[:n])[1] >= 0
     result: dict = {"loss": losses[counted].mean(), "tokens": int(counted.sum())}
     if corpus.kinds is not None:
         floor, kinds = corpus.floor[:n], corpus.kinds[:n]

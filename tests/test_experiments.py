@@ -11,6 +11,7 @@ from test_cli import assert_refused
 
 from minigam import Mamba, MambaConfig, Transformer, TransformerConfig, cli, training
 from minigam.config import DataConfig, InputError
+from minigam.corpus import inputs_and_targets
 from minigam.experiments import __main__ as command
 from minigam.experiments import comparison, paper, reach, recall, report, scaling
 from minigam.mqar import from_mqar
@@ -204,7 +205,7 @@ def test_accuracy_by_distance_counts_every_answer():
 
 def test_answers_are_judged_by_the_likeliest_token():
     corpus = from_mqar(32, 1, n_pairs=4, n_keys=6, n_valid=7)
-    tokens = np.where(corpus.valid < 0, -2 - corpus.valid, corpus.valid)
+    inputs, answers = inputs_and_targets(corpus.valid)
 
     class Oracle:
         """Knows each row by its pairs, and is wrong in row 0."""
@@ -212,8 +213,8 @@ def test_answers_are_judged_by_the_likeliest_token():
         def __call__(self, ids):
             logits = np.zeros((*ids.shape, 13))
             for row, one in zip(logits, ids, strict=True):
-                place = int((tokens[:, :-1] == one).all(axis=1).argmax())
-                row[np.arange(len(row)), tokens[place, 1:] if place else 0] = 1.0
+                place = int((inputs == one).all(axis=1).argmax())
+                row[np.arange(len(row)), np.maximum(answers[place], 0) if place else 0] = 1.0
             return type("Out", (), {"data": logits})
 
     correct = recall.answers(Oracle(), corpus, batch=3)
@@ -271,7 +272,7 @@ def test_what_is_not_counted_does_not_move():
 
 
 def test_reach_reads_runs(small, tmp_path):
-    compare(tmp_path, seeds=[0])
+    compare(tmp_path, ("gam", "mamba"), seeds=[0])
     runs = [tmp_path / "cells" / "gam-seed0", tmp_path / "cells" / "mamba-seed0"]
     reach.reach(runs, 2, tmp_path / "reach", "numpy", 0)
     content = json.loads((tmp_path / "reach" / "reach.json").read_text())

@@ -149,9 +149,13 @@ def test_a_dead_server_is_one_line(server, fetch, capsys, monkeypatch):
     assert time.monotonic() - began < 10
 
 
-def test_a_silent_server_is_one_line(server, fetch, capsys, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 1)
-    server.hangs.set()
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_silent_server_is_one_line(server, fetch, capsys, monkeypatch, method):
+    """The limits are 10 seconds for an answer, and six times that, with pauses, for a file."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's attempts
+    server.silent.add(method)
     began = time.monotonic()
     assert_refused(data.main, fetch, capsys, server.url, "timed out")
     assert time.monotonic() - began < 10

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minigam.config import InputError
-from minigam.corpus import inputs_and_targets, not_asked
+from minigam.corpus import IGNORE, inputs_and_targets
 from minigam.mqar import BLANK, POWER, distances, from_mqar, mqar
 
 
@@ -15,35 +15,36 @@ def drawn():
 
 
 def test_every_query_comes_once_after_the_pairs_and_asks_for_its_value(drawn):
-    for n_pairs, tokens, asked in zip(*drawn, strict=True):
+    for n_pairs, tokens, targets in zip(*drawn, strict=True):
         keys, values = tokens[: 2 * n_pairs : 2], tokens[1 : 2 * n_pairs : 2]
         assert len(set(keys)) == n_pairs
         assert ((keys >= 1) & (keys <= 6)).all()
         assert ((values >= 7) & (values <= 13)).all()
-        places = np.flatnonzero(asked)
-        assert (places > 2 * n_pairs).all()
-        assert sorted(tokens[places - 1]) == sorted(keys)
+        queries = np.flatnonzero(targets >= 0)
+        assert (queries >= 2 * n_pairs).all()
+        assert sorted(tokens[queries]) == sorted(keys)
         bound = dict(zip(keys, values, strict=True))
-        assert [bound[k] for k in tokens[places - 1]] == list(tokens[places])
+        assert [bound[k] for k in tokens[queries]] == list(targets[queries])
         blank = np.ones(33, dtype=bool)
-        blank[: 2 * n_pairs] = blank[places] = blank[places - 1] = False
-        assert (tokens[blank] == BLANK).all()
+        blank[: 2 * n_pairs] = blank[queries] = False
+        assert (tokens[blank] == BLANK).all()  # so no answer is shown
+        assert (targets[targets < 0] == IGNORE).all()
 
 
 def test_distances_count_from_the_first_time_a_key_came(drawn):
-    _, tokens, asked = drawn
+    _, tokens, targets = drawn
     want = [
-        place - 1 - list(row).index(row[place - 1])
-        for row, ask in zip(tokens, asked, strict=True)
-        for place in np.flatnonzero(ask)
+        query - list(row).index(row[query])
+        for row, asked in zip(tokens, targets, strict=True)
+        for query in np.flatnonzero(asked >= 0)
     ]
-    assert list(distances(tokens, asked)) == want
+    assert list(distances(tokens, targets)) == want
 
 
 def test_queries_come_late_by_the_power_law():
     n, slots = 20_000, 8
-    _, asked = mqar(n, np.ones(n, dtype=int), 2 * slots, 4, 4, np.random.default_rng(0))
-    late = np.nonzero(asked)[1] // 2  # slots after the only pair, from 1
+    _, targets = mqar(n, np.ones(n, dtype=int), 2 * slots, 4, 4, np.random.default_rng(0))
+    late = np.nonzero(targets >= 0)[1] // 2  # slots after the only pair, from 1
     law = np.arange(1, slots, dtype=float) ** (POWER - 1.0)
     law /= law.sum()
     got = np.bincount(late, minlength=slots)[1:] / n
@@ -58,17 +59,17 @@ def test_values_are_drawn_alike_and_apart_from_keys():
     assert np.abs(together / n - 1 / 20).max() < 5 * np.sqrt(1 / 20 / n)
 
 
-def test_only_the_answers_are_targets_and_every_token_is_read():
+def test_the_corpus_asks_for_the_answers_alone():
     corpus = from_mqar(32, 50, n_pairs=4, n_keys=6, n_valid=20)
     ids, targets = inputs_and_targets(corpus.valid)
-    tokens = np.where(corpus.valid < 0, not_asked(corpus.valid), corpus.valid)
-    assert (ids == tokens[:, :-1]).all()
+    assert ids.shape == targets.shape == (20, 32)
+    assert ids.min() == BLANK
     assert ((targets >= 0).sum(axis=1) == 4).all()  # validation rows are the hardest
-    assert (targets[targets >= 0] == tokens[:, 1:][targets >= 0]).all()
-    counts = (corpus.train >= 0).sum(axis=1)
+    counts = (inputs_and_targets(corpus.train)[1] >= 0).sum(axis=1)
     assert set(counts) == {1, 2, 3, 4}
     assert corpus.valid_size.tokens == 80
     assert corpus.tokenizer.decode(ids[0]).split()[0].startswith("k")
+    assert corpus.tokenizer.decode(targets[0][targets[0] >= 0]).startswith("v")
 
 
 def test_the_seed_decides_everything():

@@ -88,7 +88,7 @@ def test_the_papers_special_tokens_come_first_and_are_not_shown():
     assert PAPER.decode([3, 2, *fox, *fox, 1, 3, 3, *fox, 3]) == "fox fox\n\nfox"
     assert PAPER.decode(PAPER.encode("the 日 fox")) == "the \N{REPLACEMENT CHARACTER} fox"
     assert PAPER.encode_documents(["fox", "fox red"]) == [[*fox, 3], [*PAPER.encode("fox red"), 3]]
-    assert PAPER.decode(PAPER.encode("##")) != ""  # the mark of a piece is no special token to the text
+    assert PAPER.encode("##o") == [0, 0, *PAPER.encode("o")]  # what marks a piece means nothing in a text
 
 
 @bpe
@@ -97,7 +97,7 @@ def test_the_papers_pieces_tell_where_a_word_begins():
     assert "".join(pieces).replace("##", "") == "foxsharpfoxsharp"
     assert [p.startswith("##") for p in pieces].count(False) == 3
     assert PAPER.decode(PAPER.encode("foxsharp fox sharp")) == "foxsharp fox sharp"
-    assert PAPER.decode(PAPER.encode("foxsharp")[1:]).startswith("##") is False
+    assert not PAPER.decode(PAPER.encode("foxsharp")[1:]).startswith("##")
 
 
 @bpe
@@ -105,7 +105,8 @@ def test_the_papers_tokenizer_is_the_same_each_time():
     """The library alone numbers the pieces as its hash tables happen to hold them."""
     made = {PaperTokenizer.train(lambda: SAID * 3, 200).to_json() for _ in range(5)}
     assert made == {PAPER.to_json()}
-    assert 150 < len(PAPER) <= 200
+    assert 100 < len(PAPER) <= 200
+    assert len(PaperTokenizer.train(lambda: SAID * 3, 100)) == 100
     with pytest.raises(InputError, match="at least 5"):
         PaperTokenizer.train(lambda: SAID, 4)
 

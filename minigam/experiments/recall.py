@@ -6,7 +6,7 @@ import numpy as np
 
 from minigam import backend as backends
 from minigam.config import MQAR, DataConfig, TrainConfig
-from minigam.corpus import Corpus, inputs_and_targets, not_asked
+from minigam.corpus import Corpus, inputs_and_targets
 from minigam.experiments import report
 from minigam.experiments.training import Cell, trained
 from minigam.lm import LanguageModel
@@ -52,7 +52,7 @@ def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: s
 
 
 def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarray:
-    """Return, for every answer of the validation rows, row by row, whether the likeliest token is it."""
+    """Return, for every query of the validation rows, row by row, whether the likeliest token is it."""
     parts = []
     with no_grad():
         for start in range(0, len(corpus.valid), batch):
@@ -64,8 +64,7 @@ def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarra
 
 def accuracy(correct: np.ndarray, corpus: Corpus) -> dict[str, dict]:
     """Return accuracy and number of answers for every distance between a key and its query."""
-    tokens = np.where(corpus.valid < 0, not_asked(corpus.valid), corpus.valid)
-    far = distances(tokens, corpus.valid >= 0)
+    far = distances(*inputs_and_targets(corpus.valid))
     return {
         str(d): {"accuracy": float(correct[far == d].mean()), "answers": int((far == d).sum())}
         for d in np.unique(far).tolist()
