@@ -93,6 +93,7 @@ def provenance(backend_name: str) -> dict:
 
 def write(out: Path, name: str, content: dict, markdown: str, figure) -> None:
     """Write NAME.json, NAME.md and NAME.png, and print the Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{name}.json", content)
     made = f"Command: `{content['command']}` on {content['device']}, {content['machine']['cores']} cores; "
     made += f"numbers, versions and settings in {name}.json.\n"
