@@ -192,15 +192,27 @@ def test_a_block_runs_forward_and_backward():
 # -------------------------------------------------------------------------------- recall, reach
 
 
-def test_accuracy_by_distance_counts_every_answer():
+def test_accuracy_by_distance_counts_every_query():
     corpus = from_mqar(32, 1, n_pairs=4, n_keys=6, n_valid=30)
     correct = np.random.default_rng(0).random(120) < 0.5
-    found = recall.accuracy(correct, corpus)
-    assert sum(c["answers"] for c in found.values()) == 120
-    total = sum(c["answers"] * c["accuracy"] for c in found.values())
-    assert total == pytest.approx(correct.sum())
-    assert recall.share(found, 1, 99) == pytest.approx(correct.mean())
-    assert recall.share(found, 98, 99) is None
+    found = recall.by_distance(correct, corpus)
+    assert sum(c["queries"] for c in found.values()) == 120
+    assert recall.between(found, 1, 99) == (pytest.approx(correct.mean()), 120)
+    near, far = recall.between(found, 1, 9), recall.between(found, 10, 99)
+    assert near[0] * near[1] + far[0] * far[1] == pytest.approx(correct.sum())
+    assert recall.between(found, 98, 99) == (0.0, 0)
+
+
+@pytest.mark.parametrize("reach", [None, 9])
+def test_guessing_takes_any_value_in_sight(reach):
+    corpus = from_mqar(32, 1, n_pairs=4, n_keys=6, n_valid=30)
+    want = []
+    for tokens, targets in zip(*inputs_and_targets(corpus.valid), strict=True):
+        for t in np.flatnonzero(targets >= 0):
+            seen = tokens[max(0, t + 1 - reach) if reach else 0 : t + 1]
+            values = [v for v in seen if v > 6]
+            want.append(values.count(targets[t]) / len(values) if values else 1 / 6)
+    np.testing.assert_allclose(recall.guesses(corpus, reach), want)
 
 
 def test_answers_are_judged_by_the_likeliest_token():

@@ -80,7 +80,7 @@ def _markdown(found: dict[str, dict]) -> str:
     ]
     return (
         "reach: mean total variation distance (0 to 1) by which the prediction at t moves when token "
-        "t - d is replaced.\\n\\n" + report.table(heads, body)
+        "t - d is replaced.\n\n" + report.table(heads, body)
     )
 
 

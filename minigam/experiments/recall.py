@@ -15,44 +15,51 @@ from minigam.run import MODELS, Run, make_corpus
 from minigam.tensor import no_grad
 from minigam.viz import recall_plot
 
-SHARED = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.02}
+SHARED = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
 MODELS_BY_NAME = {
     "gam": ("GAM", {"n_slots": 128, "kernel_size": 7}),
     "transformer": ("Transformer", {"n_heads": 2}),
     "mamba": ("Mamba", {"expand": 3, "d_state": 16}),
 }
 TRAIN = {
-    "batch_size": 64, "micro_batch": 64, "lr": 2e-3, "warmup_steps": 100, "weight_decay": 0.01,
+    "batch_size": 32, "micro_batch": 32, "lr": 4e-3, "warmup_steps": 100, "weight_decay": 0.01,
     "eval_every": 200, "checkpoint_every": 100,
 }  # fmt: skip
-STEPS = {"gam": 2000, "transformer": 1000, "mamba": 2000}
+STEPS = {"gam": 3000, "transformer": 2000, "mamba": 6000}
+ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, pairs of a row at most, keys and values to choose from
 
 
 def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: str) -> None:
     """Train what is not finished; write recall.json, .md and .png into `out`."""
-    data = DataConfig(dataset=MQAR, mqar_rows=100_000, data_seed=seed)
+    data = DataConfig(dataset=MQAR, mqar_rows=ROWS, mqar_pairs=PAIRS, mqar_keys=KEYS, data_seed=seed)
     corpus = make_corpus(data, SHARED["block_size"])
-    found, curves = {}, {}
+    found, curves, reach = {}, {}, {}
     for name in names:
         label, numbers = MODELS_BY_NAME[name]
         model = MODELS[name].Config(**(SHARED | numbers))
         train = TrainConfig(**TRAIN, seed=seed, steps=steps or STEPS[name])
         cell = Cell(f"{name}-seed{seed}", label, name, model, train)
         result = trained(cell, out / "cells", data, corpus, backend)
+        reach[label] = result["reach"]
         correct = answers(Run(out / "cells" / cell.name).load_model(backend), corpus)
-        curves[label] = accuracy(correct, corpus)
-        found[name] = {"model": model.to_dict(), "train": train.to_dict(), "result": result,
-                       "accuracy": float(correct.mean()), "by_distance": curves[label]}  # fmt: skip
+        curves[label] = by_distance(correct, corpus)
+        found[name] = {
+            "model": model.to_dict(),
+            "train": train.to_dict(),
+            "result": result,
+            "accuracy": float(correct.mean()),
+            "by_distance": curves[label],
+            "guessing": by_distance(guesses(corpus, reach[label]), corpus),
+        }
     chance = 1.0 / data.mqar_keys
     content = report.provenance(backend) | {
         "experiment": "recall", "seed": seed, "data": data.to_dict(), "chance": chance, "cells": found,
     }  # fmt: skip
-    reach = {MODELS_BY_NAME[n][0]: c["result"]["reach"] for n, c in found.items()}
     report.write(out, "recall", content, _markdown(found, chance), recall_plot(curves, reach, chance))
 
 
 def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarray:
-    """Return, for every query of the validation rows, row by row, whether the likeliest token is it."""
+    """Return for every query of the validation rows, row by row, whether the likeliest token answers it."""
     parts = []
     with no_grad():
         for start in range(0, len(corpus.valid), batch):
@@ -62,46 +69,63 @@ def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarra
     return np.concatenate(parts)
 
 
-def accuracy(correct: np.ndarray, corpus: Corpus) -> dict[str, dict]:
-    """Return accuracy and number of answers for every distance between a key and its query."""
+def guesses(corpus: Corpus, reach: int | None) -> np.ndarray:
+    """Return for every query how often one of the values in sight, taken at random, answers it: what
+    a model can do that sees `reach` tokens (None: all) and cannot tell which value is whose."""
+    tokens, targets = inputs_and_targets(corpus.valid)
+    row, query = np.nonzero(targets >= 0)
+    back = query[:, None] - np.arange(tokens.shape[1])
+    is_value = np.array([token.startswith("v") for token in corpus.tokenizer.vocabulary])
+    in_sight = (back >= 0) & (back < (reach or tokens.shape[1])) & is_value[tokens[row]]
+    right = in_sight & (tokens[row] == targets[row, query][:, None])
+    blind = 1.0 / is_value.sum()
+    return np.where(in_sight.any(axis=1), right.sum(axis=1) / np.maximum(in_sight.sum(axis=1), 1), blind)
+
+
+def by_distance(correct: np.ndarray, corpus: Corpus) -> dict[str, dict]:
+    """Return accuracy and number of queries for every distance between a key and its query."""
     far = distances(*inputs_and_targets(corpus.valid))
     return {
-        str(d): {"accuracy": float(correct[far == d].mean()), "answers": int((far == d).sum())}
+        str(d): {"accuracy": float(correct[far == d].mean()), "queries": int((far == d).sum())}
         for d in np.unique(far).tolist()
     }
 
 
-def share(by_distance: dict[str, dict], least: int, most: int) -> float | None:
-    """Return the accuracy over all answers at distances least .. most; None where there are none."""
-    chosen = [c for d, c in by_distance.items() if least <= int(d) <= most]
-    total = sum(c["answers"] for c in chosen)
-    return sum(c["accuracy"] * c["answers"] for c in chosen) / total if total else None
+def between(curve: dict[str, dict], least: int, most: int) -> tuple[float, int]:
+    """Return the accuracy over all queries at distances least .. most, and how many they are."""
+    chosen = [c for d, c in curve.items() if least <= int(d) <= most]
+    n = sum(c["queries"] for c in chosen)
+    return sum(c["accuracy"] * c["queries"] for c in chosen) / max(n, 1), n
 
 
 def _markdown(found: dict[str, dict], chance: float) -> str:
-    longest = max(int(d) for c in found.values() for d in c["by_distance"])
-    reaches = [c["result"]["reach"] for c in found.values() if c["result"]["reach"] is not None]
-    # Whole pairs are inside the reach R up to distance R - 1, and wholly outside from R + 1 on.
-    cut = reaches[0] if reaches else longest
-    bands = [(1, cut - 1), (cut + 1, longest)] if reaches else [(1, longest)]
-    heads = ["model", "parameters", "steps", "sees tokens", "accuracy", "worst distance"]
-    heads += [f"distance {a} to {b}" for a, b in bands]
+    curves = {name: c["by_distance"] for name, c in found.items()}
+    longest = max(int(d) for curve in curves.values() for d in curve)
+    # A pair is seen whole up to distance R - 1, and not at all from R + 1 on.
+    R = min((c["result"]["reach"] or longest for c in found.values()), default=longest)
+    bands = [(1, R - 1), (R + 1, longest)] if longest > R else [(1, longest)]
+    heads = ["model", "parameters", "steps", "sees tokens", "accuracy", "at the worst distance"]
+    for a, b in bands:
+        heads += [f"distance {a} to {b}", "guessing there"]
     body = []
     for name, c in found.items():
-        worst = min(c["by_distance"], key=lambda d: c["by_distance"][d]["accuracy"])
-        shown = [share(c["by_distance"], a, b) for a, b in bands]
-        body.append(
-            [
-                MODELS_BY_NAME[name][0],
-                f"{c['result']['parameters']:,}",
-                str(c["train"]["steps"]),
-                str(c["result"]["reach"] or "all"),
-                f"{c['accuracy']:.1%}",
-                f"{c['by_distance'][worst]['accuracy']:.1%} at {worst}",
-                *("" if s is None else f"{s:.1%}" for s in shown),
-            ]
-        )
+        worst = min(curves[name], key=lambda d: curves[name][d]["accuracy"])
+        line = [
+            MODELS_BY_NAME[name][0],
+            f"{c['result']['parameters']:,}",
+            str(c["train"]["steps"]),
+            str(c["result"]["reach"] or "all"),
+            f"{c['accuracy']:.1%}",
+            f"{curves[name][worst]['accuracy']:.1%} at {worst}",
+        ]
+        for a, b in bands:
+            line += [f"{between(curves[name], a, b)[0]:.1%}", f"{between(c['guessing'], a, b)[0]:.1%}"]
+        body.append(line)
+    n = between(next(iter(curves.values())), *bands[-1])[1]
+    error = (chance * (1.0 - chance) / max(n, 1)) ** 0.5
     return (
-        f"recall: multi-query associative recall, validation rows of 8 pairs. Chance is {chance:.2%}. "
-        "Distance: tokens from the key's pair to its query.\\n\\n" + report.table(heads, body)
+        f"recall: multi-query associative recall, validation rows of {PAIRS} pairs. Chance is {chance:.1%}, "
+        f"over the {n:,} queries of the last band with a standard error of {error:.1%}. Distance: tokens "
+        "from the pair to the query. Guessing: taking any of the values in sight, blind to the keys.\n\n"
+        + report.table(heads, body)
     )
