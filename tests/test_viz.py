@@ -1,6 +1,6 @@
 """The plots hold the curves they claim to."""
 
-from minigam.viz import loss_plot
+from minigam.viz import comparison_plot, loss_plot, reach_plot, recall_plot, scaling_plot
 
 
 def lines(axes):
@@ -33,3 +33,46 @@ def test_loss_plot_of_a_text_has_no_floor():
     metrics = [{"step": 1, "loss": 2.0, "lr": 0.1}, {"step": 1, "loss": 2.5}]
     (axes,) = loss_plot(metrics).axes
     assert set(lines(axes)) == {"training, each step", "validation"}
+
+
+def test_comparison_plot_shows_every_run_and_every_line_that_does_not_learn():
+    def metrics(loss, recall):
+        measured = {"floor": 0.4, "kinds": {"recall": {"loss": recall, "floor": 0.0}}}
+        return [
+            {"step": 1, "loss": 9.0, "lr": 0.1},
+            {"step": 1, "loss": 2 * loss, **measured},
+            {"step": 2, "loss": loss, **measured},
+        ]
+
+    figure = comparison_plot({"GAM": metrics(1.0, 2.0), "Mamba": metrics(0.8, 0.5)}, {"unigram": 5.0})
+    left, right = figure.axes
+    assert set(lines(left)) == {"GAM", "Mamba", "unigram, 5.00", "floor, 0.40"}
+    assert list(lines(left)["Mamba"].get_ydata()) == [1.6, 0.8]
+    assert list(lines(right)["GAM"].get_ydata()) == [2.0, 2.0]
+    (alone,) = comparison_plot({"GAM": [{"step": 1, "loss": 2.0}]}).axes
+    assert set(lines(alone)) == {"GAM"}
+
+
+def test_scaling_plot_leaves_out_what_was_too_long():
+    cells = {8: {"time_ms": 1.0, "peak_mib": 2.0}, 16: {"time_ms": None, "peak_mib": None}}
+    time, memory = scaling_plot({"GAM": cells}, {"GAM": {"time_ms": 1.25}}).axes
+    assert list(lines(time)["GAM, T^1.25"].get_xdata()) == [8]
+    assert list(lines(memory)["GAM"].get_ydata()) == [2.0]
+    assert time.get_xscale() == time.get_yscale() == "log"
+    assert "ms" in time.get_ylabel()
+    assert "MiB" in memory.get_ylabel()
+
+
+def test_recall_plot_draws_reach_and_chance():
+    curves = {"GAM": {"2": {"accuracy": 0.9}, "20": {"accuracy": 0.1}}}
+    (axes,) = recall_plot(curves, {"GAM": 13, "Mamba": None}, 0.125).axes
+    assert list(lines(axes)["GAM"].get_xdata()) == [2, 20]
+    assert lines(axes)["reach of GAM, 13 tokens"].get_xdata()[0] == 13
+    assert lines(axes)["chance, 12.5%"].get_ydata()[0] == 0.125
+    assert len(axes.lines) == 3
+
+
+def test_reach_plot_shows_only_what_moved():
+    (axes,) = reach_plot({"GAM": [0.5, 0.1, 0.0]}, {"GAM": 2}).axes
+    assert list(lines(axes)["GAM"].get_xdata()) == [0, 1]
+    assert lines(axes)["reach of GAM, 2 tokens"].get_xdata()[0] == 1.5
