@@ -39,26 +39,30 @@ TABLE3 = {
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers of every model, numbers of each kind of model, and how to train."""
+    """Numbers of every model, how to train it, and what each kind of model has for itself."""
 
     model: dict
-    each: dict[str, dict]
     train: dict
+    each_model: dict[str, dict]
+    each_train: dict[str, dict]
     epochs: int | None = None  # where given, they decide the steps
 
 
 SCALES = {
     "small": Scale(
         {"block_size": 128, "d_model": 128, "n_layers": 4, "dropout": 0.0, "position_std": 0.02},
+        {"batch_size": 16, "micro_batch": 16, "steps": 700, "lr": 3e-3, "warmup_steps": 50,
+         "eval_every": 50, "checkpoint_every": 50},
         {
             "gam": {"n_slots": 64, "kernel_size": 4},
             "transformer": {"d_model": 120, "n_heads": 4},
-            "mamba": {"expand": 3, "d_state": 8},
+            "mamba": {"expand": 3, "d_state": 16, "d_model": 126},
         },
-        {"batch_size": 16, "micro_batch": 16, "steps": 700, "lr": 3e-3, "warmup_steps": 50,
-         "eval_every": 100, "checkpoint_every": 50},
+        {"mamba": {"lr": 6e-3}},  # at 3e-3 it begins to recall later
     ),
-    "published": Scale({}, {}, {"eval_every": 500, "eval_rows": 500, "checkpoint_every": 500}, epochs=5),
+    "published": Scale(
+        {}, {"eval_every": 500, "eval_rows": 500, "checkpoint_every": 500}, {}, {}, epochs=5
+    ),
 }  # fmt: skip
 
 
@@ -67,8 +71,8 @@ def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, se
     found = []
     for seed in seeds:
         for name, line in lines.items():
-            numbers = scale.model | scale.each.get(line.model_type, {}) | line.changes
-            train = TrainConfig(**scale.train, seed=seed)
+            numbers = scale.model | scale.each_model.get(line.model_type, {}) | line.changes
+            train = TrainConfig(**(scale.train | scale.each_train.get(line.model_type, {})), seed=seed)
             if scale.epochs is not None:
                 steps = steps or math.ceil(scale.epochs * rows / train.batch_size)
             train = TrainConfig(**(train.to_dict() | {"steps": steps or train.steps}))

@@ -25,7 +25,7 @@ TRAIN = {
     "batch_size": 32, "micro_batch": 32, "lr": 4e-3, "warmup_steps": 100, "weight_decay": 0.01,
     "eval_every": 200, "checkpoint_every": 100,
 }  # fmt: skip
-STEPS = {"gam": 3000, "transformer": 2000, "mamba": 6000}
+STEPS = {"gam": 3000, "transformer": 2000, "mamba": 4000}
 ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, pairs of a row at most, keys and values to choose from
 
 
