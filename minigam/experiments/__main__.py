@@ -88,10 +88,11 @@ def _run(args, backend: str) -> None:
         lines, _ = TABLES[kind]
         # The bare stack is the authors' own; it trains badly, and the small scale is short of time.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
+        seeds = list(dict.fromkeys(args.seeds))  # each once
         given = args.dataset in GENERATED
         data = DataConfig(dataset=args.dataset if given else str(find_prepared(args.dataset)))
         comparison.compare(
-            kind, {n: lines[n] for n in names}, args.scale, data, args.steps, args.seeds, out, backend
+            kind, {n: lines[n] for n in names}, args.scale, data, args.steps, seeds, out, backend
         )
     elif kind == "table2":
         out = args.out or Path("runs") / f"table2-{args.scale}"
