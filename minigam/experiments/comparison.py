@@ -51,8 +51,8 @@ class Scale:
 SCALES = {
     "small": Scale(
         {"block_size": 128, "d_model": 128, "n_layers": 4, "dropout": 0.0, "position_std": 0.02},
-        {"batch_size": 16, "micro_batch": 16, "steps": 700, "lr": 3e-3, "warmup_steps": 50,
-         "eval_every": 50, "checkpoint_every": 50},
+        {"batch_size": 16, "micro_batch": 16, "steps": 800, "lr": 3e-3, "warmup_steps": 50,
+         "eval_every": 100, "checkpoint_every": 50},
         {
             "gam": {"n_slots": 64, "kernel_size": 4},
             "transformer": {"d_model": 120, "n_heads": 4},
@@ -130,7 +130,8 @@ def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, co
     """Return the table, the table by kind of token where kinds are known, and what to know of both."""
     theirs = {"table1": _paper_table1(corpus.name), "table3": _paper_table3(corpus.name)}[name]
     seeds = len(next(iter(found.values())))
-    text = f"{name} on {corpus.name}: mean of {seeds} seed{'s' if seeds > 1 else ''}"
+    rows, T = corpus.train.shape[0], corpus.train.shape[1] - 1
+    text = f"{name} on {corpus.name}, {rows:,} training rows of {T} tokens: mean of {seeds} seed{'s' if seeds > 1 else ''}"
     text += ", with the standard deviation" if seeds > 1 else ""
     text += ". Losses are nats per token of the validation rows.\n\n"
     heads = ["model", "parameters", "s / epoch", "val. loss", "val. ppl"]
