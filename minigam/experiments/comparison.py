@@ -131,8 +131,8 @@ def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, co
     theirs = {"table1": _paper_table1(corpus.name), "table3": _paper_table3(corpus.name)}[name]
     seeds = len(next(iter(found.values())))
     rows, T = corpus.train.shape[0], corpus.train.shape[1] - 1
-    text = f"{name} on {corpus.name}, {rows:,} training rows of {T} tokens: mean of {seeds} seed{'s' if seeds > 1 else ''}"
-    text += ", with the standard deviation" if seeds > 1 else ""
+    text = f"{name} on {corpus.name}, {rows:,} training rows of {T} tokens: "
+    text += "one seed" if seeds == 1 else f"mean and standard deviation of {seeds} seeds"
     text += ". Losses are nats per token of the validation rows.\n\n"
     heads = ["model", "parameters", "s / epoch", "val. loss", "val. ppl"]
     heads += ["paper: params", "paper: loss", "paper: ppl"] if theirs else []
