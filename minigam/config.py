@@ -109,7 +109,7 @@ class MambaConfig(ModelConfig):
         self.require(isinstance(self.residual, bool), "residual", "True or False")
 
 
-POCKETSTORIES, MQAR = GENERATED = ("pocketstories", "mqar")  # corpora that need no file
+POCKETSTORIES, MQAR = "pocketstories", "mqar"  # corpora that need no file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +118,15 @@ class DataConfig(Checked):
 
     dataset: str = setting(
         POCKETSTORIES,
-        "what to train on: that, mqar, or a folder of python -m minigam.data prepare",
+        "what to train on: that, or a folder of python -m minigam.data prepare",
         metavar="NAME",
     )
-    data_seed: int = setting(0, "decides PocketStories and mqar")
+    data_seed: int = setting(0, "decides what the stories are")
     stories: int = setting(20_000, "PocketStories to train on")
     valid_stories: int = setting(1_000, "PocketStories to validate on")
-    mqar_rows: int = setting(50_000, "rows of associative recall to train on")
-    mqar_pairs: int = setting(8, "most pairs of a key and a value in a row")
-    mqar_keys: int = setting(16, "keys to choose from, and as many values")
+    mqar_rows: int = setting(50_000, "rows of associative recall to train on", derived=True)
+    mqar_pairs: int = setting(8, "most pairs of a key and a value in a row", derived=True)
+    mqar_keys: int = setting(16, "keys to choose from, and as many values", derived=True)
     text: str | None = setting(None, "UTF-8 text file to train on, in place of a dataset")
     valid: str | None = setting(None, "text file to validate on (default: the last tenth of --text)")
     tokenizer: str = setting("char", "tokenizer for --text", choices=("char", "bpe"))
@@ -135,7 +135,7 @@ class DataConfig(Checked):
     def __post_init__(self):
         self.require_counts("stories", "valid_stories", "bpe_size", "mqar_rows", "mqar_pairs", "mqar_keys")
         self.require(self.data_seed >= 0, "data_seed", "a whole number, at least 0")
-        self.require(bool(self.dataset), "dataset", f"{' or '.join(GENERATED)}, or a prepared folder")
+        self.require(bool(self.dataset), "dataset", f"{POCKETSTORIES} or a prepared folder")
         self.require(self.text is None or self.dataset == POCKETSTORIES, "dataset", "no other beside --text")
         self.require(self.tokenizer in ("char", "bpe"), "tokenizer", "char or bpe")
         self.require(self.valid is None or self.text is not None, "valid", "--text beside it")

@@ -16,7 +16,7 @@ def parser() -> cli.Parser:
         prog=f"python -m {PROG}",
         description=f"{__doc__} Each action has --help with its flags and their defaults.",
     )
-    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=cli.Parser)
+    actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, does: str, dataset: bool = True) -> cli.Parser:
         sub = actions.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
@@ -85,9 +85,7 @@ def _fetch(args) -> None:
 
 
 def _prepare(args) -> None:
-    for name in ("train_rows", "valid_rows", "vocab_size"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, wanted at least 1")
+    cli.require_at_least(args, train_rows=1, valid_rows=1, vocab_size=1)
     if args.folder is not None and (args.train or args.valid):
         raise InputError("--from finds its files by their names; leave --train and --valid away, or --from")
     if args.valid is not None and args.train is None:

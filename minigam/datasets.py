@@ -54,7 +54,7 @@ DATASETS = {
                 "test", 732_610, "5f1bea067869d04849c0f975a2b29c4ff47d867f484f5010ea5e861eab246d91"
             ),
         },
-        local=("wiki.{}.tokens", "wiki.{}.raw", "{}.txt"),
+        local=("wiki.{}.raw", "wiki.{}.tokens", "{}.txt"),
     ),
     "tinystories": Dataset(
         licence="CDLA-Sharing-1.0",
@@ -135,6 +135,9 @@ def _parquet_rows(path: Path) -> Iterator[str]:
         ) from e
     try:
         with parquet.ParquetFile(path) as file:
+            kind = file.schema_arrow.field("text").type
+            if kind not in (pyarrow.string(), pyarrow.large_string()):
+                raise KeyError(f"it holds {kind}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
                 yield from (text or "" for text in batch.column("text").to_pylist())
     except (pyarrow.ArrowException, KeyError) as e:

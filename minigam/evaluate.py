@@ -87,7 +87,8 @@ def units(loss: float, size: TextSize) -> dict:
     A token is what the tokenizer makes it: with long tokens there are fewer predictions, each harder, and
     the loss and the perplexity of one say nothing about another tokenizer's. Words and bytes belong to the
     text. The whole text costs loss * tokens nats, however it was cut; shared among its words or its bytes,
-    that compares between tokenizers.
+    that compares between tokenizers that can restore the text. The paper's leaves white space out and calls
+    rare characters [UNK]: beside a tokenizer that has to predict them its numbers are too good.
 
     loss : mean nats per token of the text, or of a sample of it
     size : of the whole text
@@ -160,6 +161,10 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--order is {args.order}, wanted at most {most}, the tokens of a row")
     model = run.load_model(cli.choose_backend(args.backend))
     corpus = run.corpus(progress=True)
+    if corpus.valid.ndim == 3:
+        raise InputError(
+            f"{run.path}: trained on {corpus.name}, wanted a run on text; recall.json has its accuracy"
+        )
     result = evaluation(model, corpus, args.order, args.rows, args.seed, progress=True)
     if not math.isfinite(loss := result["results"][result["model"]]["loss"]):
         raise InputError(f"{run.path}: the loss is {loss}, wanted a number; train again with a smaller --lr")

@@ -40,11 +40,13 @@ def replacing_folder(path: Path):
     """Give an empty folder beside `path`, which takes its place when the block ends well.
 
     A crash leaves the old folder or the new one, or, between two renames, none: never half of one.
-    What a crash has left over goes with the next call for the same path; call one at a time.
+    The next call for the same path puts the old one back, and clears what is left over; call one at a time.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (path.with_name(f".{path.name}.{state}") for state in ("unfinished", "old"))
+    if old.exists() and not path.exists():  # a crash came between the two renames
+        old.rename(path)
     for left_over in (temporary, old):
         shutil.rmtree(left_over, ignore_errors=True)
     temporary.mkdir()
@@ -72,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON object, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, remedy: str = "train again") -> dict:

@@ -40,7 +40,10 @@ def first_ids(tokenizer, prompt: str) -> list[int]:
     """Return the ids that sampling begins with: before a story or a document stands the end of another."""
     if tokenizer.end is not None:
         return [tokenizer.end, *tokenizer.encode(prompt)]
-    return tokenizer.encode(prompt) if prompt else tokenizer.encode("\n", strict=False)
+    ids = tokenizer.encode(prompt) if prompt else tokenizer.encode("\n", strict=False)
+    if not ids:
+        raise InputError("nothing to begin with; give a --prompt")
+    return ids
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -57,7 +57,8 @@ def from_mqar(
 ) -> Corpus:
     """Make a corpus whose only targets are the answers, with as many values as keys.
 
-    Training rows have 1 .. n_pairs pairs, validation rows n_pairs.
+    Validation rows have n_pairs pairs. Training rows have p = 1 .. n_pairs with a probability proportional
+    to 1 / p, so that each p asks as many queries: the easy ones, learned first, teach the look-up.
     Raises InputError when n_pairs do not fit into a row or there are too few keys.
     """
     if not n_pairs <= min(n_keys, block_size // 4):
@@ -67,12 +68,12 @@ def from_mqar(
     names = (f"{letter}{i}" for letter in "kv" for i in range(n_keys))
     tokenizer = WordTokenizer([".", *names])
 
-    def split(n: int, least: int, stream: int) -> np.ndarray:
+    def split(n: int, sizes: np.ndarray, stream: int) -> np.ndarray:
         rng = np.random.default_rng((seed, stream))
-        pairs = rng.integers(least, n_pairs + 1, size=n)
+        pairs = rng.choice(sizes, size=n, p=(1.0 / sizes) / (1.0 / sizes).sum())
         return np.stack(mqar(n, pairs, block_size, n_keys, n_keys, rng), axis=1)
 
-    valid = split(n_valid, n_pairs, 1)
+    valid = split(n_valid, np.array([n_pairs]), 1)
     answers = valid[:, 1][valid[:, 1] >= 0]
     size = TextSize.of(tokenizer.decode(answers), tokens=len(answers))
-    return Corpus("mqar", tokenizer, split(n_train, 1, 0), valid, size)
+    return Corpus("mqar", tokenizer, split(n_train, np.arange(1, n_pairs + 1), 0), valid, size)

@@ -126,9 +126,10 @@ def read_meta(folder: Path) -> dict | None:
     """Return what the meta.json of a prepared folder says; None for another folder."""
     try:
         meta = read_json(folder / "meta.json")
-    except InputError:
+        whole = meta.get("format") == PREPARED and all("tokens" in n for n in meta["splits"].values())
+    except (InputError, KeyError, TypeError, AttributeError):
         return None
-    return meta if meta.get("format") == PREPARED else None
+    return meta if whole else None
 
 
 def _documents(rows: Iterable[str]) -> Iterator[str]:

@@ -107,13 +107,13 @@ class Run:
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if any(f.name not in ("tokenizer.json", "metrics.jsonl") for f in path.iterdir()):
                 raise InputError(
                     f"{path}: not empty; continue it with --resume {path}, or choose another --out"
                 )
-            write_json(path / "config.json", config.to_dict())
             tokenizer.save(path / "tokenizer.json")
             write_text(path / "metrics.jsonl", "")
+            write_json(path / "config.json", config.to_dict())  # last: with it the folder is a run
         except OSError as e:
             raise InputError(f"{path}: {e.strerror or e}; choose an --out that can be written") from e
         return cls(path)

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from minigam import cli, session
-from minigam.config import GENERATED, DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import find_prepared
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
@@ -104,7 +104,7 @@ def _begin(args, given: dict, backend: str):
 
 def _absolute(name: str, value):
     """Make absolute what names a file or a prepared folder, so that resuming works from any folder."""
-    if name == "dataset" and value not in ("", *GENERATED):
+    if name == "dataset" and value not in ("", POCKETSTORIES):
         return str(find_prepared(value))
     return str(Path(value).resolve()) if name in ("text", "valid") else value
 

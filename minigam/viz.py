@@ -1,5 +1,6 @@
 """Plots, each a function that returns a matplotlib Figure. matplotlib is imported when one is drawn."""
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,13 +68,13 @@ def comparison_plot(
     by_kind = all("kinds" in v[-1] and "recall" in v[-1]["kinds"] for v in validations.values())
     figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharex=True))
-    for (label, lines), style in zip(validations.items(), STYLES, strict=False):
+    for (label, lines), style in zip(validations.items(), cycle(STYLES), strict=False):
         steps = [m["step"] for m in lines]
         axes[0].plot(steps, [m["loss"] for m in lines], style, markersize=4, label=label)
         if by_kind:
             recall = [m["kinds"]["recall"]["loss"] for m in lines]
             axes[1].plot(steps, recall, style, markersize=4, label=label)
-    for (label, loss), grey in zip((baselines or {}).items(), ("0.3", "0.6"), strict=False):
+    for (label, loss), grey in zip((baselines or {}).items(), cycle(("0.3", "0.6")), strict=False):
         axes[0].axhline(loss, color=grey, linestyle=(0, (8, 3)), linewidth=0.9, label=f"{label}, {loss:.2f}")
     floor = next(iter(validations.values()))[-1].get("floor")
     if floor is not None:
@@ -102,18 +103,19 @@ def scaling_plot(found: dict[str, dict[int, dict]], fits: dict[str, dict]) -> "F
     for axes, what, unit in zip(
         figure.subplots(1, 2), ("time_ms", "peak_mib"), ("time (ms)", "peak memory (MiB)"), strict=True
     ):
-        for (label, cells), style in zip(found.items(), STYLES, strict=False):
+        for (label, cells), style in zip(found.items(), cycle(STYLES), strict=False):
             known = {T: c[what] for T, c in cells.items() if c[what] is not None}
             power = f", T^{fits[label][what]:.2f}" if what in fits[label] else ""
-            axes.plot(known.keys(), known.values(), style, markersize=4, label=label + power)
+            if known:  # a logarithmic axis needs a number
+                axes.loglog(known.keys(), known.values(), style, markersize=4, label=label + power)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
         lengths = sorted({T for cells in found.values() for T in cells})
         axes.set_xticks(lengths, [str(T) for T in lengths])
         axes.set_xlabel("T, tokens")
         axes.set_ylabel(f"{unit}, one block, forward and backward")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     return figure
 
 
@@ -123,7 +125,7 @@ def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None]
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for (label, by_distance), style in zip(curves.items(), STYLES, strict=False):
+    for (label, by_distance), style in zip(curves.items(), cycle(STYLES), strict=False):
         known = {int(d): c["accuracy"] for d, c in by_distance.items()}
         axes.plot(known.keys(), known.values(), style, markersize=4, label=label)
     for label, tokens in reach.items():
@@ -147,7 +149,7 @@ def reach_plot(influence: dict[str, list[float]], reach: dict[str, int | None]) 
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for (label, values), style in zip(influence.items(), STYLES, strict=False):
+    for (label, values), style in zip(influence.items(), cycle(STYLES), strict=False):
         known = {d: v for d, v in enumerate(values) if v > 0.0}
         axes.plot(known.keys(), known.values(), style, markersize=3, label=label)
     for label, tokens in reach.items():

@@ -54,8 +54,10 @@ def test_a_table_says_what_its_json_does(small, tmp_path, capsys):
     content = compare(tmp_path)
     text = (tmp_path / "table1.md").read_text()
     assert set(content["cells"]) == {"gam-seed0", "mamba-seed0", "gam-seed1", "mamba-seed1"}
-    for name in ("commit", "versions", "machine", "command", "backend", "seeds", "data"):
+    for name in ("experiment", "command", "seeds", "data"):
         assert name in content, name
+    for cell in content["cells"].values():
+        assert set(cell["result"]["measured"]) == {"commit", "versions", "machine", "backend", "device"}
     results = [content["cells"][f"gam-seed{s}"]["result"] for s in (0, 1)]
     losses = np.array([r["loss"] for r in results])
     assert f"| {losses.mean():.4f} ± {losses.std(ddof=1):.4f} |" in text
@@ -82,6 +84,7 @@ def test_each_cell_is_a_run_folder_like_any_other(small, tmp_path):
 def test_a_finished_cell_is_not_run_again(small, tmp_path, monkeypatch):
     first = compare(tmp_path)
     monkeypatch.setattr(training, "train_step", None)  # any step would now fail
+    monkeypatch.setattr(report, "commit", lambda: "another")  # each cell keeps where it comes from
     assert compare(tmp_path)["cells"] == first["cells"]
 
 
@@ -110,10 +113,15 @@ def test_results_of_other_settings_are_refused(small, tmp_path):
 
 def test_the_papers_numbers_stand_beside_ours_on_its_data():
     ours = comparison._paper_table1("wikitext-2-prepared")
-    assert ours["gam"] == ["22.6 M", "6.7828", "882.57"]
+    assert ours["gam"] == ["22.6 M", "117.2", "6.7828", "882.57"]
     assert "mamba" not in ours  # the authors stacked it bare
-    assert ours["mamba-bare"][2] == "1017.54"
-    assert comparison._paper_table3("wikitext-2")["gated"] == ["22.6 M", f"{math.log(900.84):.4f}", "900.84"]
+    assert ours["mamba-bare"][3] == "1017.54"
+    assert comparison._paper_table3("wikitext-2")["gated"] == [
+        "22.6 M",
+        "",
+        f"{math.log(900.84):.4f}",
+        "900.84",
+    ]
     assert not comparison._paper_table1("pocketstories")
     assert not comparison._paper_table3("pocketstories")
     for rows in paper.TABLE1.values():  # loss and perplexity say the same
@@ -126,7 +134,8 @@ def test_the_steps_of_a_scale(scale):
     lines = {"gam": comparison.TABLE1["gam"]}
     (cell,) = comparison.cells(lines, comparison.SCALES[scale], None, 1000, [3])
     assert cell.train.seed == 3
-    assert scale == "small" or cell.train.steps == math.ceil(5 * 1000 / 32)
+    steps = {"small": comparison.SCALES["small"].train["steps"], "published": math.ceil(5 * 1000 / 32)}
+    assert cell.train.steps == steps[scale]
     (cell,) = comparison.cells(lines, comparison.SCALES[scale], 7, 1000, [3])
     assert cell.train.steps == 7
 
@@ -175,8 +184,26 @@ def test_what_would_not_fit_into_memory_is_left_out(tmp_path):
     cells = content["cells"]["transformer"]
     assert cells["16"]["time_ms"] is not None
     assert cells["512"]["time_ms"] is None
-    assert cells["1024"]["time_ms"] is None  # longer than what was too long
-    assert "too long" in (tmp_path / "table2.md").read_text()
+    assert cells["1024"]["time_ms"] is None  # longer than what was left out
+    json.loads((tmp_path / "table2.json").read_text(), parse_constant=pytest.fail)  # no Infinity
+    assert "left out" in (tmp_path / "table2.md").read_text()
+
+
+def test_what_runs_out_of_memory_is_a_result(tmp_path, monkeypatch):
+    def full(block):
+        raise MemoryError
+
+    monkeypatch.setattr(scaling.Block, "step", full)
+    content = measured(tmp_path, (8,), models=["gam"])
+    assert content["cells"]["gam"]["8"]["time_ms"] is None
+
+
+def test_the_paper_is_quoted_where_it_has_a_number_and_not_elsewhere():
+    cell = {"time_ms": 1.0, "peak_mib": 1.0}
+    found = {"transformer": {128: cell, 256: cell, 4096: cell}}
+    text = scaling._markdown("published", scaling.SCALES["published"], found, {"transformer": {}}, 1.0)
+    line = next(x for x in text.splitlines() if x.startswith("| paper: Transformer, mixed precision "))
+    assert [c.strip() for c in line.split("|")[2:5]] == ["", "8.9", "out of memory"]
 
 
 def test_the_memory_foreseen_grows_as_it_did():
@@ -249,9 +276,9 @@ def test_recall_writes_its_three_files(tmp_path):
 def test_the_models_of_recall_have_as_many_parameters():
     sizes = [
         recall.MODELS[name](
-            recall.MODELS[name].Config(vocab_size=33, **(recall.SHARED | numbers))
+            recall.MODELS[name].Config(vocab_size=1 + 2 * recall.KEYS, **(recall.SHARED | numbers))
         ).num_parameters()
-        for name, (_, numbers) in recall.MODELS_BY_NAME.items()
+        for name, (_, numbers) in recall.LINES.items()
     ]
     assert max(sizes) <= 1.05 * min(sizes), sizes
 
@@ -287,12 +314,16 @@ def test_what_is_not_counted_does_not_move():
     assert reach.seen(moved["largest"]) == 0
 
 
-def test_reach_reads_runs(small, tmp_path):
+def test_reach_reads_every_run_once(small, tmp_path, monkeypatch):
     compare(tmp_path, ("gam", "mamba"), seeds=[0])
     runs = [tmp_path / "cells" / "gam-seed0", tmp_path / "cells" / "mamba-seed0"]
-    reach.reach(runs, 2, tmp_path / "reach", "numpy", 0)
+    reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(reach, "influence", None)  # all is measured: it would fail
+        reach.reach([*runs, runs[0]], 4, tmp_path / "reach", "numpy", 0)
     content = json.loads((tmp_path / "reach" / "reach.json").read_text())
-    assert content["runs"]["GAM"]["measured"] <= content["runs"]["GAM"]["reach"] == 3
+    assert content["runs"]["GAM"]["measured_reach"] == content["runs"]["GAM"]["reach"] == 3
+    assert content["runs"]["Mamba"]["measured_reach"] > 3
     assert (tmp_path / "reach" / "reach.png").read_bytes().startswith(b"\x89PNG")
     assert "1 + L (K - 1)" in (tmp_path / "reach" / "reach.md").read_text()
 
@@ -313,6 +344,8 @@ def test_reach_reads_runs(small, tmp_path):
         (["table2", "--memory=nan"], ["--memory is nan"]),
         (["recall", "--stepz=3"], ["--stepz=3", "did you mean --steps"]),
         (["reach", "/nowhere"], ["/nowhere", "not a folder"]),
+        (["table1", "--dataset=mqar"], ["mqar: no prepared dataset"]),
+        (["recall", "--out=README.md"], ["--out README.md", "wanted a folder"]),
         (["reach"], ["RUN"]),
     ],
 )
@@ -321,15 +354,25 @@ def test_wrong_input_is_one_line(flags, wanted, capsys):
     assert_refused(command.main, [*flags, *backend], capsys, *wanted)
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("kind", [command.Interrupted, KeyboardInterrupt])
+def test_an_interrupt_says_how_to_go_on(kind, monkeypatch, capsys, tmp_path):
     def interrupted(*args):
-        raise command.Interrupted
+        raise kind
 
     monkeypatch.setattr(command.recall, "recall", interrupted)
     with pytest.raises(SystemExit) as exit:
         cli.run(lambda: command.main(["recall", "--backend=numpy", f"--out={tmp_path}"]), "command")
     assert exit.value.code == 130
     assert "run the same command again to go on" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(monkeypatch, capsys, tmp_path):
+    def diverged(*args):
+        raise training.NonFinite("step 3: loss nan")
+
+    monkeypatch.setattr(command.recall, "recall", diverged)
+    assert command.main(["recall", "--backend=numpy", f"--out={tmp_path}"]) == 1
+    assert "step 3: loss nan; leave this model out with --models" in capsys.readouterr().err
 
 
 def test_tables_are_markdown():

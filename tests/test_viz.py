@@ -44,9 +44,17 @@ def test_comparison_plot_shows_every_run_and_every_line_that_does_not_learn():
             {"step": 2, "loss": loss, **measured},
         ]
 
-    figure = comparison_plot({"GAM": metrics(1.0, 2.0), "Mamba": metrics(0.8, 0.5)}, {"unigram": 5.0})
+    counted = {"trigram": 3.0, "bigram": 4.0, "unigram": 5.0}
+    figure = comparison_plot({"GAM": metrics(1.0, 2.0), "Mamba": metrics(0.8, 0.5)}, counted)
     left, right = figure.axes
-    assert set(lines(left)) == {"GAM", "Mamba", "unigram, 5.00", "floor, 0.40"}
+    assert set(lines(left)) == {
+        "GAM",
+        "Mamba",
+        "trigram, 3.00",
+        "bigram, 4.00",
+        "unigram, 5.00",
+        "floor, 0.40",
+    }
     assert list(lines(left)["Mamba"].get_ydata()) == [1.6, 0.8]
     assert list(lines(right)["GAM"].get_ydata()) == [2.0, 2.0]
     (alone,) = comparison_plot({"GAM": [{"step": 1, "loss": 2.0}]}).axes

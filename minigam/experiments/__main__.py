@@ -1,22 +1,26 @@
 """Rerun the paper's experiments: three tables, recall against distance, and the measured reach."""
 
-import math
 import sys
 from pathlib import Path
 
 from minigam import cli
-from minigam.config import GENERATED, DataConfig
+from minigam.config import POCKETSTORIES, DataConfig, InputError
 from minigam.corpus import find_prepared
 from minigam.experiments import comparison, paper, reach, recall, scaling
-from minigam.experiments.report import GIB, physical_memory
 from minigam.experiments.training import Interrupted
 from minigam.training import NonFinite
 
 PROG = "minigam.experiments"
 
 
+SCALE_HELP = "small: minutes on two cores (default: published, the paper's sizes and protocol)"
+DATASET_HELP = (
+    "pocketstories, or what python -m minigam.data prepared "
+    "(default: wikitext-2; at the small scale pocketstories, which needs no file)"
+)
+
 TABLES = {
-    "table1": (comparison.TABLE1, "GAM, Transformer and Mamba trained alike: loss and time"),
+    "table1": (comparison.TABLE1, "GAM, Transformer and Mamba beside each other: loss and time"),
     "table3": (comparison.TABLE3, "GAM without its gate, its memory or its convolution"),
 }
 
@@ -24,7 +28,6 @@ TABLES = {
 def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    half = physical_memory() / GIB / 2 or math.inf  # where the system does not tell
 
     def add(name: str, description: str) -> cli.Parser:
         c = commands.add_parser(name, help=description, description=description)
@@ -35,7 +38,7 @@ def parser() -> cli.Parser:
     for name, (lines, description) in TABLES.items():
         c = add(name, description)
         c.add_argument("--scale", choices=comparison.SCALES, default="published", help=SCALE_HELP)
-        c.add_argument("--dataset", default="wikitext-2", help=DATASET_HELP)
+        c.add_argument("--dataset", help=DATASET_HELP)
         c.add_argument("--models", nargs="+", choices=lines, help="lines of the table (default: all)")
         c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run each (default: 0)")
         c.add_argument("--steps", type=int, help="optimiser steps (default: the scale's)")
@@ -45,11 +48,11 @@ def parser() -> cli.Parser:
     c.add_argument("--models", nargs="+", choices=scaling.LABELS, default=[*scaling.LABELS],
                    help="blocks to measure (default: all three)")  # fmt: skip
     c.add_argument("--repeats", type=int, default=5, help="timed steps; their median counts (default: 5)")
-    c.add_argument("--memory", type=float, default=half, metavar="GIB",
-                   help=f"leave out what would take more (default: half of all, {half:.1f})")  # fmt: skip
+    c.add_argument("--memory", type=float, metavar="GIB",
+                   help="leave out what would take more (default: half of what is here)")  # fmt: skip
     c.add_argument("--seed", type=int, default=0, help="decides parameters and inputs (default: 0)")
     c = add("recall", "associative recall: accuracy against distance")
-    c.add_argument("--models", nargs="+", choices=recall.MODELS_BY_NAME, default=[*recall.MODELS_BY_NAME],
+    c.add_argument("--models", nargs="+", choices=recall.LINES, default=[*recall.LINES],
                    help="models to train (default: all three)")  # fmt: skip
     c.add_argument("--steps", type=int, help="optimiser steps of every model (default: each its own)")
     c.add_argument("--seed", type=int, default=0, help="decides everything drawn (default: 0)")
@@ -60,37 +63,43 @@ def parser() -> cli.Parser:
     return p
 
 
-SCALE_HELP = "small: minutes on two cores (default: published, the paper's sizes and protocol)"
-DATASET_HELP = "pocketstories, or what python -m minigam.data prepared (default: wikitext-2)"
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    _require_folder(args.out)
     least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0, "seeds": 0, "lengths": 1, "memory": 0.0}
     cli.require_at_least(args, **{name: low for name, low in least.items() if hasattr(args, name)})
     backend = cli.choose_backend(args.backend)
     again = "run the same command again to go on"
     try:
         _run(args, backend)
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         print(f"\ninterrupted; what was measured is saved, {again}", file=sys.stderr)
         return 130
     except NonFinite as e:
-        print(f"{PROG}: {e}; delete the cell that failed, then {again}", file=sys.stderr)
+        print(f"{PROG}: {e}; leave this model out with --models, or take other --seeds", file=sys.stderr)
         return 1
     return 0
+
+
+def _require_folder(out: Path | None) -> None:
+    """Raise InputError now, not after an hour, for an --out that cannot hold results."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--out {out}: {e.strerror or e}, wanted a folder; choose another") from e
 
 
 def _run(args, backend: str) -> None:
     kind = args.experiment
     if kind in ("table1", "table3"):
-        out = args.out or Path("runs") / f"{kind}-{args.scale}-{Path(args.dataset).name}"
+        dataset = args.dataset or (POCKETSTORIES if args.scale == "small" else "wikitext-2")
+        out = args.out or Path("runs") / f"{kind}-{args.scale}-{Path(dataset).name}"
         lines, _ = TABLES[kind]
         # The bare stack is the authors' own; it trains badly, and the small scale is short of time.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
         seeds = list(dict.fromkeys(args.seeds))  # each once
-        given = args.dataset in GENERATED
-        data = DataConfig(dataset=args.dataset if given else str(find_prepared(args.dataset)))
+        data = DataConfig(dataset=dataset if dataset == POCKETSTORIES else str(find_prepared(dataset)))
         comparison.compare(
             kind, {n: lines[n] for n in names}, args.scale, data, args.steps, seeds, out, backend
         )

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from minigam.config import DataConfig, ModelConfig, TrainConfig
+from minigam.config import POCKETSTORIES, DataConfig, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
 from minigam.evaluate import ngrams
 from minigam.experiments import paper, report
 from minigam.experiments.training import Cell, trained
+from minigam.files import read_json
 from minigam.run import MODELS, Run, make_corpus
 from minigam.viz import comparison_plot
 
@@ -48,6 +49,8 @@ class Scale:
     epochs: int | None = None  # where given, they decide the steps
 
 
+# Small is the default of minigam.train but for positions that begin small, beside which tokens show:
+# attention then begins to recall within these steps.
 SCALES = {
     "small": Scale(
         {"block_size": 128, "d_model": 128, "n_layers": 4, "dropout": 0.0, "position_std": 0.02},
@@ -58,7 +61,7 @@ SCALES = {
             "transformer": {"d_model": 120, "n_heads": 4},
             "mamba": {"expand": 3, "d_state": 16, "d_model": 126},
         },
-        {"mamba": {"lr": 6e-3}},  # at 3e-3 it begins to recall later
+        {"mamba": {"lr": 6e-3}},  # at 3e-3 it recalls later; at 6e-3 the Transformer does
     ),
     "published": Scale(
         {}, {"eval_every": 500, "eval_rows": 500, "checkpoint_every": 500}, {}, {}, epochs=5
@@ -72,12 +75,14 @@ def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, se
     for seed in seeds:
         for name, line in lines.items():
             numbers = scale.model | scale.each_model.get(line.model_type, {}) | line.changes
-            train = TrainConfig(**(scale.train | scale.each_train.get(line.model_type, {})), seed=seed)
+            settings = scale.train | scale.each_train.get(line.model_type, {}) | {"seed": seed}
             if scale.epochs is not None:
-                steps = steps or math.ceil(scale.epochs * rows / train.batch_size)
-            train = TrainConfig(**(train.to_dict() | {"steps": steps or train.steps}))
+                batch = TrainConfig(**settings).batch_size
+                settings["steps"] = math.ceil(scale.epochs * rows / batch)
+            if steps is not None:
+                settings["steps"] = steps
             model = MODELS[line.model_type].Config(**numbers)
-            found.append(Cell(f"{name}-seed{seed}", line.label, line.model_type, model, train))
+            found.append(Cell(f"{name}-seed{seed}", line.model_type, model, TrainConfig(**settings)))
     return found
 
 
@@ -97,14 +102,14 @@ def compare(
     steps : in place of the scale's; None keeps those
     """
     corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, progress=True)
-    todo = cells(lines, SCALES[scale], steps, len(corpus.train), seeds)
-    results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo}
+    todo = {c.name: c for c in cells(lines, SCALES[scale], steps, len(corpus.train), seeds)}
+    results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo.values()}
     counted = ngrams(corpus, order=3, progress=True)
-    content = report.provenance(backend) | {
-        "experiment": name,
+    sources = _sources(data)
+    content = {
         "scale": scale,
         "seeds": seeds,
-        "data": data.to_dict() | {"corpus": corpus.name, "corpus_sha256": corpus.fingerprint()},
+        "data": data.to_dict() | {"corpus_sha256": corpus.fingerprint(), "sources": sources},
         "ngrams": counted,
         "cells": {
             c.name: {
@@ -113,29 +118,59 @@ def compare(
                 "train": c.train.to_dict(),
                 "result": results[c.name],
             }
-            for c in todo
+            for c in todo.values()
         },
     }
     found = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
+    trainings = {line: todo[f"{line}-seed{seeds[0]}"].train for line in lines}
     curves = {lines[line].label: Run(out / "cells" / f"{line}-seed{seeds[0]}").metrics() for line in lines}
-    figure = comparison_plot(
-        curves,
-        {label: c["loss"] for label, c in counted.items()},
-        title=f"{name}, {corpus.name}, seed {seeds[0]}",
-    )
-    report.write(out, name, content, _markdown(name, corpus, lines, found, counted), figure)
+    known = {label: counted[label]["loss"] for label in ("trigram", "unigram")}
+    figure = comparison_plot(curves, known, title=f"{name}, {corpus.name}, seed {seeds[0]}")
+    theirs = {"table1": _paper_table1, "table3": _paper_table3}[name](corpus.name)
+    markdown = _head(name, corpus, trainings, seeds) + _losses(lines, found, trainings, counted, theirs)
+    if theirs:
+        markdown += PAPER_NOTE
+        if not all(source["verified"] for source in sources.values()):
+            files = ", ".join(f"{split} {source['file']}" for split, source in sources.items())
+            markdown += f"Prepared from files that are not the published ones ({files}).\n"
+    if corpus.kinds is not None:
+        markdown += _by_kind(lines, found, counted)
+    report.write(out, name, content, list(results.values()), markdown, figure)
 
 
-def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, counted: dict) -> str:
-    """Return the table, the table by kind of token where kinds are known, and what to know of both."""
-    theirs = {"table1": _paper_table1(corpus.name), "table3": _paper_table3(corpus.name)}[name]
-    seeds = len(next(iter(found.values())))
-    rows, T = corpus.train.shape[0], corpus.train.shape[1] - 1
-    text = f"{name} on {corpus.name}, {rows:,} training rows of {T} tokens: "
-    text += "one seed" if seeds == 1 else f"mean and standard deviation of {seeds} seeds"
-    text += ". Losses are nats per token of the validation rows.\n\n"
-    heads = ["model", "parameters", "s / epoch", "val. loss", "val. ppl"]
-    heads += ["paper: params", "paper: loss", "paper: ppl"] if theirs else []
+PAPER_NOTE = (
+    "\nThe paper's seconds are of its authors' GPU, and its losses per token of their tokeniser, at the "
+    "published scale and on the published files: only there do they compare with these.\n"
+)
+
+
+def _sources(data: DataConfig) -> dict:
+    """Return what a prepared dataset was made from, by split; nothing for a generated one."""
+    if data.dataset == POCKETSTORIES:
+        return {}
+    return read_json(Path(data.dataset) / "meta.json", remedy="prepare it again")["sources"]
+
+
+def _head(name: str, corpus: Corpus, trainings: dict[str, TrainConfig], seeds: list[int]) -> str:
+    """Return a line on the data and on how much of it was read."""
+    longest = max(trainings.values(), key=lambda t: t.steps)
+    rows = longest.steps * longest.batch_size
+    text = f"{name} on {corpus.name}: {longest.steps:,} steps of {longest.batch_size} rows, "
+    text += f"{rows / len(corpus.train):.2f} epochs of {len(corpus.train):,} rows; "
+    text += "one seed" if len(seeds) == 1 else f"mean and standard deviation of {len(seeds)} seeds"
+    return text + ". Losses are nats per token of the validation rows.\n\n"
+
+
+def _losses(
+    lines: dict[str, Line],
+    found: dict[str, list[dict]],
+    trainings: dict[str, TrainConfig],
+    counted: dict[str, dict],
+    theirs: dict[str, list[str]],
+) -> str:
+    """Return the table of losses, ours, those of n-grams, and the paper's where it has them."""
+    heads = ["model", "parameters", "peak lr", "s / epoch", "val. loss", "val. ppl"]
+    heads += [f"paper: {what}" for what in ("params", "s / epoch", "loss", "ppl")] if theirs else []
     body = []
     for line, results in found.items():
         losses = [r["loss"] for r in results]
@@ -143,27 +178,18 @@ def _markdown(name: str, corpus: Corpus, lines: dict[str, Line], found: dict, co
             [
                 lines[line].label,
                 f"{results[0]['parameters']:,}",
+                f"{trainings[line].lr:g}",
                 f"{mean(r['seconds_per_epoch'] for r in results):.1f}",
                 _with_spread(losses, ".4f"),
                 _with_spread([math.exp(loss) for loss in losses], ".2f"),
+                *theirs.get(line, []),
             ]
-            + (theirs.get(line, ["", "", ""]) if theirs else [])
         )
     known = {label: c["loss"] for label, c in counted.items()}
     first = next(iter(found.values()))[0]
-    if "floor" in first:
-        known["floor"] = first["floor"]
-    for label, loss in known.items():
-        body.append([label, "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] + ([""] * 3 if theirs else []))
-    text += report.table(heads, body)
-    if theirs:
-        text += (
-            "\nThe paper's perplexities are per token of its own tokeniser, "
-            "and comparable to these only at its scale and on its data.\n"
-        )
-    if "kinds" in first:
-        text += "\n" + _by_kind(lines, found, counted)
-    return text
+    known |= {"floor": first["floor"]} if "floor" in first else {}
+    body += [[label, "", "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] for label, loss in known.items()]
+    return report.table(heads, [line + [""] * (len(heads) - len(line)) for line in body])
 
 
 def _with_spread(values: list[float], form: str) -> str:
@@ -181,14 +207,14 @@ def _by_kind(lines: dict[str, Line], found: dict, counted: dict) -> str:
     for label, c in counted.items():
         body.append([label, "", *(f"{c['kinds'][kind]['loss']:.4f}" for kind in kinds)])
     body.append(["floor", "", *(f"{floors[kind]['floor']:.4f}" for kind in kinds)])
-    return "Loss by kind of token, above the floor that no model can beat:\n\n" + report.table(
+    return "\nLoss by kind of token; below the last line no model can get:\n\n" + report.table(
         ["model", "sees tokens", *kinds], body
     )
 
 
 def _paper_table1(corpus_name: str) -> dict[str, list[str]]:
     rows = next((t for name, t in paper.TABLE1.items() if corpus_name.startswith(name)), {})
-    found = {k: [f"{p} M", f"{loss:.4f}", f"{ppl:.2f}"] for k, (p, _, loss, ppl) in rows.items()}
+    found = {k: [f"{p} M", f"{s:.1f}", f"{loss:.4f}", f"{ppl:.2f}"] for k, (p, s, loss, ppl) in rows.items()}
     if "mamba" in found:  # what its authors trained has no residual
         found["mamba-bare"] = found.pop("mamba")
     return found
@@ -197,4 +223,4 @@ def _paper_table1(corpus_name: str) -> dict[str, list[str]]:
 def _paper_table3(corpus_name: str) -> dict[str, list[str]]:
     if not corpus_name.startswith("wikitext-2"):
         return {}
-    return {k: [f"{p} M", f"{math.log(ppl):.4f}", f"{ppl:.2f}"] for k, (p, ppl) in paper.TABLE3.items()}
+    return {k: [f"{p} M", "", f"{math.log(ppl):.4f}", f"{ppl:.2f}"] for k, (p, ppl) in paper.TABLE3.items()}

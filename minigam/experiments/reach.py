@@ -1,5 +1,6 @@
 """How far a model looks: the measured influence of token t - d on output t, against 1 + L (K - 1)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ from tqdm import tqdm
 from minigam import backend as backends
 from minigam.corpus import inputs_and_targets
 from minigam.experiments import report
+from minigam.experiments.report import Cells
+from minigam.files import sha256_of
 from minigam.lm import LanguageModel
-from minigam.run import Run
+from minigam.run import MODELS, Run
 from minigam.tensor import no_grad
 from minigam.viz import reach_plot
 
@@ -50,23 +53,29 @@ def seen(largest: list[float]) -> int:
 
 
 def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) -> None:
-    """Measure trained runs; write reach.json, .md and .png into `out`."""
+    """Measure the trained runs that are not measured yet; write reach.json, .md and .png into `out`."""
+    cells = Cells(out / "cells.json", {"rows": n_rows, "seed": seed}, backend)
     found, corpora = {}, {}
-    for path in paths:
-        run = Run(path)
+
+    def measure(run: Run) -> dict:
         data = run.config.corpus_sha256
         if data not in corpora:
             corpora[data] = run.corpus(progress=True)
         model = run.load_model(backend)
         moved = influence(model, *inputs_and_targets(corpora[data].valid[:n_rows]), seed)
-        name = type(model).__name__
-        label = name if name not in found else f"{name} ({path.name})"
-        found[label] = {"run": path.name, "reach": model.reach, "measured": seen(moved["largest"]), **moved}
-    content = report.provenance(backend) | {
-        "experiment": "reach", "rows": n_rows, "seed": seed, "runs": found,
-    }  # fmt: skip
+        return {"reach": model.reach, "measured_reach": seen(moved["largest"]), **moved}
+
+    for path in paths:
+        run = Run(path)
+        key = f"{path.resolve()} {sha256_of(path / 'model.safetensors')}"
+        label = MODELS[run.config.model_type].__name__
+        if label in found:
+            label += f" ({path})"
+        measured = cells.get(key, partial(measure, run))
+        found[label] = {"run": str(path), "config": run.config.to_dict()} | measured
+    content = {"rows": n_rows, "seed": seed, "runs": found}
     figure = reach_plot({k: f["mean"] for k, f in found.items()}, {k: f["reach"] for k, f in found.items()})
-    report.write(out, "reach", content, _markdown(found), figure)
+    report.write(out, "reach", content, list(found.values()), _markdown(found), figure)
 
 
 def _markdown(found: dict[str, dict]) -> str:
@@ -75,7 +84,7 @@ def _markdown(found: dict[str, dict]) -> str:
     depths = [d for d in (0, 1, 2, 4, 8, 12, 13, 16, 32, 64) if d < shortest]
     heads += [f"d = {d}" for d in depths]
     body = [
-        [label, str(f["reach"] or "all"), str(f["measured"]), *(_small(f["mean"][d]) for d in depths)]
+        [label, str(f["reach"] or "all"), str(f["measured_reach"]), *(_small(f["mean"][d]) for d in depths)]
         for label, f in found.items()
     ]
     return (

@@ -1,5 +1,6 @@
 """What every result file says beside its numbers: where, with what and from which code they come."""
 
+import math
 import os
 import platform
 import shlex
@@ -20,12 +21,13 @@ GIB = 2**30
 def machine() -> dict:
     """Return what the speed of this machine depends on: processor, memory, BLAS, threads."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    memory = physical_memory()
     threads = {k: v for k, v in os.environ.items() if k.startswith(("OPENBLAS_", "OMP_", "MKL_"))}
     return {
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "memory_gib": round(physical_memory() / GIB, 1),
+        "memory_gib": round(memory / GIB, 1) if math.isfinite(memory) else None,
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "blas_settings": threads,
     }
@@ -37,12 +39,14 @@ def _processor() -> str:
     return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
-def physical_memory() -> int:
-    """Return the bytes of memory this machine has; 0 where the system does not tell."""
+def physical_memory(backend_name: str = "numpy") -> float:
+    """Return the bytes of memory that this machine, or its GPU, has; infinity where nothing tells."""
+    if backend_name == "cupy":
+        return backend.get("cupy").cuda.runtime.memGetInfo()[1]
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return 0
+        return math.inf
 
 
 def device(backend_name: str) -> str:
@@ -66,9 +70,16 @@ def versions() -> dict:
 
 def commit() -> str | None:
     """Return the commit of the source, with -dirty where it was changed since; None outside a clone."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    project = Path(__file__).parents[2]
+    git = ["git", "-C", str(project)]
+    if not (project / ".git").exists():  # installed: a clone around it is another project's
+        return None
     try:
-        done = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True)
+        done = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+        )
     except OSError:
         return None
     return done.stdout.strip() or None
@@ -80,9 +91,8 @@ def command() -> str:
 
 
 def provenance(backend_name: str) -> dict:
-    """Return what every result file begins with."""
+    """Return where a measurement comes from."""
     return {
-        "command": command(),
         "commit": commit(),
         "versions": versions(),
         "machine": machine(),
@@ -91,11 +101,15 @@ def provenance(backend_name: str) -> dict:
     }
 
 
-def write(out: Path, name: str, content: dict, markdown: str, figure) -> None:
-    """Write NAME.json, NAME.md and NAME.png, and print the Markdown."""
+def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure) -> None:
+    """Write NAME.json, NAME.md and NAME.png, and print the Markdown.
+
+    cells : what was measured, each with its provenance under "measured"
+    """
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / f"{name}.json", content)
-    made = f"Command: `{content['command']}` on {content['device']}, {content['machine']['cores']} cores; "
+    write_json(out / f"{name}.json", {"experiment": name, "command": command(), **content})
+    places = {f"{c['measured']['device']}, {c['measured']['machine']['cores']} cores" for c in cells}
+    made = f"Command: `{command()}` on {' and on '.join(sorted(places))}; "
     made += f"numbers, versions and settings in {name}.json.\n"
     write_text(out / f"{name}.md", f"{markdown}\n{made}")
     with replacing(out / f"{name}.png") as temporary:
@@ -120,14 +134,15 @@ class Cells:
     """Finished measurements of one experiment, kept in a file so that none is made twice.
 
     settings : what decides the numbers; a file of other settings is refused
+    backend  : what is measured with; each measurement says so, and where and from which code it comes
     """
 
-    def __init__(self, path: Path, settings: dict):
-        self.path, self.settings, self.found = path, settings, {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, settings: dict, backend: str):
+        self.path, self.settings, self.found = path, settings | {"backend": backend}, {}
+        self.measured = provenance(backend)
         if path.exists():
-            content = read_json(path)
-            if content.get("settings") != settings:
+            content = read_json(path, remedy="delete it")
+            if content.get("settings") != self.settings:
                 raise InputError(
                     f"{path}: holds measurements of other settings; choose another --out, or delete it"
                 )
@@ -136,6 +151,7 @@ class Cells:
     def get(self, name: str, measure):
         """Return the measurement called `name`; measure it when it is not there yet."""
         if name not in self.found:
-            self.found[name] = measure()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.found[name] = {**measure(), "measured": self.measured}
             write_json(self.path, {"settings": self.settings, "cells": self.found})
         return self.found[name]

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from minigam import backend as backends
 from minigam.backend import synchronize, track_memory
+from minigam.config import ModelConfig
 from minigam.experiments import paper, report
 from minigam.experiments.report import Cells
 from minigam.nn import DropoutStream
@@ -30,18 +31,24 @@ SCALES = {
 LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 
 
+LEFT_OUT = {"time_ms": None, "peak_mib": None}
+
+
+def _config(model_type: str, scale: dict, T: int) -> ModelConfig:
+    numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[model_type]
+    return MODELS[model_type].Config(block_size=T, **numbers)
+
+
 class Block:
     """One block of a model and an input of T random tokens; `step` runs it forward and backward."""
 
     def __init__(self, model_type: str, scale: dict, T: int, backend: str, seed: int = 0):
-        Model, C = MODELS[model_type], scale["d_model"]
-        config = Model.Config(d_model=C, block_size=T, n_layers=1, dropout=0.0, **scale[model_type])
-        rng = np.random.default_rng(seed)
-        self.block = Model.Block(config, DropoutStream(seed), rng)
+        config, rng = _config(model_type, scale, T), np.random.default_rng(seed)
+        self.block = MODELS[model_type].Block(config, DropoutStream(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
         self.block.to(backend)
-        x = rng.standard_normal((scale["batch"], T, C)).astype("float32")
+        x = rng.standard_normal((scale["batch"], T, config.d_model)).astype("float32")
         self.x = Tensor(backends.to(x, backend), requires_grad=True)
         self.xp = backends.get(backend)
 
@@ -66,15 +73,19 @@ class Block:
 
 def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
     """Return median and range of the time of one step in ms, after a first that does not count, and
-    its peak memory above what parameters and input take, in MiB."""
-    block = Block(model_type, scale, T, backend, seed)
-    block.step()
-    times = [block.time_ms() for _ in range(repeats)]
+    its peak memory above what parameters and input take, in MiB; None for all where memory ran out."""
+    try:
+        block = Block(model_type, scale, T, backend, seed)
+        block.step()
+        times = [block.time_ms() for _ in range(repeats)]
+        peak = block.peak_bytes()
+    except MemoryError:  # CuPy's is one too
+        return LEFT_OUT
     return {
         "time_ms": median(times),
         "fastest_ms": min(times),
         "slowest_ms": max(times),
-        "peak_mib": block.peak_bytes() / 2**20,
+        "peak_mib": peak / 2**20,
     }
 
 
@@ -88,18 +99,27 @@ def table2(
     lengths: list[int],
     models: list[str],
     repeats: int,
-    limit_gib: float,
+    limit_gib: float | None,
     seed: int,
     out: Path,
     backend: str,
 ) -> None:
     """Measure what is not measured yet; write table2.json, .md and .png into `out`.
 
-    limit_gib : a length whose peak memory, foreseen from the two before it, is above this is left out
+    limit_gib : a length whose peak memory, foreseen from the two before it, is above this is left out;
+                None for half of what the machine, or its GPU, has
     """
     numbers = SCALES[scale]
-    settings = {"scale": scale, "numbers": numbers, "repeats": repeats, "seed": seed, "backend": backend}
-    cells = Cells(out / "cells.json", settings | {"machine": report.machine()})
+    if limit_gib is None:
+        limit_gib = report.physical_memory(backend) / report.GIB / 2
+    settings = {
+        "scale": scale,
+        "batch": numbers["batch"],
+        "models": {m: _config(m, numbers, 1).to_dict() for m in LABELS},
+        "repeats": repeats,
+        "seed": seed,
+    }
+    cells = Cells(out / "cells.json", settings, backend)
     todo = [(T, m) for T in sorted(lengths) for m in models]
     bar = tqdm(todo, disable=None, unit="cell")
     found: dict[str, dict[int, dict]] = {m: {} for m in models}
@@ -107,23 +127,21 @@ def table2(
         bar.set_postfix_str(f"{LABELS[m]} T {T}")
         foreseen = _foreseen(found[m], T)
         if foreseen > limit_gib * 1024:
-            found[m][T] = {"time_ms": None, "peak_mib": None, "foreseen_mib": foreseen}
+            found[m][T] = LEFT_OUT | {"foreseen_mib": foreseen if math.isfinite(foreseen) else None}
         else:
             found[m][T] = cells.get(
                 f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats, seed)
             )
     fits = {m: fits_of(found[m]) for m in models}
-    content = report.provenance(backend) | {
-        "experiment": "table2",
-        "scale": scale,
-        "numbers": numbers,
-        "repeats": repeats,
-        "seed": seed,
+    content = settings | {
+        "limit_gib": limit_gib if math.isfinite(limit_gib) else None,
         "cells": {m: {str(T): v for T, v in found[m].items()} for m in models},
         "exponents": fits,
     }
     figure = scaling_plot({LABELS[m]: found[m] for m in models}, {LABELS[m]: fits[m] for m in models})
-    report.write(out, "table2", content, _markdown(scale, numbers, found, fits), figure)
+    measured = [cell for each in found.values() for cell in each.values() if "measured" in cell]
+    markdown = _markdown(scale, numbers, found, fits, limit_gib)
+    report.write(out, "table2", content, measured, markdown, figure)
 
 
 def _foreseen(found: dict[int, dict], T: int) -> float:
@@ -151,26 +169,32 @@ def fits_of(found: dict[int, dict]) -> dict[str, float]:
     return fits
 
 
-def _markdown(scale: str, numbers: dict, found: dict[str, dict[int, dict]], fits: dict) -> str:
+def _markdown(
+    scale: str, numbers: dict, found: dict[str, dict[int, dict]], fits: dict, limit_gib: float
+) -> str:
     text = (
         f"table2, scale {scale}: one block, forward and backward, float32, batch {numbers['batch']}, "
-        f"C {numbers['d_model']}. Time is a median; memory is the peak above parameters and input.\n"
+        f"C {numbers['d_model']}, no dropout. "
+        "Time is a median; memory is the peak above parameters and input.\n"
     )
     for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
         lengths = list(next(iter(found.values())))
         heads = [unit, *map(str, lengths), "exponent", "at the end"]
         body = []
         for m, cells in found.items():
-            shown = ["too long" if v[what] is None else f"{v[what]:.1f}" for v in cells.values()]
+            shown = ["left out" if v[what] is None else f"{v[what]:.1f}" for v in cells.values()]
             ends = [fits[m].get(what), fits[m].get(f"{what}_at_the_end")]
             body.append([LABELS[m], *shown, *("" if e is None else f"{e:.2f}" for e in ends)])
         if scale == "published":
             key = {"time_ms": "time_ms", "peak_mib": "peak_mb"}[what]
             for m, theirs in paper.TABLE2.items():
-                by_length = dict(zip(paper.LENGTHS, theirs[key]))
-                shown = [by_length.get(T, "") or "out of memory" for T in lengths]
-                body.append([f"paper: {LABELS[m]}, mixed precision", *map(str, shown), "", ""])
+                by_length = dict(zip(paper.LENGTHS, theirs[key], strict=True))
+                shown = [str(by_length.get(T, "")) for T in lengths]
+                shown = ["out of memory" if s == "None" else s for s in shown]
+                name = f"paper: {LABELS[m]}, mixed precision{', MB' if key == 'peak_mb' else ''}"
+                body.append([name, *shown, "", ""])
         text += "\n" + report.table(heads, body)
     return text + (
-        "\nexponent: p of the best fitting T^p, over all lengths; at the end: between the two longest.\n"
+        "\nexponent: p of the best fitting T^p over the lengths measured; at the end: between the two "
+        f"longest. Left out: more than {limit_gib:.1f} GiB foreseen, or memory ran out.\n"
     )

@@ -7,6 +7,7 @@ from statistics import median
 from minigam import session
 from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
+from minigam.experiments import report
 from minigam.files import read_json, write_json
 from minigam.run import Run, RunConfig
 
@@ -20,7 +21,6 @@ class Cell:
     """One training run of an experiment: which model with which numbers."""
 
     name: str  # of the run folder
-    label: str  # in tables and plots
     model_type: str
     model: ModelConfig
     train: TrainConfig
@@ -29,7 +29,8 @@ class Cell:
 def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend: str) -> dict:
     """Return what the cell measured, training it, or the rest of it, first where that is still to do.
 
-    returns the result of `training.evaluate`, and "parameters", "reach", "seconds_per_epoch"
+    returns the result of `training.evaluate`, "parameters", "reach", "seconds_per_epoch", and under
+    "measured" where and from which code it comes
     Raises InputError when the folder holds a run of other settings, Interrupted after a Ctrl-C.
     """
     path = folder / cell.name
@@ -44,7 +45,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
     if begun and Run(path).config != config:
         raise InputError(f"{path}: a run of other settings; choose another --out, or delete the folder")
     if (path / "result.json").exists():
-        return read_json(path / "result.json")
+        return read_json(path / "result.json", remedy="delete it")
     if begun:
         run = Run(path)
         model, optimizer, step = run.resume(backend)
@@ -57,6 +58,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
         raise Interrupted
     steps = [m["seconds"] for m in run.metrics() if "seconds" in m]
     result = {
+        "measured": report.provenance(backend),
         "parameters": model.num_parameters(),
         "reach": model.reach,
         "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
