@@ -10,7 +10,7 @@ import pytest
 import tiny
 from test_cli import assert_refused
 
-from minigam import Mamba, MambaConfig, Transformer, TransformerConfig, cli, training
+from minigam import Mamba, MambaConfig, Transformer, TransformerConfig, cli, evaluate, generate, training
 from minigam.config import DataConfig, InputError
 from minigam.corpus import inputs_and_targets
 from minigam.experiments import __main__ as command
@@ -264,13 +264,17 @@ def test_answers_are_judged_by_the_likeliest_token():
     assert list(correct) == [False] * 4 + [True] * 24
 
 
-def test_recall_writes_its_three_files(tmp_path):
+def test_recall_writes_its_three_files(tmp_path, capsys):
     recall.recall(["gam", "transformer"], 2, 0, tmp_path, "numpy")
     content = json.loads((tmp_path / "recall.json").read_text())
     gam = content["cells"]["gam"]
     assert gam["result"]["reach"] == 1 + gam["model"]["n_layers"] * (gam["model"]["kernel_size"] - 1)
     assert f"{gam['accuracy']:.1%}" in (tmp_path / "recall.md").read_text()
     assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    run = tmp_path / "cells" / "gam-seed0"  # no text: neither n-grams nor an empty prompt mean anything
+    assert_refused(evaluate.main, [run, "--backend=numpy"], capsys, "trained on mqar, wanted a run on text")
+    assert_refused(generate.main, [run, "--backend=numpy"], capsys, "give a --prompt")
 
 
 def test_the_models_of_recall_have_as_many_parameters():

@@ -11,7 +11,7 @@ import pytest
 from prepared import meta_of, tokenizer_of, tokens_of, write_parquet
 from test_cli import assert_refused, call
 
-from minigam import corpus, data, datasets, generate, prepare, train
+from minigam import corpus, data, datasets, files, generate, prepare, train
 from minigam.config import InputError
 from minigam.hub import HubFile
 from minigam.run import Run
@@ -124,11 +124,13 @@ def test_files_that_were_not_fetched_or_are_others_are_refused(root, command, ca
     assert_refused(data.main, command, capsys, str(path), "not there", "fetch")
 
 
-@pytest.mark.parametrize("content", [b"PAR1 and no more", None])
+@pytest.mark.parametrize("content", [b"PAR1 and no more", None, [1, 2]])
 def test_a_file_that_is_no_parquet_is_refused(root, command, capsys, content):
     path = root / "tiny" / "train.parquet"
     if content is None:
         write_parquet(path, ["text"], column="story")
+    elif isinstance(content, list):
+        write_parquet(path, content)
     else:
         path.write_bytes(content)
     code, _, err = call(data.main, [*command, "--trust-download"], capsys)
@@ -167,6 +169,21 @@ def test_the_list_shows_what_is_here(root, folder, capsys):
         f"prepared in {folder}",
     ):
         assert part in out
+
+
+def test_the_list_passes_over_a_folder_whose_description_is_damaged(root, folder, capsys):
+    (folder / "meta.json").write_text(json.dumps({"format": meta_of(folder)["format"]}))
+    assert data.main(["list", f"--data-root={root}"]) == 0
+    assert "prepared in" not in capsys.readouterr().out
+
+
+def test_what_a_crash_between_two_renames_left_is_put_back(folder):
+    old = folder.with_name(f".{folder.name}.old")
+    folder.rename(old)
+    with pytest.raises(OSError, match="full"), files.replacing_folder(folder):
+        raise OSError("the disk is full")
+    assert (folder / "meta.json").is_file()
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])

@@ -217,6 +217,14 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(whole, copy):
     assert_same_run(whole, copy)
 
 
+def test_a_run_killed_while_its_folder_was_made_can_begin_again(whole, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((whole / "tokenizer.json").read_bytes())
+    begun = Run.create(tmp_path, Run(whole).config, Run(whole).tokenizer())
+    assert begun.tokenizer().to_json() == Run(whole).tokenizer().to_json()
+    with pytest.raises(InputError, match="not empty"):
+        Run.create(tmp_path, Run(whole).config, Run(whole).tokenizer())
+
+
 def test_an_exploded_update_is_never_a_checkpoint(tmp_path, capsys):
     flags = [*FLAGS, f"--out={tmp_path / 'run'}", "--lr=1e38", "--weight-decay=100", "--checkpoint-every=1"]
     assert train.main(flags) == 1
