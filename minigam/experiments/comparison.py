@@ -109,7 +109,8 @@ def compare(
     content = {
         "scale": scale,
         "seeds": seeds,
-        "data": data.to_dict() | {"corpus_sha256": corpus.fingerprint(), "sources": sources},
+        "data": data.to_dict()
+        | {"dataset": Path(data.dataset).name, "corpus_sha256": corpus.fingerprint(), "sources": sources},
         "ngrams": counted,
         "cells": {
             c.name: {
