@@ -29,6 +29,23 @@ def test_the_table_and_the_sample_were_printed_by_the_run():
     assert quoted in " ".join(printed.split())
 
 
+def test_tables_of_results_are_the_stored_ones():
+    stored = "".join(p.read_text(encoding="utf-8") for p in RESULT.parent.rglob("*.md"))
+    named = r"\| (GAM|Transformer|Mamba|trigram|bigram|unigram|floor|full|global|local|sum)\b"
+    quoted = [line for line in README.splitlines() if re.match(named, line)]
+    assert len(quoted) > 15
+    for line in quoted:
+        assert line in stored
+
+
+def test_n_grams_are_compared_as_the_stored_evaluation_does():
+    printed = (RESULT / "evaluate.txt").read_text(encoding="utf-8")
+    losses = dict(re.findall(r"^(GAM|5-gram|trigram) +([\d.]+)", printed, flags=re.MULTILINE))
+    for name, loss in losses.items():
+        assert f"{float(loss):.3f}" in README, name
+    assert len(losses) == 3
+
+
 def test_the_stored_run_is_the_default_run():
     config = Run(RESULT).config
     stored = config.model.to_dict() | config.train.to_dict() | config.data.to_dict()
