@@ -19,4 +19,7 @@ def main() -> None:
 if __name__ == "__main__":
     main()
     if sys.argv[1:]:
-        sys.exit(f"minigam: {sys.argv[1]} is none of these; choose one as shown above")
+        print(
+            f"minigam: {sys.argv[1]!r} cannot follow; write python -m minigam.NAME as above", file=sys.stderr
+        )
+        sys.exit(2)

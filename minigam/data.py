@@ -46,7 +46,7 @@ def parser() -> cli.Parser:
     for flag, default, meaning in (
         ("--train-rows", 50_000, "most rows to train on"),
         ("--valid-rows", 5_000, "most rows to validate on"),
-        ("--vocab-size", 10_000, "V, most entries of the tokeniser"),
+        ("--vocab-size", 10_000, "V, most entries of the tokeniser, if that many hold all characters"),
     ):
         sub.add_argument(flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
     sub.add_argument("--tokenizer-on", choices=("train", "all"), default="train",

@@ -95,7 +95,12 @@ def prepare(
             "format": PREPARED,
             "dataset": name,
             "sources": {
-                split: {"file": part.path.name, "sha256": part.sha256, "verified": part.verified}
+                split: {
+                    "file": part.path.name,
+                    "sha256": part.sha256,
+                    "verified": part.verified,
+                    "rows": [part.start, part.stop],
+                }
                 for split, part in parts.items()
                 if split in splits or split in learned
             },

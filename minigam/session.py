@@ -73,7 +73,7 @@ def _summary(line: dict) -> str:
 def finish(run: Run, model: LanguageModel, corpus: Corpus) -> dict:
     """Validate on everything, log it, plot; return what `training.evaluate` says, and the step."""
     result = {"step": run.config.train.steps, **evaluate(model, corpus)}
-    if run.metrics()[-1] != result:  # a finished run resumed says the same again, once
+    if run.metrics()[-1:] != [result]:  # a finished run resumed says the same again, once
         run.log(result)
     run.plot()
     return result

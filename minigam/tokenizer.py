@@ -11,6 +11,7 @@ from minigam.files import read_json, write_text
 from minigam.pocketstories import BOUNDARY
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+MOST = 1_000_000  # entries; the library takes memory for all it is told of, and ends the process
 
 
 class _TableTokenizer:
@@ -118,8 +119,8 @@ class BPETokenizer(_LibraryTokenizer):
     def train(cls, text: str, vocab_size: int) -> "BPETokenizer":
         """Learn at most `vocab_size` tokens from `text`; 256 are the bytes."""
         tokenizers = _tokenizers()
-        if vocab_size < 256:
-            raise InputError(f"bpe_size is {vocab_size}, wanted at least 256, one for each byte")
+        if not 256 <= vocab_size <= MOST:
+            raise InputError(f"bpe_size is {vocab_size}, wanted 256, one for each byte, to {MOST}")
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = tokenizers.decoders.ByteLevel()
@@ -167,11 +168,11 @@ class PaperTokenizer(_LibraryTokenizer):
         """Learn at most `vocab_size` tokens, or as many as there are characters; the same from the same.
 
         texts : gives the texts from the first on, each time it is called
-        Raises InputError for less than the special tokens and one more.
+        Raises InputError for less than the special tokens and one more, or for more than MOST.
         """
         tokenizers = _tokenizers()
-        if vocab_size <= len(cls.SPECIAL):
-            raise InputError(f"vocab_size is {vocab_size}, wanted at least {len(cls.SPECIAL) + 1}")
+        if not len(cls.SPECIAL) < vocab_size <= MOST:
+            raise InputError(f"vocab_size is {vocab_size}, wanted {len(cls.SPECIAL) + 1} to {MOST}")
         words = tokenizers.pre_tokenizers.Whitespace()
         # The library numbers the characters that continue a word in an order that varies, and then breaks
         # ties by number. As special tokens they keep our order while it learns; afterwards they are not.

@@ -65,7 +65,8 @@ def comparison_plot(
     from matplotlib.figure import Figure
 
     validations = {label: [m for m in metrics if "lr" not in m] for label, metrics in curves.items()}
-    by_kind = all("kinds" in v[-1] and "recall" in v[-1]["kinds"] for v in validations.values())
+    validations = {label: lines for label, lines in validations.items() if lines}
+    by_kind = all("recall" in v[-1].get("kinds", {}) for v in validations.values())
     figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharex=True))
     for (label, lines), style in zip(validations.items(), cycle(STYLES), strict=False):
@@ -76,7 +77,7 @@ def comparison_plot(
             axes[1].plot(steps, recall, style, markersize=4, label=label)
     for (label, loss), grey in zip((baselines or {}).items(), cycle(("0.3", "0.6")), strict=False):
         axes[0].axhline(loss, color=grey, linestyle=(0, (8, 3)), linewidth=0.9, label=f"{label}, {loss:.2f}")
-    floor = next(iter(validations.values()))[-1].get("floor")
+    floor = next((v[-1].get("floor") for v in validations.values()), None)
     if floor is not None:
         axes[0].axhline(floor, color="k", linewidth=0.9, label=f"floor, {floor:.2f}")
     axes[0].set_title(title, fontsize=10, parse_math=False)
@@ -86,6 +87,7 @@ def comparison_plot(
         axes[1].set_title("recall tokens alone", fontsize=10)
     for a in axes:
         a.set_xlabel("step")
+        a.xaxis.get_major_locator().set_params(integer=True)
         a.grid(alpha=0.3)
         a.legend(frameon=False, fontsize=8)
     return figure
@@ -112,7 +114,8 @@ def scaling_plot(found: dict[str, dict[int, dict]], fits: dict[str, dict]) -> "F
         lengths = sorted({T for cells in found.values() for T in cells})
         axes.set_xticks(lengths, [str(T) for T in lengths])
         axes.set_xlabel("T, tokens")
-        axes.set_ylabel(f"{unit}, one block, forward and backward")
+        axes.set_ylabel(unit)
+        axes.set_title("one block, forward and backward", fontsize=10)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)

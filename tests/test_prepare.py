@@ -67,7 +67,9 @@ def test_meta_says_where_the_tokens_come_from(root, folder):
     assert set(meta["sources"]) == {"train", "valid"}
     for split, source in meta["sources"].items():
         digest = hashlib.sha256((root / "tiny" / f"{split}.parquet").read_bytes()).hexdigest()
-        assert source == {"file": f"{split}.parquet", "sha256": digest, "verified": True}
+        rows = [0, {"train": 50_000, "valid": 5_000}[split]]
+        wanted = {"file": f"{split}.parquet", "sha256": digest, "verified": True, "rows": rows}
+        assert source == wanted
     for name, sha256 in meta["sha256"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
     counted = meta["splits"]["valid"]
@@ -144,7 +146,8 @@ def test_a_file_that_is_no_parquet_is_refused(root, command, capsys, content):
     [
         (["--train-rows=0"], ["--train-rows is 0", "at least 1"]),
         (["--valid-rows=-1"], ["--valid-rows is -1"]),
-        (["--vocab-size=4"], ["vocab_size is 4", "at least 5"]),
+        (["--vocab-size=5000000000"], ["vocab_size is 5000000000", "to 1000000"]),
+        (["--vocab-size=4"], ["vocab_size is 4", "wanted 5 to"]),
         (["--from=.", "--train=t.txt"], ["--from", "--train"]),
         (["--valid=v.txt"], ["--valid", "--train FILE"]),
         (["--tokenizer-on=test"], ["--tokenizer-on", "'test'", "all"]),

@@ -1,5 +1,6 @@
 """Rerun the paper's experiments: three tables, recall against distance, and the measured reach."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -57,7 +58,13 @@ def parser() -> cli.Parser:
     c.add_argument("--steps", type=int, help="optimiser steps of every model (default: each its own)")
     c.add_argument("--seed", type=int, default=0, help="decides everything drawn (default: 0)")
     c = add("reach", "how far trained models look, measured")
-    c.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or cells of table1")
+    c.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, those of table1 (OUT/cells/gam-seed0) too",
+    )
     c.add_argument("--rows", type=int, default=32, help="validation rows (default: 32)")
     c.add_argument("--seed", type=int, default=0, help="decides the replacements (default: 0)")
     return p
@@ -83,17 +90,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _require_folder(out: Path | None) -> None:
     """Raise InputError now, not after an hour, for an --out that cannot hold results."""
-    try:
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"--out {out}: {e.strerror or e}, wanted a folder; choose another") from e
+    if out is None:
+        return
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"--out {out}: {nearest} is no folder that can be written to; choose another")
 
 
 def _run(args, backend: str) -> None:
     kind = args.experiment
     if kind in ("table1", "table3"):
-        dataset = args.dataset or (POCKETSTORIES if args.scale == "small" else "wikitext-2")
+        dataset = args.dataset
+        if dataset is None:
+            dataset = POCKETSTORIES if args.scale == "small" else "wikitext-2"
         out = args.out or Path("runs") / f"{kind}-{args.scale}-{Path(dataset).name}"
         lines, _ = TABLES[kind]
         # The bare stack is the authors' own; it trains badly, and the small scale is short of time.

@@ -103,6 +103,10 @@ def compare(
     """
     corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, progress=True)
     todo = {c.name: c for c in cells(lines, SCALES[scale], steps, len(corpus.train), seeds)}
+    print(
+        f"{out}: {len(todo)} runs on {corpus.name}, {len(corpus.train):,} training rows, "
+        f"vocabulary {len(corpus.tokenizer):,}"
+    )
     results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo.values()}
     counted = ngrams(corpus, order=3, progress=True)
     sources = _sources(data)

@@ -69,7 +69,7 @@ def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) ->
         run = Run(path)
         key = f"{path.resolve()} {sha256_of(path / 'model.safetensors')}"
         label = MODELS[run.config.model_type].__name__
-        if label in found:
+        if [Run(p).config.model_type for p in paths].count(run.config.model_type) > 1:
             label += f" ({path})"
         measured = cells.get(key, partial(measure, run))
         found[label] = {"run": str(path), "config": run.config.to_dict()} | measured

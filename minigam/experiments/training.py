@@ -41,9 +41,12 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
         cell.train,
         corpus.fingerprint(),
     )
+    measured = report.provenance(backend)  # now: the code may change while it runs
     begun = (path / "config.json").exists()
-    if begun and Run(path).config != config:
-        raise InputError(f"{path}: a run of other settings; choose another --out, or delete the folder")
+    if begun and (other := _differences(Run(path).config, config)):
+        raise InputError(
+            f"{path}: a run of other settings ({other}); choose another --out, or delete the folder"
+        )
     if (path / "result.json").exists():
         return read_json(path / "result.json", remedy="delete it")
     if begun:
@@ -54,11 +57,12 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
             path, cell.model_type, cell.model, data, cell.train, corpus, backend
         )
         step = 0
+    print(f"{cell.name}: {model.num_parameters():,} parameters, steps {step + 1} to {cell.train.steps}")
     if session.train(run, model, optimizer, corpus, step, name=cell.name) < cell.train.steps:
         raise Interrupted
     steps = [m["seconds"] for m in run.metrics() if "seconds" in m]
     result = {
-        "measured": report.provenance(backend),
+        "measured": measured,
         "parameters": model.num_parameters(),
         "reach": model.reach,
         "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
@@ -66,3 +70,14 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
     }
     write_json(path / "result.json", result)
     return result
+
+
+def _differences(found: RunConfig, wanted: RunConfig) -> str:
+    """Return the settings in which two runs differ, with both values; nothing for equal ones."""
+    flat = [
+        {k: v for part in c.to_dict().values() if isinstance(part, dict) for k, v in part.items()}
+        | {"model_type": c.model_type, "corpus_sha256": c.corpus_sha256}
+        for c in (found, wanted)
+    ]
+    names = sorted(k for k in flat[0].keys() | flat[1].keys() if flat[0].get(k) != flat[1].get(k))
+    return ", ".join(f"{k} {flat[0].get(k)}, now {flat[1].get(k)}" for k in names)
