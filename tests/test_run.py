@@ -225,6 +225,13 @@ def test_a_run_killed_while_its_folder_was_made_can_begin_again(whole, tmp_path)
         Run.create(tmp_path, Run(whole).config, Run(whole).tokenizer())
 
 
+def test_a_finished_run_without_its_metrics_ends_well(copy, capsys):
+    (copy / "metrics.jsonl").unlink()
+    assert train.main([f"--resume={copy}", "--backend=numpy"]) == 0
+    (last,) = Run(copy).metrics()  # the final validation, measured again
+    assert f"{last['loss']:.4f}" in capsys.readouterr().out
+
+
 def test_an_exploded_update_is_never_a_checkpoint(tmp_path, capsys):
     flags = [*FLAGS, f"--out={tmp_path / 'run'}", "--lr=1e38", "--weight-decay=100", "--checkpoint-every=1"]
     assert train.main(flags) == 1
