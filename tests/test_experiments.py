@@ -218,7 +218,7 @@ def test_the_memory_foreseen_grows_as_it_did():
 def test_a_block_runs_forward_and_backward():
     block = scaling.Block("gam", scaling.SCALES["small"], 8, "numpy")
     block.step()
-    assert block.x.grad.shape == (1, 8, 128)
+    assert block.x.grad.shape == (2, 8, 256)
     assert all(p.grad is not None and p.data.dtype == np.float32 for p in block.block.parameters())
 
 

@@ -20,9 +20,9 @@ from minigam.viz import scaling_plot
 
 SCALES = {
     "small": {
-        "batch": 1,
-        "d_model": 128,
-        "gam": {"n_slots": 128, "kernel_size": 3},
+        "batch": 2,
+        "d_model": 256,
+        "gam": {"n_slots": 256, "kernel_size": 3},
         "transformer": {"n_heads": 4},
         "mamba": {"expand": 3, "d_state": 16},
     },
@@ -31,6 +31,7 @@ SCALES = {
 LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 
 
+WARM_UP = 3  # steps that do not count: the first wake threads and touch new memory
 LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
@@ -72,11 +73,12 @@ class Block:
 
 
 def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
-    """Return median and range of the time of one step in ms, after a first that does not count, and
+    """Return median and range of the time of one step in ms, after some that do not count, and
     its peak memory above what parameters and input take, in MiB; None for all where memory ran out."""
     try:
         block = Block(model_type, scale, T, backend, seed)
-        block.step()
+        for _ in range(WARM_UP):
+            block.step()
         times = [block.time_ms() for _ in range(repeats)]
         peak = block.peak_bytes()
     except MemoryError:  # CuPy's is one too
