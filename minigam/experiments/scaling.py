@@ -158,7 +158,7 @@ def _foreseen(found: dict[int, dict], T: int) -> float:
 
 
 def fits_of(found: dict[int, dict]) -> dict[str, float]:
-    """Return the exponents p of T^p: of time and memory over all lengths, and between the two longest."""
+    """Return the exponents p of T^p: of time and memory over all lengths, and over the three longest."""
     known = {T: v for T, v in found.items() if v["time_ms"] is not None}
     if len(known) < 2:
         return {}
@@ -167,7 +167,7 @@ def fits_of(found: dict[int, dict]) -> dict[str, float]:
     for what in ("time_ms", "peak_mib"):
         values = [known[T][what] for T in lengths]
         fits[what] = exponent(lengths, values)
-        fits[f"{what}_at_the_end"] = exponent(lengths[-2:], values[-2:])
+        fits[f"{what}_at_the_end"] = exponent(lengths[-3:], values[-3:])
     return fits
 
 
@@ -196,8 +196,8 @@ def _markdown(
                 name = f"paper: {LABELS[m]}, mixed precision{', MB' if key == 'peak_mb' else ''}"
                 body.append([name, *shown, "", ""])
         text += "\n" + report.table(heads, body)
-    text += "\nexponent: p of the best fitting T^p over the lengths measured; at the end: between the two "
-    text += "longest.\n"
+    text += "\nexponent: p of the best fitting T^p over the lengths measured; at the end: over the three "
+    text += "longest, where the square has outgrown the rest.\n"
     if any(v["time_ms"] is None for cells in found.values() for v in cells.values()):
         text += f"Left out: more than {limit_gib:.1f} GiB foreseen, or memory ran out.\n"
     return text
