@@ -27,3 +27,16 @@ def gam(mixer: str = "gated", *, seed: int = 0, dtype: str = "float64", kind: ty
 def draw_ids(model: GAM, B: int, T: int, seed: int = 1) -> np.ndarray:
     """Return random ids (B, T) that the model can read."""
     return np.random.default_rng(seed).integers(model.config.vocab_size, size=(B, T))
+
+
+def sees_all_before_and_none_after(model) -> bool:
+    """Return whether a changed token moves the logits from its place on, every one, and none before."""
+    ids = draw_ids(model, 1, model.config.block_size)
+    before, T = model(ids).data, ids.shape[1]
+    for t in range(T):
+        changed = ids.copy()
+        changed[0, t] = (changed[0, t] + 1) % model.config.vocab_size
+        moved = np.abs(model(changed).data - before).max(axis=-1)[0] > 1e-12
+        if list(moved) != [False] * t + [True] * (T - t):
+            return False
+    return True
