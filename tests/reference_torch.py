@@ -1,9 +1,11 @@
 """GAM and the Transformer in torch.nn.functional alone, to compare minigam with.   E1-E9
 
-Written from the equations and without minigam. `w` holds the weights by published name; a part that
+Written from the equations; no description calls minigam. `w` holds the weights by published name; a part that
 a mixer leaves out is known by its absence.
 """
 
+import numpy as np
+import tiny
 import torch
 import torch.nn.functional as F
 
@@ -101,3 +103,19 @@ def ssm(w: dict, name: str, u: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B
         y.append((h * C[:, t, None]).sum(dim=-1))
     y = torch.stack(y, dim=1) + a["D"] * x
     return F.linear(y * F.silu(z), a["contract.weight"])
+
+
+def assert_logits_and_gradients_equal(model, logits_of, T: int, B: int) -> None:
+    """Hold a model to its description here.
+
+    logits_of : (weights by name, ids) -> logits (B, T, V), both torch tensors
+    """
+    ids, targets = tiny.draw_ids(model, B, T), tiny.draw_ids(model, B, T, seed=2)
+    w = {name: torch.tensor(p.data, requires_grad=True) for name, p in model.named_parameters()}
+    logits = logits_of(w, torch.tensor(ids))
+    np.testing.assert_allclose(model(ids).data, logits.detach().numpy(), rtol=0, atol=1e-10)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten()).backward()
+    model.loss(ids, targets).backward()
+    for name, p in model.named_parameters():
+        wanted = w[name].grad.numpy()
+        np.testing.assert_allclose(p.grad, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max(), err_msg=name)

@@ -28,19 +28,12 @@ def test_the_published_configuration_has_the_published_size(residual):
 @each_stack
 @pytest.mark.parametrize(("T", "B"), [(6, 2), (1, 1), (2, 3)])
 def test_logits_and_gradients_equal_pytorch(residual, T, B):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
+    pytest.importorskip("torch", reason="compares with PyTorch itself")
     import reference_torch
 
-    model = mamba(residual=residual)
-    ids, targets = tiny.draw_ids(model, B, T), tiny.draw_ids(model, B, T, seed=2)
-    w = {name: torch.tensor(p.data, requires_grad=True) for name, p in model.named_parameters()}
-    logits = reference_torch.mamba_logits(w, torch.tensor(ids))
-    np.testing.assert_allclose(model(ids).data, logits.detach().numpy(), rtol=0, atol=1e-10)
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten()).backward()
-    model.loss(ids, targets).backward()
-    for name, p in model.named_parameters():
-        wanted = w[name].grad.numpy()
-        np.testing.assert_allclose(p.grad, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max(), err_msg=name)
+    reference_torch.assert_logits_and_gradients_equal(
+        mamba(residual=residual), reference_torch.mamba_logits, T, B
+    )
 
 
 @each_stack

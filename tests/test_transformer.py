@@ -24,19 +24,12 @@ def test_the_published_configuration_has_the_published_size():
 
 @pytest.mark.parametrize(("n_heads", "T", "B"), [(1, 6, 2), (2, 1, 1), (3, 4, 2), (6, 6, 1)])
 def test_logits_and_gradients_equal_pytorch(n_heads, T, B):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
+    pytest.importorskip("torch", reason="compares with PyTorch itself")
     import reference_torch
 
-    model = transformer(n_heads=n_heads)
-    ids, targets = tiny.draw_ids(model, B, T), tiny.draw_ids(model, B, T, seed=2)
-    w = {name: torch.tensor(p.data, requires_grad=True) for name, p in model.named_parameters()}
-    logits = reference_torch.transformer_logits(w, torch.tensor(ids), n_heads)
-    np.testing.assert_allclose(model(ids).data, logits.detach().numpy(), rtol=0, atol=1e-10)
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten()).backward()
-    model.loss(ids, targets).backward()
-    for name, p in model.named_parameters():
-        wanted = w[name].grad.numpy()
-        np.testing.assert_allclose(p.grad, wanted, rtol=0, atol=1e-9 * np.abs(wanted).max(), err_msg=name)
+    reference_torch.assert_logits_and_gradients_equal(
+        transformer(n_heads=n_heads), lambda w, ids: reference_torch.transformer_logits(w, ids, n_heads), T, B
+    )
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-10), ("float32", 1e-5)])
