@@ -5,7 +5,9 @@ imports NumPy alone: CuPy is looked up among the modules already loaded, and imp
 when somebody asks for it by name.
 """
 
+import ctypes
 import math
+import platform
 import sys
 import tracemalloc
 from contextlib import contextmanager
@@ -140,6 +142,20 @@ def synchronize(xp: ModuleType) -> None:
         xp.cuda.get_current_stream().synchronize()
 
 
+@cache
+def keep_freed_memory() -> None:
+    """Let NumPy's next array have the memory of the last: glibc hands back every large array to the
+    system, which fills it with zeros, page by page, before anyone gets it again. Does nothing elsewhere.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)  # large arrays from the heap as well
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # which does not shrink
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
 @contextmanager
 def track_memory(xp: ModuleType):
     """Measure array memory inside a `with` block: afterwards its target has `.peak_bytes`.
@@ -173,6 +189,15 @@ def track_memory(xp: ModuleType):
 # ------------------------------------------------------------ arithmetic the libraries lack
 
 
+def tiles(n: int, width: int = 1) -> list[slice]:
+    """Return slices of 0 .. n-1, each of so many rows of `width` numbers as a processor's cache holds well."""
+    step = max(1, TILE // width)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+TILE = 2**16  # numbers: many beside the cost of a call, few beside the cache
+
+
 def rows(z):
     """Return z of shape (..., C) as a matrix (N, C) of its rows."""
     return z.reshape(-1, z.shape[-1])
@@ -194,15 +219,35 @@ def sigmoid(xp: ModuleType, z):
     return 0.5 * (1.0 + xp.tanh(0.5 * z))
 
 
-def uniform(xp: ModuleType, key: tuple[int, ...], shape: tuple[int, ...], dtype):
-    """Return numbers uniform in [0, 1) drawn on the device: the same key, the same numbers.
+def keep_mask(xp: ModuleType, key: tuple[int, ...], p: float, shape: tuple[int, ...], first_row: int = 0):
+    """Return for every entry whether dropout keeps it: False with probability p, to the nearest 1/65536.
 
-    key : non-negative integers. Two libraries draw different numbers for one key.
+    key       : non-negative integers that decide the mask, the same in every library
+    first_row : where these rows begin in the mask of a whole batch, so that row i has the same mask
+                however the batch is split
+    Four entries share a number of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), 16 bits each. Its
+    n-th number is a function of n, so a mask can be computed again, from any entry on.
     """
-    seed = np.random.SeedSequence(key)
-    if hasattr(xp, "cuda"):
-        return xp.random.Generator(xp.random.Philox4x3210(seed)).random(shape, dtype=dtype)
-    return xp.asarray(np.random.Generator(np.random.SFC64(seed)).random(shape, dtype=dtype))
+    first, size = first_row * math.prod(shape[1:]), math.prod(shape)
+    z = xp.arange(first // 4 + 1, (first + size - 1) // 4 + 2, dtype=np.uint64)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z += mask_seed(key)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
+    drawn = z.view(np.uint16)[first % 4 :][:size]
+    return (drawn >= mask_threshold(p)).reshape(shape)
+
+
+def mask_seed(key: tuple[int, ...]) -> np.uint64:
+    """Return where SplitMix64 starts for this key."""
+    return np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+
+
+def mask_threshold(p: float) -> int:
+    """Return the smallest number of 16 bits that keeps an entry."""
+    return round(p * 65536)
 
 
 def erf(xp: ModuleType, x):

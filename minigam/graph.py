@@ -1,7 +1,7 @@
 """Draw how a tensor was made, as SVG, with nothing but Python.
 
-Knows no class: a drawing needs `.node` (None, or something with `.op` and `.inputs`), `.shape`
-and `.name` of the tensor it starts from and of everything below.
+Knows no class: whatever has `.inputs` was computed and has an `.op`, all else is a leaf and has a
+`.name`; both have a `.shape`.
 """
 
 from html import escape
@@ -40,7 +40,7 @@ def draw(root) -> str | None:
 
 
 def _inputs(tensor) -> list:
-    return [x for x in tensor.node.inputs if x is not None] if tensor.node is not None else []
+    return [x for x in getattr(tensor, "inputs", ()) if x is not None]
 
 
 def _depths(root) -> dict:
@@ -69,7 +69,7 @@ def _rows(depth: dict) -> tuple[dict, list[list]]:
         for source in _inputs(tensor):
             users[source].append(tensor)
     for tensor in depth:
-        if tensor.node is None and users[tensor]:
+        if not _inputs(tensor) and users[tensor]:
             row_of[tensor] = min(row_of[t] for t in users[tensor]) - 1
     rows: list[list] = [[] for _ in range(max(row_of.values()) + 1)]
     for tensor, row in row_of.items():
@@ -123,8 +123,8 @@ def _edge(way: list[float], row: int) -> str:
 
 def _box(tensor, x: float, y: float) -> str:
     """Draw a tensor, with its top at y and its middle at x."""
-    leaf = tensor.node is None
-    title = tensor.name or ("leaf" if leaf else tensor.node.op)
+    leaf = not hasattr(tensor, "op")
+    title = (tensor.name or "leaf") if leaf else tensor.op
     title = title if len(title) <= 22 else f"…{title[-21:]}"  # what fits the box
     fill, radius = ("#e8f0fe", _HEIGHT / 2) if leaf else ("#f5f5f5", 6)
     return (

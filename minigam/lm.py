@@ -68,17 +68,24 @@ class LanguageModel(nn.Module):
         start  : position of the first token
         Raises ShapeError, TypeError or ValueError for ids the model cannot take.
         """
+        return ops.linear(self.features(ids, states, start), self.token_embedding.weight)  # (B, T, V)
+
+    def features(self, ids, states: list | None = None, start: int = 0) -> Tensor:
+        """Return what the head reads, (B, T, C): everything above but the last product."""
         ids = self._checked(ids)
         T, longest = ids.shape[1], self.config.block_size
         if start + T > longest:
             raise ShapeError(f"ids: {T} tokens from position {start}, wanted at most block_size {longest}")
-        if isinstance(ids, np.ndarray):
-            ids = backend.to(ids, self.xp.__name__)
+        ids = self._here(ids)
         x = self.token_embedding(ids) + self.position_embedding.weight[start : start + T]  # (B, T, C)
         x = self.dropout(x)
         for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
             x = block(x, state)
-        return ops.linear(self.norm(x), self.token_embedding.weight)  # (B, T, V)
+        return self.norm(x)
+
+    def _here(self, ids):
+        """Return ids held by the library of the parameters."""
+        return backend.to(ids, self.xp.__name__) if isinstance(ids, np.ndarray) else ids
 
     def _checked(self, ids):
         """Return ids as an array of integers 0 .. V-1. NumPy takes negative ids for places counted
@@ -98,24 +105,22 @@ class LanguageModel(nn.Module):
 
         ids, targets : (B, T)   the target of a token is the token after it
         """
-        targets = _array(targets)
-        if targets.dtype.kind not in "iu":
-            raise TypeError(f"targets: {targets.dtype}, wanted integers")
-        if targets.size and int(targets.max()) >= self.config.vocab_size:
-            raise ValueError(
-                f"targets: up to {int(targets.max())}, wanted below vocab_size {self.config.vocab_size}"
-            )
-        if isinstance(targets, np.ndarray):
-            targets = backend.to(targets, self.xp.__name__)
-        return ops.cross_entropy(self(ids), targets)
+        return ops.cross_entropy(self(ids), self._checked_targets(targets))
 
     def loss(self, ids, targets) -> Tensor:
         """Return the mean loss in nats over the targets that are not negative, one number."""
-        losses = self.token_losses(ids, targets)
-        count = count_targets(targets)
-        if count == 0:
+        if count_targets(targets) == 0:
             raise ValueError("loss: every target is negative, wanted at least one to predict")
-        return losses.sum() / count
+        targets = self._checked_targets(targets)
+        return ops.linear_cross_entropy(self.features(ids), self.token_embedding.weight, targets)
+
+    def _checked_targets(self, targets):
+        targets, V = _array(targets), self.config.vocab_size
+        if targets.dtype.kind not in "iu":
+            raise TypeError(f"targets: {targets.dtype}, wanted integers")
+        if targets.size and int(targets.max()) >= V:
+            raise ValueError(f"targets: up to {int(targets.max())}, wanted below vocab_size {V}")
+        return self._here(targets)
 
     def generate(
         self, ids, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0

@@ -22,17 +22,19 @@ class Parameter(Tensor):
 
 
 class DropoutStream:
-    """Numbers every dropout mask of one model: mask n is drawn from (seed, n).
+    """Numbers every dropout mask of one model: mask n is decided by (seed, n).
 
-    `drawn` is the whole state: put it back and the same masks follow.
+    `drawn` is the whole state: put it back and the same masks follow. `first_row` is where the rows at
+    hand begin in their batch: row i has the same mask however the batch is split.
     """
 
     def __init__(self, seed: int):
-        self.seed, self.drawn = seed, 0
+        self.seed, self.drawn, self.first_row = seed, 0, 0
 
-    def next_key(self) -> tuple[int, int]:
+    def next_mask(self) -> dict:
+        """Return what tells a dropout rule which mask is next."""
         self.drawn += 1
-        return self.seed, self.drawn
+        return {"key": (self.seed, self.drawn), "first_row": self.first_row}
 
 
 class Module:
@@ -164,7 +166,7 @@ class Dropout(Module):
     def __call__(self, x):
         if not self.training or self.p == 0.0:
             return x
-        return ops.dropout(x, p=self.p, key=self.stream.next_key())
+        return ops.dropout(x, p=self.p, **self.stream.next_mask())
 
 
 class FeedForward(Module):

@@ -6,7 +6,7 @@ writes into an array it was given. The end of the file binds the operators of Te
 
 import math
 
-from minigam.backend import erf, rows, scatter_add, uniform
+from minigam.backend import erf, keep_mask, rows, scatter_add
 from minigam.backend import sigmoid as sigmoid_of
 from minigam.tensor import ShapeError, Tensor, op
 
@@ -299,16 +299,17 @@ def embedding(xp, table, ids):
 
 
 @op
-def dropout(xp, x, *, p: float, key: tuple[int, ...]):
+def dropout(xp, x, *, p: float, key: tuple[int, ...], first_row: int = 0):
     """Zero each entry with probability p, and scale the others by 1 / (1 - p).
 
-    key : integers that decide the mask, so that a step repeated is the same step
+    key, first_row : integers that decide the mask, so that a step repeated is the same step, also
+                     in other micro-batches (see `backend.keep_mask`)
     Raises ValueError unless 0 <= p < 1.
     Source: Srivastava et al., JMLR 15 (2014).
     """
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout: p is {p}, wanted 0 <= p < 1")
-    mask = (uniform(xp, key, x.shape, x.dtype) >= p).astype(x.dtype) * (1.0 / (1.0 - p))
+    mask = keep_mask(xp, key, p, x.shape, first_row).astype(x.dtype) * (1.0 / (1.0 - p))
     return x * mask, lambda dy: (dy * mask,)
 
 
@@ -338,6 +339,29 @@ def cross_entropy(xp, logits, targets):
         return dz.reshape(logits.shape), None
 
     return loss.reshape(targets.shape), backward
+
+
+@op
+def linear_cross_entropy(xp, x, weight, targets):
+    """Mean loss of the predictions of a linear head, in nats.
+
+        logits = x W^T,   y = mean over targets that are not negative of cross_entropy(logits, targets)
+
+    x : (..., C)   weight : (V, C)   targets : (...) integers below V; a negative one is ignored
+    returns ()
+    Raises ShapeError when a shape does not fit.
+    Holds all logits at once; the faster rules hold those of a few rows.
+    """
+    logits, backward_linear = linear.rule(xp, x, weight)
+    losses, backward_losses = cross_entropy.rule(xp, logits, targets)
+    count = (targets >= 0).sum().astype(x.dtype)
+
+    def backward(dy):
+        dlogits, _ = backward_losses(xp.zeros_like(losses) + dy / count)
+        dx, dweight, _ = backward_linear(dlogits)
+        return dx, dweight, None
+
+    return losses.sum() / count, backward
 
 
 # -------------------------------------------------------- the one list that binds operators

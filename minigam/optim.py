@@ -1,24 +1,23 @@
-"""AdamW, gradient clipping, and the learning-rate schedule."""
+"""AdamW with clipping of the gradient, and the learning-rate schedule."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from minigam import backend
 from minigam.backend import to_numpy, xp_of
 from minigam.nn import Parameter
 
 
 class AdamW:
-    """Adam with decoupled weight decay, in PyTorch's order of operations.
-
-        p <- p (1 - lr decay)
-        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
-        p <- p - lr m_hat / (sqrt(v_hat) + eps),   m_hat = m / (1 - beta1^t),  v_hat = v / (1 - beta2^t)
+    """Adam with decoupled weight decay, in PyTorch's order of operations (see `update`).
 
     parameters : changed in place; one without a gradient is left alone, and t counts the steps
                  of all together (PyTorch counts each parameter's own)
     lr         : learning rate; set `.lr` before a step to follow a schedule
-    Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW.
+    The parameters are laid end to end in one array, of which each `.data` becomes a view, and the
+    moments in two more, so that a GPU can update them all at once.
     """
 
     def __init__(
@@ -34,67 +33,105 @@ class AdamW:
             raise ValueError("AdamW: no parameters, wanted at least one")
         self.lr, self.betas, self.weight_decay, self.eps = lr, betas, weight_decay, eps
         self.steps = 0  # t
-        self.m = [xp_of(p.data).zeros_like(p.data) for p in self.parameters]
-        self.v = [xp_of(p.data).zeros_like(p.data) for p in self.parameters]
+        ends = np.cumsum([p.data.size for p in self.parameters]).tolist()
+        self.places = [slice(end - p.data.size, end) for p, end in zip(self.parameters, ends)]
+        self.views = [None] * len(self.parameters)
+        self.lay_out()
+        self.m, self.v = self.xp.zeros_like(self.flat), self.xp.zeros_like(self.flat)
+
+    def lay_out(self) -> None:
+        """Make each parameter a view of `flat`: at first, and when something gave it another array since."""
+        if all(p.data is view for p, view in zip(self.parameters, self.views)):
+            return
+        self.xp = xp_of(*(p.data for p in self.parameters), where="AdamW")
+        self.flat = self.xp.concatenate([p.data.reshape(-1) for p in self.parameters])
+        for p, place in zip(self.parameters, self.places):
+            p.data = self.flat[place].reshape(p.shape)
+        self.views = [p.data for p in self.parameters]
 
     def zero_grad(self) -> None:
         for p in self.parameters:
             p.grad = None
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
+    def step(self, max_norm: float = math.inf, loss=0.0):
+        """Clip all gradients together, update each parameter that has one; return the norm before.
+
+        max_norm : gradients are scaled down together so that their norm is at most this
+        loss     : unless this number and the norm are finite, nothing changes but the count of steps
+        returns    an array of one number, on the device: nobody waits for it here
+        Source of clipping: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
+        """
+        self.lay_out()
         self.steps += 1
-        beta1, beta2 = self.betas
-        correction1, correction2 = 1.0 - beta1**self.steps, 1.0 - beta2**self.steps
-        for p, m, v in zip(self.parameters, self.m, self.v, strict=True):
-            g, xp = p.grad, xp_of(p.data)
-            if g is None:
-                continue
-            p.data *= 1.0 - self.lr * self.weight_decay
-            m *= beta1
-            m += (1.0 - beta1) * g
-            v *= beta2
-            v += (1.0 - beta2) * g * g
-            p.data -= (self.lr / correction1) * m / (xp.sqrt(v) / math.sqrt(correction2) + self.eps)
+        xp, faster = self.xp, FASTER.get(self.xp.__name__)
+        pieces = [
+            (at, p.grad.reshape(-1)) for p, at in zip(self.parameters, self.places) if p.grad is not None
+        ]
+        if faster and len(pieces) == len(self.parameters):  # all at once
+            pieces = [(slice(None), xp.concatenate([g for _, g in pieces]))]
+        norm = xp.sqrt(sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype)))
+        factor = xp.minimum(max_norm / (norm + 1e-6), 1.0) + 0.0 * (
+            norm + loss
+        )  # nan if either is not finite
+        for at, g in pieces:
+            (faster or update)(
+                xp, self.flat[at], g, self.m[at], self.v[at], factor,
+                lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
+            )  # fmt: skip
+        return norm
 
     def state_dict(self, names: list[str]) -> dict[str, np.ndarray]:
         """Return copies of both moments on the host, named after the parameters."""
-        moments = (("m", self.m), ("v", self.v))
         return {
-            f"{kind}.{name}": to_numpy(a).copy()
-            for kind, arrays in moments
-            for name, a in zip(names, arrays, strict=True)
+            f"{kind}.{name}": to_numpy(moments[at]).reshape(p.shape).copy()
+            for kind, moments in (("m", self.m), ("v", self.v))
+            for name, p, at in zip(names, self.parameters, self.places, strict=True)
         }
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], names: list[str], steps: int) -> None:
-        """Put back what `state_dict` gave, and the count of steps taken."""
-        for kind, own in (("m", self.m), ("v", self.v)):
-            for i, (name, p) in enumerate(zip(names, self.parameters, strict=True)):
-                moment = arrays[f"{kind}.{name}"]
-                if moment.shape != p.shape or moment.dtype != p.dtype:
-                    raise ValueError(
-                        f"{kind}.{name} {moment.shape} {moment.dtype}, wanted {p.shape} {p.dtype}"
-                    )
-                own[i] = xp_of(p.data).array(moment)
+        """Put back what `state_dict` gave, and the count of steps taken.
+
+        Raises ValueError, and changes nothing, when a shape or dtype does not fit.
+        """
+        for kind in "mv":
+            for name, p in zip(names, self.parameters, strict=True):
+                a = arrays[f"{kind}.{name}"]
+                if a.shape != p.shape or a.dtype != p.dtype:
+                    raise ValueError(f"{kind}.{name} {a.shape} {a.dtype}, wanted {p.shape} {p.dtype}")
+        self.m, self.v = (
+            self.xp.asarray(np.concatenate([arrays[f"{kind}.{name}"].reshape(-1) for name in names]))
+            for kind in "mv"
+        )
         self.steps = steps
 
 
-def clip_grad_norm(parameters, max_norm: float) -> float:
-    """Scale all gradients down together so that their norm is at most `max_norm`; return the norm before.
+def update(
+    xp, p, g, m, v, factor, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int
+):
+    """Take one step of AdamW, in place; nothing changes where `factor` is not finite.
 
-    A norm that is not finite changes nothing: the caller decides.
-    Source: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
+        g <- factor g,   p <- p (1 - lr decay)
+        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
+        p <- p - lr m_hat / (sqrt(v_hat) + eps),   m_hat = m / (1 - beta1^t),  v_hat = v / (1 - beta2^t)
+
+    p, g, m, v : (n) parameters, gradients, moments      factor : one number, scales the gradients
+    Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW.
     """
-    graded = [p for p in parameters if p.grad is not None]
-    if not graded:
-        return 0.0
-    # One number a parameter, added up on the device: a single synchronisation.
-    norm = float(sum((p.grad * p.grad).sum() for p in graded)) ** 0.5
-    scale = max_norm / (norm + 1e-6)
-    if math.isfinite(norm) and scale < 1.0:
-        for p in graded:
-            p.grad = p.grad * scale  # not in place: two leaves may share an array
-    return norm
+    if not math.isfinite(float(factor)):
+        return
+    (beta1, beta2), factor = betas, factor.astype(g.dtype)
+    correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
+    for part in backend.tiles(len(p)):  # so that what is between stays in the cache
+        g_, p_, m_, v_ = factor * g[part], p[part], m[part], v[part]
+        p_ *= 1.0 - lr * weight_decay
+        m_ *= beta1
+        m_ += (1.0 - beta1) * g_
+        v_ *= beta2
+        v_ += (1.0 - beta2) * g_ * g_
+        p_ -= (lr / correction1) * m_ / (xp.sqrt(v_) / math.sqrt(correction2) + eps)
+
+
+FASTER: dict[str, Callable] = {}  # what does the same as `update`, by the name of the library
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, peak: float) -> float:

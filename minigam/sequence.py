@@ -6,7 +6,7 @@ D = C / H channels of a head, P tokens of a past, E expanded channels and N stat
 
 import math
 
-from minigam.backend import rows, sigmoid, uniform
+from minigam.backend import keep_mask, rows, sigmoid
 from minigam.tensor import ShapeError, op
 
 
@@ -113,7 +113,9 @@ def gated_fusion(xp, local_context, global_context, gate):
 
 
 @op
-def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = ()):
+def causal_attention(
+    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_row: int = 0
+):
     """Let every token take a mean of the values before it, weighted by how its query meets their keys.
 
         s = q k^T / sqrt(D), minus infinity where a key comes after the query
@@ -121,7 +123,7 @@ def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: t
 
     qkv  : (B, T, 3C)   queries, keys and values, each H heads of D channels side by side
     past : (B, P, 2C) or None   keys and values of the tokens before, when a sequence comes in parts
-    p, key  : share of the weights a to drop, and what decides which (see `ops.dropout`)
+    p, key, first_row : share of the weights a to drop, and what decides which (see `ops.dropout`)
     returns (B, T, C)
     Raises ShapeError when H does not divide C, or past does not fit.
     Cost: 4 B T (P+T) C flop forward, twice that backward; keeps two arrays of B H T (P+T) numbers,
@@ -151,7 +153,9 @@ def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: t
     s = xp.where(after, -math.inf, (q @ k.swapaxes(-1, -2)) * scale)  # (B, H, T, P+T)
     e = xp.exp(s - s.max(axis=-1, keepdims=True))
     a = e / e.sum(axis=-1, keepdims=True)
-    kept = 1.0 if p == 0.0 else (uniform(xp, key, a.shape, a.dtype) >= p).astype(a.dtype) * (1.0 / (1.0 - p))
+    kept = 1.0
+    if p > 0.0:
+        kept = keep_mask(xp, key, p, a.shape, first_row).astype(a.dtype) * (1.0 / (1.0 - p))
     y = merged((a * kept) @ v)
 
     def backward(dy):

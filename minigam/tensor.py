@@ -49,21 +49,28 @@ def observing(observer: Callable[[str, str, tuple], None]):
     return _with(observer=observer)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Node:
-    """How a tensor was made. Holds its inputs and a backward rule, never its output:
-    the graph then has no cycle and is freed, device memory and all, with its last tensor."""
+    """How a tensor was made: the operation, where its inputs came from, and the backward rule.
+
+    Inputs are the nodes of computed tensors, the leaves themselves, None for what needs no gradient.
+    No node holds a tensor that was computed. The graph so has no cycle and goes with its last tensor,
+    and a value that no rule kept and nobody else holds goes at once.
+    """
 
     op: str
-    inputs: tuple["Tensor | None", ...]
+    inputs: tuple["Node | Tensor | None", ...]
     backward: Callable[[Any], tuple[Any, ...]]
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def release(self) -> None:
+        """Let go of everything that is kept for the walk back."""
+        self.inputs, self.backward = (), _gone
 
 
 def _gone(dy):
     raise RuntimeError("backward: this graph was released by backward(retain_graph=False); compute it again")
-
-
-RELEASED = Node("released", (), _gone)
 
 
 class Tensor:
@@ -105,7 +112,7 @@ class Tensor:
         return f"Tensor({self.data}, {self.dtype}{made})"
 
     def _repr_svg_(self) -> str | None:
-        return draw(self) if self.node is not None else None
+        return draw(self.node) if self.node is not None else None
 
     def numpy(self) -> np.ndarray:
         """Return the values on the host (NumPy: the array itself, not a copy)."""
@@ -133,15 +140,15 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient")
-        pending = {id(self): self._cotangent(cotangent)}
-        for t in _order(self):
-            g = pending.pop(id(t), None)
+        root = self if self.node is None else self.node
+        pending = {id(root): self._cotangent(cotangent)}
+        for node in _order(root):
+            g = pending.pop(id(node), None)
             if g is None:  # every rule below returned None for it
                 continue
-            node = t.node
-            if node is None:
-                g = g if t.grad is None else t.grad + g
-                t.grad = xp_of(t.data).asarray(g)  # NumPy makes numbers of arrays without axes
+            if isinstance(node, Tensor):
+                g = g if node.grad is None else node.grad + g
+                node.grad = xp_of(node.data).asarray(g)  # NumPy makes numbers of arrays without axes
                 continue
             gradients = node.backward(g)
             if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
@@ -158,7 +165,7 @@ class Tensor:
                 # Out of place: a rule may return dy itself, or one array for two inputs.
                 pending[id(x)] = pending[id(x)] + dx if id(x) in pending else dx
             if not retain_graph:
-                t.node = RELEASED
+                node.release()
             del node, gradients, g
 
     def _cotangent(self, cotangent):
@@ -175,31 +182,35 @@ class Tensor:
         return cotangent
 
 
-def _order(root: Tensor) -> Iterator[Tensor]:
-    """Yield tensors from `root` back to the leaves, each only after all its users.
+def _order(root: Node | Tensor) -> Iterator[Node | Tensor]:
+    """Yield nodes and leaves from `root` back, each only after all its users.
 
-    Users are counted first, so a shared tensor comes once, after the last of them. Two loops
+    Users are counted first, so a shared one comes once, after the last of them. Two loops
     and no recursion: depth costs nothing.
     """
     users: dict[int, int] = {}
     stack = [root]
     while stack:
-        t = stack.pop()
-        users[id(t)] = users.get(id(t), 0) + 1
-        if users[id(t)] == 1 and t.node is not None:
-            stack += [x for x in t.node.inputs if x is not None]
+        node = stack.pop()
+        users[id(node)] = users.get(id(node), 0) + 1
+        if users[id(node)] == 1:
+            stack += [x for x in _inputs(node) if x is not None]
     ready = [root]
     while ready:
-        t = ready.pop()
-        inputs = t.node.inputs if t.node is not None else ()  # before the walk releases the node
-        yield t
-        del t
+        node = ready.pop()
+        inputs = _inputs(node)  # before the walk releases the node
+        yield node
+        del node
         for x in inputs:
             if x is None:
                 continue
             users[id(x)] -= 1
             if users[id(x)] == 0:
                 ready.append(x)
+
+
+def _inputs(node: Node | Tensor) -> tuple:
+    return node.inputs if isinstance(node, Node) else ()
 
 
 OPS: dict[str, "Op"] = {}  # every operation by name, for the tests and the gradient-check command
@@ -231,10 +242,10 @@ class Op:
         if _state["observer"] is not None:
             _state["observer"](self.name, "forward", (y,))
         given = args + (None,) * (len(self.arguments) - len(args))  # optional arguments left out
-        inputs = tuple(a if isinstance(a, Tensor) and a.requires_grad else None for a in given)
+        inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in given)
         if not _state["grad"] or not any(x is not None for x in inputs):
             return Tensor(y)
-        return Tensor(y, True, Node(self.name, inputs, backward))
+        return Tensor(y, True, Node(self.name, inputs, backward, y.shape, y.dtype))
 
     def _float_dtype(self, arrays):
         """Return the one dtype of the float inputs, None when there is none: no implicit casts."""

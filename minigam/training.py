@@ -15,7 +15,7 @@ from minigam import backend
 from minigam.config import TrainConfig
 from minigam.corpus import Corpus, inputs_and_targets
 from minigam.lm import LanguageModel, count_targets
-from minigam.optim import AdamW, clip_grad_norm, warmup_cosine
+from minigam.optim import AdamW, warmup_cosine
 from minigam.pocketstories import KINDS
 from minigam.tensor import no_grad, observing
 
@@ -35,39 +35,47 @@ def train_step(
     """Forward, backward, clip, update; return the mean loss in nats before the update.
 
     ids, targets : (B, T) integers; a negative target is ignored
-    micro_batch  : rows computed at a time. Each part's loss counts by its share of the targets,
-                   so the gradient is that of the whole batch: less memory, the same step
-                   (with dropout, the masks are others, of the same law)
+    micro_batch  : rows computed at a time; None for about 2,048 tokens, on a GPU all. Each part's loss
+                   counts by its share of the targets and has its rows' dropout masks, so the step is
+                   that of the whole batch, in less memory
     max_norm     : the gradient's norm is clipped to this
     Raises NonFinite, naming the first operation at fault, and updates nothing.
     """
+    if model.xp is np:
+        backend.keep_freed_memory()
     drawn = model.dropout_stream.drawn
     optimizer.zero_grad()
-    losses = []
-    for part, share in _parts(targets, micro_batch):
-        loss = model.loss(ids[part], targets[part])
-        loss.backward(share, retain_graph=False)
-        losses.append(share * loss.data)
-    norm = clip_grad_norm(optimizer.parameters, max_norm)
-    mean = math.fsum(float(loss) for loss in losses)
+    loss = 0.0
+    for part_loss, share in _parts(model, ids, targets, micro_batch):
+        part_loss.backward(share, retain_graph=False)
+        loss = loss + share * part_loss.data
+    norm = optimizer.step(max_norm, loss)
+    mean, norm = float(loss), float(norm)  # the one place where the host waits for a device
     if not (math.isfinite(mean) and math.isfinite(norm)):
+        optimizer.steps -= 1
         optimizer.zero_grad()
         model.dropout_stream.drawn = drawn  # the same masks again
         culprit = first_non_finite(model, ids, targets, micro_batch)
         raise NonFinite(f"loss {mean}, gradient norm {norm}; first wrong: {culprit}")
-    optimizer.step()
     return mean
 
 
-def _parts(targets, micro_batch: int | None):
-    """Yield slices of the batch and their share of its targets, leaving out parts without any."""
-    total, size = count_targets(targets), micro_batch or len(targets)
+TOKENS = 2048  # of a part: enough to keep the cores busy, few enough for a fraction of the memory
+
+
+def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):
+    """Yield the loss of each part of the batch and its share of the targets, leaving out parts without any."""
+    B, T = np.shape(targets)
+    total, stream = count_targets(targets), model.dropout_stream
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
-    for start in range(0, len(targets), size):
+    size, drawn = micro_batch or (max(1, TOKENS // T) if model.xp is np else B), stream.drawn
+    for start in range(0, B, size):
         part = slice(start, start + size)
         if count := count_targets(targets[part]):
-            yield part, count / total
+            stream.drawn, stream.first_row = drawn, start
+            yield model.loss(ids[part], targets[part]), count / total
+    stream.first_row = 0
 
 
 def require_finite(model: LanguageModel, step: int) -> None:
@@ -93,12 +101,13 @@ def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None
 
     try:
         with observing(look):
-            for part, share in _parts(targets, micro_batch):
-                model.loss(ids[part], targets[part]).backward(share, retain_graph=False)
+            for loss, share in _parts(model, ids, targets, micro_batch):
+                loss.backward(share, retain_graph=False)
     except Found as found:
         return str(found)
     finally:
         model.zero_grad()
+        model.dropout_stream.first_row = 0
     return "the sum over micro-batches or the gradient norm, every operation alone being finite"
 
 

@@ -20,7 +20,7 @@ class Attention(Module):
     def __call__(self, x, state: "KeyValueCache | None" = None):  # (B, T, C) -> (B, T, C)
         qkv = self.qkv(x)
         past = state.advance(qkv.data) if state is not None else None
-        drop = {"p": self.p, "key": self.stream.next_key()} if self.training and self.p else {}
+        drop = {"p": self.p, **self.stream.next_mask()} if self.training and self.p else {}
         return self.dropout(self.out(causal_attention(qkv, past, n_heads=self.n_heads, **drop)))
 
 
