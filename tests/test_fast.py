@@ -15,7 +15,8 @@ import pytest
 import tiny
 from test_ops import assert_all_close, assert_faster_equals_reference
 
-from minigam import Mamba, MambaConfig, Tensor, backend, fast_cupy, fast_numpy, reference_only
+from minigam import Mamba, MambaConfig, Tensor, backend, fast_cupy, reference_only
+from minigam.fast_numpy import scan as fast_numpy
 from minigam.gradcheck.cases import CASES, transposed
 from minigam.sequence import selective_scan
 
