@@ -97,7 +97,7 @@ def choose_backend(name: str) -> str:
     """Resolve --backend, with one line on stderr that says what was chosen and why."""
     chosen, why = backend.choose(name)
     if name == "auto":
-        print(f"backend: {chosen} ({why})", file=sys.stderr)
+        print(f"backend {chosen} (auto: {why})", file=sys.stderr)
     return chosen
 
 

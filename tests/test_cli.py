@@ -120,6 +120,14 @@ def test_train_refuses_a_folder_it_cannot_write(capsys, text, tmp_path):
     assert (tmp_path / "full" / "mine").read_text() == "precious"
 
 
+def test_auto_is_one_friendly_line(capsys, monkeypatch):
+    monkeypatch.setattr(backend, "choose", lambda name: ("numpy", "CuPy is not installed"))
+    assert cli.choose_backend("auto") == "numpy"
+    assert capsys.readouterr().err == "backend numpy (auto: CuPy is not installed)\n"
+    cli.choose_backend("numpy")
+    assert capsys.readouterr().err == ""
+
+
 def test_cupy_that_is_not_there_is_one_line(capsys, monkeypatch):
     backend._cupy.cache_clear()
     monkeypatch.setitem(sys.modules, "cupy", None)
