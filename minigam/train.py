@@ -132,10 +132,24 @@ def _asked(args, given: dict) -> Asked:
         raise InputError(
             f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; leave it away"
         )
+    unused = _unused(data)
+    if idle := sorted(given.keys() & unused):
+        raise InputError(f"--{idle[0].replace('_', '-')} decides nothing {unused[idle[0]]}; leave it away")
     checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
     return Asked(model_type, checked, data, train, corpus)
+
+
+def _unused(data: DataConfig) -> dict[str, str]:
+    """Return the flags that decide nothing about this data, and beside what."""
+    stories, texts = ("data_seed", "stories", "valid_stories"), ("tokenizer", "bpe_size")
+    if data.dataset != POCKETSTORIES:
+        return dict.fromkeys((*stories, *texts), "about a prepared dataset")
+    if data.text is None:
+        return dict.fromkeys(texts, "about PocketStories")
+    by_characters = {"bpe_size": "beside --tokenizer char"} if data.tokenizer == "char" else {}
+    return dict.fromkeys(stories, "beside --text") | by_characters
 
 
 def _absolute(name: str, value):

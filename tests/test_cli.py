@@ -16,6 +16,7 @@ SMALL = [
     "--backend=numpy", "--stories=20", "--valid-stories=2", "--d-model=8", "--n-layers=1",
     "--batch-size=2", "--steps=2",
 ]  # fmt: skip
+ON_TEXT = [flag for flag in SMALL if "stories" not in flag]
 
 
 def call(main, argv, capsys) -> tuple[int, str, str]:
@@ -78,7 +79,6 @@ def text(tmp_path) -> Path:
         (["--seed=-1"], ["seed is -1"]),
         (["--beta2=1"], ["beta2 is 1.0"]),
         (["--valid=v.txt"], ["valid is", "--text beside it"]),
-        (["--text=missing.txt"], ["missing.txt", "No such file"]),
         (["--resume=missing"], ["missing", "not a folder"]),
         (["--prompt=Once upon a zebra"], ["unknown words 'zebra'"]),
     ],
@@ -96,23 +96,50 @@ def test_train_refuses(flags, wanted, capsys, tmp_path, monkeypatch):
         (b"\x89PNG\r\n\0\0", "binary"),
         (b"caf\xe9 au lait" * 99, "not UTF-8"),
         (b"short", "block"),
+        (None, "No such file"),
     ],
 )
 def test_train_refuses_a_text_it_cannot_use(content, wanted, capsys, tmp_path):
-    (tmp_path / "t.txt").write_bytes(content)
+    if content is not None:
+        (tmp_path / "t.txt").write_bytes(content)
     out = tmp_path / "run"
-    argv = [*SMALL, f"--text={tmp_path / 't.txt'}", f"--out={out}"]
+    argv = [*ON_TEXT, f"--text={tmp_path / 't.txt'}", f"--out={out}"]
     assert_refused(train.main, argv, capsys, "t.txt", wanted)
     assert not out.exists()
 
 
 def test_train_refuses_a_block_longer_than_the_data(capsys, text, tmp_path):
-    argv = [*SMALL, f"--text={text}", "--block-size=5000", f"--out={tmp_path / 'run'}"]
+    argv = [*ON_TEXT, f"--text={text}", "--block-size=5000", f"--out={tmp_path / 'run'}"]
     assert_refused(train.main, argv, capsys, "5001", "--block-size")
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["--bpe-size=300"], ["--bpe-size decides nothing about PocketStories", "leave it away"]),
+        (["--tokenizer=char"], ["--tokenizer decides nothing about PocketStories"]),
+        (["--text=t.txt", "--stories=9"], ["--stories decides nothing beside --text"]),
+        (["--text=t.txt", "--valid-stories=9"], ["--valid-stories decides nothing beside --text"]),
+        (["--text=t.txt", "--data-seed=0"], ["--data-seed decides nothing beside --text"]),
+        (["--text=t.txt", "--bpe-size=300"], ["--bpe-size decides nothing beside --tokenizer char"]),
+    ],
+)
+def test_train_refuses_what_decides_nothing_about_the_data(
+    flags, wanted, capsys, text, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(train.main, [*ON_TEXT, *flags], capsys, *wanted)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
+
+
+def test_what_decides_something_about_the_data_is_taken(text, tmp_path):
+    flags = [*ON_TEXT, f"--text={text}", "--block-size=8", "--tokenizer=bpe", "--bpe-size=300"]
+    assert train.main([*flags, f"--out={tmp_path / 'run'}"]) == 0
+    assert Run(tmp_path / "run").config.data.bpe_size == 300
+
+
 def test_train_refuses_a_folder_it_cannot_write(capsys, text, tmp_path):
-    argv = [*SMALL, f"--text={text}", "--block-size=32"]
+    argv = [*ON_TEXT, f"--text={text}", "--block-size=32"]
     assert_refused(train.main, [*argv, f"--out={text / 'run'}"], capsys, "t.txt", "--out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("precious")
@@ -177,7 +204,7 @@ def test_underscores_do_as_well_as_hyphens(tmp_path, capsys):
 def test_default_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     for n in (1, 2):
-        assert train.main([*SMALL, f"--text={text}", "--block-size=32"]) == 0
+        assert train.main([*ON_TEXT, f"--text={text}", "--block-size=32"]) == 0
         assert (tmp_path / "runs" / f"t-{n}" / "model.safetensors").is_file()
 
 
