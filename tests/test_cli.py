@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from minigam import __main__ as listing
-from minigam import backend, cli, generate, train
+from minigam import backend, cli, data, evaluate, generate, train
+from minigam.experiments import __main__ as experiments
 from minigam.files import write_text
+from minigam.gradcheck import __main__ as gradcheck
 from minigam.run import Run
 
 SMALL = [
@@ -192,6 +194,28 @@ def test_generate_refuses_another_runs_tokenizer(capsys, run_folder, tmp_path):
     assert_refused(
         generate.main, [copy, "--backend=numpy", "--prompt=a"], capsys, "tokenizer.json", "2 tokens"
     )
+
+
+EMPTY = {
+    train: (["--out="], ["--out", ""], ["--resume="], ["--text="], ["--text=t.txt", "--valid="]),
+    generate: ([""],),
+    evaluate: ([""], ["run", "--json="]),
+    data: (
+        ["list", "--data-root="],
+        *(["prepare", "wikitext-2", flag] for flag in ("--from=", "--train=", "--valid=", "--out=")),
+    ),
+    experiments: (["table1", "--out="], ["reach", ""]),
+    gradcheck: (["--output="],),
+}
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"), [(command.main, argv) for command, given in EMPTY.items() for argv in given]
+)
+def test_an_empty_path_is_not_the_current_folder(main, argv, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(main, argv, capsys, "an empty name, wanted that of a file or a folder")
+    assert not list(tmp_path.iterdir())
 
 
 def test_underscores_do_as_well_as_hyphens(tmp_path, capsys):
