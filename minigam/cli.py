@@ -112,7 +112,8 @@ def choose_backend(name: str) -> str:
 
 
 def run(main: Callable[[], int], prog: str) -> None:
-    """Call a command's main and exit: 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    """Call a command's main and exit: 2 and one line for what the user can mend, 1 and one line
+    when memory runs out, 130 for Ctrl-C."""
     if sys.stdout is not None:  # each line when it is printed, and ? for what a terminal cannot show
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     try:
@@ -124,7 +125,7 @@ def run(main: Callable[[], int], prog: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         code = 1
     except MemoryError as e:
-        code = 2
+        code = 1
         print(f"{prog}: out of memory ({e}); choose a smaller model or batch", file=sys.stderr)
     except OSError as e:
         code = 2

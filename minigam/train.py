@@ -77,6 +77,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except MemoryError as e:  # CuPy's is one too
+        print(
+            f"{PROG}: out of memory ({e}). Last checkpoint: step {run.saved_step()}, in {run.path}. "
+            "Begin again with a smaller --micro-batch or --batch-size.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
         print(f"\nstopped at once; step {run.saved_step()} is saved. {hint}", file=sys.stderr)
         return 130

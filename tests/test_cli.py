@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minigam import __main__ as listing
-from minigam import backend, cli, data, evaluate, generate, train
+from minigam import backend, cli, data, evaluate, generate, profile, train, training
 from minigam.experiments import __main__ as experiments
 from minigam.files import write_text
 from minigam.gradcheck import __main__ as gradcheck
@@ -197,7 +197,10 @@ def test_generate_refuses_another_runs_tokenizer(capsys, run_folder, tmp_path):
 
 
 EMPTY = {
-    train: (["--out="], ["--out", ""], ["--resume="], ["--text="], ["--text=t.txt", "--valid="]),
+    train: [
+        [*SMALL, *flags]
+        for flags in (["--out="], ["--out", ""], ["--resume="], ["--text="], ["--text=t.txt", "--valid="])
+    ],
     generate: ([""],),
     evaluate: ([""], ["run", "--json="]),
     data: (
@@ -216,6 +219,38 @@ def test_an_empty_path_is_not_the_current_folder(main, argv, capsys, tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert_refused(main, argv, capsys, "an empty name, wanted that of a file or a folder")
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tmp_path, monkeypatch):
+    def step(model, optimizer, *args):
+        if optimizer.steps == steps_that_fit:
+            raise MemoryError("Unable to allocate 9.5 GiB")
+        return real_step(model, optimizer, *args)
+
+    real_step = training.train_step
+    monkeypatch.setattr(training, "train_step", step)
+    for steps_that_fit in (0, 1):
+        path = tmp_path / f"run{steps_that_fit}"
+        flags = [*SMALL, "--checkpoint-every=1", f"--out={path}"]
+        code, _, err = call(train.main, flags, capsys)
+        assert code == 1
+        assert err.splitlines()[-1] == (
+            "minigam.train: out of memory (Unable to allocate 9.5 GiB). "
+            f"Last checkpoint: step {steps_that_fit}, in {path}. "
+            "Begin again with a smaller --micro-batch or --batch-size."
+        )
+        assert Run(path).saved_step() == steps_that_fit
+
+
+def test_memory_that_ends_elsewhere_is_one_line_too(capsys, monkeypatch):
+    def measure(*args):
+        raise MemoryError("Unable to allocate 9.5 GiB")
+
+    monkeypatch.setattr(profile, "measure", measure)
+    code, _, err = call(train.main, [*SMALL, "--profile"], capsys)
+    assert (code, err) == (
+        1, "command: out of memory (Unable to allocate 9.5 GiB); choose a smaller model or batch\n"
+    )  # fmt: skip
 
 
 def test_underscores_do_as_well_as_hyphens(tmp_path, capsys):
