@@ -5,6 +5,7 @@ import math
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from test_cli import SMALL, assert_refused, call
 
@@ -160,6 +161,12 @@ def test_the_products_of_matmul_have_its_shapes(rng):
     with tensor.observing(watch):
         (a @ b).sum().backward()
     assert watch.products == {(2, 3, 4, 5): 1, (2, 3, 5, 4): 1, (2, 4, 3, 5): 1}
+
+
+def test_the_head_counts_as_a_linear_map_when_its_loss_is_fused_with_it():
+    watch = Watch(backend.get("numpy"), Clock())
+    watch("linear_cross_entropy", "backward", (np.empty((2, 3, 4)), np.empty((7, 4)), None))
+    assert watch.products == {(1, 6, 4, 7): 1, (1, 6, 7, 4): 1, (1, 7, 6, 4): 1}
 
 
 def test_every_operation_with_products_exists():
