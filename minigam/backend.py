@@ -116,7 +116,9 @@ def choose(name: str) -> tuple[str, str]:
     try:
         cupy = get("cupy")
     except BackendUnavailable as e:
-        return "numpy", str(e).split(";")[0]
+        if isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == "cupy":
+            return "numpy", "CuPy is not installed"  # the ordinary case, and no fault
+        return "numpy", str(e).split(";")[0].removeprefix("backend 'cupy': ")
     gpu = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     return "cupy", f"{gpu} answers"
 

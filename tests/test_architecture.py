@@ -23,7 +23,7 @@ FLOORS = [
     {"interop", "corpus"},
     {"training", "mqar", "prepare"},
     {"run"},
-    {"session"},
+    {"session", "profile"},
     {"cli", "__init__"},
     {"generate", "evaluate", "data"},
     {"train", "gradcheck.arguments", "__main__"},
