@@ -192,7 +192,7 @@ def track_memory(xp: ModuleType):
 
 
 def tiles(n: int, width: int = 1) -> list[slice]:
-    """Return slices of 0 .. n-1, each of so many rows of `width` numbers as a processor's cache holds well."""
+    """Return slices of 0 .. n-1, each of as many rows of `width` numbers as a cache holds well."""
     step = max(1, TILE // width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 

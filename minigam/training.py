@@ -64,7 +64,7 @@ NUMBERS = 4_000_000  # of the widest array of a part, (rows, T, 4C): it keeps th
 
 
 def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):
-    """Yield the loss of each part of the batch and its share of the targets, leaving out parts without any."""
+    """Yield the loss of each part of the batch that has targets, and its share of them all."""
     B, T = np.shape(targets)
     total, stream = count_targets(targets), model.dropout_stream
     if total == 0:

@@ -14,11 +14,12 @@ import numpy as np
 
 FUNCTIONS = (
     "abs", "arange", "ascontiguousarray", "concatenate", "copysign", "exp", "isfinite", "log", "log1p",
-    "maximum", "minimum", "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "where", "zeros",
-    "zeros_like",
+    "maximum", "minimum", "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "vdot", "where",
+    "zeros", "zeros_like",
 )  # fmt: skip
 METHODS = (
     "all", "any", "argmax", "astype", "copy", "max", "min", "reshape", "sum", "swapaxes", "take", "transpose",
+    "view",
 )  # fmt: skip
 PROPERTIES = ("dtype", "nbytes", "ndim", "shape", "size")
 
@@ -102,7 +103,7 @@ for _name in PROPERTIES:
     setattr(DeviceArray, _name, property(operator.attrgetter(f"_host.{_name}")))
 for _name in METHODS:
     setattr(DeviceArray, _name, _on_device(getattr(np.ndarray, _name), _name))
-for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "and", "or"):
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "and", "or", "xor", "rshift"):
     _function = getattr(operator, f"__{_name}__")
     setattr(DeviceArray, f"__{_name}__", _operator(_function, _name))
     setattr(DeviceArray, f"__r{_name}__", _operator(_function, _name, reflected=True))

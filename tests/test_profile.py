@@ -72,9 +72,9 @@ def test_time_is_charged_to_who_takes_it(corpus, monkeypatch):
     slow(monkeypatch, clock, ops.layer_norm, forward=0.5, backward=0.25)
     update, batch_of = optim.AdamW.step, profile.batch_of
 
-    def slow_update(optimizer):
+    def slow_update(optimizer, *clip):
         clock.now += 11.0
-        update(optimizer)
+        return update(optimizer, *clip)
 
     def slow_batch(*args):
         clock.now += 3.0
@@ -246,7 +246,7 @@ def test_a_model_that_is_no_number_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
-    def interrupt(optimizer):
+    def interrupt(optimizer, *clip):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)

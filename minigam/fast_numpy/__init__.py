@@ -5,4 +5,6 @@ that fewer large arrays are asked for; sums as products with ones, which BLAS do
 what backward reads. Python stays single-threaded: BLAS uses the cores.
 """
 
-from minigam.fast_numpy import general, mixers, scan  # noqa: F401  importing registers the rules
+import minigam.fast_numpy.general
+import minigam.fast_numpy.mixers
+import minigam.fast_numpy.scan  # noqa: F401  importing registers the rules

@@ -190,6 +190,8 @@ ROWS = 1024  # of logits that exist at a time
 def linear_cross_entropy(xp, x, weight, targets):
     """The logits of a few rows at a time, each with its gradient at once: y is a mean, so its own
     cotangent is a number, and scales what is there. Keeps dx and dweight."""
+    if targets.shape != x.shape[:-1] or x.shape[-1:] != weight.shape[1:]:
+        return ops.linear_cross_entropy.rule(xp, x, weight, targets)  # which says what is wrong
     x_, t, total = rows(x), targets.reshape(-1), (targets >= 0).sum()
     dx, dweight, loss = np.empty(x_.shape, x.dtype), np.zeros(weight.shape, x.dtype), 0.0
     logits = np.empty((min(ROWS, len(x_)), len(weight)), x.dtype)
