@@ -18,7 +18,8 @@ PROG = "minigam.train"
 PRESETS: dict[str, dict] = {
     "small": {
         "block_size": 128, "d_model": 128, "n_layers": 4, "n_slots": 64, "kernel_size": 4, "dropout": 0.0,
-        "batch_size": 16, "steps": 500, "lr": 3e-3, "warmup_steps": 50, "eval_every": 50,
+        "position_std": 0.02,
+        "batch_size": 16, "steps": 300, "lr": 3e-3, "warmup_steps": 50, "eval_every": 50,
     },
     "published": {},
 }  # fmt: skip
