@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 from minigam import backend
 from minigam.config import InputError
@@ -91,6 +92,15 @@ def require_at_least(args: argparse.Namespace, **least: float) -> None:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not value >= bound:  # so that nan is refused too
                 raise InputError(f"--{name.replace('_', '-')} is {value}, wanted at least {bound}")
+
+
+def require_folder(out: Path | None) -> None:
+    """Raise InputError now, not after an hour, for an --out that cannot hold results."""
+    if out is None:
+        return
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"--out {out}: {nearest} is no folder that can be written to; choose another")
 
 
 def choose_backend(name: str) -> str:

@@ -127,9 +127,9 @@ def table2(
     found: dict[str, dict[int, dict]] = {m: {} for m in models}
     for T, m in bar:
         bar.set_postfix_str(f"{LABELS[m]} T {T}")
-        foreseen = _foreseen(found[m], T)
-        if foreseen > limit_gib * 1024:
-            found[m][T] = LEFT_OUT | {"foreseen_mib": foreseen if math.isfinite(foreseen) else None}
+        expected = foreseen(found[m], T)
+        if expected > limit_gib * 1024:
+            found[m][T] = left_out(expected)
         else:
             found[m][T] = cells.get(
                 f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats, seed)
@@ -146,7 +146,7 @@ def table2(
     report.write(out, "table2", content, measured, markdown, figure)
 
 
-def _foreseen(found: dict[int, dict], T: int) -> float:
+def foreseen(found: dict[int, dict], T: int) -> float:
     """Return the peak memory in MiB that length T will take, from the growth between the two before."""
     known = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
     if len(known) < len(found):
@@ -155,6 +155,11 @@ def _foreseen(found: dict[int, dict], T: int) -> float:
         return 0.0
     (t1, m1), (t2, m2) = known[-2:]
     return m2 * (T / t2) ** (math.log(m2 / m1) / math.log(t2 / t1))
+
+
+def left_out(expected: float) -> dict:
+    """Return the cell of a length that was not measured, because it would take `expected` MiB."""
+    return LEFT_OUT | {"foreseen_mib": expected if math.isfinite(expected) else None}
 
 
 def fits_of(found: dict[int, dict]) -> dict[str, float]:
