@@ -142,7 +142,7 @@ def libraries() -> dict[str, str]:
 
     blas = {
         f"{p['internal_api']} {p['version']} for {p.get('architecture', 'any processor')}, "
-        f"{p['num_threads']} threads"
+        f"threads {p['num_threads']}"
         for p in threadpool_info()
         if p["user_api"] == "blas"
     }
@@ -162,7 +162,7 @@ def _torch() -> str:
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
     processor = torch.backends.cpu.get_cpu_capability()
     return (
-        f"{torch.__version__}, {torch.get_num_threads()} threads, "
+        f"{torch.__version__}, threads {torch.get_num_threads()}, "
         f"BLAS {blas[1] if blas else 'unknown'}, {processor}"
     )
 
