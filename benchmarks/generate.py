@@ -176,9 +176,10 @@ def _markdown(content: dict, pairs: int) -> str:
     text = (
         f"generate: one text continued, batch 1, float32, V {c['vocab_size']}, C {c['d_model']}, "
         f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement a process of "
-        f"its own. Position: tokens after a prompt of T. Time is over the {period_of(c['block_size'])} tokens "
-        "around it, in which the window moves once: the median of a token, and the mean, which counts that "
-        f"move. Ratios to position {first}: median (least to most).\n\n"
+        "its own. Position: tokens after a prompt of T. "
+        f"Time is over the {period_of(c['block_size'])} tokens around it, in which the window moves once: the "
+        "median of a token, and the mean, which counts that move. "
+        f"Ratios to position {first}: median (least to most).\n\n"
     )
     heads = [
         "",

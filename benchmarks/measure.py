@@ -7,10 +7,12 @@ what slows the machine for minutes falls out of them.
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -40,7 +42,7 @@ def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
     """Be the command `prog`; or, started by `fresh`, one measurement: do the work, print what it gave."""
     if sys.argv[1:2] == ["worker"]:
         result = work(**json.loads(sys.argv[2]))
-        print(json.dumps(result | {"peak_mib": peak_bytes() / MIB, "libraries": libraries()}))
+        print(json.dumps({"peak_mib": peak_bytes() / MIB, "libraries": libraries()} | result))
         return
 
     def guarded() -> int:
@@ -55,7 +57,7 @@ def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
 
 def fresh(module: str, name: str, job: dict, environment: dict[str, str] | None = None) -> dict:
     """Run one measurement in a process of its own and return what its work returned, with "peak_mib"
-    (MiB, of the whole process) and "libraries" (what computed there).
+    (of the whole process, unless the work gave its own) and "libraries" (what computed there).
 
     module      : whose `work` is called with `job` (its arguments)
     name        : what to call it in an error
@@ -136,8 +138,17 @@ def _status(field: str) -> int | None:
 
 def libraries() -> dict[str, str]:
     """Return what computes in this process, as it is loaded and set here: BLAS, NumPy, PyTorch, autograd."""
-    from importlib.metadata import version
+    found = {"blas": _blas(), "numpy": version("numpy")}
+    if "torch" in sys.modules:
+        found["torch"] = _torch()
+    if "autograd" in sys.modules:
+        found["autograd"] = version("autograd")
+    return found
 
+
+def _blas() -> str:
+    if find_spec("threadpoolctl") is None:  # only where a GPU computes; the others require it
+        return "unknown without threadpoolctl"
     from threadpoolctl import threadpool_info
 
     blas = {
@@ -146,17 +157,10 @@ def libraries() -> dict[str, str]:
         for p in threadpool_info()
         if p["user_api"] == "blas"
     }
-    found = {"blas": " and ".join(sorted(blas)) or "unknown to threadpoolctl", "numpy": version("numpy")}
-    if "torch" in sys.modules:
-        found["torch"] = _torch()
-    if "autograd" in sys.modules:
-        found["autograd"] = version("autograd")
-    return found
+    return " and ".join(sorted(blas)) or "unknown to threadpoolctl"
 
 
 def _torch() -> str:
-    import re
-
     import torch
 
     blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())

@@ -32,9 +32,9 @@ CONFIGS = {
     "mamba": MambaConfig(**NARROW),
 }
 LINES = {  # label: library, model
-    "GAM": ("minigam", "gam"),
-    "Transformer": ("minigam", "transformer"),
-    "Mamba": ("minigam", "mamba"),
+    "minigam GAM": ("minigam", "gam"),
+    "minigam Transformer": ("minigam", "transformer"),
+    "minigam Mamba": ("minigam", "mamba"),
     "PyTorch GAM": ("torch", "gam"),
     "PyTorch Transformer": ("torch", "transformer"),
 }

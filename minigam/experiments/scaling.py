@@ -35,7 +35,8 @@ WARM_UP = 3  # steps that do not count: the first wake threads and touch new mem
 LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
-def _config(model_type: str, scale: dict, T: int) -> ModelConfig:
+def block_config(model_type: str, scale: dict, T: int) -> ModelConfig:
+    """Return the configuration of the one block that a scale measures, for T tokens."""
     numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[model_type]
     return MODELS[model_type].Config(block_size=T, **numbers)
 
@@ -44,7 +45,7 @@ class Block:
     """One block of a model and an input of T random tokens; `step` runs it forward and backward."""
 
     def __init__(self, model_type: str, scale: dict, T: int, backend: str, seed: int = 0):
-        config, rng = _config(model_type, scale, T), np.random.default_rng(seed)
+        config, rng = block_config(model_type, scale, T), np.random.default_rng(seed)
         self.block = MODELS[model_type].Block(config, DropoutStream(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
@@ -117,7 +118,7 @@ def table2(
     settings = {
         "scale": scale,
         "batch": numbers["batch"],
-        "models": {m: _config(m, numbers, 1).to_dict() for m in LABELS},
+        "models": {m: block_config(m, numbers, 1).to_dict() for m in LABELS},
         "repeats": repeats,
         "seed": seed,
     }
