@@ -177,7 +177,7 @@ def _markdown(content: dict, pairs: int) -> str:
         f"generate: one text continued, batch 1, float32, V {c['vocab_size']}, C {c['d_model']}, "
         f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement a process of "
         "its own. Position: tokens after a prompt of T. "
-        f"Time is over the {period_of(c['block_size'])} tokens around it, in which the window moves once: the "
+        f"Time: over the {period_of(c['block_size'])} tokens around it, in which the window moves once: the "
         "median of a token, and the mean, which counts that move. "
         f"Ratios to position {first}: median (least to most).\n\n"
     )
