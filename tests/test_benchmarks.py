@@ -193,6 +193,8 @@ def test_windows_hold_one_move_of_the_stream_each(monkeypatch):
         w = generate.window(p, generate.period_of(6))
         assert w.start <= p <= w.stop
         assert sum(w.start <= m < w.stop for m in moved) == 1, p
+    assert generate.window(1000, 128) == slice(936, 1064)
+    assert generate.window(10, 128) == slice(0, 128)
     assert generate.positions(10_000) == [100, 1000, 10_000]
     assert generate.positions(250) == [100, 250]
     assert generate.positions(7) == [7]
@@ -312,8 +314,7 @@ def test_scaling_writes_exponents_and_leaves_out_what_does_not_fit(no_workers, t
 
 
 def test_generation_is_reported_along_the_text(no_workers, tmp_path):
-    flags = "--tokens 7 --peer-tokens 9 --models mamba --pairs 2 --out".split()
-    flags.append(str(tmp_path))
+    flags = ["--tokens=7", "--peer-tokens=9", "--models=mamba", "--pairs=2", f"--out={tmp_path}"]
     assert generate.main(flags) == 0
     content = json.loads((tmp_path / "generate.json").read_text())
     assert list(content["summary"]) == ["GAM", "Mamba", generate.TORCH]

@@ -30,13 +30,14 @@ def test_the_gpus_measurements_run_on_a_processor_too(competitor):
 
 def test_memory_that_ran_out_is_a_result_of_table_2(monkeypatch):
     def full(block):
-        if block.x.shape[1] > 4:
+        if block.x.shape[1] == 8:
             raise MemoryError
 
     monkeypatch.setattr(gpu.Block, "step", full)
     scale = {"batch": 2, "d_model": 8, "gam": {"n_slots": 4}}
     blocks = gpu.work("table2", gpu.MINIGAM, "float32", "cpu", 1, scale=scale, lengths=[4, 8, 16])["lengths"]
-    assert blocks["4"] is not None and blocks["8"] is None and blocks["16"] is None
+    assert blocks["4"] is not None
+    assert blocks["8"] is None and blocks["16"] is None  # what is longer is not tried
 
 
 def test_a_rival_that_fails_on_the_gpu_is_left_out_and_named(monkeypatch):
