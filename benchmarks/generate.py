@@ -17,12 +17,13 @@ from benchmarks import environment, measure
 from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
 from minigam.config import ModelConfig
 from minigam.experiments import report
+from minigam.experiments.scaling import LABELS
 from minigam.run import MODELS
 from minigam.viz import STYLES
 
 PROG = "benchmarks.generate"
 CONFIGS = {"gam": GAMConfig(), "transformer": TransformerConfig(), "mamba": MambaConfig()}
-LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
+OWN = {m: f"minigam {label}" for m, label in LABELS.items()}
 TORCH = "PyTorch GAM, the window again for every token"
 FIRST = 100  # the position that others are compared with
 
@@ -124,7 +125,7 @@ def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: P
         arguments = {"kind": kind, "model_type": m, "model": CONFIGS[m].to_dict(), "tokens": n}
         return partial(measure.fresh, PROG, label, arguments)
 
-    competitors = {LABELS[m]: job(LABELS[m], "minigam", m, tokens) for m in models}
+    competitors = {OWN[m]: job(OWN[m], "minigam", m, tokens) for m in models}
     competitors[TORCH] = job(TORCH, "torch", "gam", peer_tokens)
     rounds = measure.rounds(competitors, pairs, "continuing a text")
     measured = report.provenance("numpy")
@@ -132,10 +133,10 @@ def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: P
         "environment": where,
         "measured": measured,
         "tokens": tokens,
-        "models": {LABELS[m]: CONFIGS[m].to_dict() for m in models},
+        "models": {OWN[m]: CONFIGS[m].to_dict() for m in models},
         "summary": {name: along(rounds, name) for name in competitors},
         "speedup": measure.spread(
-            [_mean(r[TORCH], peer_tokens) / _mean(r[LABELS["gam"]], tokens) for r in rounds]
+            [_mean(r[TORCH], peer_tokens) / _mean(r[OWN["gam"]], tokens) for r in rounds]
         ),
         "rounds": rounds,
     }
@@ -172,7 +173,7 @@ def along(rounds: list[dict[str, dict]], name: str) -> dict[str, dict]:
 
 
 def _markdown(content: dict, pairs: int) -> str:
-    c, first = content["models"][LABELS["gam"]], next(iter(content["summary"][LABELS["gam"]]))
+    c, first = content["models"][OWN["gam"]], next(iter(content["summary"][OWN["gam"]]))
     text = (
         f"generate: one text continued, batch 1, float32, V {c['vocab_size']}, C {c['d_model']}, "
         f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement a process of "

@@ -18,7 +18,7 @@ from benchmarks import environment, measure
 from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
 from minigam.config import ModelConfig
 from minigam.experiments import paper, report
-from minigam.experiments.scaling import fits_of, foreseen, left_out
+from minigam.experiments.scaling import LABELS, fits_of, foreseen, left_out
 from minigam.optim import AdamW
 from minigam.run import MODELS
 from minigam.training import train_step
@@ -31,13 +31,8 @@ CONFIGS = {
     "transformer": TransformerConfig(**NARROW, n_heads=4),
     "mamba": MambaConfig(**NARROW),
 }
-LINES = {  # label: library, model
-    "minigam GAM": ("minigam", "gam"),
-    "minigam Transformer": ("minigam", "transformer"),
-    "minigam Mamba": ("minigam", "mamba"),
-    "PyTorch GAM": ("torch", "gam"),
-    "PyTorch Transformer": ("torch", "transformer"),
-}
+LINES = {f"minigam {label}": ("minigam", m) for m, label in LABELS.items()}  # label: library, model
+LINES |= {f"PyTorch {LABELS[m]}": ("torch", m) for m in ("gam", "transformer")}
 WARM_UP = 1
 WIDE, WIDE_LENGTH = "GAM, published width", 8192
 
@@ -174,10 +169,10 @@ def growth(cells: dict[int, dict]) -> list[float]:
 
 def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
     lengths = list(next(iter(cells.values())))
-    width = ", ".join(f"{k} {NARROW[k]}" for k in ("d_model", "n_layers", "vocab_size"))
     text = (
-        f"scaling: one training step, batch 1, float32, {width}, no dropout; medians of "
-        f"{content['pairs']} rounds, every measurement a process of its own.\n"
+        f"scaling: one training step, batch 1, float32, V {NARROW['vocab_size']}, C {NARROW['d_model']}, "
+        f"L {NARROW['n_layers']}, no dropout; medians of {content['pairs']} rounds, "
+        "every measurement a process of its own.\n"
     )
     for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
         body = []

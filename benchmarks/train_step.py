@@ -189,8 +189,9 @@ def _measure(name: str, size: Size, pairs: int, steps: int) -> dict:
 def _markdown(where: str, found: dict[str, dict], pairs: int) -> str:
     text = (
         f"{where}\n\ntrain_step: one training step of GAM, float32; every measurement a process of its own, "
+        f"{pairs} rounds in alternation. A ratio is taken within a round: median (least to most). "
+        "Memory is the peak of the whole process, its libraries included.\n"
     )
-    text += f"{pairs} rounds in alternation. A ratio is taken within a round: median (least to most).\n"
     for name, result in found.items():
         m, summary = result["model"], result["summary"]
         text += (

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_parity import assert_close, official_gradients
 
 from benchmarks import environment, floor, generate, gpu, measure, scaling, train_step
 from minigam import GAM, GAMConfig, Transformer, TransformerConfig, interop, training
+from minigam.experiments import report
 from minigam.lm import Stream
 from minigam.optim import AdamW
 
@@ -258,6 +260,14 @@ def test_a_worker_that_fails_is_one_line_with_its_name(capsys):
 # ------------------------------------------------------------------------------------ commands
 
 
+def test_a_result_names_the_command_that_made_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/x.py", "--out", "a folder"])
+    for module, name in (("benchmarks.x", "benchmarks.x"), ("minigam.x.__main__", "minigam.x")):
+        running = SimpleNamespace(__spec__=SimpleNamespace(name=module))
+        monkeypatch.setitem(sys.modules, "__main__", running)
+        assert report.command() == f"python -m {name} --out 'a folder'"
+
+
 @needs_all
 def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
     toy = train_step.Size(TINY, batch=4, warm_up=1, steps=2, autograd=True)
@@ -317,7 +327,7 @@ def test_generation_is_reported_along_the_text(no_workers, tmp_path):
     flags = ["--tokens=7", "--peer-tokens=9", "--models=mamba", "--pairs=2", f"--out={tmp_path}"]
     assert generate.main(flags) == 0
     content = json.loads((tmp_path / "generate.json").read_text())
-    assert list(content["summary"]) == ["GAM", "Mamba", generate.TORCH]
+    assert list(content["summary"]) == ["minigam GAM", "minigam Mamba", generate.TORCH]
     assert content["speedup"] == {"median": 1.0, "least": 1.0, "most": 1.0}
     text = (tmp_path / "generate.md").read_text()
     assert text.count(" 1000 |") == 3  # tokens a second, all three
