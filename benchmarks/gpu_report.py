@@ -90,7 +90,7 @@ def plot(found: dict):
     """Return a figure: bars of a step's time by precision, and table 2 against the length."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(found), 4), layout="constrained")
+    figure = Figure(figsize=(2.0 + 5.0 * len(found), 4), layout="constrained")
     axes = dict(zip(found, np.atleast_1d(figure.subplots(1, len(found)))))
     if "step" in found:
         _bars(axes["step"], found["step"])
@@ -133,4 +133,4 @@ def _curves(axes, lines: dict[str, dict[int, dict]]) -> None:
     axes.set_xlabel("T, tokens")
     axes.set_ylabel("one block, forward and backward (ms)")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # nine lines
