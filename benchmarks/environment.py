@@ -1,6 +1,7 @@
 """Print what computes here: BLAS and its threads, NumPy, PyTorch, processor, commit."""
 
 from benchmarks import measure
+from minigam import cli
 from minigam.experiments import report
 
 PROG = "benchmarks.environment"
@@ -26,7 +27,8 @@ def line() -> str:
     )
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    cli.Parser(prog=f"python -m {PROG}", description=__doc__).parse_args(argv)
     measure.require("torch", "threadpoolctl")
     print(line())
     return 0

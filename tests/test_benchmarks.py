@@ -342,11 +342,10 @@ def test_a_text_is_continued_and_timed(kind):
         assert cell["median"] > 0.0 and cell["mean"] > 0.0 and cell["held_mib"] > 1.0
 
 
-@pytest.mark.parametrize("library", ["minigam", pytest.param("torch", marks=needs_torch)])
-@pytest.mark.parametrize("model_type", ["gam", "transformer", "mamba"])
+@pytest.mark.parametrize(("library", "model_type"), scaling.LINES.values(), ids=scaling.LINES)
 def test_a_step_of_any_length_is_measured(library, model_type):
-    if (library, model_type) == ("torch", "mamba"):
-        return
+    if library == "torch":
+        pytest.importorskip("torch", reason="measures PyTorch")
     config = scaling.CONFIGS[model_type].to_dict() | {"d_model": 8, "n_layers": 1, "vocab_size": 9}
     result = scaling.work(library, model_type, config, length=12, steps=2)
     assert len(result["times"]) == 2 and result["before_mib"] > 1.0
@@ -377,7 +376,8 @@ def test_numbers_are_refused(command, flags, wanted, capsys):
     assert_refused(command.main, flags, capsys, wanted)
 
 
-@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu])
+@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu, environment])
 def test_a_rival_that_is_not_installed_is_one_line(command, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "find_spec", lambda name: None)
-    assert_refused(command.main, [f"--out={tmp_path}"], capsys, "torch is not installed", ".[bench]")
+    flags = [] if command is environment else [f"--out={tmp_path}"]
+    assert_refused(command.main, flags, capsys, "torch is not installed", ".[bench]")
