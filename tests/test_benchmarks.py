@@ -1,6 +1,7 @@
 """The benchmarks: rivals do the same work, workers report themselves, ratios are those of one round."""
 
 import json
+import mmap
 import sys
 from types import SimpleNamespace
 
@@ -236,10 +237,11 @@ def test_a_workers_memory_is_its_own():
 
 
 def test_peak_and_present_memory_are_of_this_process():
-    before = measure.held_bytes()
-    ballast = np.ones(200 * measure.MIB, dtype=np.uint8)
-    assert measure.held_bytes() - before > 150 * measure.MIB or sys.platform != "linux"
-    assert measure.peak_bytes() >= ballast.nbytes
+    before, size = measure.held_bytes(), 200 * measure.MIB
+    with mmap.mmap(-1, size) as ballast:  # from the system: malloc may have as much left over
+        ballast.write(bytes(size))
+        assert measure.held_bytes() - before > size * 3 // 4 or sys.platform != "linux"
+    assert measure.peak_bytes() >= size
 
 
 def test_a_worker_that_fails_is_one_line_with_its_name(capsys):
