@@ -6,7 +6,7 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint gradcheck notebooks clean
+.PHONY: help train test lint gradcheck bench notebooks clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,6 +23,11 @@ lint: $(VENV)/test  ## check the style with ruff
 
 gradcheck: $(VENV)/core  ## check every gradient by finite differences, print the table
 	$(BIN)/python -m minigam.gradcheck
+
+bench: $(VENV)/bench  ## compare speed and memory with PyTorch, on the processor: about an hour
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.generate
 
 notebooks: $(VENV)/notebooks  ## execute the notebooks in place
 	@set -- notebooks/*.ipynb; \
@@ -46,6 +51,11 @@ $(VENV)/core: $(VENV)/bin/python pyproject.toml requirements.lock
 $(VENV)/test: $(VENV)/core
 	@echo "installing what the tests need"
 	@$(INSTALL) --editable '.[test,lint,data]'
+	@touch $@
+
+$(VENV)/bench: $(VENV)/core
+	@echo "installing PyTorch and the other rivals"
+	@$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/notebooks: $(VENV)/core

@@ -103,6 +103,15 @@ def require_at_least(args: argparse.Namespace, **least: float) -> None:
                 raise InputError(f"--{name.replace('_', '-')} is {value}, wanted at least {bound}")
 
 
+def require_folder(out: Path | None) -> None:
+    """Raise InputError now, not after an hour, for an --out that cannot hold results."""
+    if out is None:
+        return
+    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise InputError(f"--out {out}: {nearest} is no folder that can be written to; choose another")
+
+
 def choose_backend(name: str) -> str:
     """Resolve --backend, with one line on stderr that says what was chosen and why."""
     chosen, why = backend.choose(name)

@@ -93,7 +93,11 @@ def comparison_plot(
     return figure
 
 
-def scaling_plot(found: dict[str, dict[int, dict]], fits: dict[str, dict]) -> "Figure":
+def scaling_plot(
+    found: dict[str, dict[int, dict]],
+    fits: dict[str, dict],
+    title: str = "one block, forward and backward",
+) -> "Figure":
     """Plot time and peak memory against the length, on logarithmic axes.
 
     found : for each label and length T "time_ms" and "peak_mib", None where it was too long
@@ -115,7 +119,7 @@ def scaling_plot(found: dict[str, dict[int, dict]], fits: dict[str, dict]) -> "F
         axes.set_xticks(lengths, [str(T) for T in lengths])
         axes.set_xlabel("T, tokens")
         axes.set_ylabel(unit)
-        axes.set_title("one block, forward and backward", fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)

@@ -36,6 +36,10 @@ FLOORS = [
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(ROOT.rglob("*.py"))
+BENCHMARKS = sorted((PROJECT / "benchmarks").glob("*.py"))
+every_file = pytest.mark.parametrize(
+    "path", [*ROOMS, *BENCHMARKS], ids=lambda path: str(path.relative_to(PROJECT))
+)
 
 
 def name_of(path: Path) -> str:
@@ -47,9 +51,11 @@ def imported_rooms(path: Path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (a.name.partition(".")[2] for a in node.names if a.name.startswith("minigam"))
+            assert not [a.name for a in node.names if a.name.startswith("benchmarks")], path.name
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             top, _, room = (node.module or "").partition(".")
+            assert top != "benchmarks", path.name  # they measure minigam, which knows nothing of them
             if top == "minigam":
                 yield from ([room] if room else [a.name for a in node.names])
 
@@ -63,7 +69,7 @@ def test_imports_point_down(path):
         assert FLOOR[imported] < FLOOR[room], f"{room} imports {imported}"
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
+@every_file
 def test_files_can_be_read_in_one_sitting(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
 
@@ -100,13 +106,13 @@ def test_public_names():
     assert minigam.gradcheck is not sys.modules["minigam.gradcheck"]  # the function, not the room
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
+@every_file
 def test_no_code_is_loaded_from_data(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\bpickle\b|allow_pickle=True|\beval\(\"|\bexec\(|shell=True", text)
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=name_of)
+@every_file
 def test_public_functions_are_documented(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "the file says what it is"

@@ -31,7 +31,8 @@ def test_the_table_and_the_sample_were_printed_by_the_run():
 
 def test_tables_of_results_are_the_stored_ones():
     stored = "".join(p.read_text(encoding="utf-8") for p in RESULT.parent.rglob("*.md"))
-    named = r"\| (GAM|Transformer|Mamba|trigram|bigram|unigram|floor|full|global|local|sum)\b"
+    named = r"\| (GAM|Transformer|Mamba|trigram|bigram|unigram|floor|full|global|local|sum"
+    named += r"|minigam|PyTorch|HIPS autograd|matrix products)\b"
     quoted = [line for line in README.splitlines() if re.match(named, line)]
     assert len(quoted) > 15
     for line in quoted:
@@ -89,6 +90,8 @@ def test_commands_and_make_targets_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for command in re.findall(r"python -m minigam\.(\w+)", text):
         assert command in listing.COMMANDS
+    for command in re.findall(r"python -m benchmarks\.(\w+)", text):
+        assert (ROOT / "benchmarks" / f"{command}.py").exists(), command
     makefile = (ROOT / "Makefile").read_text()
     for targets in re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", text, flags=re.MULTILINE):
         for target in targets.split():

@@ -210,9 +210,9 @@ def test_the_paper_is_quoted_where_it_has_a_number_and_not_elsewhere():
 
 def test_the_memory_foreseen_grows_as_it_did():
     found = {8: {"peak_mib": 1.0}, 16: {"peak_mib": 4.0}}
-    assert scaling._foreseen(found, 64) == pytest.approx(64.0)
-    assert scaling._foreseen({}, 64) == 0.0
-    assert scaling._foreseen(found | {32: {"peak_mib": None}}, 64) == math.inf
+    assert scaling.foreseen(found, 64) == pytest.approx(64.0)
+    assert scaling.foreseen({}, 64) == 0.0
+    assert scaling.foreseen(found | {32: {"peak_mib": None}}, 64) == math.inf
 
 
 def test_a_block_runs_forward_and_backward():

@@ -1,11 +1,10 @@
 """Rerun the paper's experiments: three tables, recall against distance, and the measured reach."""
 
-import os
 import sys
 from pathlib import Path
 
 from minigam import cli
-from minigam.config import POCKETSTORIES, DataConfig, InputError
+from minigam.config import POCKETSTORIES, DataConfig
 from minigam.corpus import find_prepared
 from minigam.experiments import comparison, paper, reach, recall, scaling
 from minigam.experiments.training import Interrupted
@@ -72,7 +71,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    _require_folder(args.out)
+    cli.require_folder(args.out)
     least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0, "seeds": 0, "lengths": 1, "memory": 0.0}
     cli.require_at_least(args, **{name: low for name, low in least.items() if hasattr(args, name)})
     backend = cli.choose_backend(args.backend)
@@ -86,15 +85,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROG}: {e}; leave this model out with --models, or take other --seeds", file=sys.stderr)
         return 1
     return 0
-
-
-def _require_folder(out: Path | None) -> None:
-    """Raise InputError now, not after an hour, for an --out that cannot hold results."""
-    if out is None:
-        return
-    nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise InputError(f"--out {out}: {nearest} is no folder that can be written to; choose another")
 
 
 def _run(args, backend: str) -> None:

@@ -87,7 +87,9 @@ def commit() -> str | None:
 
 def command() -> str:
     """Return the command line that is running."""
-    return shlex.join(["python", "-m", "minigam.experiments", *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec is not None else [sys.argv[0]]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 def provenance(backend_name: str) -> dict:

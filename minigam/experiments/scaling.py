@@ -35,7 +35,8 @@ WARM_UP = 3  # steps that do not count: the first wake threads and touch new mem
 LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
-def _config(model_type: str, scale: dict, T: int) -> ModelConfig:
+def block_config(model_type: str, scale: dict, T: int) -> ModelConfig:
+    """Return the configuration of the one block that a scale measures, for T tokens."""
     numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[model_type]
     return MODELS[model_type].Config(block_size=T, **numbers)
 
@@ -44,7 +45,7 @@ class Block:
     """One block of a model and an input of T random tokens; `step` runs it forward and backward."""
 
     def __init__(self, model_type: str, scale: dict, T: int, backend: str, seed: int = 0):
-        config, rng = _config(model_type, scale, T), np.random.default_rng(seed)
+        config, rng = block_config(model_type, scale, T), np.random.default_rng(seed)
         self.block = MODELS[model_type].Block(config, DropoutStream(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
@@ -117,7 +118,7 @@ def table2(
     settings = {
         "scale": scale,
         "batch": numbers["batch"],
-        "models": {m: _config(m, numbers, 1).to_dict() for m in LABELS},
+        "models": {m: block_config(m, numbers, 1).to_dict() for m in LABELS},
         "repeats": repeats,
         "seed": seed,
     }
@@ -127,9 +128,9 @@ def table2(
     found: dict[str, dict[int, dict]] = {m: {} for m in models}
     for T, m in bar:
         bar.set_postfix_str(f"{LABELS[m]} T {T}")
-        foreseen = _foreseen(found[m], T)
-        if foreseen > limit_gib * 1024:
-            found[m][T] = LEFT_OUT | {"foreseen_mib": foreseen if math.isfinite(foreseen) else None}
+        expected = foreseen(found[m], T)
+        if expected > limit_gib * 1024:
+            found[m][T] = left_out(expected)
         else:
             found[m][T] = cells.get(
                 f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats, seed)
@@ -146,7 +147,7 @@ def table2(
     report.write(out, "table2", content, measured, markdown, figure)
 
 
-def _foreseen(found: dict[int, dict], T: int) -> float:
+def foreseen(found: dict[int, dict], T: int) -> float:
     """Return the peak memory in MiB that length T will take, from the growth between the two before."""
     known = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
     if len(known) < len(found):
@@ -155,6 +156,11 @@ def _foreseen(found: dict[int, dict], T: int) -> float:
         return 0.0
     (t1, m1), (t2, m2) = known[-2:]
     return m2 * (T / t2) ** (math.log(m2 / m1) / math.log(t2 / t1))
+
+
+def left_out(expected: float) -> dict:
+    """Return the cell of a length that was not measured, because it would take `expected` MiB."""
+    return LEFT_OUT | {"foreseen_mib": expected if math.isfinite(expected) else None}
 
 
 def fits_of(found: dict[int, dict]) -> dict[str, float]:

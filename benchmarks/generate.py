@@ -1,0 +1,241 @@
+"""Measure tokens a second, and memory, along a text of ten thousand generated tokens.
+
+minigam continues one text through `lm.Stream`; PyTorch eager reads a window of T tokens again for every
+new one, as the authors' code does. The prompt fills the window, so that from the first new token on
+every model is in its steady state: each T/2 tokens the window moves, and the text in it is read again.
+Around every position a window of T/2 tokens is timed, which holds exactly one such move.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+
+from benchmarks import environment, measure
+from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
+from minigam.config import ModelConfig
+from minigam.experiments import report
+from minigam.experiments.scaling import LABELS
+from minigam.run import MODELS
+from minigam.viz import STYLES
+
+PROG = "benchmarks.generate"
+CONFIGS = {"gam": GAMConfig(), "transformer": TransformerConfig(), "mamba": MambaConfig()}
+OWN = {m: f"minigam {label}" for m, label in LABELS.items()}
+TORCH = "PyTorch GAM, the window again for every token"
+FIRST = 100  # the position that others are compared with
+
+
+def positions(tokens: int) -> list[int]:
+    """Return 100, 1,000, ... and `tokens`, where the speed is read."""
+    powers = [FIRST * 10**i for i in range(len(str(tokens))) if FIRST * 10**i < tokens]
+    return [*powers, tokens]
+
+
+def period_of(block_size: int) -> int:
+    """Return how many tokens come between two moves of `lm.Stream`'s window."""
+    return max(1, block_size // 2)
+
+
+def window(position: int, period: int) -> slice:
+    """Return `period` tokens around a position, from the first one on where it is too near."""
+    start = max(0, position - period // 2)
+    return slice(start, start + period)
+
+
+# ------------------------------------------------------------------------------- in a worker
+
+
+def work(kind: str, model_type: str, model: dict, tokens: int) -> dict:
+    """Generate, and read time and memory around each position.
+
+    returns {"at": {position: {"median" and "mean" seconds of a token, "held_mib"}}}
+    """
+    config = MODELS[model_type].Config.from_dict(model)
+    wanted = {p: window(p, period_of(config.block_size)) for p in positions(tokens)}
+    prompt = np.random.default_rng(0).integers(config.vocab_size, size=(1, config.block_size))
+    text = {"minigam": _minigam, "torch": _torch}[kind](model_type, config, prompt)
+    next(text)  # reads the prompt, wakes threads
+    times, held = [], {}
+    for i in range(max(w.stop for w in wanted.values())):
+        began = time.perf_counter()
+        next(text)
+        times.append(time.perf_counter() - began)
+        held |= {p: measure.held_bytes() for p, w in wanted.items() if i == w.stop - 1}
+    at = {
+        str(p): {"median": median(times[w]), "mean": mean(times[w]), "held_mib": held[p] / measure.MIB}
+        for p, w in wanted.items()
+    }
+    return {"at": at}
+
+
+def _minigam(model_type: str, config: ModelConfig, prompt):
+    endless = 10**9
+    return MODELS[model_type](config).eval().continuation(prompt, endless)
+
+
+def _torch(model_type: str, config: ModelConfig, prompt):
+    import torch
+
+    from benchmarks.torch_models import LanguageModel
+
+    torch.manual_seed(0)
+    model, ids = LanguageModel(config).eval(), torch.tensor(prompt)
+    with torch.inference_mode():
+        while True:
+            logits = model(ids[:, -config.block_size :])[:, -1]
+            ids = torch.cat([ids, torch.multinomial(torch.softmax(logits, dim=-1), 1)], dim=1)
+            yield ids[:, -1]
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
+    p.add_argument("--tokens", type=int, default=10_000, help="the furthest position (default: 10000)")
+    p.add_argument("--peer-tokens", type=int, default=FIRST, metavar="N",
+                   help="tokens of PyTorch, each of which takes the same time (default: 100)")  # fmt: skip
+    p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
+    p.add_argument("--models", nargs="+", choices=CONFIGS, default=[*CONFIGS],
+                   help="of minigam, beside GAM (default: all three)")  # fmt: skip
+    p.add_argument("--out", type=Path, default=measure.RESULTS / "generate",
+                   help="folder of results (default: benchmarks/results/generate)")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cli.require_at_least(args, tokens=1, peer_tokens=1, pairs=1)
+    cli.require_folder(args.out)
+    measure.require("torch", "threadpoolctl")
+    models = [m for m in CONFIGS if m == "gam" or m in args.models]
+    compare(models, args.tokens, args.peer_tokens, args.pairs, args.out)
+    return 0
+
+
+def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: Path) -> None:
+    """Measure `pairs` rounds; write generate.json, .md and .png into `out`."""
+    where = environment.line()
+    print(where)
+
+    def job(label: str, kind: str, m: str, n: int):
+        arguments = {"kind": kind, "model_type": m, "model": CONFIGS[m].to_dict(), "tokens": n}
+        return partial(measure.fresh, PROG, label, arguments)
+
+    competitors = {OWN[m]: job(OWN[m], "minigam", m, tokens) for m in models}
+    competitors[TORCH] = job(TORCH, "torch", "gam", peer_tokens)
+    rounds = measure.rounds(competitors, pairs, "continuing a text")
+    measured = report.provenance("numpy")
+    content = {
+        "environment": where,
+        "measured": measured,
+        "tokens": tokens,
+        "models": {OWN[m]: CONFIGS[m].to_dict() for m in models},
+        "summary": {name: along(rounds, name) for name in competitors},
+        "speedup": measure.spread(
+            [_mean(r[TORCH], peer_tokens) / _mean(r[OWN["gam"]], tokens) for r in rounds]
+        ),
+        "rounds": rounds,
+    }
+    report.write(
+        out,
+        "generate",
+        content,
+        [{"measured": measured}],
+        f"{where}\n\n{_markdown(content, pairs)}",
+        plot(content["summary"]),
+    )
+
+
+def _mean(result: dict, position: int) -> float:
+    return result["at"][str(position)]["mean"]
+
+
+def along(rounds: list[dict[str, dict]], name: str) -> dict[str, dict]:
+    """Return for every position of one competitor medians over the rounds, in ms and MiB, and the paired
+    ratio of its time (median and mean of a token) to that at the first position."""
+    found = [results[name]["at"] for results in rounds]
+    first = next(iter(found[0]))
+    return {
+        p: {
+            "median_ms": 1e3 * median(at[p]["median"] for at in found),
+            "mean_ms": 1e3 * median(at[p]["mean"] for at in found),
+            "tokens_per_second": median(1.0 / at[p]["mean"] for at in found),
+            "held_mib": median(at[p]["held_mib"] for at in found),
+            "median_ratio": measure.spread([at[p]["median"] / at[first]["median"] for at in found]),
+            "mean_ratio": measure.spread([at[p]["mean"] / at[first]["mean"] for at in found]),
+        }
+        for p in found[0]
+    }
+
+
+def _markdown(content: dict, pairs: int) -> str:
+    c, first = content["models"][OWN["gam"]], next(iter(content["summary"][OWN["gam"]]))
+    text = (
+        f"generate: one text continued, batch 1, float32, V {c['vocab_size']}, C {c['d_model']}, "
+        f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement a process of "
+        "its own. Position: tokens after a prompt of T. "
+        f"Time: over the {period_of(c['block_size'])} tokens around it, in which the window moves once: the "
+        "median of a token, and the mean, which counts that move. "
+        f"Ratios to position {first}: median (least to most).\n\n"
+    )
+    heads = [
+        "",
+        "position",
+        "median (ms)",
+        "mean (ms)",
+        "tokens / s",
+        "held (MiB)",
+        "median ratio",
+        "mean ratio",
+    ]
+    body = [
+        [
+            name,
+            f"{int(p):,}",
+            f"{at['median_ms']:.2f}",
+            f"{at['mean_ms']:.2f}",
+            f"{at['tokens_per_second']:.0f}",
+            f"{at['held_mib']:.0f}",
+            measure.shown(at["median_ratio"]),
+            measure.shown(at["mean_ratio"]),
+        ]
+        for name, by_position in content["summary"].items()
+        for p, at in by_position.items()
+    ]
+    text += report.table(heads, body)
+    return text + (
+        f"\n{TORCH}: its time a token is {measure.shown(content['speedup'])} times that of minigam's GAM "
+        f"at position {content['tokens']:,}.\n"
+    )
+
+
+def plot(summary: dict[str, dict[str, dict]]):
+    """Return a figure: time of a token and memory held, against the position."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = zip(
+        figure.subplots(1, 2), (("mean_ms", "time of a token (ms)"), ("held_mib", "memory held (MiB)"))
+    )
+    for axes, (what, unit) in panels:
+        for (name, by_position), style in zip(summary.items(), STYLES, strict=False):
+            places = [int(p) for p in by_position]
+            axes.plot(places, [at[what] for at in by_position.values()], style, markersize=4, label=name)
+        axes.set_xscale("log")
+        if what == "mean_ms":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0.0)
+        axes.set_xlabel("position (tokens generated)")
+        axes.set_ylabel(unit)
+        axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    measure.run(main, work, PROG)

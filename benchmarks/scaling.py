@@ -1,0 +1,206 @@
+"""Measure one training step of one text against its length: time and peak memory, minigam and PyTorch.
+
+A row of T tokens, one row a step, every measurement a process of its own. Memory is what the process
+took at its peak above what it held before the model was made, so that its growth can be read.
+"""
+
+import argparse
+import math
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import environment, measure
+from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
+from minigam.config import ModelConfig
+from minigam.experiments import paper, report
+from minigam.experiments.scaling import LABELS, fits_of, foreseen, left_out
+from minigam.optim import AdamW
+from minigam.run import MODELS
+from minigam.training import train_step
+from minigam.viz import scaling_plot
+
+PROG = "benchmarks.scaling"
+NARROW = {"vocab_size": 2000, "d_model": 128, "n_layers": 2, "dropout": 0.0}
+CONFIGS = {
+    "gam": GAMConfig(**NARROW, n_slots=128),
+    "transformer": TransformerConfig(**NARROW, n_heads=4),
+    "mamba": MambaConfig(**NARROW),
+}
+LINES = {f"minigam {label}": ("minigam", m) for m, label in LABELS.items()}  # label: library, model
+LINES |= {f"PyTorch {LABELS[m]}": ("torch", m) for m in ("gam", "transformer")}
+WARM_UP = 1
+WIDE, WIDE_LENGTH = "GAM, published width", 8192
+
+
+# ------------------------------------------------------------------------------- in a worker
+
+
+def work(library: str, model_type: str, model: dict, length: int, steps: int) -> dict:
+    """Time training steps on one row; with "before_mib", the memory held before the model was made."""
+    config = MODELS[model_type].Config.from_dict(model | {"block_size": length})
+    make = {"minigam": _minigam, "torch": _torch}[library]
+    rng = np.random.default_rng(0)
+    ids, targets = (rng.integers(config.vocab_size, size=(1, length)) for _ in range(2))
+    before, step = make(model_type, config, ids, targets)
+    return measure.timed(step, WARM_UP, steps) | {"before_mib": before / measure.MIB}
+
+
+def _minigam(model_type: str, config: ModelConfig, ids, targets):
+    before = measure.held_bytes()
+    model = MODELS[model_type](config).train()
+    optimizer = AdamW(model.parameters())
+    return before, lambda: train_step(model, optimizer, ids, targets)
+
+
+def _torch(model_type: str, config: ModelConfig, ids, targets):
+    import torch
+
+    from benchmarks.torch_models import LanguageModel, Trainer
+
+    ids, targets = torch.tensor(ids), torch.tensor(targets)
+    before = measure.held_bytes()
+    trainer = Trainer(LanguageModel(config))
+    return before, lambda: trainer.step(ids, targets)
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
+    p.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS], help="(default: 256 to 8192)")
+    p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
+    p.add_argument("--steps", type=int, default=3, help="timed steps of every process (default: 3)")
+    p.add_argument("--memory", type=float, metavar="GIB",
+                   help="leave out what would take more (default: half of what is here)")  # fmt: skip
+    p.add_argument(
+        "--wide",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help=f"one step at the published width too, T {WIDE_LENGTH} (default: yes)",
+    )
+    p.add_argument("--out", type=Path, default=measure.RESULTS / "scaling",
+                   help="folder of results (default: benchmarks/results/scaling)")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cli.require_at_least(args, lengths=1, pairs=1, steps=1, memory=0.0)
+    cli.require_folder(args.out)
+    measure.require("torch", "threadpoolctl")
+    limit = args.memory if args.memory is not None else report.physical_memory() / report.GIB / 2
+    compare(sorted(set(args.lengths)), args.pairs, args.steps, limit, args.wide, args.out)
+    return 0
+
+
+def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: bool, out: Path) -> None:
+    """Measure every length; write scaling.json, .md and .png into `out`.
+
+    limit_gib : a length whose memory, foreseen from the two before it, is above this is left out
+    wide      : also one step of the published GAM on one long row
+    """
+    where = environment.line()
+    print(where)
+    cells: dict[str, dict[int, dict]] = {label: {} for label in LINES}
+    for T in lengths:
+        expected = {label: foreseen(cells[label], T) for label in LINES}
+        fits_in = [label for label in LINES if expected[label] <= limit_gib * 1024]
+        jobs = {label: partial(_fresh, label, *LINES[label], T, steps) for label in fits_in}
+        rounds = measure.rounds(jobs, pairs, f"T {T}") if jobs else []
+        for label in LINES:
+            found = [results[label] for results in rounds if label in results]
+            cells[label][T] = _cell(found) if found else left_out(expected[label])
+    fits = {label: fits_of(cells[label]) for label in LINES}
+    measured = report.provenance("numpy")
+    content = {
+        "environment": where,
+        "measured": measured,
+        "pairs": pairs,
+        "steps": steps,
+        "limit_gib": limit_gib if math.isfinite(limit_gib) else None,
+        "models": {name: config.to_dict() for name, config in CONFIGS.items()},
+        "cells": {label: {str(T): cell for T, cell in by_T.items()} for label, by_T in cells.items()},
+        "growth_kib": {label: growth(by_T) for label, by_T in cells.items()},
+        "exponents": fits,
+        "wide": _wide() if wide else None,
+    }
+    figure = scaling_plot(cells, fits, f"one training step of one row, C {NARROW['d_model']}")
+    markdown = f"{where}\n\n" + _markdown(cells, content)
+    report.write(out, "scaling", content, [{"measured": measured}], markdown, figure)
+
+
+def _fresh(label: str, library: str, model_type: str, T: int, steps: int) -> dict:
+    job = {"library": library, "model_type": model_type, "model": CONFIGS[model_type].to_dict()}
+    return measure.fresh(PROG, f"{label}, T {T}", job | {"length": T, "steps": steps})
+
+
+def _wide() -> dict:
+    job = {"library": "minigam", "model_type": "gam", "model": GAMConfig().to_dict()}
+    with tqdm(total=1, desc=f"{WIDE}, T {WIDE_LENGTH}", disable=None, unit="measurement") as bar:
+        result = measure.fresh(PROG, WIDE, job | {"length": WIDE_LENGTH, "steps": 1})
+        bar.update()
+    return result | {"length": WIDE_LENGTH, "batch": 1, "model": GAMConfig().to_dict()}
+
+
+def _cell(found: list[dict]) -> dict:
+    """Return medians over the rounds, with the rounds: time in ms, memory in MiB."""
+    return {
+        "time_ms": 1e3 * median(r["seconds"] for r in found),
+        "peak_mib": median(r["peak_mib"] - r["before_mib"] for r in found),
+        "process_mib": median(r["peak_mib"] for r in found),
+        "rounds": found,
+    }
+
+
+def growth(cells: dict[int, dict]) -> list[float]:
+    """Return the memory in KiB that each token more takes, between every two lengths that follow each other.
+
+    Where memory is linear in T these are one number.
+    """
+    known = [(T, cell["peak_mib"]) for T, cell in cells.items() if cell["peak_mib"] is not None]
+    return [1024 * (m2 - m1) / (t2 - t1) for (t1, m1), (t2, m2) in pairwise(known)]
+
+
+def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
+    lengths = list(next(iter(cells.values())))
+    text = (
+        f"scaling: one training step, batch 1, float32, V {NARROW['vocab_size']}, C {NARROW['d_model']}, "
+        f"L {NARROW['n_layers']}, no dropout; medians of {content['pairs']} rounds, "
+        "every measurement a process of its own.\n"
+    )
+    for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
+        body = []
+        for label, by_T in cells.items():
+            shown = ["left out" if c[what] is None else f"{c[what]:.1f}" for c in by_T.values()]
+            ends = [content["exponents"][label].get(key) for key in (what, f"{what}_at_the_end")]
+            body.append([label, *shown, *("" if e is None else f"{e:.2f}" for e in ends)])
+        text += "\n" + report.table([unit, *map(str, lengths), "exponent", "at the end"], body)
+    steps = [f"{a} to {b}" for a, b in pairwise(lengths)]
+    body = [[label, *(f"{g:.1f}" for g in grown)] for label, grown in content["growth_kib"].items()]
+    body = [line + [""] * (len(steps) + 1 - len(line)) for line in body]
+    text += "\n" + report.table(["KiB for each token more", *steps], body)
+    text += (
+        "\nMemory: the peak of the process above what it held before the model was made. The exponents are "
+        "of the best fitting T^p, over all lengths and over the three longest; where memory is linear, each "
+        "token more takes the same. PyTorch's attention is its fused one, which keeps no T by T matrix. "
+        "A Mamba in plain PyTorch is a loop over tokens, and is left out.\n"
+    )
+    if any(cell["time_ms"] is None for by_T in cells.values() for cell in by_T.values()):
+        text += f"Left out: more than {content['limit_gib']:.1f} GiB foreseen.\n"
+    if (wide := content["wide"]) is not None:
+        text += (
+            f"\n{WIDE}: V {wide['model']['vocab_size']}, C {wide['model']['d_model']}, "
+            f"L {wide['model']['n_layers']}, one row of T {wide['length']}: {wide['seconds']:.2f} s a step, "
+            f"peak memory of the process {wide['peak_mib']:.0f} MiB.\n"
+        )
+    return text
+
+
+if __name__ == "__main__":
+    measure.run(main, work, PROG)

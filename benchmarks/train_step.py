@@ -1,0 +1,251 @@
+"""Compare one training step of GAM: minigam, PyTorch, HIPS autograd, and the matrix products alone.
+
+Every measurement is a process of its own; those of one round stand beside each other, and ratios
+are taken within a round. Each does the same work: forward, backward, the norm clipped, AdamW.
+"""
+
+import platform
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import environment, floor, measure
+from minigam import GAM, GAMConfig, cli, interop, reference_only
+from minigam.experiments import report
+from minigam.optim import AdamW
+from minigam.training import train_step
+
+PROG = "benchmarks.train_step"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a step is measured on, how often, and who takes part besides the usual ones."""
+
+    model: GAMConfig
+    batch: int  # B, rows in a step
+    warm_up: int  # steps of a process that do not count
+    steps: int  # steps that do, unless --steps says otherwise
+    autograd: bool  # HIPS autograd too; at the published size it is left out for its time
+
+
+CONFIGS = {
+    "published": Size(GAMConfig(), 32, 1, 3, autograd=False),
+    "small": Size(
+        GAMConfig(vocab_size=2000, block_size=128, d_model=128, n_layers=4, n_slots=128),
+        16, 2, 20, autograd=True,
+    ),
+}  # fmt: skip
+MINIGAM, REFERENCE = "minigam", "minigam, reference rules"
+TORCH, TUNED, AUTOGRAD = "PyTorch eager", "PyTorch tuned", "HIPS autograd, no dropout"
+FLOOR = "matrix products alone"
+REFERENCE_ROWS = 8  # rows at a time of the reference, whose arrays are not reused
+
+# Keep freed memory in the process: page faults cost PyTorch a part of every step.
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
+MALLOC = {"default malloc": {}} | ({"malloc keeps memory": KEEP} if platform.libc_ver()[0] == "glibc" else {})
+
+
+# ------------------------------------------------------------------------------- in a worker
+
+
+def work(kind: str, model: dict, batch: int, warm_up: int, steps: int, **settings) -> dict:
+    """Time steps of one competitor: {"seconds": median, "times": all, "first_loss": nats}."""
+    config = GAMConfig.from_dict(model)
+    rng, shape = np.random.default_rng(0), (batch, config.block_size)
+    ids, targets = (rng.integers(config.vocab_size, size=shape) for _ in range(2))
+    step = STEPS[kind](config, ids, targets, **settings)
+    first = step()
+    return measure.timed(step, warm_up - 1, steps) | {"first_loss": first}
+
+
+def _minigam(config, ids, targets, micro_batch=None):
+    model = GAM(config).train()
+    optimizer = AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    return lambda: train_step(model, optimizer, ids, targets, micro_batch=micro_batch, max_norm=1.0)
+
+
+def _reference(config, ids, targets):
+    step = _minigam(config, ids, targets, REFERENCE_ROWS)
+
+    def slowly() -> float:
+        with reference_only():
+            return step()
+
+    return slowly
+
+
+def _torch(config, ids, targets, **settings):
+    import torch
+
+    from benchmarks.torch_models import LanguageModel, Trainer
+
+    torch.manual_seed(0)
+    trainer = Trainer(LanguageModel(config), **settings)
+    ids, targets = torch.tensor(ids), torch.tensor(targets)
+    return lambda: trainer.step(ids, targets)
+
+
+def _autograd(config, ids, targets):
+    from benchmarks.autograd_model import step_of
+
+    weights = interop.to_official(GAM(config))
+    weights.pop("head.weight")  # the token embedding again
+    return partial(step_of(weights, config.n_layers), ids, targets)
+
+
+def _floor(config, ids, targets):
+    return floor.step(config, ids.size)
+
+
+STEPS = {
+    "minigam": _minigam,
+    "reference": _reference,
+    "torch": _torch,
+    "autograd": _autograd,
+    "floor": _floor,
+}
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
+    p.add_argument("--config", nargs="+", choices=CONFIGS, default=[*CONFIGS], help="sizes (default: both)")
+    p.add_argument("--pairs", type=int, default=5, help="rounds (default: 5)")
+    p.add_argument("--steps", type=int, help="timed steps of every process (default: 3 published, 20 small)")
+    p.add_argument("--out", type=Path, default=measure.RESULTS / "train_step",
+                   help="folder of results (default: benchmarks/results/train_step)")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cli.require_at_least(args, pairs=1, steps=1)
+    cli.require_folder(args.out)
+    measure.require("torch", "threadpoolctl", "autograd", "scipy")
+    compare(list(dict.fromkeys(args.config)), args.pairs, args.steps, args.out)
+    return 0
+
+
+def compare(configs: list[str], pairs: int, steps: int | None, out: Path) -> None:
+    """Measure every configuration; write train_step.json, .md and .png into `out`.
+
+    steps : timed steps of a process; None for each configuration's own number
+    """
+    where = environment.line()
+    print(where)
+    found = {name: _measure(name, CONFIGS[name], pairs, steps or CONFIGS[name].steps) for name in configs}
+    measured = report.provenance("numpy")
+    content = {"environment": where, "measured": measured, "pairs": pairs, "configs": found}
+    report.write(
+        out, "train_step", content, [{"measured": measured}], _markdown(where, found, pairs), plot(found)
+    )
+
+
+def _measure(name: str, size: Size, pairs: int, steps: int) -> dict:
+    """Find PyTorch's best setting, then measure everybody in `pairs` rounds."""
+    common = {"model": size.model.to_dict(), "batch": size.batch, "warm_up": size.warm_up, "steps": steps}
+
+    def fresh(label: str, kind: str, malloc: str = "default malloc", **settings) -> dict:
+        job = common | {"kind": kind} | settings
+        return measure.fresh(PROG, f"{label}, {name}", job, MALLOC[malloc])
+
+    settings = {
+        f"{rows} rows at a time, {malloc}": (rows, malloc)
+        for rows in (4, 8, 16, 32)
+        if rows <= size.batch
+        for malloc in MALLOC
+    }
+
+    def tuned(setting: str, **changes) -> dict:
+        rows, malloc = settings[setting]
+        return fresh(TUNED, "torch", malloc, micro_batch=rows, fused=True, **changes)
+
+    tried = {setting: partial(tuned, setting, steps=min(steps, 5)) for setting in settings}
+    (sweep,) = measure.rounds(tried, 1, f"{name}, PyTorch's best")
+    best = min(sweep, key=lambda setting: sweep[setting]["seconds"])
+    lines = [[s, f"{r['seconds']:.3f}", f"{r['peak_mib']:.0f}"] for s, r in sweep.items()]
+    print("\n" + report.table([f"PyTorch, fused AdamW, {name}", "s / step", "peak memory (MiB)"], lines))
+    competitors = {
+        MINIGAM: partial(fresh, MINIGAM, "minigam"),
+        REFERENCE: partial(fresh, REFERENCE, "reference"),
+        TORCH: partial(fresh, TORCH, "torch"),
+        TUNED: partial(tuned, best),
+        FLOOR: partial(fresh, FLOOR, "floor"),
+    }
+    if size.autograd:
+        competitors[AUTOGRAD] = partial(fresh, AUTOGRAD, "autograd")
+    rounds = measure.rounds(competitors, pairs, name)
+    return common | {
+        "sweep": sweep,
+        "tuned": best,
+        "floor_flops": floor.flops(size.model, size.batch * size.model.block_size),
+        "summary": measure.summary(rounds, MINIGAM),
+        "rounds": rounds,
+    }
+
+
+def _markdown(where: str, found: dict[str, dict], pairs: int) -> str:
+    text = (
+        f"{where}\n\ntrain_step: one training step of GAM, float32; every measurement a process of its own, "
+        f"{pairs} rounds in alternation. A ratio is taken within a round: median (least to most). "
+        "Memory is the peak of the whole process, its libraries included.\n"
+    )
+    for name, result in found.items():
+        m, summary = result["model"], result["summary"]
+        text += (
+            f"\n{name}: V {m['vocab_size']}, T {m['block_size']}, C {m['d_model']}, L {m['n_layers']}, "
+            f"S {m['n_slots']}, K {m['kernel_size']}, B {result['batch']}, dropout {m['dropout']}; "
+            f"the median of {result['steps']} steps.\n\n"
+        )
+        body = []
+        for label, r in summary.items():
+            memory = ["", ""]
+            if label != FLOOR:
+                memory = [f"{r['peak_mib']:.0f}", measure.shown(r["memory_ratio"])]
+            body.append([label, f"{r['seconds']:.3f}", measure.shown(r["time_ratio"]), memory[0], memory[1]])
+        heads = ["", "s / step", "time / minigam", "peak memory (MiB)", "memory / minigam"]
+        text += report.table(heads, body)
+        reached, speed = summary[FLOOR]["time_ratio"], result["floor_flops"] / summary[FLOOR]["seconds"]
+        text += (
+            f"\nThe matrix products alone, {result['floor_flops'] / 1e12:.3g} TFLOP, run at "
+            f"{speed / 1e9:.0f} GFLOP/s: the floor. minigam reaches "
+            f"{reached['median']:.0%} of it ({reached['least']:.0%} to {reached['most']:.0%}).\n"
+            f"PyTorch tuned: fused AdamW, {result['tuned']}, the best of {len(result['sweep'])} settings. "
+            f"Reference rules: {REFERENCE_ROWS} rows at a time.\n"
+        )
+    return text
+
+
+def plot(found: dict[str, dict]):
+    """Return a figure: for each size every competitor's time and memory, in multiples of minigam's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.0 + 2.9 * len(found)), layout="constrained")
+    for axes, (name, result) in zip(np.atleast_1d(figure.subplots(len(found), 1)), found.items()):
+        shown = {label: r for label, r in result["summary"].items() if label != FLOOR}
+        places = np.arange(len(shown))
+        for what, shift, colour, hatch in (("time", -0.2, "0.35", ""), ("memory", 0.2, "0.85", "///")):
+            spreads = [r[f"{what}_ratio"] for r in shown.values()]
+            middle = np.array([s["median"] for s in spreads])
+            ends = np.array([[s["least"] for s in spreads], [s["most"] for s in spreads]])
+            bars = axes.bar(places + shift, middle, 0.4, yerr=np.abs(ends - middle), capsize=3,
+                            color=colour, edgecolor="k", hatch=hatch,
+                            label={"time": "time of a step", "memory": "peak memory"}[what])  # fmt: skip
+            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+        reached = result["summary"][FLOOR]["time_ratio"]["median"]
+        axes.axhline(reached, color="k", linestyle="--", label=f"{FLOOR}, time {reached:.2f}")
+        axes.set_xticks(places, [label.replace(", ", ",\n") for label in shown], fontsize=9)
+        axes.set_ylabel("multiple of minigam's")
+        axes.set_title(f"one training step, {name} size", fontsize=10)
+        axes.margins(y=0.15)
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    measure.run(main, work, PROG)
