@@ -5,6 +5,7 @@ The threads of a block are coroutines that take turns: each runs until it waits 
 
 import ctypes
 import re
+import shutil
 import subprocess
 import tempfile
 from functools import partial
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import fakegpu
 import numpy as np
+import pytest
 
 from minigam import optim
 from minigam.fast_cupy import products
@@ -23,7 +25,8 @@ SHIM = r"""
 #include <cstring>
 #include <functional>
 #include <ucontext.h>
-using std::erf; using std::exp; using std::fabs; using std::log; using std::log1p; using std::sqrt; using std::tanh;
+using std::erf; using std::exp; using std::fabs; using std::log;
+using std::log1p; using std::sqrt; using std::tanh;
 struct Dim { int x, y, z; };
 static Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
@@ -189,15 +192,19 @@ CUBLAS = SimpleNamespace(
 )  # fmt: skip
 
 
-def cublas(xp):
-    """What `products.cublas` answers on a device."""
-    return CUBLAS, "handle"
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels' emulation")
+DEVICES = [
+    pytest.param("fakegpu", marks=needs_compiler, id="emulated"),
+    pytest.param("cupy", marks=pytest.mark.gpu),
+]
+each_device = pytest.mark.parametrize("library", DEVICES)
 
 
 def install(monkeypatch) -> None:
     """Let the pretend GPU run CuPy's faster rules, its kernels and products by the emulators here."""
+    real = products.cublas
+    monkeypatch.setattr(products, "cublas", lambda xp: (CUBLAS, "handle") if xp is fakegpu.xp else real(xp))
     monkeypatch.setattr(fakegpu.xp, "RawModule", RawModule, raising=False)
-    monkeypatch.setattr(products, "cublas", cublas)
     for table in [*(op.fast for op in OPS.values()), optim.FASTER]:
         if "cupy" in table:
             monkeypatch.setitem(table, "fakegpu", table["cupy"])

@@ -14,8 +14,8 @@ import numpy as np
 
 FUNCTIONS = (
     "abs", "arange", "ascontiguousarray", "concatenate", "copysign", "cumsum", "exp", "isfinite", "log",
-    "log1p", "maximum", "minimum", "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "vdot", "where",
-    "zeros", "zeros_like",
+    "log1p", "maximum", "minimum", "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "vdot",
+    "where", "zeros", "zeros_like",
 )  # fmt: skip
 METHODS = (
     "all", "any", "argmax", "astype", "copy", "max", "min", "reshape", "sum", "swapaxes", "take", "transpose",
