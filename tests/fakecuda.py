@@ -23,7 +23,6 @@ from minigam.tensor import OPS
 SHIM = r"""
 #include <cmath>
 #include <cstring>
-#include <functional>
 #include <ucontext.h>
 using std::erf; using std::exp; using std::fabs; using std::log;
 using std::log1p; using std::sqrt; using std::tanh;
@@ -35,9 +34,6 @@ static Dim threadIdx, blockIdx, blockDim, gridDim;
 struct Thread { ucontext_t context; bool ended; int waits; char brought[2][8]; char stack[1 << 15]; };
 static Thread threads[1024];
 static ucontext_t scheduler;
-static std::function<void()> body;
-
-static void life() { body(); threads[threadIdx.x].ended = true; }
 
 // What lane `lane ^ mask` brings. All of a warp bring something, then all take: twice as many places as
 // needed, because who takes first may bring the next before the others have taken.
@@ -51,8 +47,11 @@ template <class T> T __shfl_xor_sync(unsigned warp, T value, int mask) {
 
 template <class T> T atomicAdd(T* place, T value) { const T old = *place; *place += value; return old; }
 
-// Return 0, or 1 if some threads of a warp ended while others still waited for them.
-static int run(int blocks, int n) {
+// Run `body` as each thread of each block; return 0, or 1 if some threads of a warp ended while others
+// waited for them.
+template <class Body> int run(int blocks, int n, Body body) {
+    static Body* life;
+    life = &body;
     gridDim = {blocks, 1, 1}; blockDim = {n, 1, 1};
     for (int b = 0; b < blocks; ++b) {
         blockIdx = {b, 0, 0};
@@ -62,7 +61,7 @@ static int run(int blocks, int n) {
             getcontext(&t.context);
             t.context.uc_stack.ss_sp = t.stack; t.context.uc_stack.ss_size = sizeof t.stack;
             t.context.uc_link = &scheduler;
-            makecontext(&t.context, life, 0);
+            makecontext(&t.context, [] { (*life)(); threads[threadIdx.x].ended = true; }, 0);
         }
         for (bool all = false; !all;) {
             all = true;
@@ -108,7 +107,7 @@ class RawModule:
         names = ", ".join(re.search(r"\w+$", p)[0] for p in parameters)
         return (
             f'extern "C" int run_{name}(int blocks, int threads, {", ".join(parameters)}) '
-            f"{{ body = [&] {{ {name}({names}); }}; return run(blocks, threads); }}"
+            f"{{ return run(blocks, threads, [&] {{ {name}({names}); }}); }}"
         )
 
     def get_function(self, name: str):
