@@ -5,11 +5,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from minigam import backend as backends
 from minigam import cli, session
 from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import find_prepared
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
+from minigam.precision import require
 from minigam.run import MODELS, Run, make_corpus
 from minigam.training import NonFinite
 
@@ -95,6 +97,7 @@ def _begin(args, given: dict, backend: str):
         raise InputError(
             f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; leave it away"
         )
+    require(backends.get(backend), train.precision)
     checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written

@@ -24,7 +24,7 @@ SHIM = r"""
 #include <cmath>
 #include <cstring>
 #include <ucontext.h>
-using std::erf; using std::exp; using std::fabs; using std::log;
+using std::erf; using std::exp; using std::fabs; using std::fmax; using std::log;
 using std::log1p; using std::sqrt; using std::tanh;
 struct Dim { int x, y, z; };
 static Dim threadIdx, blockIdx, blockDim, gridDim;

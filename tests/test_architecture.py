@@ -15,7 +15,7 @@ ROOT = Path(minigam.__file__).parent
 PROJECT = ROOT.parent
 FLOORS = [
     {"backend", "config", "graph", "ngram"},
-    {"tensor", "files"},
+    {"tensor", "files", "precision"},
     {"ops", "sequence", "gradcheck", "hub"},
     {"nn", "grammar", "datasets", "fast_numpy", "fast_cupy.kernels", "fast_cupy.products"},
     {"fast_cupy.pointwise", "fast_cupy.rows", "fast_cupy.scan", "fast_cupy.tables"},

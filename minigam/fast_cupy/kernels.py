@@ -21,16 +21,14 @@ __device__ size my_index() { return (size)blockIdx.x * blockDim.x + threadIdx.x;
 __device__ size my_row() { return my_index() / 32; }  // a warp of 32 threads does one row
 __device__ int my_lane() { return threadIdx.x % 32; }
 
-// Every thread of a warp gets the sum of what all of them bring, or the largest; nan if one brings nan.
+// Every thread of a warp gets the sum of what all of them bring, or the largest.
 __device__ REAL sum_of_warp(REAL x) {
     for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
     return x;
 }
 __device__ REAL max_of_warp(REAL x) {
-    for (int distance = 16; distance > 0; distance /= 2) {
-        const REAL other = __shfl_xor_sync(0xffffffffu, x, distance);
-        x = other > x || other != other ? other : x;
-    }
+    for (int distance = 16; distance > 0; distance /= 2)
+        x = fmax(x, __shfl_xor_sync(0xffffffffu, x, distance));
     return x;
 }
 

@@ -14,10 +14,7 @@ extern "C" __global__ void cross_entropy(
     const size row = my_row(), begin = row * V;
     if (row >= rows) return;
     REAL top = logits[begin], total = 0;
-    for (size v = my_lane(); v < V; v += 32) {
-        const REAL z = logits[begin + v];
-        top = z > top || z != z ? z : top;
-    }
+    for (size v = my_lane(); v < V; v += 32) top = fmax(top, logits[begin + v]);  // total is nan if one is
     top = max_of_warp(top);
     for (size v = my_lane(); v < V; v += 32) total += exp(logits[begin + v] - top);
     total = sum_of_warp(total);

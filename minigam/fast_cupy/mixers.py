@@ -170,10 +170,7 @@ extern "C" __global__ void attend(
     const size row = my_row(), keys = P + T, visible = P + row % T + 1, begin = row * keys;
     if (row >= rows) return;
     REAL top = a[begin] * scale, total = 0;
-    for (size j = my_lane(); j < visible; j += 32) {
-        const REAL s = a[begin + j] * scale;
-        top = s > top || s != s ? s : top;
-    }
+    for (size j = my_lane(); j < visible; j += 32) top = fmax(top, a[begin + j] * scale);  // as in softmax
     top = max_of_warp(top);
     for (size j = my_lane(); j < visible; j += 32) total += exp(a[begin + j] * scale - top);
     total = sum_of_warp(total);

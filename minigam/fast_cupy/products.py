@@ -1,10 +1,10 @@
-"""Matrix products by cuBLAS, in the precision that was set."""
+"""Matrix products by cuBLAS, in the precision that is set."""
 
 import math
 
 import numpy as np
 
-from minigam import ops
+from minigam import ops, precision
 from minigam.backend import rows
 
 
@@ -14,7 +14,7 @@ def cublas(xp):
 
 
 def product(xp, a, b, out=None, add: bool = False):
-    """Return a @ b, matrix by matrix.
+    """Return a @ b, matrix by matrix; of float32 arrays as `precision` says.
 
     a : (..., M, K)   b : (..., K, N)   out : a C-contiguous (..., M, N) to write into, or with `add`
     to add to; None for a new one. The leading axes are the same in all.
@@ -27,15 +27,18 @@ def product(xp, a, b, out=None, add: bool = False):
     out = xp.empty((*batch, M, N), dtype=a.dtype) if out is None else out
     (a, a_turned), (b, b_turned) = as_stored(xp, a), as_stored(xp, b)
     blas, handle = cublas(xp)
+    how = precision.current() if out.dtype == np.float32 else out.dtype.name
+    if how == "float16":
+        a, b = a.astype(np.float16), b.astype(np.float16)
+    compute = {"float64": blas.CUBLAS_COMPUTE_64F, "tf32": blas.CUBLAS_COMPUTE_32F_FAST_TF32}
     kinds = {"float16": 2, "float32": 0, "float64": 1}  # cudaDataType_t
-    compute = blas.CUBLAS_COMPUTE_64F if out.dtype == np.float64 else blas.CUBLAS_COMPUTE_32F
     alpha, beta = np.ones((), out.dtype), np.full((), add, out.dtype)
     blas.gemmStridedBatchedEx(
         handle, int(b_turned), int(a_turned), N, M, K, alpha.ctypes.data,
         b.data.ptr, kinds[b.dtype.name], b.shape[-1], K * N,
         a.data.ptr, kinds[a.dtype.name], a.shape[-1], M * K, beta.ctypes.data,
         out.data.ptr, kinds[out.dtype.name], N, M * N,
-        math.prod(batch), compute, blas.CUBLAS_GEMM_DEFAULT,
+        math.prod(batch), compute.get(how, blas.CUBLAS_COMPUTE_32F), blas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
     return out
 

@@ -13,7 +13,7 @@ extern "C" __global__ void softmax(const REAL* x, REAL* y, size rows, size width
     const size begin = my_row() * width + my_lane(), end = (my_row() + 1) * width;
     if (my_row() >= rows) return;
     REAL top = x[my_row() * width], total = 0;
-    for (size i = begin; i < end; i += 32) top = x[i] > top || x[i] != x[i] ? x[i] : top;
+    for (size i = begin; i < end; i += 32) top = fmax(top, x[i]);  // passes nan over, which total then is
     top = max_of_warp(top);
     for (size i = begin; i < end; i += 32) {
         y[i] = exp(x[i] - top);
