@@ -116,7 +116,9 @@ def choose(name: str) -> tuple[str, str]:
     try:
         cupy = get("cupy")
     except BackendUnavailable as e:
-        return "numpy", str(e).split(";")[0]
+        if isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == "cupy":
+            return "numpy", "CuPy is not installed"  # the ordinary case, and no fault
+        return "numpy", str(e).split(";")[0].removeprefix("backend 'cupy': ")
     gpu = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     return "cupy", f"{gpu} answers"
 
@@ -190,12 +192,12 @@ def track_memory(xp: ModuleType):
 
 
 def tiles(n: int, width: int = 1) -> list[slice]:
-    """Return slices of 0 .. n-1, each of so many rows of `width` numbers as a processor's cache holds well."""
+    """Return slices of 0 .. n-1, each of as many rows of `width` numbers as a cache holds well."""
     step = max(1, TILE // width)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-TILE = 2**16  # numbers: many beside the cost of a call, few beside the cache
+TILE = 2**16
 
 
 def rows(z):

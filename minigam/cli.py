@@ -7,16 +7,19 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 
 from minigam import backend
 from minigam.config import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line an error, a guess at what was meant, and --like-this for --like_this."""
+    """argparse with one line an error, a guess at what was meant, --like-this for --like_this, and no
+    path without a name."""
 
     def __init__(self, **settings):
         super().__init__(allow_abbrev=False, **settings)
+        self.register("type", Path, _path)
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
@@ -44,6 +47,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message} (--help lists the flags)\n")
 
 
+def _path(name: str) -> Path:
+    """Return the path of that name; the empty one would be the current folder."""
+    if not name:
+        raise argparse.ArgumentTypeError("an empty name, wanted that of a file or a folder")
+    return Path(name)
+
+
 def add_flags(
     parser: argparse.ArgumentParser, config: type, defaults: dict, title: str, besides: type | None = None
 ) -> None:
@@ -58,13 +68,13 @@ def add_flags(
             continue
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" (default: {default})"
-        kind = str if f.default is None else type(f.default)
+        kind = Path if f.default is None else type(f.default)
         choices = f.metadata.get("choices")
         shape = {"type": kind, "choices": choices}
         if kind is bool:
             shape = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
         elif choices is None:
-            shape["metavar"] = f.metadata.get("metavar") or {int: "N", float: "X", str: "FILE"}[kind]
+            shape["metavar"] = f.metadata.get("metavar") or {int: "N", float: "X", Path: "FILE"}[kind]
         group.add_argument(
             f"--{f.name.replace('_', '-')}",
             dest=f.name,
@@ -97,12 +107,13 @@ def choose_backend(name: str) -> str:
     """Resolve --backend, with one line on stderr that says what was chosen and why."""
     chosen, why = backend.choose(name)
     if name == "auto":
-        print(f"backend: {chosen} ({why})", file=sys.stderr)
+        print(f"backend {chosen} (auto: {why})", file=sys.stderr)
     return chosen
 
 
 def run(main: Callable[[], int], prog: str) -> None:
-    """Call a command's main and exit: 2 and one line for what the user can mend, 130 for Ctrl-C."""
+    """Call a command's main and exit: 2 and one line for what the user can mend, 1 and one line
+    when memory runs out, 130 for Ctrl-C."""
     if sys.stdout is not None:  # each line when it is printed, and ? for what a terminal cannot show
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     try:
@@ -114,7 +125,7 @@ def run(main: Callable[[], int], prog: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         code = 1
     except MemoryError as e:
-        code = 2
+        code = 1
         print(f"{prog}: out of memory ({e}); choose a smaller model or batch", file=sys.stderr)
     except OSError as e:
         code = 2

@@ -39,9 +39,9 @@ class AdamW:
         self.steps = 0  # t
         ends = np.cumsum([p.data.size for p in self.parameters]).tolist()
         self.places = [slice(end - p.data.size, end) for p, end in zip(self.parameters, ends)]
+        self.m, self.v = (np.zeros(ends[-1], self.parameters[0].dtype) for _ in range(2))
         self.views = [None] * len(self.parameters)
         self.lay_out()
-        self.m, self.v = self.xp.zeros_like(self.flat), self.xp.zeros_like(self.flat)
 
     def lay_out(self) -> None:
         """Make each parameter a view of `flat`: at first, and when something gave it another array since."""
@@ -52,6 +52,7 @@ class AdamW:
         for p, place in zip(self.parameters, self.places):
             p.data = self.flat[place].reshape(p.shape)
         self.views = [p.data for p in self.parameters]
+        self.m, self.v = (backend.to(moments, self.xp.__name__) for moments in (self.m, self.v))
 
     def zero_grad(self) -> None:
         for p in self.parameters:
@@ -75,9 +76,7 @@ class AdamW:
             pieces = [(slice(None), xp.concatenate([g for _, g in pieces]))]
         scale = self.loss_scale.value if self.loss_scale else 1.0
         norm = xp.sqrt(sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype))) / scale
-        factor = xp.minimum(max_norm / (norm + 1e-6), 1.0) + 0.0 * (
-            norm + loss
-        )  # nan if either is not finite
+        factor = xp.where(xp.isfinite(norm + loss), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
         for at, g in pieces:
             (faster or update)(
                 xp, self.flat[at], g, self.m[at], self.v[at], factor / scale,

@@ -64,7 +64,7 @@ class RunConfig:
                 values["model_type"],
                 MODELS[values["model_type"]].Config.from_dict(values["model"]),
                 DataConfig.from_dict(values["data"]),
-                TrainConfig.from_dict(values["train"]),
+                TrainConfig.from_dict({"precision": "float32"} | values["train"]),  # older runs do not say it
                 values["corpus_sha256"],
             )
         except (KeyError, TypeError, AttributeError) as e:

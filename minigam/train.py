@@ -2,16 +2,17 @@
 
 import shlex
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from minigam import backend as backends
-from minigam import cli, session
+from minigam import cli, profile, session
 from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
-from minigam.corpus import find_prepared
+from minigam.corpus import Corpus, find_prepared
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
-from minigam.precision import require
+from minigam.precision import require, using
 from minigam.run import MODELS, Run, make_corpus
 from minigam.training import NonFinite
 
@@ -33,6 +34,8 @@ def parser() -> cli.Parser:
     )
     p.add_argument("--preset", choices=PRESETS, default="small",
                    help="where defaults come from; the ones shown are of small (default: small)")  # fmt: skip
+    p.add_argument("--profile", action="store_true",
+                   help="time a few steps, print where the time goes, write nothing")  # fmt: skip
     p.add_argument("--prompt", default="", help="beginning of the sample printed at the end")
     cli.add_backend_flag(p)
     p.add_argument("--model", choices=MODELS, help="what to train (default: gam)")
@@ -47,7 +50,11 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
+    if args.profile and (args.resume or args.out):
+        raise InputError("--profile trains a new model and keeps none; leave --resume and --out away")
     backend = cli.choose_backend(args.backend)
+    if args.profile:
+        return _profile(args, given, backend)
     if args.resume is not None:
         run, corpus = _reopen(args, given)
         first_ids(corpus.tokenizer, args.prompt)
@@ -72,6 +79,13 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except MemoryError as e:  # CuPy's is one too
+        print(
+            f"{PROG}: out of memory ({e}). Last checkpoint: step {run.saved_step()}, in {run.path}. "
+            "Begin again with a smaller --micro-batch or --batch-size.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
         print(f"\nstopped at once; step {run.saved_step()} is saved. {hint}", file=sys.stderr)
         return 130
@@ -88,6 +102,37 @@ _FLAGS = {
 
 def _begin(args, given: dict, backend: str):
     """Make the corpus and the run folder that the flags describe."""
+    asked = _asked(args, given, backend)
+    path = args.out or _next_free(asked.corpus.name)
+    return *session.begin(path, *asked, backend), asked.corpus
+
+
+def _profile(args, given: dict, backend: str) -> int:
+    """Time the steps of the training that the flags describe."""
+    asked = _asked(args, given, backend)
+    config = replace(asked.model, vocab_size=len(asked.corpus.tokenizer))
+    model = MODELS[asked.model_type](config, seed=asked.train.seed, backend=backend)
+    print(profile.head(model, asked.train))
+    try:
+        with using(model.xp, asked.train.precision):
+            print(f"\n{profile.text(profile.measure(model, asked.corpus, asked.train))}")
+    except NonFinite as e:
+        raise InputError(f"--profile: {e}; choose a smaller --position-std") from e
+    return 0
+
+
+class Asked(NamedTuple):
+    """What the flags describe, in the order in which `session.begin` takes it."""
+
+    model_type: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    corpus: Corpus
+
+
+def _asked(args, given: dict, backend: str) -> Asked:
+    """Check the flags that describe a new training, and make its corpus."""
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
     Config = MODELS[model_type].Config
@@ -97,12 +142,25 @@ def _begin(args, given: dict, backend: str):
         raise InputError(
             f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; leave it away"
         )
+    unused = _unused(data)
+    if idle := sorted(given.keys() & unused):
+        raise InputError(f"--{idle[0].replace('_', '-')} decides nothing {unused[idle[0]]}; leave it away")
     require(backends.get(backend), train.precision)
     checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
-    path = args.out or _next_free(corpus.name)
-    return *session.begin(path, model_type, checked, data, train, corpus, backend), corpus
+    return Asked(model_type, checked, data, train, corpus)
+
+
+def _unused(data: DataConfig) -> dict[str, str]:
+    """Return the flags that decide nothing about this data, and beside what."""
+    stories, texts = ("data_seed", "stories", "valid_stories"), ("tokenizer", "bpe_size")
+    if data.dataset != POCKETSTORIES:
+        return dict.fromkeys((*stories, *texts), "about a prepared dataset")
+    if data.text is None:
+        return dict.fromkeys(texts, "about PocketStories")
+    by_characters = {"bpe_size": "beside --tokenizer char"} if data.tokenizer == "char" else {}
+    return dict.fromkeys(stories, "beside --text") | by_characters
 
 
 def _absolute(name: str, value):

@@ -35,9 +35,9 @@ def train_step(
     """Forward, backward, clip, update; return the mean loss in nats before the update.
 
     ids, targets : (B, T) integers; a negative target is ignored
-    micro_batch  : rows computed at a time; None for about 2,048 tokens, on a GPU all. Each part's loss
-                   counts by its share of the targets and has its rows' dropout masks, so the step is
-                   that of the whole batch, in less memory
+    micro_batch  : rows computed at a time; None for as many as a processor's cache likes, on a GPU all.
+                   Each part's loss counts by its share of the targets and has its rows' dropout masks,
+                   so the step is that of the whole batch, in less memory
     max_norm     : the gradient's norm is clipped to this
     Raises NonFinite, naming the first operation at fault, and updates nothing. Where the optimiser has a
     loss scale above 1 it is halved instead if the gradients alone are at fault, and the step left out.
@@ -64,16 +64,17 @@ def train_step(
     return mean
 
 
-TOKENS = 2048  # of a part: enough to keep the cores busy, few enough for a fraction of the memory
+NUMBERS = 4_000_000  # of the widest array of a part, (rows, T, 4C): it keeps the cores busy and fits a cache
 
 
 def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):
-    """Yield the loss of each part of the batch and its share of the targets, leaving out parts without any."""
+    """Yield the loss of each part of the batch that has targets, and its share of them all."""
     B, T = np.shape(targets)
     total, stream = count_targets(targets), model.dropout_stream
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
-    size, drawn = micro_batch or (max(1, TOKENS // T) if model.xp is np else B), stream.drawn
+    drawn, widest = stream.drawn, 4 * model.config.d_model * T
+    size = micro_batch or (max(1, NUMBERS // widest) if model.xp is np else B)
     for start in range(0, B, size):
         part = slice(start, start + size)
         if count := count_targets(targets[part]):

@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from minigam import __main__ as listing
-from minigam import backend, cli, generate, train
+from minigam import backend, cli, data, evaluate, generate, profile, train, training
+from minigam.experiments import __main__ as experiments
 from minigam.files import write_text
+from minigam.gradcheck import __main__ as gradcheck
 from minigam.run import Run
 
 SMALL = [
     "--backend=numpy", "--stories=20", "--valid-stories=2", "--d-model=8", "--n-layers=1",
     "--batch-size=2", "--steps=2",
 ]  # fmt: skip
+ON_TEXT = [flag for flag in SMALL if "stories" not in flag]
 
 
 def call(main, argv, capsys) -> tuple[int, str, str]:
@@ -78,7 +81,6 @@ def text(tmp_path) -> Path:
         (["--seed=-1"], ["seed is -1"]),
         (["--beta2=1"], ["beta2 is 1.0"]),
         (["--valid=v.txt"], ["valid is", "--text beside it"]),
-        (["--text=missing.txt"], ["missing.txt", "No such file"]),
         (["--resume=missing"], ["missing", "not a folder"]),
         (["--prompt=Once upon a zebra"], ["unknown words 'zebra'"]),
     ],
@@ -96,28 +98,63 @@ def test_train_refuses(flags, wanted, capsys, tmp_path, monkeypatch):
         (b"\x89PNG\r\n\0\0", "binary"),
         (b"caf\xe9 au lait" * 99, "not UTF-8"),
         (b"short", "block"),
+        (None, "No such file"),
     ],
 )
 def test_train_refuses_a_text_it_cannot_use(content, wanted, capsys, tmp_path):
-    (tmp_path / "t.txt").write_bytes(content)
+    if content is not None:
+        (tmp_path / "t.txt").write_bytes(content)
     out = tmp_path / "run"
-    argv = [*SMALL, f"--text={tmp_path / 't.txt'}", f"--out={out}"]
+    argv = [*ON_TEXT, f"--text={tmp_path / 't.txt'}", f"--out={out}"]
     assert_refused(train.main, argv, capsys, "t.txt", wanted)
     assert not out.exists()
 
 
 def test_train_refuses_a_block_longer_than_the_data(capsys, text, tmp_path):
-    argv = [*SMALL, f"--text={text}", "--block-size=5000", f"--out={tmp_path / 'run'}"]
+    argv = [*ON_TEXT, f"--text={text}", "--block-size=5000", f"--out={tmp_path / 'run'}"]
     assert_refused(train.main, argv, capsys, "5001", "--block-size")
 
 
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        (["--bpe-size=300"], ["--bpe-size decides nothing about PocketStories", "leave it away"]),
+        (["--tokenizer=char"], ["--tokenizer decides nothing about PocketStories"]),
+        (["--text=t.txt", "--stories=9"], ["--stories decides nothing beside --text"]),
+        (["--text=t.txt", "--valid-stories=9"], ["--valid-stories decides nothing beside --text"]),
+        (["--text=t.txt", "--data-seed=0"], ["--data-seed decides nothing beside --text"]),
+        (["--text=t.txt", "--bpe-size=300"], ["--bpe-size decides nothing beside --tokenizer char"]),
+    ],
+)
+def test_train_refuses_what_decides_nothing_about_the_data(
+    flags, wanted, capsys, text, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(train.main, [*ON_TEXT, *flags], capsys, *wanted)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
+
+
+def test_what_decides_something_about_the_data_is_taken(text, tmp_path):
+    flags = [*ON_TEXT, f"--text={text}", "--block-size=8", "--tokenizer=bpe", "--bpe-size=300"]
+    assert train.main([*flags, f"--out={tmp_path / 'run'}"]) == 0
+    assert Run(tmp_path / "run").config.data.bpe_size == 300
+
+
 def test_train_refuses_a_folder_it_cannot_write(capsys, text, tmp_path):
-    argv = [*SMALL, f"--text={text}", "--block-size=32"]
+    argv = [*ON_TEXT, f"--text={text}", "--block-size=32"]
     assert_refused(train.main, [*argv, f"--out={text / 'run'}"], capsys, "t.txt", "--out")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("precious")
     assert_refused(train.main, [*argv, f"--out={tmp_path / 'full'}"], capsys, "not empty", "--resume")
     assert (tmp_path / "full" / "mine").read_text() == "precious"
+
+
+def test_auto_is_one_friendly_line(capsys, monkeypatch):
+    monkeypatch.setattr(backend, "choose", lambda name: ("numpy", "CuPy is not installed"))
+    assert cli.choose_backend("auto") == "numpy"
+    assert capsys.readouterr().err == "backend numpy (auto: CuPy is not installed)\n"
+    cli.choose_backend("numpy")
+    assert capsys.readouterr().err == ""
 
 
 def test_cupy_that_is_not_there_is_one_line(capsys, monkeypatch):
@@ -159,6 +196,63 @@ def test_generate_refuses_another_runs_tokenizer(capsys, run_folder, tmp_path):
     )
 
 
+EMPTY = {
+    train: [
+        [*SMALL, *flags]
+        for flags in (["--out="], ["--out", ""], ["--resume="], ["--text="], ["--text=t.txt", "--valid="])
+    ],
+    generate: ([""],),
+    evaluate: ([""], ["run", "--json="]),
+    data: (
+        ["list", "--data-root="],
+        *(["prepare", "wikitext-2", flag] for flag in ("--from=", "--train=", "--valid=", "--out=")),
+    ),
+    experiments: (["table1", "--out="], ["reach", ""]),
+    gradcheck: (["--output="],),
+}
+
+
+@pytest.mark.parametrize(
+    ("main", "argv"), [(command.main, argv) for command, given in EMPTY.items() for argv in given]
+)
+def test_an_empty_path_is_not_the_current_folder(main, argv, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(main, argv, capsys, "an empty name, wanted that of a file or a folder")
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tmp_path, monkeypatch):
+    def step(model, optimizer, *args):
+        if optimizer.steps == steps_that_fit:
+            raise MemoryError("Unable to allocate 9.5 GiB")
+        return real_step(model, optimizer, *args)
+
+    real_step = training.train_step
+    monkeypatch.setattr(training, "train_step", step)
+    for steps_that_fit in (0, 1):
+        path = tmp_path / f"run{steps_that_fit}"
+        flags = [*SMALL, "--checkpoint-every=1", f"--out={path}"]
+        code, _, err = call(train.main, flags, capsys)
+        assert code == 1
+        assert err.splitlines()[-1] == (
+            "minigam.train: out of memory (Unable to allocate 9.5 GiB). "
+            f"Last checkpoint: step {steps_that_fit}, in {path}. "
+            "Begin again with a smaller --micro-batch or --batch-size."
+        )
+        assert Run(path).saved_step() == steps_that_fit
+
+
+def test_memory_that_ends_elsewhere_is_one_line_too(capsys, monkeypatch):
+    def measure(*args):
+        raise MemoryError("Unable to allocate 9.5 GiB")
+
+    monkeypatch.setattr(profile, "measure", measure)
+    code, _, err = call(train.main, [*SMALL, "--profile"], capsys)
+    assert (code, err) == (
+        1, "command: out of memory (Unable to allocate 9.5 GiB); choose a smaller model or batch\n"
+    )  # fmt: skip
+
+
 def test_underscores_do_as_well_as_hyphens(tmp_path, capsys):
     flags = [f.replace("--", "\0").replace("-", "_").replace("\0", "--") for f in SMALL]
     code, _, err = call(train.main, [*flags, f"--out={tmp_path / 'run'}"], capsys)
@@ -169,7 +263,7 @@ def test_underscores_do_as_well_as_hyphens(tmp_path, capsys):
 def test_default_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     for n in (1, 2):
-        assert train.main([*SMALL, f"--text={text}", "--block-size=32"]) == 0
+        assert train.main([*ON_TEXT, f"--text={text}", "--block-size=32"]) == 0
         assert (tmp_path / "runs" / f"t-{n}" / "model.safetensors").is_file()
 
 

@@ -10,18 +10,21 @@ import fakecuda
 import numpy as np
 import pytest
 import tiny
-from test_ops import assert_all_close
+from test_ops import assert_all_close, value_and_gradients
 
-from minigam import Mamba, MambaConfig, Tensor, backend, fast_numpy, reference_only
+from minigam import Mamba, MambaConfig, Tensor, backend, reference_only
 from minigam.fast_cupy import kernels
-from minigam.fast_cupy import scan as fast_cupy
-from minigam.gradcheck.cases import transposed
-from minigam.sequence import selective_scan
+from minigam.fast_cupy import scan as cupy_scan
+from minigam.fast_numpy import general, mixers
+from minigam.fast_numpy import scan as numpy_scan
+from minigam.gradcheck.cases import CASES, transposed
+from minigam.ops import linear_cross_entropy
+from minigam.sequence import causal_attention, selective_scan
 
 LIBRARIES = ["numpy", *fakecuda.DEVICES]
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 each_dtype = pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-5)])
-CHUNK = fast_numpy.CHUNK
+CHUNK = numpy_scan.CHUNK
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,51 @@ def reference(arrays) -> list[np.ndarray]:
 
 # --------------------------------------------------------------------------- equal to the reference
 
+BY_NUMPY = [c for c in CASES if "numpy" in c.op.fast]
+TINY = {(backend, "TILE"): 8, (general, "ROWS"): 3, (mixers, "QUERIES"): 2, (numpy_scan, "TILE"): 8}
+
+
+@pytest.mark.parametrize("case", BY_NUMPY, ids=str)
+@pytest.mark.parametrize("size", ["one tile", "many tiles"])
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 2e-6)])
+def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
+    """In float32 too the measure is the reference in float64, and twice the error it has itself in float32."""
+    for (room, name), value in TINY.items() if size == "many tiles" else ():
+        monkeypatch.setattr(room, name, value)
+    tensors = [case.tensors(dtype=dtype) for _ in range(2)]
+    exact = [
+        Tensor(t.data.astype("float64"), True) if isinstance(t, Tensor) else t
+        for t in case.tensors(dtype=dtype)
+    ]
+    got = value_and_gradients(case, tensors[0])
+    with reference_only():
+        own, want = value_and_gradients(case, tensors[1]), value_and_gradients(case, exact)
+    for a, b, c in zip(got, own, want, strict=True):
+        assert a.dtype == dtype
+        allowed = rtol * np.abs(c).max(initial=1.0) + 2.0 * np.abs(b - c).max(initial=0.0)
+        np.testing.assert_allclose(a, c, rtol=0.0, atol=allowed)
+
+
+def test_long_rows_of_attention_and_of_logits_cross_several_blocks():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: Tensor(rng.standard_normal(shape), requires_grad=True)  # noqa: E731
+    T, V = 2 * mixers.QUERIES + 3, 5
+    x, W, ids = draw(2, general.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, general.ROWS))
+    for op, inputs, settings in (
+        (causal_attention, [draw(2, T, 12)], {"n_heads": 2, "p": 0.3, "key": (1,), "first_row": 1}),
+        (linear_cross_entropy, [x, W, ids], {}),
+    ):
+        found = []
+        for rules in (nullcontext, reference_only):
+            leaves = [t for t in inputs if isinstance(t, Tensor)]
+            for t in leaves:
+                t.grad = None
+            with rules():
+                y = op(*inputs, **settings)
+                y.backward(np.cos(np.arange(y.data.size)).reshape(y.shape))
+            found.append([y.data, *(t.grad for t in leaves)])
+        assert_all_close(*found, 1e-12)
+
 
 @each_library
 @each_dtype
@@ -66,15 +114,15 @@ def test_every_number_of_tokens_gives_the_reference_result(library, dtype, rtol,
 
 def test_the_emulated_sizes_need_several_blocks_the_last_one_not_full():
     assert kernels.THREADS < 3 * 50 < 2 * kernels.THREADS
-    assert fast_cupy.CHUNK == CHUNK
+    assert cupy_scan.CHUNK == CHUNK
 
 
 @pytest.mark.parametrize(("sequences", "tiles"), [(0.5, 5), (1, 5), (2.5, 3), (9, 1)])
 def test_every_number_of_sequences_in_a_tile_gives_the_reference_result(sequences, tiles, monkeypatch):
     b, T, E, N = 5, CHUNK + 3, 4, 3
-    monkeypatch.setattr(fast_numpy, "TILE", int(sequences * CHUNK * E * N))
-    seen, tile = set(), fast_numpy.tile
-    monkeypatch.setattr(fast_numpy, "tile", lambda z, here: seen.add(here[0].start) or tile(z, here))
+    monkeypatch.setattr(numpy_scan, "TILE", int(sequences * CHUNK * E * N))
+    seen, tile = set(), numpy_scan.tile
+    monkeypatch.setattr(numpy_scan, "tile", lambda z, here: seen.add(here[0].start) or tile(z, here))
     arrays = inputs(b, T, E, N, past=True)
     assert_all_close(scan(arrays), reference(arrays), 1e-12)
     assert len(seen) == tiles

@@ -218,6 +218,10 @@ def torch_twins(torch) -> dict:
         losses = F.cross_entropy(logits.reshape(len(targets), -1), targets, ignore_index=-1, reduction="none")
         return losses.reshape(logits.shape[:-1])
 
+    def linear_cross_entropy(x, weight, targets):
+        logits = F.linear(x, weight).flatten(0, 1)
+        return F.cross_entropy(logits, targets.flatten().clamp(min=-1), ignore_index=-1)
+
     def causal_conv1d(u, weight, bias, past=None):
         B, _, C = u.shape
         past = torch.zeros(B, weight.shape[1] - 1, C, dtype=u.dtype) if past is None else past
@@ -269,6 +273,7 @@ def torch_twins(torch) -> dict:
         "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
         "embedding": lambda table, ids: F.embedding(ids, table),
         "cross_entropy": cross_entropy,
+        "linear_cross_entropy": linear_cross_entropy,
         "causal_conv1d": causal_conv1d,
         "associative_memory": lambda u, memory: F.softmax(u @ memory.T, dim=-1) @ memory,
         "gated_fusion": gated_fusion,

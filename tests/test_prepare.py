@@ -374,6 +374,12 @@ def test_a_dataset_that_is_none_is_refused(capsys, tmp_path, monkeypatch, flags,
     assert_refused(train.main, ["--backend=numpy", *flags], capsys, *wanted)
 
 
+@pytest.mark.parametrize("flag", ["--stories=9", "--data-seed=1", "--tokenizer=bpe", "--bpe-size=300"])
+def test_what_decides_nothing_about_a_dataset_is_refused(capsys, folder, flag):
+    argv = ["--backend=numpy", f"--dataset={folder}", flag]
+    assert_refused(train.main, argv, capsys, f"{flag.split('=')[0]} decides nothing about a prepared dataset")
+
+
 def test_a_dataset_and_a_text_are_refused(capsys, folder, tmp_path):
     (tmp_path / "t.txt").write_text("text")
     argv = ["--backend=numpy", f"--dataset={folder}", f"--text={tmp_path / 't.txt'}"]

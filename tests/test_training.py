@@ -9,7 +9,7 @@ import pytest
 from minigam import ops, training
 from minigam.config import GAMConfig, TrainConfig
 from minigam.corpus import from_pocketstories
-from minigam.lm import GAM
+from minigam.lm import GAM, Mamba, Transformer
 from minigam.optim import AdamW
 from minigam.tensor import Tensor
 from minigam.training import NonFinite, batch_of, evaluate, train_step
@@ -29,9 +29,10 @@ def batch(seed=0, rows=6, ignored=0.3):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4, 5, 6, 100])
-def test_micro_batches_are_exact(micro_batch):
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_micro_batches_are_exact(micro_batch, dropout):
     ids, targets = batch()
-    whole, parts = tiny(), tiny()
+    whole, parts = tiny(dropout=dropout), tiny(dropout=dropout)
     losses = [
         train_step(whole, AdamW(whole.parameters()), ids, targets),
         train_step(parts, AdamW(parts.parameters()), ids, targets, micro_batch=micro_batch),
@@ -40,6 +41,36 @@ def test_micro_batches_are_exact(micro_batch):
     for (name, a), b in zip(whole.named_parameters(), parts.parameters(), strict=True):
         # Adam's first step divides a gradient by its size: compare the gradients themselves.
         np.testing.assert_allclose(a.grad, b.grad, rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("Model", [Transformer, Mamba])
+def test_micro_batches_are_exact_for_the_rivals(Model):
+    config = Model.Config(vocab_size=7, block_size=8, d_model=8, n_layers=2, dropout=0.3)
+    ids, targets = np.random.default_rng(0).integers(7, size=(2, 5, 8))
+    gradients = []
+    for micro_batch in (5, 2):
+        model = Model(config, dtype="float64")
+        train_step(model, AdamW(model.parameters()), ids, targets, micro_batch)
+        assert model.dropout_stream.first_row == 0
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, g in gradients[0].items():
+        np.testing.assert_allclose(g, gradients[1][name], rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+def test_left_to_itself_a_step_takes_parts_whose_widest_array_is_bounded(monkeypatch):
+    model, (ids, targets) = tiny(), batch()
+    rows, C, T = [], model.config.d_model, ids.shape[1]
+    features = model.features
+    monkeypatch.setattr(model, "features", lambda ids: rows.append(len(ids)) or features(ids))
+    for numbers, wanted in (
+        (10**9, [6]),
+        (4 * 4 * C * T + 1, [4, 2]),
+        (1, [1] * 5),
+    ):  # the last has no target
+        monkeypatch.setattr(training, "NUMBERS", numbers)
+        rows.clear()
+        train_step(model, AdamW(model.parameters()), ids, targets)
+        assert rows == wanted
 
 
 def test_a_step_returns_the_loss_before_the_update_and_lowers_it():
@@ -84,6 +115,7 @@ def test_nan_names_the_first_operation_and_changes_nothing(monkeypatch):
         return np.where(y > y.max() - 1e-9, np.nan, y), backward
 
     monkeypatch.setattr(ops.gelu, "rule", faulty)
+    monkeypatch.setattr(ops.gelu, "fast", {})
     with pytest.raises(NonFinite, match=r"loss nan.*op 'gelu', forward, in a result of shape \(6, 8, 32\)"):
         train_step(model, optimizer, ids, targets)
     assert optimizer.steps == 0
@@ -101,6 +133,7 @@ def test_an_infinite_gradient_names_the_backward_rule(monkeypatch):
         return y, lambda dy: tuple(np.inf * g for g in backward(dy))
 
     monkeypatch.setattr(ops.layer_norm, "rule", faulty)
+    monkeypatch.setattr(ops.layer_norm, "fast", {})
     with pytest.raises(NonFinite, match="op 'layer_norm', backward"), np.errstate(invalid="ignore"):
         train_step(model, AdamW(model.parameters()), *batch())
 
@@ -146,10 +179,10 @@ class Interrupter:
         self.step, self.at, self.optimizer = optimizer.step, at, optimizer
         optimizer.step = self
 
-    def __call__(self):
+    def __call__(self, *clip):
         if self.optimizer.steps + 1 == self.at:
             signal.raise_signal(signal.SIGINT)
-        self.step()
+        return self.step(*clip)
 
 
 def test_ctrl_c_finishes_the_step_and_makes_a_checkpoint():

@@ -34,11 +34,10 @@ extern "C" __global__ void cross_entropy_back(
 {
     const size row = my_row(), begin = row * V;
     if (row >= rows) return;
-    const size target = targets[row] >= 0 ? targets[row] : 0;
     const REAL top = tops[row], total = totals[row], counts = targets[row] >= 0;
     const REAL weight = counts * dlosses[row];
     for (size v = my_lane(); v < V; v += 32)
-        dlogits[begin + v] = (exp(logits[begin + v] - top) / total - (v == target)) * weight;
+        dlogits[begin + v] = (exp(logits[begin + v] - top) / total - (v == targets[row])) * weight;
 }
 """
 

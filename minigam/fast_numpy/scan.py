@@ -1,4 +1,4 @@
-"""Faster rules for NumPy, each of the same contract as its reference.
+"""The faster rule of the selective scan, for Mamba.
 
 Letters of the scan: b sequences, T tokens, E channels, N states of each; q tokens and r sequences of a tile.
 """
