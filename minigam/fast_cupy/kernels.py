@@ -61,12 +61,14 @@ def launch(xp, source: str, name: str, threads: int, *arguments, **macros) -> No
     for a in arrays:
         if a.dtype not in (dtype, np.int64) or not a.flags.c_contiguous:
             raise TypeError(f"{name}: an array {a.shape} {a.dtype}, wanted C-contiguous {dtype} or int64")
-    as_c = {int: np.int64, float: dtype.type}
-    passed = tuple(as_c.get(type(a), lambda same: same)(a) for a in arguments)
+
+    def as_c(a):
+        return np.int64(a) if isinstance(a, int) else dtype.type(a) if isinstance(a, float) else a
+
     if threads:
-        macros["REAL"] = REAL[dtype.name]
+        macros["REAL"], blocks = REAL[dtype.name], -(-threads // THREADS)
         options = tuple(f"-D{macro}={value}" for macro, value in macros.items())
-        kernel(xp, source, options, name)((-(-threads // THREADS),), (THREADS,), passed)
+        kernel(xp, source, options, name)((blocks,), (THREADS,), tuple(map(as_c, arguments)))
 
 
 @cache
