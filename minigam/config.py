@@ -18,6 +18,7 @@ def setting(default, help: str, **metadata):
 
 
 MIXERS = ("gated", "sum", "local", "global")
+PRECISIONS = ("float32", "tf32", "float16")
 
 
 class Checked:
@@ -160,6 +161,9 @@ class TrainConfig(Checked):
     eval_rows: int = setting(200, "rows of a validation on the way; the last one takes all")
     checkpoint_every: int = setting(100, "steps between checkpoints")
     seed: int = setting(0, "decides initial values, order of the data, dropout and samples")
+    precision: str = setting(
+        "float32", "what a GPU rounds the inputs of matrix products to", choices=PRECISIONS
+    )
 
     def __post_init__(self):
         self.require_counts("batch_size", "micro_batch", "steps")
@@ -171,3 +175,4 @@ class TrainConfig(Checked):
         self.require(0.0 <= self.weight_decay < math.inf, "weight_decay", "a number, at least 0")
         self.require(self.max_norm > 0.0, "max_norm", "a number above 0")
         self.require(self.seed >= 0, "seed", "a whole number, at least 0")
+        self.require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")

@@ -8,6 +8,7 @@ import numpy as np
 from minigam import backend
 from minigam.backend import to_numpy, xp_of
 from minigam.nn import Parameter
+from minigam.precision import LossScale
 
 
 class AdamW:
@@ -16,6 +17,7 @@ class AdamW:
     parameters : changed in place; one without a gradient is left alone, and t counts the steps
                  of all together (PyTorch counts each parameter's own)
     lr         : learning rate; set `.lr` before a step to follow a schedule
+    loss_scale : what the gradients given to `step` are multiplied by; None for 1
     The parameters are laid end to end in one array, of which each `.data` becomes a view, and the
     moments in two more, so that a GPU can update them all at once.
     """
@@ -27,7 +29,9 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.1,
         eps: float = 1e-8,
+        loss_scale: LossScale | None = None,
     ):
+        self.loss_scale = loss_scale
         self.parameters: list[Parameter] = list(parameters)
         if not self.parameters:
             raise ValueError("AdamW: no parameters, wanted at least one")
@@ -70,11 +74,12 @@ class AdamW:
         ]
         if faster and len(pieces) == len(self.parameters):  # all at once
             pieces = [(slice(None), xp.concatenate([g for _, g in pieces]))]
-        norm = xp.sqrt(sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype)))
+        scale = self.loss_scale.value if self.loss_scale else 1.0
+        norm = xp.sqrt(sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype))) / scale
         factor = xp.where(xp.isfinite(norm + loss), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
         for at, g in pieces:
             (faster or update)(
-                xp, self.flat[at], g, self.m[at], self.v[at], factor,
+                xp, self.flat[at], g, self.m[at], self.v[at], factor / scale,
                 lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
             )  # fmt: skip
         return norm

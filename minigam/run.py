@@ -6,7 +6,8 @@ loss.png               the plot of it
 tokenizer.json         text to ids and back
 model.safetensors      the parameters
 optimizer.safetensors  all that resuming needs, in one file so that it is replaced as a whole:
-                       parameters, both moments, the step, the count of dropout masks drawn
+                       parameters, both moments, the step, the count of dropout masks drawn, and in
+                       float16 the scale of the loss
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from minigam.files import read_arrays, read_json, replacing, write_arrays, write
 from minigam.lm import GAM, LanguageModel, Mamba, Transformer
 from minigam.mqar import from_mqar
 from minigam.optim import AdamW
+from minigam.precision import LossScale
 
 FORMAT = "minigam run 1"
 MODELS: dict[str, type[LanguageModel]] = {"gam": GAM, "transformer": Transformer, "mamba": Mamba}
@@ -62,7 +64,7 @@ class RunConfig:
                 values["model_type"],
                 MODELS[values["model_type"]].Config.from_dict(values["model"]),
                 DataConfig.from_dict(values["data"]),
-                TrainConfig.from_dict(values["train"]),
+                TrainConfig.from_dict({"precision": "float32"} | values["train"]),  # older runs do not say it
                 values["corpus_sha256"],
             )
         except (KeyError, TypeError, AttributeError) as e:
@@ -153,7 +155,10 @@ class Run:
 
     def new_optimizer(self, model: LanguageModel) -> AdamW:
         c = self.config.train
-        return AdamW(model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay)
+        return AdamW(
+            model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay,
+            loss_scale=LossScale() if c.precision == "float16" else None,
+        )  # fmt: skip
 
     def save(self, model: LanguageModel, optimizer: AdamW, step: int) -> None:
         """Write a checkpoint. The file that resuming reads comes first and is complete alone:
@@ -166,6 +171,8 @@ class Run:
             "dropout_drawn": str(model.dropout_stream.drawn),
             "config_sha256": self.config.sha256(),
         }
+        if optimizer.loss_scale:
+            metadata["loss_scale"] = json.dumps(vars(optimizer.loss_scale))
         write_arrays(self.path / "optimizer.safetensors", state, metadata)
         self._save_weights(parameters, step)
 
@@ -201,7 +208,9 @@ class Run:
             step = int(metadata["step"])
             model.dropout_stream.drawn = int(metadata["dropout_drawn"])
             optimizer.load_state_dict(arrays, names, step)
-        except (KeyError, ValueError) as e:
+            if optimizer.loss_scale:
+                optimizer.loss_scale = LossScale(**json.loads(metadata["loss_scale"]))
+        except (KeyError, TypeError, ValueError) as e:
             raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
         self._save_weights(model.state_dict(), step)  # a crash may have come between the two files
         self._forget_metrics_after(step)

@@ -9,6 +9,7 @@ from minigam.config import DataConfig, ModelConfig, TrainConfig
 from minigam.corpus import Corpus
 from minigam.lm import LanguageModel
 from minigam.optim import AdamW
+from minigam.precision import using
 from minigam.run import MODELS, Run, RunConfig
 from minigam.training import evaluate, fit
 
@@ -37,7 +38,8 @@ def train(
 ) -> int:
     """Train on from step `start` to the end, or to a Ctrl-C; return the last step done.
 
-    Everything measured goes to metrics.jsonl. Raises NonFinite when the loss becomes it.
+    Everything measured goes to metrics.jsonl. Raises NonFinite when the loss becomes it, and InputError
+    where the device does not have the run's precision.
     """
     config = run.config.train
     bar = tqdm(total=config.steps, initial=start, unit="step", disable=None, desc=name)
@@ -56,7 +58,7 @@ def train(
     def on_checkpoint(step: int) -> None:
         run.save(model, optimizer, step)
 
-    with bar:
+    with bar, using(model.xp, config.precision):
         return fit(model, optimizer, corpus, config, start=start,
                    on_step=on_step, on_validation=on_validation, on_checkpoint=on_checkpoint)  # fmt: skip
 

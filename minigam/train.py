@@ -6,11 +6,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from minigam import backend as backends
 from minigam import cli, profile, session
 from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.corpus import Corpus, find_prepared
 from minigam.generate import first_ids, write
 from minigam.pocketstories import REACH
+from minigam.precision import require, using
 from minigam.run import MODELS, Run, make_corpus
 from minigam.training import NonFinite
 
@@ -101,19 +103,20 @@ _FLAGS = {
 
 def _begin(args, given: dict, backend: str):
     """Make the corpus and the run folder that the flags describe."""
-    asked = _asked(args, given)
+    asked = _asked(args, given, backend)
     path = args.out or _next_free(asked.corpus.name)
     return *session.begin(path, *asked, backend), asked.corpus
 
 
 def _profile(args, given: dict, backend: str) -> int:
     """Time the steps of the training that the flags describe."""
-    asked = _asked(args, given)
+    asked = _asked(args, given, backend)
     config = replace(asked.model, vocab_size=len(asked.corpus.tokenizer))
     model = MODELS[asked.model_type](config, seed=asked.train.seed, backend=backend)
     print(profile.head(model, asked.train))
     try:
-        print(f"\n{profile.text(profile.measure(model, asked.corpus, asked.train))}")
+        with using(model.xp, asked.train.precision):
+            print(f"\n{profile.text(profile.measure(model, asked.corpus, asked.train))}")
     except NonFinite as e:
         raise InputError(f"--profile: {e}; choose a smaller --position-std") from e
     return 0
@@ -129,7 +132,7 @@ class Asked(NamedTuple):
     corpus: Corpus
 
 
-def _asked(args, given: dict) -> Asked:
+def _asked(args, given: dict, backend: str) -> Asked:
     """Check the flags that describe a new training, and make its corpus."""
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
@@ -143,6 +146,7 @@ def _asked(args, given: dict) -> Asked:
     unused = _unused(data)
     if idle := sorted(given.keys() & unused):
         raise InputError(f"--{idle[0].replace('_', '-')} decides nothing {unused[idle[0]]}; leave it away")
+    require(backends.get(backend), train.precision)
     checked = _build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written

@@ -39,20 +39,24 @@ def train_step(
                    Each part's loss counts by its share of the targets and has its rows' dropout masks,
                    so the step is that of the whole batch, in less memory
     max_norm     : the gradient's norm is clipped to this
-    Raises NonFinite, naming the first operation at fault, and updates nothing.
+    Raises NonFinite, naming the first operation at fault, and updates nothing. Where the optimiser has a
+    loss scale above 1 it is halved instead if the gradients alone are at fault, and the step left out.
     """
     if model.xp is np:
         backend.keep_freed_memory()
-    drawn = model.dropout_stream.drawn
+    drawn, scaling = model.dropout_stream.drawn, optimizer.loss_scale
     optimizer.zero_grad()
     loss = 0.0
     for part_loss, share in _parts(model, ids, targets, micro_batch):
-        part_loss.backward(share, retain_graph=False)
+        part_loss.backward(share * (scaling.value if scaling else 1.0), retain_graph=False)
         loss = loss + share * part_loss.data
     norm = optimizer.step(max_norm, loss)
     mean, norm = float(loss), float(norm)  # the one place where the host waits for a device
-    if not (math.isfinite(mean) and math.isfinite(norm)):
-        optimizer.steps -= 1
+    finite = math.isfinite(mean) and math.isfinite(norm)
+    optimizer.steps -= not finite
+    if scaling and math.isfinite(mean) and scaling.value >= 1.0:
+        scaling.update(finite)
+    elif not finite:
         optimizer.zero_grad()
         model.dropout_stream.drawn = drawn  # the same masks again
         culprit = first_non_finite(model, ids, targets, micro_batch)

@@ -13,15 +13,15 @@ import types
 import numpy as np
 
 FUNCTIONS = (
-    "abs", "arange", "ascontiguousarray", "concatenate", "copysign", "exp", "isfinite", "log", "log1p",
-    "maximum", "minimum", "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "vdot", "where",
-    "zeros", "zeros_like",
+    "abs", "arange", "ascontiguousarray", "concatenate", "copysign", "cumsum", "exp", "isfinite", "log",
+    "log1p", "maximum", "minimum", "ones", "ones_like", "rint", "sqrt", "stack", "tanh", "tril", "vdot",
+    "where", "zeros", "zeros_like",
 )  # fmt: skip
 METHODS = (
     "all", "any", "argmax", "astype", "copy", "max", "min", "reshape", "sum", "swapaxes", "take", "transpose",
     "view",
 )  # fmt: skip
-PROPERTIES = ("dtype", "nbytes", "ndim", "shape", "size")
+PROPERTIES = ("dtype", "flags", "nbytes", "ndim", "shape", "size")
 
 
 class DeviceArray:
@@ -42,6 +42,11 @@ class DeviceArray:
     @property
     def T(self):
         return DeviceArray(self._host.T)
+
+    @property
+    def data(self):
+        """Where the numbers lie, as CuPy's arrays say it."""
+        return types.SimpleNamespace(ptr=self._host.ctypes.data)
 
     def __repr__(self):
         return f"DeviceArray({self._host})"
@@ -132,8 +137,9 @@ def _asarray(a, dtype=None) -> DeviceArray:
 
 
 def _empty(shape, dtype) -> DeviceArray:
-    """An array of nan: what a rule then forgets to write shows."""
-    return DeviceArray(np.full(shape, np.nan, dtype))
+    """An array of nan, or of the smallest whole number: what a rule then forgets to write shows."""
+    kind = np.dtype(dtype)
+    return DeviceArray(np.full(shape, np.nan if kind.kind == "f" else np.iinfo(kind).min, kind))
 
 
 xp.array, xp.asarray, xp.empty = _array, _asarray, _empty

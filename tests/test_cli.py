@@ -79,6 +79,7 @@ def text(tmp_path) -> Path:
         (["--micro-batch=-1"], ["micro_batch is -1"]),
         (["--steps=0"], ["steps is 0"]),
         (["--seed=-1"], ["seed is -1"]),
+        (["--precision=tf32"], ["precision tf32 on numpy", "choose --precision float32"]),
         (["--beta2=1"], ["beta2 is 1.0"]),
         (["--valid=v.txt"], ["valid is", "--text beside it"]),
         (["--resume=missing"], ["missing", "not a folder"]),

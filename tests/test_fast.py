@@ -1,33 +1,27 @@
-"""The faster rules at the sizes where they change their course; CUDA's, emulated and compiled.
+"""The scan's faster rules at the sizes where they change their course; CUDA's, emulated.
 
-That they equal the reference on every case of the table is tested in test_ops.py.
+That they equal the reference on every case of the table is tested in test_ops.py and test_fast_cupy.py.
 """
 
-import shutil
-import subprocess
 import tracemalloc
 from contextlib import nullcontext
 
 import fakecuda
-import fakegpu
 import numpy as np
 import pytest
 import tiny
-from test_ops import assert_all_close, assert_faster_equals_reference, value_and_gradients
+from test_ops import assert_all_close, value_and_gradients
 
-from minigam import Mamba, MambaConfig, Tensor, backend, fast_cupy, reference_only
+from minigam import Mamba, MambaConfig, Tensor, backend, reference_only
+from minigam.fast_cupy import kernels
+from minigam.fast_cupy import scan as cupy_scan
 from minigam.fast_numpy import general, mixers
 from minigam.fast_numpy import scan as numpy_scan
 from minigam.gradcheck.cases import CASES, transposed
 from minigam.ops import linear_cross_entropy
 from minigam.sequence import causal_attention, selective_scan
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels' emulation")
-LIBRARIES = [
-    "numpy",
-    pytest.param("fakegpu", marks=needs_compiler, id="emulated"),
-    pytest.param("cupy", marks=pytest.mark.gpu),
-]
+LIBRARIES = ["numpy", *fakecuda.DEVICES]
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 each_dtype = pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-5)])
 CHUNK = numpy_scan.CHUNK
@@ -35,9 +29,7 @@ CHUNK = numpy_scan.CHUNK
 
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch):
-    """Let the pretend GPU run CuPy's rule, its kernels by the emulator."""
-    monkeypatch.setattr(fakegpu.xp, "RawModule", fakecuda.RawModule, raising=False)
-    monkeypatch.setitem(selective_scan.fast, "fakegpu", fast_cupy.selective_scan)
+    fakecuda.install(monkeypatch)
 
 
 def inputs(b, T, E, N, past=False, dtype="float64", largest_step=1.0) -> list[np.ndarray]:
@@ -121,8 +113,8 @@ def test_every_number_of_tokens_gives_the_reference_result(library, dtype, rtol,
 
 
 def test_the_emulated_sizes_need_several_blocks_the_last_one_not_full():
-    assert fast_cupy.THREADS < 3 * 50 < 2 * fast_cupy.THREADS
-    assert fast_cupy.CHUNK == CHUNK
+    assert kernels.THREADS < 3 * 50 < 2 * kernels.THREADS
+    assert cupy_scan.CHUNK == CHUNK
 
 
 @pytest.mark.parametrize(("sequences", "tiles"), [(0.5, 5), (1, 5), (2.5, 3), (9, 1)])
@@ -142,12 +134,6 @@ def test_arrays_that_are_not_contiguous_are_read_right(library):
     arrays = [0.1 * transposed(*s)(rng) for s in [*sizes, (4,), (2, 4, 3)]]
     assert not any(a.flags.c_contiguous for a in arrays if a.ndim > 1)
     assert_all_close(scan(arrays, library), reference(arrays), 1e-12)
-
-
-@needs_compiler
-@pytest.mark.parametrize("case", [c for c in CASES if c.op is selective_scan], ids=str)
-def test_the_emulated_rule_equals_the_reference_on_the_table(case, monkeypatch):
-    assert_faster_equals_reference(case, "fakegpu", monkeypatch)
 
 
 @each_library
@@ -229,23 +215,3 @@ def test_a_model_trains_and_writes_by_the_faster_rule(library, monkeypatch):
     assert len(runs) == 2 * (1 + 6)  # each layer once for the loss, and once for every new token
     np.testing.assert_allclose(got[0], want[0], rtol=1e-12)
     np.testing.assert_array_equal(got[1], want[1])
-
-
-# -------------------------------------------------------------------------------------------- CUDA
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc compiles the kernels for a device")
-@pytest.mark.parametrize("real", fast_cupy.REAL.values())
-@pytest.mark.parametrize("N", [1, 16])
-def test_the_kernels_compile_for_a_device(real, N, tmp_path):
-    source, cubin = tmp_path / "scan.cu", tmp_path / "scan.cubin"
-    source.write_text(fast_cupy.SCAN)
-    options = ["-arch=sm_90", "-cubin", f"-DREAL={real}", f"-DN={N}", "-Werror", "all-warnings"]
-    done = subprocess.run(["nvcc", *options, "-o", cubin, source], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert all(name in cubin.read_bytes() for name in (b"scan_forward", b"scan_backward"))
-
-
-def test_half_precision_is_refused_in_one_line():
-    with pytest.raises(TypeError, match="float16 on a GPU, wanted float32 or float64"):
-        fast_cupy.scan_kernels(fakegpu.xp, np.dtype("float16"), 2)

@@ -1,32 +1,23 @@
-"""Faster rules for CuPy, each of the same contract as its reference, by CUDA kernels of our own.
+"""The selective scan, and only the states at the borders of chunks kept.
 
-Compiled and emulated in the tests, not yet run on a device. The kernels are compiled when first used,
-once for each precision and N. Letters of the scan: b sequences, T tokens, E channels, N states of each.
+Letters: b sequences, T tokens, E channels, N states of each.
 """
-
-from functools import cache
-
-import numpy as np
 
 from minigam import sequence
 from minigam.backend import rows
+from minigam.fast_cupy.kernels import launch, packed
 from minigam.sequence import scan_sizes
 
 CHUNK = 16  # tokens between two states that are kept: a sixteenth of what the reference keeps
-THREADS = 128  # of a block
-REAL = {"float32": "float", "float64": "double"}
 
-# Compiled with REAL, the type of every number, and N. One thread is one channel of one sequence: its N
-# states stay in registers while it walks through time. States lie (..., N, E), so that neighbouring
-# threads read neighbouring numbers. No thread waits for another: sums over channels are made outside.
+# Compiled with N. One thread is one channel of one sequence: its N states stay in registers while it walks
+# through time. States lie (..., N, E), so that neighbouring threads read neighbouring numbers. No thread
+# waits for another: sums over channels are made outside.
 SCAN = r"""
-typedef long long size;
-
 struct Place { size row, e; bool outside; };
 
 __device__ Place my_place(size b, size E) {
-    size i = (size)blockIdx.x * blockDim.x + threadIdx.x;
-    return {i / E, i % E, i >= b * E};
+    return {my_index() / E, my_index() % E, my_index() >= b * E};
 }
 
 // y, and borders (chunks + 1, b, N, E): given the first, writes those after each chunk of `chunk` tokens.
@@ -122,25 +113,23 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     and leaves the sums over channels (dB, dC) to matrix products: the same bits in every run.
     """
     b, T, E, N = scan_sizes(x, delta, A, B, C, skip, past)
-    inputs = [xp.ascontiguousarray(z) for z in (x, delta, A.T, B, C, skip)]
+    inputs = packed(xp, x, delta, A.T, B, C, skip)
     chunks = range(0, T, CHUNK)
     borders = xp.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the state before each chunk; the last
     if past is not None:
         borders[0] = past.swapaxes(1, 2)
 
-    def launch(name: str, arrays: tuple, *sizes: int) -> None:
+    def start(name: str, arrays: tuple, *sizes: int) -> None:
         """Start one thread for each channel of each sequence."""
-        kernel = scan_kernels(xp, x.dtype, N).get_function(name)
-        sizes = map(np.int64, (b, T, E, CHUNK, *sizes))
-        kernel((-(-b * E // THREADS),), (THREADS,), (*inputs, *arrays, *sizes))
+        launch(xp, SCAN, name, b * E, *inputs, *arrays, b, T, E, CHUNK, *sizes, N=N)
 
     y = xp.empty((b, T, E), dtype=x.dtype)
-    launch("scan_forward", (borders, y))
+    start("scan_forward", (borders, y))
     if remember is not None:
         remember(borders[-1].swapaxes(1, 2).copy())  # a view would hold all borders
 
     def backward(dy):
-        dy = xp.ascontiguousarray(dy)
+        (dy,) = packed(xp, dy)
         dx, ddelta, dB, dC = (xp.empty(z.shape, dtype=x.dtype) for z in (x, delta, B, C))
         states, dstates = (xp.empty((b, CHUNK, N, E), dtype=x.dtype) for _ in range(2))
         dA, carry = (xp.zeros((b, N, E), dtype=x.dtype) for _ in range(2))
@@ -148,7 +137,7 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
         for c, begin in reversed(list(enumerate(chunks))):
             end = min(begin + CHUNK, T)
             arrays = (dy, borders[c], states, dstates, dx, ddelta, dA, carry)
-            launch("scan_backward", arrays, begin, end)
+            start("scan_backward", arrays, begin, end)
             dC[:, begin:end] = (states[:, : end - begin] @ dy[:, begin:end, :, None])[..., 0]
             dB[:, begin:end] = (dstates[:, : end - begin] @ write[:, begin:end, :, None])[..., 0]
         dskip = rows(dy * x).sum(axis=0)
@@ -156,11 +145,3 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
         return dx, ddelta, dA.sum(axis=0).T, dB, dC, dskip, dpast
 
     return y, backward
-
-
-@cache
-def scan_kernels(xp, dtype, N: int):
-    """Return the compiled module of both kernels for one precision and one number of states."""
-    if dtype.name not in REAL:
-        raise TypeError(f"selective_scan: {dtype} on a GPU, wanted {' or '.join(REAL)}")
-    return xp.RawModule(code=SCAN, options=(f"-DREAL={REAL[dtype.name]}", f"-DN={N}"))
