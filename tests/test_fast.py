@@ -64,7 +64,7 @@ TINY = {(backend, "TILE"): 8, (general, "ROWS"): 3, (mixers, "QUERIES"): 2, (num
 @pytest.mark.parametrize("size", ["one tile", "many tiles"])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 2e-6)])
 def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
-    """In float32 too the measure is the reference in float64, and twice the error it has itself in float32."""
+    """In float32 too the measure is the reference in float64, and twice its own error in float32."""
     for (room, name), value in TINY.items() if size == "many tiles" else ():
         monkeypatch.setattr(room, name, value)
     tensors = [case.tensors(dtype=dtype) for _ in range(2)]

@@ -13,7 +13,7 @@ from test_run import FLAGS, assert_same_run
 from test_training import batch, tiny
 
 from minigam import backend, precision, train, training
-from minigam.config import InputError
+from minigam.config import PRECISIONS, InputError
 from minigam.fast_cupy import products
 from minigam.files import read_arrays
 from minigam.optim import AdamW
@@ -58,7 +58,7 @@ def test_a_product_asks_cublas_for_the_precision_that_is_set(name, dtype, kind, 
     assert (call.kind, call.out, call.compute, y.dtype) == (kind, np.dtype(dtype).type, compute, dtype)
 
 
-@pytest.mark.parametrize("library", fakecuda.DEVICES)
+@fakecuda.each_device
 def test_float16_rounds_what_goes_in_and_not_what_comes_out(library, monkeypatch):
     fakecuda.install(monkeypatch)
     if library == "fakegpu":
@@ -112,6 +112,10 @@ def test_the_precision_before_comes_back(capable):
         assert precision.current() == "tf32"
         raise KeyError
     assert precision.current() == "float32"
+
+
+def test_each_precision_says_what_it_needs():
+    assert tuple(precision.NEEDED) == PRECISIONS
 
 
 def test_train_refuses_before_it_writes(tmp_path):
