@@ -221,16 +221,16 @@ def sigmoid(xp: ModuleType, z):
     return 0.5 * (1.0 + xp.tanh(0.5 * z))
 
 
-def keep_mask(xp: ModuleType, key: tuple[int, ...], p: float, shape: tuple[int, ...], first_row: int = 0):
+def keep_mask(xp: ModuleType, key: tuple[int, ...], p: float, shape: tuple[int, ...], first: int = 0):
     """Return for every entry whether dropout keeps it: False with probability p, to the nearest 1/65536.
 
-    key       : non-negative integers that decide the mask, the same in every library
-    first_row : where these rows begin in the mask of a whole batch, so that row i has the same mask
-                however the batch is split
+    key   : non-negative integers that decide the mask, the same in every library
+    first : how many entries of the mask come before these, so that an entry has the same mask however a
+            batch is split
     Four entries share a number of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), 16 bits each. Its
     n-th number is a function of n, so a mask can be computed again, from any entry on.
     """
-    first, size = first_row * math.prod(shape[1:]), math.prod(shape)
+    size = math.prod(shape)
     z = xp.arange(first // 4 + 1, (first + size - 1) // 4 + 2, dtype=np.uint64)
     z *= np.uint64(0x9E3779B97F4A7C15)
     z += mask_seed(key)

@@ -107,12 +107,15 @@ class LanguageModel(nn.Module):
         """
         return ops.cross_entropy(self(ids), self._checked_targets(targets))
 
-    def loss(self, ids, targets) -> Tensor:
-        """Return the mean loss in nats over the targets that are not negative, one number."""
+    def loss(self, ids, targets, start: int = 0) -> Tensor:
+        """Return the mean loss in nats over the targets that are not negative, one number.
+
+        start : position of the first token
+        """
         if count_targets(targets) == 0:
             raise ValueError("loss: every target is negative, wanted at least one to predict")
         targets = self._checked_targets(targets)
-        return ops.linear_cross_entropy(self.features(ids), self.token_embedding.weight, targets)
+        return ops.linear_cross_entropy(self.features(ids, start=start), self.token_embedding.weight, targets)
 
     def _checked_targets(self, targets):
         targets, V = _array(targets), self.config.vocab_size

@@ -24,17 +24,17 @@ class Parameter(Tensor):
 class DropoutStream:
     """Numbers every dropout mask of one model: mask n is decided by (seed, n).
 
-    `drawn` is the whole state: put it back and the same masks follow. `first_row` is where the rows at
-    hand begin in their batch: row i has the same mask however the batch is split.
+    `drawn` is the whole state: put it back and the same masks follow. `first_token` says how many tokens
+    of the batch come before those at hand: a token has the same mask however the batch is split.
     """
 
     def __init__(self, seed: int):
-        self.seed, self.drawn, self.first_row = seed, 0, 0
+        self.seed, self.drawn, self.first_token = seed, 0, 0
 
     def next_mask(self) -> dict:
         """Return what tells a dropout rule which mask is next."""
         self.drawn += 1
-        return {"key": (self.seed, self.drawn), "first_row": self.first_row}
+        return {"key": (self.seed, self.drawn), "first_token": self.first_token}
 
 
 class Module:

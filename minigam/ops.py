@@ -300,17 +300,18 @@ def embedding(xp, table, ids):
 
 
 @op
-def dropout(xp, x, *, p: float, key: tuple[int, ...], first_row: int = 0):
+def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Zero each entry with probability p, and scale the others by 1 / (1 - p).
 
-    key, first_row : integers that decide the mask, so that a step repeated is the same step, also
-                     in other micro-batches (see `backend.keep_mask`)
+    key         : integers that decide the mask, so that a step repeated is the same step
+    first_token : how many tokens (..., C) of the batch come before these: however it is split, a token has
+                  the same mask
     Raises ValueError unless 0 <= p < 1.
     Source: Srivastava et al., JMLR 15 (2014).
     """
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout: p is {p}, wanted 0 <= p < 1")
-    mask = keep_mask(xp, key, p, x.shape, first_row).astype(x.dtype) * (1.0 / (1.0 - p))
+    mask = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1]).astype(x.dtype) * (1.0 / (1.0 - p))
     return x * mask, lambda dy: (dy * mask,)
 
 

@@ -114,7 +114,7 @@ def gated_fusion(xp, local_context, global_context, gate):
 
 @op
 def causal_attention(
-    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_row: int = 0
+    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
 ):
     """Let every token take a mean of the values before it, weighted by how its query meets their keys.
 
@@ -123,7 +123,7 @@ def causal_attention(
 
     qkv  : (B, T, 3C)   queries, keys and values, each H heads of D channels side by side
     past : (B, P, 2C) or None   keys and values of the tokens before, when a sequence comes in parts
-    p, key, first_row : share of the weights a to drop, and what decides which (see `ops.dropout`)
+    p, key, first_token : share of the weights a to drop, and what decides which (see `ops.dropout`)
     returns (B, T, C)
     Raises ShapeError when H does not divide C, or past does not fit.
     Cost: 4 B T (P+T) C flop forward, twice that backward; keeps two arrays of B H T (P+T) numbers,
@@ -155,7 +155,7 @@ def causal_attention(
     a = e / e.sum(axis=-1, keepdims=True)
     kept = 1.0
     if p > 0.0:
-        kept = keep_mask(xp, key, p, a.shape, first_row).astype(a.dtype) * (1.0 / (1.0 - p))
+        kept = keep_mask(xp, key, p, a.shape, first_token * H * (P + T)).astype(a.dtype) * (1.0 / (1.0 - p))
     y = merged((a * kept) @ v)
 
     def backward(dy):

@@ -36,8 +36,8 @@ def train_step(
 
     ids, targets : (B, T) integers; a negative target is ignored
     micro_batch  : rows computed at a time; None for as many as a processor's cache likes, on a GPU all.
-                   Each part's loss counts by its share of the targets and has its rows' dropout masks,
-                   so the step is that of the whole batch, in less memory
+                   Each part's loss counts by its share of the targets and has its tokens' dropout masks,
+                   so the step is that of the whole batch, in less memory. A GAM's long row is split too
     max_norm     : the gradient's norm is clipped to this
     Raises NonFinite, naming the first operation at fault, and updates nothing. Where the optimiser has a
     loss scale above 1 it is halved instead if the gradients alone are at fault, and the step left out.
@@ -69,18 +69,36 @@ NUMBERS = 4_000_000  # of the widest array of a part, (rows, T, 4C): it keeps th
 
 def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):
     """Yield the loss of each part of the batch that has targets, and its share of them all."""
-    B, T = np.shape(targets)
     total, stream = count_targets(targets), model.dropout_stream
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
-    drawn, widest = stream.drawn, 4 * model.config.d_model * T
-    size = micro_batch or (max(1, NUMBERS // widest) if model.xp is np else B)
-    for start in range(0, B, size):
-        part = slice(start, start + size)
-        if count := count_targets(targets[part]):
-            stream.drawn, stream.first_row = drawn, start
-            yield model.loss(ids[part], targets[part]), count / total
-    stream.first_row = 0
+    drawn, T = stream.drawn, np.shape(targets)[1]
+    for rows, begin, start, end in _places(model, *np.shape(targets), micro_batch):
+        part = rows, slice(begin, end)
+        wanted = targets[part]
+        if begin < start:  # these tokens are read again, and were predicted before
+            wanted = np.where(np.arange(begin, end) < start, -1, wanted)
+        if count := count_targets(wanted):
+            stream.drawn, stream.first_token = drawn, rows.start * T + begin
+            yield model.loss(ids[part], wanted, begin), count / total
+    stream.first_token = 0
+
+
+def _places(model: LanguageModel, B: int, T: int, micro_batch: int | None):
+    """Yield the parts of a batch (B, T): rows, and the tokens begin .. end-1, of which start .. end-1 are to
+    be predicted.
+
+    A row too long for NUMBERS is split as well where a token depends on `model.reach` tokens only: to
+    read reach - 1 tokens before the first again is then enough.
+    """
+    tokens = NUMBERS // (4 * model.config.d_model) if model.xp is np else B * T  # of a part
+    size, reach = micro_batch or max(1, tokens // T), model.reach
+    length = T if reach is None or size > 1 else max(tokens, 8 * reach)
+    length = math.ceil(T / math.ceil(T / length))  # parts of about one length
+    for row in range(0, B, size):
+        for start in range(0, T, length):
+            begin = max(0, start - (reach or 1) + 1)
+            yield slice(row, row + size), begin, start, min(start + length, T)
 
 
 def require_finite(model: LanguageModel, step: int) -> None:
@@ -112,7 +130,7 @@ def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None
         return str(found)
     finally:
         model.zero_grad()
-        model.dropout_stream.first_row = 0
+        model.dropout_stream.first_token = 0
     return "the sum over micro-batches or the gradient norm, every operation alone being finite"
 
 

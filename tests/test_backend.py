@@ -304,8 +304,8 @@ def test_scatter_add_adds_repeated_ids(dtype, xp, rng):
     np.testing.assert_allclose(backend.to_numpy(got), want, rtol=1e-6)
 
 
-def mask(xp, *key, p=0.3, shape=(50, 40), first_row=0) -> np.ndarray:
-    kept = backend.keep_mask(xp, key, p, shape, first_row)
+def mask(xp, *key, p=0.3, shape=(50, 40), first=0) -> np.ndarray:
+    kept = backend.keep_mask(xp, key, p, shape, first)
     assert (type(kept), kept.dtype, kept.shape) == (xp.ndarray, bool, shape)
     return backend.to_numpy(kept)
 
@@ -342,7 +342,7 @@ def test_a_row_has_its_mask_however_the_batch_is_split(row, xp):
     whole = mask(xp, 3, shape=(7, *row))
     for size in (1, 2, 3, 7):
         starts = range(0, 7, size)
-        parts = [mask(xp, 3, shape=(min(size, 7 - i), *row), first_row=i) for i in starts]
+        parts = [mask(xp, 3, shape=(min(size, 7 - i), *row), first=i * math.prod(row)) for i in starts]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 

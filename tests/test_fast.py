@@ -64,7 +64,7 @@ TINY = {(backend, "TILE"): 8, (general, "ROWS"): 3, (mixers, "QUERIES"): 2, (num
 @pytest.mark.parametrize("size", ["one tile", "many tiles"])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 2e-6)])
 def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
-    """In float32 too the measure is the reference in float64, and twice its own error in float32."""
+    """In float32 the measure is the reference in float64, and twice the error it has itself in float32."""
     for (room, name), value in TINY.items() if size == "many tiles" else ():
         monkeypatch.setattr(room, name, value)
     tensors = [case.tensors(dtype=dtype) for _ in range(2)]
@@ -87,7 +87,7 @@ def test_long_rows_of_attention_and_of_logits_cross_several_blocks():
     T, V = 2 * mixers.QUERIES + 3, 5
     x, W, ids = draw(2, general.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, general.ROWS))
     for op, inputs, settings in (
-        (causal_attention, [draw(2, T, 12)], {"n_heads": 2, "p": 0.3, "key": (1,), "first_row": 1}),
+        (causal_attention, [draw(2, T, 12)], {"n_heads": 2, "p": 0.3, "key": (1,), "first_token": 1}),
         (linear_cross_entropy, [x, W, ids], {}),
     ):
         found = []

@@ -61,8 +61,8 @@ BATCHES = [
     case(ops.gelu, (*N, C)),
     case(ops.silu, strided(*N, C)),
     case(ops.softplus, transposed(*N, C)),
-    case(ops.dropout, (*N, C), p=0.3, key=(1, 2), first_row=5),
-    case(ops.dropout, transposed(*N, 7), p=0.9, key=(1, 2), first_row=1, label="odd"),
+    case(ops.dropout, (*N, C), p=0.3, key=(1, 2), first_token=5),
+    case(ops.dropout, transposed(*N, 7), p=0.9, key=(1, 2), first_token=1, label="odd"),
     case(ops.softmax, (*N, C)),
     case(ops.layer_norm, transposed(*N, C), (C,), (C,)),
     case(ops.linear, transposed(*N, C), transposed(70, C), strided(70)),
@@ -77,7 +77,7 @@ BATCHES = [
     case(sequence.gated_fusion, transposed(*N, C), strided(*N, C), strided(*N, 2 * C)),
     case(sequence.causal_attention, strided(*N, 3 * 12), n_heads=3),
     case(sequence.causal_attention, (*N, 3 * 12), transposed(3, 9, 24), n_heads=3, p=0.2, key=(3,),
-         first_row=4, label="past, dropout"),
+         first_token=4, label="past, dropout"),
 ]  # fmt: skip
 each_batch = pytest.mark.parametrize("case", BATCHES, ids=str)
 
@@ -178,12 +178,12 @@ def test_what_does_not_fit_is_refused_in_the_words_of_the_reference(op, shapes, 
 
 
 @each_device
-@pytest.mark.parametrize("first_row", [0, 1, 2, 3, 10**7])
+@pytest.mark.parametrize("first_token", [0, 1, 2, 3, 10**7])
 @pytest.mark.parametrize("shape", [(300_001,), (5, 7), (3, 5, 7)], ids=str)  # of many some are the threshold
-def test_dropout_has_the_mask_of_the_backend_bit_for_bit(shape, first_row, library):
+def test_dropout_has_the_mask_of_the_backend_bit_for_bit(shape, first_token, library):
     x = backend.to(np.ones(shape, np.float32), library)
-    got = backend.to_numpy(ops.dropout(x, p=0.37, key=(4, 2**40), first_row=first_row).data)
-    mask = backend.keep_mask(np, (4, 2**40), 0.37, shape, first_row)
+    got = backend.to_numpy(ops.dropout(x, p=0.37, key=(4, 2**40), first_token=first_token).data)
+    mask = backend.keep_mask(np, (4, 2**40), 0.37, shape, first_token * shape[-1])
     np.testing.assert_array_equal(got, mask.astype(np.float32) * np.float32(1 / 0.63))
 
 

@@ -51,7 +51,7 @@ def test_micro_batches_are_exact_for_the_rivals(Model):
     for micro_batch in (5, 2):
         model = Model(config, dtype="float64")
         train_step(model, AdamW(model.parameters()), ids, targets, micro_batch)
-        assert model.dropout_stream.first_row == 0
+        assert model.dropout_stream.first_token == 0
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, g in gradients[0].items():
         np.testing.assert_allclose(g, gradients[1][name], rtol=1e-9, atol=1e-13, err_msg=name)
@@ -59,18 +59,49 @@ def test_micro_batches_are_exact_for_the_rivals(Model):
 
 def test_left_to_itself_a_step_takes_parts_whose_widest_array_is_bounded(monkeypatch):
     model, (ids, targets) = tiny(), batch()
-    rows, C, T = [], model.config.d_model, ids.shape[1]
-    features = model.features
-    monkeypatch.setattr(model, "features", lambda ids: rows.append(len(ids)) or features(ids))
-    for numbers, wanted in (
-        (10**9, [6]),
-        (4 * 4 * C * T + 1, [4, 2]),
-        (1, [1] * 5),
-    ):  # the last has no target
+    shapes, C, T = [], model.config.d_model, ids.shape[1]
+    loss = model.loss
+    monkeypatch.setattr(model, "loss", lambda ids, *rest: shapes.append(ids.shape) or loss(ids, *rest))
+    for numbers, rows in ((10**9, [6]), (4 * 4 * C * T + 1, [4, 2]), (1, [1] * 5)):  # the last has no target
         monkeypatch.setattr(training, "NUMBERS", numbers)
-        rows.clear()
+        shapes.clear()
         train_step(model, AdamW(model.parameters()), ids, targets)
-        assert rows == wanted
+        assert shapes == [(n, T) for n in rows]
+
+
+@pytest.mark.parametrize(("mixer", "kernel_size"), [("gated", 3), ("local", 2), ("global", 3)])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_long_row_is_split_exactly(mixer, kernel_size, dropout, monkeypatch):
+    config = GAMConfig(vocab_size=7, block_size=90, d_model=4, n_layers=2, n_slots=3,
+                       mixer=mixer, kernel_size=kernel_size, dropout=dropout)  # fmt: skip
+    rng = np.random.default_rng(0)
+    ids, targets = rng.integers(0, 7, (2, 90)), rng.integers(-1, 7, (2, 90))
+    results = []
+    for numbers in (10**9, 1):
+        monkeypatch.setattr(training, "NUMBERS", numbers)
+        model, shapes = GAM(config, dtype="float64"), []
+        loss = model.loss
+        monkeypatch.setattr(
+            model, "loss", lambda *given, f=loss, s=shapes: s.append(given[0].shape) or f(*given)
+        )
+        mean = train_step(model, AdamW(model.parameters()), ids, targets)
+        results.append((mean, {name: p.grad for name, p in model.named_parameters()}, shapes))
+    (whole, wanted, one), (split, got, several) = results
+    assert one == [(2, 90)] and len(several) > 4
+    assert max(T for _, T in several) <= 9 * model.reach
+    assert split == pytest.approx(whole, rel=1e-13)
+    for name, g in got.items():
+        np.testing.assert_allclose(g, wanted[name], rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+def test_a_long_row_of_a_model_that_sees_everything_is_not_split(monkeypatch):
+    config = Transformer.Config(vocab_size=7, block_size=40, d_model=8, n_layers=1, n_heads=2)
+    monkeypatch.setattr(training, "NUMBERS", 1)
+    model = Transformer(config)
+    assert list(training._places(model, 2, 40, None)) == [
+        (slice(0, 1), 0, 0, 40),
+        (slice(1, 2), 0, 0, 40),
+    ]
 
 
 def test_a_step_returns_the_loss_before_the_update_and_lowers_it():

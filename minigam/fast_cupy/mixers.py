@@ -204,7 +204,7 @@ extern "C" __global__ void attend_back(
 
 @sequence.causal_attention.faster("cupy")
 def causal_attention(
-    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_row: int = 0
+    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
 ):
     """Scale, mask, softmax and dropout in one kernel between the two products, in place.
 
@@ -224,7 +224,7 @@ def causal_attention(
     kv = qkv[..., C:] if past is None else xp.concatenate([past, qkv[..., C:]], axis=1)  # (B, P+T, 2C)
     q, k, v = heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:])
     scale, n = 1.0 / math.sqrt(C // H), B * H * T
-    mask = mask_arguments(p, key, (B, H, T, P + T), first_row)
+    mask = mask_arguments(p, key, first_token * H * (P + T))
     a = product(xp, q, k.swapaxes(-1, -2))  # (B, H, T, P+T)
     kept = xp.empty(a.shape, dtype=a.dtype) if p > 0.0 else a
     launch(xp, ATTENTION, "attend", n * WARP, a, kept, n, T, P, scale, *mask)

@@ -1,7 +1,5 @@
 """Rules that treat each entry alone: activations and dropout. They keep their input, or nothing."""
 
-import math
-
 import numpy as np
 
 from minigam import ops
@@ -72,18 +70,18 @@ extern "C" __global__ void dropout(
 """
 
 
-def mask_arguments(p: float, key: tuple[int, ...], shape: tuple[int, ...], first_row: int) -> tuple:
+def mask_arguments(p: float, key: tuple[int, ...], first: int) -> tuple:
     """Return what kernels need to know of a dropout mask: its first entry, seed, threshold and scale."""
     seed = mask_seed(key) if p > 0.0 else np.uint64(0)  # where nothing is dropped there is no key
-    return first_row * math.prod(shape[1:]), seed, mask_threshold(p), 1.0 / (1.0 - p)
+    return first, seed, mask_threshold(p), 1.0 / (1.0 - p)
 
 
 @ops.dropout.faster("cupy")
-def dropout(xp, x, *, p: float, key: tuple[int, ...], first_row: int = 0):
+def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Keeps nothing: backward computes the mask again."""
     if not 0.0 <= p < 1.0:
         return ops.dropout.rule(xp, x, p=p, key=key)  # which says what is wrong
-    shape, mask = x.shape, mask_arguments(p, key, x.shape, first_row)
+    shape, mask = x.shape, mask_arguments(p, key, first_token * x.shape[-1])
 
     def masked(z):
         (z,), y = packed(xp, z), xp.empty(shape, dtype=z.dtype)

@@ -110,11 +110,11 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
 
 
 @ops.dropout.faster("numpy")
-def dropout(xp, x, *, p: float, key: tuple[int, ...], first_row: int = 0):
+def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Keeps the mask as bytes."""
     if not 0.0 <= p < 1.0:
         return ops.dropout.rule(xp, x, p=p, key=key)  # which says what is wrong
-    kept = keep_mask(xp, key, p, x.shape, first_row)
+    kept = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1])
 
     def masked(z):
         y = np.empty(z.shape, z.dtype)

@@ -101,13 +101,13 @@ QUERIES = 128  # of a block, which meets no key after its last query
 
 
 @sequence.causal_attention.faster("numpy")
-def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key=(), first_row: int = 0):
+def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key=(), first_token: int = 0):
     """A block of queries of one sequence at a time, with the keys up to its last query and no others."""
     (B, T, C3), H = qkv.shape, n_heads
     C = C3 // 3
     if past is not None or C3 != 3 * C or C % H:
         return sequence.causal_attention.rule(
-            xp, qkv, past, n_heads=H, p=p, key=key, first_row=first_row
+            xp, qkv, past, n_heads=H, p=p, key=key, first_token=first_token
         )  # short, or wrong: it says what
     scale = 1.0 / math.sqrt(C // H)
     after = np.triu(np.full((QUERIES, QUERIES), -np.inf, qkv.dtype), k=1)
@@ -117,7 +117,7 @@ def causal_attention(xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key=()
         return z.reshape(T, n, H, C // H).transpose(1, 2, 0, 3)
 
     def masks(b):  # (H, T, T)
-        return keep_mask(xp, key, p, (1, H, T, T), first_row + b)[0] if p else None
+        return keep_mask(xp, key, p, (H, T, T), (first_token + b * T) * H * T) if p else None
 
     def dropped(z, kept, block):
         """Return the entries of z (H, queries, keys) that dropout keeps, scaled."""
