@@ -40,7 +40,7 @@ def train_step(
                    so the step is that of the whole batch, in less memory. A GAM's long row is split too
     max_norm     : the gradient's norm is clipped to this
     Raises NonFinite, naming the first operation at fault, and updates nothing. Where the optimiser has a
-    loss scale above 1 it is halved instead if the gradients alone are at fault, and the step left out.
+    loss scale of at least 1 that is halved instead if the gradients alone are at fault, and the step left out.
     """
     if model.xp is np:
         backend.keep_freed_memory()
