@@ -21,6 +21,7 @@ from minigam import GAM, GAMConfig, backend, cli
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
 from minigam.optim import AdamW
+from minigam.precision import using
 from minigam.training import train_step
 
 PROG = "benchmarks.gpu"
@@ -36,7 +37,7 @@ class Precision:
 
     products: str  # for torch.set_float32_matmul_precision
     half: bool  # PyTorch: float16 under autocast, the loss scaled
-    minigam: dict[str, str] | None  # variables that set CuPy; None where minigam has no such setting
+    minigam: dict[str, str] | None  # variables for CuPy's own products; None where minigam is left out
 
 
 PRECISIONS = {
@@ -57,7 +58,13 @@ def work(part: str, competitor: str, precision: str, device: str, steps: int, **
     returns {"seconds", "times", "peak_mib", ...} of a step, or {"lengths": {T: the same, or None where
     memory ran out}} of table 2
     """
-    chosen = PRECISIONS[precision]
+    if competitor == MINIGAM and device == "cuda":  # CUPY_TF32 does not reach minigam's own products
+        with using(backend.get("cupy"), precision):
+            return _work(part, competitor, PRECISIONS[precision], device, steps, **sizes)
+    return _work(part, competitor, PRECISIONS[precision], device, steps, **sizes)
+
+
+def _work(part: str, competitor: str, chosen: Precision, device: str, steps: int, **sizes) -> dict:
     if competitor != MINIGAM:
         import torch
 

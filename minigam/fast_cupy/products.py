@@ -57,14 +57,14 @@ def linear(xp, x, weight, bias=None):
     misfit = weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]
     if misfit or (bias is not None and bias.shape != weight.shape[:1]):
         return ops.linear.rule(xp, x, weight, bias)  # which says what is wrong
-    x_ = rows(x)
-    y = product(xp, x_, weight.T).reshape(*x.shape[:-1], weight.shape[0])
+    shape, x = x.shape, rows(x)
+    y = product(xp, x, weight.T).reshape(*shape[:-1], weight.shape[0])
     if bias is not None:
         y += bias
 
     def backward(dy):
         dy = rows(dy)
-        dx, dweight = product(xp, dy, weight).reshape(x.shape), product(xp, dy.T, x_)
+        dx, dweight = product(xp, dy, weight).reshape(shape), product(xp, dy.T, x)
         return dx, dweight, None if bias is None else xp.ones(len(dy), dtype=dy.dtype) @ dy
 
     return y, backward
