@@ -148,7 +148,7 @@ class TrainConfig(Checked):
 
     batch_size: int = setting(32, "rows (of block_size tokens) in one step")
     micro_batch: int = setting(
-        8, "rows computed at a time; saves memory, and without dropout changes nothing"
+        0, "rows computed at a time, to save memory; changes nothing else. 0: what suits the device"
     )
     steps: int = setting(1000, "optimiser steps")
     lr: float = setting(3e-4, "peak learning rate")
@@ -166,7 +166,9 @@ class TrainConfig(Checked):
     )
 
     def __post_init__(self):
-        self.require_counts("batch_size", "micro_batch", "steps")
+        self.require_counts("batch_size", "steps")
+        whole = type(self.micro_batch) is int and self.micro_batch >= 0
+        self.require(whole, "micro_batch", "a whole number, at least 0")
         self.require_counts("eval_every", "eval_rows", "checkpoint_every")
         self.require(0.0 < self.lr < math.inf, "lr", "a number above 0")
         self.require(self.warmup_steps >= 0, "warmup_steps", "a whole number, at least 0")

@@ -139,7 +139,7 @@ def measure(
         rows = batch_of(len(tokens) + 1, len(corpus.train), config.batch_size, config.seed)
         ids, targets = inputs_and_targets(corpus.train[rows])
         with observing(watch if watched else None):
-            train_step(model, optimizer, ids, targets, config.micro_batch, config.max_norm)
+            train_step(model, optimizer, ids, targets, config.micro_batch or None, config.max_norm)
         watch.charge(OPTIMISER)
         tokens.append(count_targets(targets))
         bar.update()
@@ -182,10 +182,11 @@ def text(profile: Profile) -> str:
 def head(model: LanguageModel, config: TrainConfig) -> str:
     """Return one line: the model, the sizes of a step, and what computes."""
     c = model.config
+    parts = f", at most {config.micro_batch} at a time" if config.micro_batch else ""
     return (
         f"{type(model).__name__} of {model.num_parameters():,} parameters, V {c.vocab_size}, C {c.d_model}, "
-        f"L {c.n_layers}; {config.batch_size} rows of {c.block_size} tokens, at most {config.micro_batch} at "
-        f"a time; backend {model.xp.__name__}, {_blas()}, {os.cpu_count()} cores"
+        f"L {c.n_layers}; {config.batch_size} rows of {c.block_size} tokens{parts}; "
+        f"backend {model.xp.__name__}, {_blas()}, {os.cpu_count()} cores"
     )
 
 

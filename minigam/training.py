@@ -135,14 +135,22 @@ def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None
 
 
 def evaluate(
-    model: LanguageModel, corpus: Corpus, rows: int | None = None, batch: int = 16, progress: bool = False
+    model: LanguageModel,
+    corpus: Corpus,
+    rows: int | None = None,
+    batch: int | None = None,
+    progress: bool = False,
 ) -> dict:
     """Measure the loss on validation rows, and beside it the floor where it is known.
 
-    rows : how many rows to take, from the first; None for all
+    rows  : how many rows to take, from the first; None for all
+    batch : rows computed at a time; None for about 2,048 tokens, whose logits are all there at once
     returns what `summary` does
     """
-    n = min(rows or len(corpus.valid), len(corpus.valid))
+    n, batch = (
+        min(rows or len(corpus.valid), len(corpus.valid)),
+        batch or max(1, 2048 // model.config.block_size),
+    )
     ids, targets = inputs_and_targets(corpus.valid[:n])
     starts = tqdm(
         range(0, n, batch), desc="validating", leave=False, delay=2, disable=None if progress else True
@@ -245,7 +253,7 @@ def fit(
             ids, targets = inputs_and_targets(corpus.train[rows])
             optimizer.lr = warmup_cosine(step + 1, config.steps, config.warmup_steps, config.lr)
             try:
-                loss = train_step(model, optimizer, ids, targets, config.micro_batch, config.max_norm)
+                loss = train_step(model, optimizer, ids, targets, config.micro_batch or None, config.max_norm)
             except NonFinite as e:
                 raise NonFinite(f"step {step + 1}: {e}") from e
             step += 1
