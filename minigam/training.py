@@ -39,8 +39,8 @@ def train_step(
                    Each part's loss counts by its share of the targets and has its tokens' dropout masks,
                    so the step is that of the whole batch, in less memory. A GAM's long row is split too
     max_norm     : the gradient's norm is clipped to this
-    Raises NonFinite, naming the first operation at fault, and updates nothing. Where the optimiser has a
-    loss scale of at least 1 that is halved instead if the gradients alone are at fault, and the step left out.
+    Raises NonFinite, naming the first operation at fault, and updates nothing. A loss scale of at least 1
+    is halved instead where the gradients alone are at fault, and the step is left out.
     """
     if model.xp is np:
         backend.keep_freed_memory()
