@@ -1,7 +1,7 @@
 """The floor of a training step: its matrix products alone, into arrays that are there already.
 
-No implementation whose products are those of the same library can be faster. The shapes are minigam's:
-2,048 tokens at a time through the blocks, 1,024 rows of them at a time through the head.
+What computes these products by the same library, in parts of this size, can not be faster: 2,048 tokens at
+a time through the blocks, 1,024 rows of them at a time through the head, about what minigam takes.
 """
 
 from collections.abc import Callable

@@ -21,7 +21,7 @@ from minigam import GAM, GAMConfig, backend, cli
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
 from minigam.optim import AdamW
-from minigam.precision import using
+from minigam.precision import LossScale, using
 from minigam.training import train_step
 
 PROG = "benchmarks.gpu"
@@ -36,14 +36,13 @@ class Precision:
     """How each library is told to compute matrix products; parameters are float32 in all."""
 
     products: str  # for torch.set_float32_matmul_precision
-    half: bool  # PyTorch: float16 under autocast, the loss scaled
-    minigam: dict[str, str] | None  # variables for CuPy's own products; None where minigam is left out
+    half: bool  # float16 products and a scaled loss; PyTorch's under autocast
 
 
 PRECISIONS = {
-    "float32": Precision("highest", half=False, minigam={"CUPY_TF32": "0"}),
-    "tf32": Precision("high", half=False, minigam={"CUPY_TF32": "1"}),
-    "float16": Precision("high", half=True, minigam=None),
+    "float32": Precision("highest", half=False),
+    "tf32": Precision("high", half=False),
+    "float16": Precision("high", half=True),
 }
 
 
@@ -58,7 +57,7 @@ def work(part: str, competitor: str, precision: str, device: str, steps: int, **
     returns {"seconds", "times", "peak_mib", ...} of a step, or {"lengths": {T: the same, or None where
     memory ran out}} of table 2
     """
-    if competitor == MINIGAM and device == "cuda":  # CUPY_TF32 does not reach minigam's own products
+    if competitor == MINIGAM and device == "cuda":
         with using(backend.get("cupy"), precision):
             return _work(part, competitor, PRECISIONS[precision], device, steps, **sizes)
     return _work(part, competitor, PRECISIONS[precision], device, steps, **sizes)
@@ -96,7 +95,7 @@ def _step(competitor: str, precision: Precision, device: str, model: dict, batch
     ids, targets = (rng.integers(config.vocab_size, size=shape) for _ in range(2))
     if competitor == MINIGAM:
         own = GAM(config, backend=BACKENDS[device]).train()
-        optimizer = AdamW(own.parameters())
+        optimizer = AdamW(own.parameters(), loss_scale=LossScale() if precision.half else None)
         return lambda: train_step(own, optimizer, ids, targets)
 
     import torch
@@ -281,20 +280,17 @@ def compare(part: str, precision: str, job: dict, pairs: int) -> dict:
     failed: dict[str, str] = {}
 
     def attempt(competitor: str) -> dict:
-        settings = PRECISIONS[precision].minigam if competitor == MINIGAM else None
         arguments = job | {"part": part, "competitor": competitor, "precision": precision}
         try:
-            return measure.fresh(PROG, f"{competitor}, {precision}, {part}", arguments, settings)
+            return measure.fresh(PROG, f"{competitor}, {precision}, {part}", arguments)
         except measure.WorkerFailed as e:
             if competitor == MINIGAM:
                 raise
             failed[competitor] = str(e)
             return {}
 
-    names = [EAGER, COMPILED]
-    if PRECISIONS[precision].minigam is not None:
-        names.insert(0, MINIGAM)
-    rounds = measure.rounds({name: partial(attempt, name) for name in names}, pairs, f"{part}, {precision}")
+    names = {name: partial(attempt, name) for name in (MINIGAM, EAGER, COMPILED)}
+    rounds = measure.rounds(names, pairs, f"{part}, {precision}")
     kept = [{name: r for name, r in results.items() if name not in failed} for results in rounds]
     return {"rounds": kept, "failed": failed}
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
+from minigam.profile import blas
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -138,26 +139,12 @@ def _status(field: str) -> int | None:
 
 def libraries() -> dict[str, str]:
     """Return what computes in this process, as it is loaded and set here: BLAS, NumPy, PyTorch, autograd."""
-    found = {"blas": _blas(), "numpy": version("numpy")}
+    found = {"blas": blas(), "numpy": version("numpy")}
     if "torch" in sys.modules:
         found["torch"] = _torch()
     if "autograd" in sys.modules:
         found["autograd"] = version("autograd")
     return found
-
-
-def _blas() -> str:
-    if find_spec("threadpoolctl") is None:  # only where a GPU computes; the others require it
-        return "unknown without threadpoolctl"
-    from threadpoolctl import threadpool_info
-
-    blas = {
-        f"{p['internal_api']} {p['version']} for {p.get('architecture', 'any processor')}, "
-        f"threads {p['num_threads']}"
-        for p in threadpool_info()
-        if p["user_api"] == "blas"
-    }
-    return " and ".join(sorted(blas)) or "unknown to threadpoolctl"
 
 
 def _torch() -> str:

@@ -146,13 +146,15 @@ def synchronize(xp: ModuleType) -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let NumPy's next array have the memory of the last: glibc hands back every large array to the
-    system, which fills it with zeros, page by page, before anyone gets it again. Does nothing elsewhere.
+    """Let NumPy's next large array have the memory of the last, from now on in the whole process.
+
+    glibc otherwise hands it back to the system, which fills it with zeros, page by page, before anyone
+    gets it again. Does nothing where the C library is another.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)  # large arrays from the heap as well
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # which does not shrink
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h

@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
     def _checked(self, ids):
         """Return ids as an array of integers 0 .. V-1. NumPy takes negative ids for places counted
         from the end and CuPy wraps any, so both would answer nonsense without a word."""
-        ids, V = _array(ids), self.config.vocab_size
+        ids, V = as_array(ids), self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise ShapeError(f"ids: {ids.shape}, wanted (B, T), with at least one token")
         if ids.dtype.kind not in "iu":
@@ -100,17 +100,19 @@ class LanguageModel(nn.Module):
             raise ValueError(f"ids: from {low} to {high}, wanted 0 to {V - 1} (vocab_size {V})")
         return ids
 
-    def token_losses(self, ids, targets) -> Tensor:
+    def token_losses(self, ids, targets, start: int = 0) -> Tensor:
         """Return the loss of every prediction (B, T), in nats; 0 where the target is negative.
 
         ids, targets : (B, T)   the target of a token is the token after it
+        start        : position of the first token
         """
-        return ops.cross_entropy(self(ids), self._checked_targets(targets))
+        return ops.cross_entropy(self(ids, start=start), self._checked_targets(targets))
 
     def loss(self, ids, targets, start: int = 0) -> Tensor:
         """Return the mean loss in nats over the targets that are not negative, one number.
 
         start : position of the first token
+        Made for training: with the loss comes its gradient. `token_losses` costs less where none is wanted.
         """
         if count_targets(targets) == 0:
             raise ValueError("loss: every target is negative, wanted at least one to predict")
@@ -118,7 +120,7 @@ class LanguageModel(nn.Module):
         return ops.linear_cross_entropy(self.features(ids, start=start), self.token_embedding.weight, targets)
 
     def _checked_targets(self, targets):
-        targets, V = _array(targets), self.config.vocab_size
+        targets, V = as_array(targets), self.config.vocab_size
         if targets.dtype.kind not in "iu":
             raise TypeError(f"targets: {targets.dtype}, wanted integers")
         if targets.size and int(targets.max()) >= V:
@@ -135,7 +137,7 @@ class LanguageModel(nn.Module):
         top_k       : sample among the k most likely only
         Past block_size tokens see `Stream`.
         """
-        ids = backend.to_numpy(_array(ids))
+        ids = backend.to_numpy(as_array(ids))
         prompt = self._checked(np.atleast_2d(ids)).astype(np.int64)  # all, also what no window holds
         new = [prompt, *(t[:, None] for t in self.continuation(prompt, n, temperature, top_k, seed))]
         tokens = np.concatenate(new, axis=1)
@@ -192,10 +194,10 @@ class Mamba(LanguageModel):
 
 def count_targets(targets) -> int:
     """Return how many targets are to be predicted, that is, not negative."""
-    return int((_array(targets) >= 0).sum())
+    return int((as_array(targets) >= 0).sum())
 
 
-def _array(values):
+def as_array(values):
     """Return the array in a Tensor, an array of any library as it is, anything else as NumPy's."""
     values = values.data if isinstance(values, Tensor) else values
     return values if backend.owner(values) is not None else np.asarray(values)

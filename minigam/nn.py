@@ -57,7 +57,8 @@ class Module:
             yield from child.named_parameters(f"{prefix}{name}.")
 
     def parameters(self) -> list[Parameter]:
-        return [p for _, p in self.named_parameters()]
+        """Return every parameter once, also one that two modules share."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
 
     def num_parameters(self) -> int:
         """How many numbers training changes; tied uses share one parameter."""

@@ -48,6 +48,9 @@ class AdamW:
         if all(p.data is view for p, view in zip(self.parameters, self.views)):
             return
         self.xp = xp_of(*(p.data for p in self.parameters), where="AdamW")
+        found = {p.dtype for p in self.parameters} | {self.m.dtype}
+        if len(found) > 1:
+            raise TypeError(f"AdamW: parameters and moments of {sorted(map(str, found))}, wanted one dtype")
         self.flat = self.xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         for p, place in zip(self.parameters, self.places):
             p.data = self.flat[place].reshape(p.shape)

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from minigam import backend
 from minigam.config import TrainConfig
 from minigam.corpus import Corpus, inputs_and_targets
+from minigam.fast_numpy.mixers import QUERIES
 from minigam.lm import LanguageModel, count_targets
 from minigam.optim import AdamW
 from minigam.tensor import observing
@@ -31,9 +33,15 @@ def _linear(dx, dweight, *others) -> list[Product]:
 
 
 def _causal_attention(dqkv, *others) -> list[Product]:
-    """q k^T and dy v^T; a v, a^T dy, ds k and ds^T q. All heads as one: the flops are the same."""
+    """q k^T and dy v^T; a v, a^T dy, ds k and ds^T q. All heads as one: the flops are the same. NumPy's
+    rule takes the queries in blocks, and leaves out the keys after each."""
     B, T, C = *dqkv.shape[:2], dqkv.shape[2] // 3
-    return 2 * [(B, T, C, T)] + 4 * [(B, T, T, C)]
+    block = QUERIES if isinstance(dqkv, np.ndarray) else T
+    found = []
+    for start in range(0, T, block):
+        n, keys = min(block, T - start), min(start + block, T)
+        found += 2 * [(B, n, C, keys)] + 2 * [(B, n, keys, C)] + 2 * [(B, keys, n, C)]
+    return found
 
 
 def _matmul(da, db) -> list[Product]:
@@ -186,15 +194,20 @@ def head(model: LanguageModel, config: TrainConfig) -> str:
     return (
         f"{type(model).__name__} of {model.num_parameters():,} parameters, V {c.vocab_size}, C {c.d_model}, "
         f"L {c.n_layers}; {config.batch_size} rows of {c.block_size} tokens{parts}; "
-        f"backend {model.xp.__name__}, {_blas()}, {os.cpu_count()} cores"
+        f"backend {model.xp.__name__}, {blas()}, {os.cpu_count()} cores"
     )
 
 
-def _blas() -> str:
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:  # a help, not a dependency
-        return "BLAS not known without threadpoolctl"
-    found = (b for b in threadpool_info() if b["user_api"] == "blas")
-    said = ", ".join(f"{b['internal_api']} {b['version']} with threads: {b['num_threads']}" for b in found)
-    return said or "BLAS not known to threadpoolctl"
+def blas() -> str:
+    """Return which BLAS computes, for which processor it chose its kernels, and with how many threads."""
+    if find_spec("threadpoolctl") is None:  # a help, not a dependency
+        return "BLAS unknown without threadpoolctl"
+    from threadpoolctl import threadpool_info
+
+    found = {
+        f"{p['internal_api']} {p['version']} for {p.get('architecture', 'any processor')}, "
+        f"threads {p['num_threads']}"
+        for p in threadpool_info()
+        if p["user_api"] == "blas"
+    }
+    return " and ".join(sorted(found)) or "BLAS unknown to threadpoolctl"

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError as e:  # CuPy's is one too
         print(
             f"{PROG}: out of memory ({e}). Last checkpoint: step {run.saved_step()}, in {run.path}. "
-            "Begin again with a smaller --micro-batch or --batch-size.",
+            "Begin again with --micro-batch 1, or a smaller --batch-size.",
             file=sys.stderr,
         )
         return 1

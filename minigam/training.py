@@ -14,7 +14,7 @@ from tqdm import tqdm
 from minigam import backend
 from minigam.config import TrainConfig
 from minigam.corpus import Corpus, inputs_and_targets
-from minigam.lm import LanguageModel, count_targets
+from minigam.lm import LanguageModel, as_array, count_targets
 from minigam.optim import AdamW, warmup_cosine
 from minigam.pocketstories import KINDS
 from minigam.tensor import no_grad, observing
@@ -37,10 +37,11 @@ def train_step(
     ids, targets : (B, T) integers; a negative target is ignored
     micro_batch  : rows computed at a time; None for as many as a processor's cache likes, on a GPU all.
                    Each part's loss counts by its share of the targets and has its tokens' dropout masks,
-                   so the step is that of the whole batch, in less memory. A GAM's long row is split too
+                   so the step is that of the whole batch, in less memory. On a processor a GAM's row too long
+                   for this is split as well, where a part has one row
     max_norm     : the gradient's norm is clipped to this
-    Raises NonFinite, naming the first operation at fault, and updates nothing. A loss scale of at least 1
-    is halved instead where the gradients alone are at fault, and the step is left out.
+    Raises NonFinite, naming the first operation at fault, and updates nothing. A loss scale above 1 is
+    halved instead where the gradients alone are at fault, and the step is left out.
     """
     if model.xp is np:
         backend.keep_freed_memory()
@@ -54,44 +55,49 @@ def train_step(
     mean, norm = float(loss), float(norm)  # the one place where the host waits for a device
     finite = math.isfinite(mean) and math.isfinite(norm)
     optimizer.steps -= not finite
-    if scaling and math.isfinite(mean) and scaling.value >= 1.0:
+    if scaling and math.isfinite(mean) and (finite or scaling.value > 1.0):
         scaling.update(finite)
     elif not finite:
         optimizer.zero_grad()
         model.dropout_stream.drawn = drawn  # the same masks again
         culprit = first_non_finite(model, ids, targets, micro_batch)
+        model.dropout_stream.drawn = drawn  # a step not taken draws nothing
         raise NonFinite(f"loss {mean}, gradient norm {norm}; first wrong: {culprit}")
     return mean
 
 
-NUMBERS = 4_000_000  # of the widest array of a part, (rows, T, 4C): it keeps the cores busy and fits a cache
+WIDEST = (
+    4_000_000  # numbers in a part's widest array, (rows, T, 4C): they keep the cores busy, and fit a cache
+)
 
 
 def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):
     """Yield the loss of each part of the batch that has targets, and its share of them all."""
-    total, stream = count_targets(targets), model.dropout_stream
+    ids, targets, stream = as_array(ids), as_array(targets), model.dropout_stream
+    total, drawn, T = count_targets(targets), stream.drawn, targets.shape[1]
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
-    drawn, T = stream.drawn, np.shape(targets)[1]
-    for rows, begin, start, end in _places(model, *np.shape(targets), micro_batch):
-        part = rows, slice(begin, end)
-        wanted = targets[part]
-        if begin < start:  # these tokens are read again, and were predicted before
-            wanted = np.where(np.arange(begin, end) < start, -1, wanted)
-        if count := count_targets(wanted):
-            stream.drawn, stream.first_token = drawn, rows.start * T + begin
-            yield model.loss(ids[part], wanted, begin), count / total
-    stream.first_token = 0
+    try:
+        for rows, begin, start, end in _places(model, *targets.shape, micro_batch):
+            part = rows, slice(begin, end)
+            wanted = targets[part]
+            if begin < start:  # these tokens are read again, and were predicted before
+                wanted = np.where(np.arange(begin, end) < start, -1, wanted.astype(np.int64))
+            if count := count_targets(wanted):
+                stream.drawn, stream.first_token = drawn, rows.start * T + begin
+                yield model.loss(ids[part], wanted, begin), count / total
+    finally:
+        stream.first_token = 0
 
 
 def _places(model: LanguageModel, B: int, T: int, micro_batch: int | None):
     """Yield the parts of a batch (B, T): rows, and the tokens begin .. end-1, of which start .. end-1 are to
     be predicted.
 
-    A row too long for NUMBERS is split as well where a token depends on `model.reach` tokens only: to
+    A row too long for WIDEST is split as well where a token depends on `model.reach` tokens only: to
     read reach - 1 tokens before the first again is then enough.
     """
-    tokens = NUMBERS // (4 * model.config.d_model) if model.xp is np else B * T  # of a part
+    tokens = WIDEST // (4 * model.config.d_model) if model.xp is np else B * T  # of a part
     size, reach = micro_batch or max(1, tokens // T), model.reach
     length = T if reach is None or size > 1 else max(tokens, 8 * reach)
     length = math.ceil(T / math.ceil(T / length))  # parts of about one length
@@ -130,7 +136,6 @@ def first_non_finite(model: LanguageModel, ids, targets, micro_batch: int | None
         return str(found)
     finally:
         model.zero_grad()
-        model.dropout_stream.first_token = 0
     return "the sum over micro-batches or the gradient norm, every operation alone being finite"
 
 
@@ -147,25 +152,24 @@ def evaluate(
     batch : rows computed at a time; None for about 2,048 tokens, whose logits are all there at once
     returns what `summary` does
     """
-    n, batch = (
-        min(rows or len(corpus.valid), len(corpus.valid)),
-        batch or max(1, 2048 // model.config.block_size),
-    )
+    n, T = min(rows or len(corpus.valid), len(corpus.valid)), model.config.block_size
     ids, targets = inputs_and_targets(corpus.valid[:n])
-    starts = tqdm(
-        range(0, n, batch), desc="validating", leave=False, delay=2, disable=None if progress else True
-    )
+    losses = np.empty((n, T))
+    parts = tqdm(
+        list(_places(model, n, T, batch or max(1, 2048 // T))),
+        desc="validating", leave=False, delay=2, disable=None if progress else True,
+    )  # fmt: skip
     was_training = model.training
     model.eval()
     try:
         with no_grad():
-            parts = [
-                backend.to_numpy(model.token_losses(ids[i : i + batch], targets[i : i + batch]).data)
-                for i in starts
-            ]
+            for row, begin, start, end in parts:
+                part = row, slice(begin, end)
+                found = backend.to_numpy(model.token_losses(ids[part], targets[part], begin).data)
+                losses[row, start:end] = found[:, start - begin :]
     finally:
         model.train(was_training)
-    return summary(corpus, np.concatenate(parts).astype(np.float64))
+    return summary(corpus, losses)
 
 
 def summary(corpus: Corpus, losses: np.ndarray) -> dict:

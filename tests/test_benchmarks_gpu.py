@@ -41,10 +41,10 @@ def test_memory_that_ran_out_is_a_result_of_table_2(monkeypatch):
 
 
 def test_a_rival_that_fails_on_the_gpu_is_left_out_and_named(monkeypatch):
-    def fresh(module, name, job, settings):
+    def fresh(module, name, job):
         if job["competitor"] == gpu.COMPILED:
             raise measure.WorkerFailed("PyTorch compiled failed: no compiler")
-        assert settings == ({"CUPY_TF32": "1"} if job["competitor"] == gpu.MINIGAM else None)
+        assert job["precision"] == "tf32"
         return {"seconds": 0.002 if job["competitor"] == gpu.MINIGAM else 0.003, "peak_mib": 100.0}
 
     monkeypatch.setattr(measure, "fresh", fresh)
@@ -58,7 +58,7 @@ def test_a_rival_that_fails_on_the_gpu_is_left_out_and_named(monkeypatch):
 
 
 def test_minigam_may_not_be_left_out(monkeypatch):
-    def fresh(module, name, job, settings):
+    def fresh(module, name, job):
         raise measure.WorkerFailed(name)
 
     monkeypatch.setattr(measure, "fresh", fresh)

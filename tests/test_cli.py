@@ -238,7 +238,7 @@ def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tm
         assert err.splitlines()[-1] == (
             "minigam.train: out of memory (Unable to allocate 9.5 GiB). "
             f"Last checkpoint: step {steps_that_fit}, in {path}. "
-            "Begin again with a smaller --micro-batch or --batch-size."
+            "Begin again with --micro-batch 1, or a smaller --batch-size."
         )
         assert Run(path).saved_step() == steps_that_fit
 

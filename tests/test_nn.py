@@ -191,3 +191,13 @@ def test_masks_follow_from_the_seed_and_their_number():
     assert masks(1) == masks(1)
     assert masks(1)[1:] == masks(1, drawn=1, n=2)
     assert len({*masks(1), *masks(2)}) == 6
+
+
+def test_a_parameter_that_two_layers_share_is_listed_and_counted_once(rng):
+    class Tied(Module):
+        def __init__(self):
+            self.first, self.second = Linear(3, 3, rng), Linear(3, 3, rng)
+            self.second.weight = self.first.weight
+
+    assert len(Tied().parameters()) == 3
+    assert Tied().num_parameters() == 9 + 3 + 3

@@ -165,6 +165,12 @@ def test_a_step_over_several_tiles_is_the_step_of_each_number(rng, monkeypatch):
     np.testing.assert_array_equal(whole[0].data, split[0].data)
 
 
+def test_two_dtypes_are_refused():
+    mixed = [Parameter(np.zeros(2, "float32")), Parameter(np.zeros(2))]
+    with pytest.raises(TypeError, match=r"AdamW: .*float32.*float64.*wanted one dtype"):
+        AdamW(mixed)
+
+
 # ---------------------------------------------------------------------------------- clipping
 
 

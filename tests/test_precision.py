@@ -168,13 +168,22 @@ def test_gradients_that_overflow_cost_a_step_and_half_the_scale():
     assert 0 < optimizer.steps < 80
 
 
-def test_what_no_scale_mends_is_an_error(monkeypatch):
+def test_a_scale_that_has_fallen_to_one_grows_again(monkeypatch):
+    monkeypatch.setattr(LossScale, "GROWTH", 3)
     model, (ids, targets) = tiny(), batch()
     optimizer = AdamW(model.parameters(), loss_scale=LossScale(1.0))
+    for _ in range(3):
+        train_step(model, optimizer, ids, targets)
+    assert optimizer.loss_scale.value == 2.0
+
+
+def test_what_no_scale_mends_is_an_error(monkeypatch):
+    model, (ids, targets) = tiny(), batch()
+    optimizer = AdamW(model.parameters(), loss_scale=LossScale(2.0))
     monkeypatch.setattr(training, "first_non_finite", lambda *args: "here")
     monkeypatch.setattr(optimizer, "step", lambda *args: np.float64(math.inf))
     train_step(model, optimizer, ids, targets)
-    assert optimizer.loss_scale.value == 0.5
+    assert optimizer.loss_scale.value == 1.0
     with pytest.raises(NonFinite, match="gradient norm inf; first wrong: here"):
         train_step(model, optimizer, ids, targets)
 

@@ -63,7 +63,7 @@ def test_left_to_itself_a_step_takes_parts_whose_widest_array_is_bounded(monkeyp
     loss = model.loss
     monkeypatch.setattr(model, "loss", lambda ids, *rest: shapes.append(ids.shape) or loss(ids, *rest))
     for numbers, rows in ((10**9, [6]), (4 * 4 * C * T + 1, [4, 2]), (1, [1] * 5)):  # the last has no target
-        monkeypatch.setattr(training, "NUMBERS", numbers)
+        monkeypatch.setattr(training, "WIDEST", numbers)
         shapes.clear()
         train_step(model, AdamW(model.parameters()), ids, targets)
         assert shapes == [(n, T) for n in rows]
@@ -78,7 +78,7 @@ def test_a_long_row_is_split_exactly(mixer, kernel_size, dropout, monkeypatch):
     ids, targets = rng.integers(0, 7, (2, 90)), rng.integers(-1, 7, (2, 90))
     results = []
     for numbers in (10**9, 1):
-        monkeypatch.setattr(training, "NUMBERS", numbers)
+        monkeypatch.setattr(training, "WIDEST", numbers)
         model, shapes = GAM(config, dtype="float64"), []
         loss = model.loss
         monkeypatch.setattr(
@@ -96,7 +96,7 @@ def test_a_long_row_is_split_exactly(mixer, kernel_size, dropout, monkeypatch):
 
 def test_a_long_row_of_a_model_that_sees_everything_is_not_split(monkeypatch):
     config = Transformer.Config(vocab_size=7, block_size=40, d_model=8, n_layers=1, n_heads=2)
-    monkeypatch.setattr(training, "NUMBERS", 1)
+    monkeypatch.setattr(training, "WIDEST", 1)
     model = Transformer(config)
     assert list(training._places(model, 2, 40, None)) == [
         (slice(0, 1), 0, 0, 40),
@@ -150,7 +150,7 @@ def test_nan_names_the_first_operation_and_changes_nothing(monkeypatch):
     with pytest.raises(NonFinite, match=r"loss nan.*op 'gelu', forward, in a result of shape \(6, 8, 32\)"):
         train_step(model, optimizer, ids, targets)
     assert optimizer.steps == 0
-    assert model.dropout_stream.drawn > drawn  # the step was computed, then computed again
+    assert (model.dropout_stream.drawn, model.dropout_stream.first_token) == (drawn, 0)  # no step was taken
     for name, a in model.state_dict().items():
         assert (a == before[name]).all(), name
 
@@ -236,3 +236,42 @@ def test_ctrl_c_finishes_the_step_and_makes_a_checkpoint():
 def test_loss_accepts_tensors_of_ids():
     model, (ids, targets) = tiny(), batch()
     assert model.loss(Tensor(ids), Tensor(targets)).item() == model.loss(ids, targets).item()
+
+
+def test_a_step_takes_lists_and_unsigned_integers(monkeypatch):
+    monkeypatch.setattr(training, "WIDEST", 1)
+    config = GAMConfig(vocab_size=7, block_size=60, d_model=4, n_layers=1, n_slots=3)
+    ids, targets = np.random.default_rng(0).integers(0, 7, (2, 2, 60))
+    losses = []
+    for kind in (np.asarray, lambda a: a.astype(np.uint16), lambda a: a.tolist(), Tensor):
+        model = GAM(config, dtype="float64")
+        losses.append(train_step(model, AdamW(model.parameters()), kind(ids), kind(targets)))
+    assert len(set(losses)) == 1
+
+
+def test_an_interrupted_step_leaves_the_masks_of_the_next_where_they_belong(monkeypatch):
+    model, (ids, targets) = tiny(dropout=0.3), batch()
+    loss = model.loss
+
+    def interrupted(ids, *rest):
+        if model.dropout_stream.first_token:
+            raise KeyboardInterrupt
+        return loss(ids, *rest)
+
+    monkeypatch.setattr(model, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_step(model, AdamW(model.parameters()), ids, targets, micro_batch=2)
+    assert model.dropout_stream.first_token == 0
+
+
+def test_evaluation_reads_a_long_row_in_parts_and_says_the_same(monkeypatch):
+    corpus = from_pocketstories(128, n_train=8, n_valid=3)
+    config = GAMConfig(vocab_size=len(corpus.tokenizer), block_size=128, d_model=8, n_layers=2, n_slots=4)
+    model, found, shapes = GAM(config, dtype="float64"), [], []
+    losses = model.token_losses
+    monkeypatch.setattr(model, "token_losses", lambda *a: shapes.append(a[0].shape) or losses(*a))
+    for widest in (10**9, 1):
+        monkeypatch.setattr(training, "WIDEST", widest)
+        found.append(evaluate(model, corpus, batch=1)["loss"])
+    assert max(T for _, T in shapes) == 128 > min(T for _, T in shapes)
+    assert found[0] == pytest.approx(found[1], rel=1e-13)

@@ -29,7 +29,7 @@ def update(
     launch(
         xp, ADAMW, "adamw", p.size, p, g, m, v, factor.astype(p.dtype), p.size,
         1.0 - lr * weight_decay, beta1, 1.0 - beta1, beta2, 1.0 - beta2,
-        lr / (1.0 - beta1**t), math.sqrt(1.0 - beta2**t), eps,
+        lr / (1.0 - beta1**t), math.sqrt(1.0 - beta2**t), float(eps),
     )  # fmt: skip
 
 

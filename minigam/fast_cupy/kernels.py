@@ -87,7 +87,7 @@ def module(xp, source: str, options: tuple[str, ...]):
 @cache
 def announce() -> None:
     """Say, once, what the wait before the first step is for."""
-    print("compiling CUDA kernels; CuPy keeps them on disk for the next run", file=sys.stderr)
+    print("loading CUDA kernels (the first time here: compiling them)", file=sys.stderr)
 
 
 def packed(xp, *arrays):

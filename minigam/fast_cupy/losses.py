@@ -92,9 +92,10 @@ def linear_cross_entropy(xp, x, weight, targets):
     N = len(x)
     dx, dweight = xp.empty(x.shape, dtype=x.dtype), xp.zeros(weight.shape, dtype=x.dtype)
     values, ones = xp.empty(N, dtype=x.dtype), xp.ones(N, dtype=x.dtype)
+    logits = xp.empty((min(ROWS, N), len(weight)), dtype=x.dtype)
     for start in range(0, N, ROWS):
-        part = slice(start, start + ROWS)
-        z = product(xp, x[part], weight.T)
+        part = slice(start, min(start + ROWS, N))
+        z = product(xp, x[part], weight.T, out=logits[: part.stop - start])
         losses = Losses(xp, z, t[part])
         values[part] = losses.values
         losses.backward(ones[part], z)

@@ -6,6 +6,7 @@ import numpy as np
 
 from minigam import ops, precision
 from minigam.backend import rows
+from minigam.fast_cupy.kernels import REAL
 
 
 def cublas(xp):
@@ -22,6 +23,8 @@ def product(xp, a, b, out=None, add: bool = False):
     Source: cublasGemmStridedBatchedEx. It takes matrices column by column, which for ours, that lie row
     by row, means all transposed: out^T = b^T a^T.
     """
+    if a.dtype.name not in REAL:
+        raise TypeError(f"product: {a.dtype} on a GPU, wanted {' or '.join(REAL)}")
     *batch, M, K = a.shape
     N = b.shape[-1]
     out = xp.empty((*batch, M, N), dtype=a.dtype) if out is None else out

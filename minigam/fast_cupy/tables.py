@@ -49,7 +49,7 @@ def embedding(xp, table, ids):
 
     def backward(dy):
         dy, flat = packed(xp, rows(dy), ids.reshape(-1))
-        n, slabs = len(flat), -(-len(flat) // SLAB)
+        n, slabs = len(flat), max(1, -(-len(flat) // SLAB))
         counts, places = xp.zeros(V * slabs, dtype=flat.dtype), xp.empty(n, dtype=flat.dtype)
         launch(xp, PLACES, "count_ids", n, flat, counts, n, SLAB, slabs)
         ends = xp.cumsum(counts)

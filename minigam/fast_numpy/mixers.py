@@ -84,8 +84,9 @@ def gated_fusion(xp, local_context, global_context, gate):
 
     def backward(dy):
         dgate, dcontexts = np.empty((*shape[:-1], 2 * C), dtype), [np.empty(shape, dtype) for _ in sides]
+        dy = rows(dy)
         for part in tiles(*opened.shape):
-            dy_ = rows(dy)[part]
+            dy_ = dy[part]
             for context, dcontext, side in zip(contexts, dcontexts, sides, strict=True):
                 p, d = opened[part, side], rows(dgate)[part, side]
                 dc = np.multiply(dy_, p, out=rows(dcontext)[part])

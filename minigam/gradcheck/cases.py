@@ -154,11 +154,13 @@ def layer(kind: type[Module], make, *arguments, label="") -> ModuleCase:
     )  # fmt: skip
 
 
-def model(kind: type[Module], config, *, label: str, batch: int = 2, tokens: int = 5) -> ModuleCase:
-    """The losses of all predictions but one that is ignored, along random directions."""
+def model(
+    kind: type[Module], config, *, label: str, batch: int = 2, tokens: int = 5, call=None
+) -> ModuleCase:
+    """The losses of all predictions but one that is ignored, along random directions; or `call` of the model."""
     V = config.vocab_size
     return ModuleCase(
-        kind="model", make=lambda rng: kind(config, dtype="float64"), call=kind.token_losses,
+        kind="model", make=lambda rng: kind(config, dtype="float64"), call=call or kind.token_losses,
         arguments=(ids(batch, tokens, below=V), some_ignored(batch, tokens, below=V)),
         name=kind.__name__, label=label, directions=5,
     )  # fmt: skip
@@ -359,6 +361,7 @@ MODELS = [
     *(model(GAM, GAMConfig(**SMALL, mixer=m, dropout=0.2), label=f"{m}, dropout") for m in MIXERS),
     model(GAM, GAMConfig(**SMALL, kernel_size=1), label="kernel of one"),
     model(GAM, GAMConfig(**SMALL, kernel_size=4), label="shorter than kernel, batch 1", batch=1, tokens=2),
+    model(GAM, GAMConfig(**SMALL, dropout=0.2), label="the mean loss that trains", call=GAM.loss),
     model(Transformer, TransformerConfig(**RIVAL, dropout=0.0), label=""),
     model(Transformer, TransformerConfig(**RIVAL, dropout=0.2), label="dropout"),
     *(
