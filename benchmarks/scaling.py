@@ -172,8 +172,8 @@ def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
     text = (
         f"scaling: one training step, batch 1, float32, V {NARROW['vocab_size']}, C {NARROW['d_model']}, "
         f"L {NARROW['n_layers']}, no dropout; medians of {content['pairs']} rounds, "
-        "every measurement a process of its own. minigam trains a GAM's row that is too long for a cache in parts, "
-        "as it may where a token depends on few before it; PyTorch's model, as its authors wrote it, in one.\n"
+        "every measurement a process of its own. minigam trains a GAM's row that is too long for a cache in "
+        "parts, as it may where a token depends on few before it; PyTorch's model takes it in one.\n"
     )
     for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
         body = []

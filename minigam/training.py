@@ -66,9 +66,7 @@ def train_step(
     return mean
 
 
-WIDEST = (
-    4_000_000  # numbers in a part's widest array, (rows, T, 4C): they keep the cores busy, and fit a cache
-)
+WIDEST = 4_000_000  # numbers in the widest array of a part, (rows, T, 4C); about what a cache holds
 
 
 def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):

@@ -157,7 +157,7 @@ def layer(kind: type[Module], make, *arguments, label="") -> ModuleCase:
 def model(
     kind: type[Module], config, *, label: str, batch: int = 2, tokens: int = 5, call=None
 ) -> ModuleCase:
-    """The losses of all predictions but one that is ignored, along random directions; or `call` of the model."""
+    """The losses of all predictions but one that is ignored, or `call`; along random directions."""
     V = config.vocab_size
     return ModuleCase(
         kind="model", make=lambda rng: kind(config, dtype="float64"), call=call or kind.token_losses,
