@@ -66,7 +66,7 @@ def train_step(
     return mean
 
 
-WIDEST = 4_000_000  # numbers in the widest array of a part, (rows, T, 4C); about what a cache holds
+WIDEST = 3_500_000  # numbers in the widest array of a part, (rows, T, 4C); about what a cache holds
 
 
 def _parts(model: LanguageModel, ids, targets, micro_batch: int | None):
