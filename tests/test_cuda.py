@@ -131,7 +131,7 @@ def test_compiling_is_announced_once(capsys):
         softmax_launch(x, x)
     x = x.astype("float64")
     softmax_launch(x, x)
-    assert capsys.readouterr().err.count("compiling CUDA kernels") == 1
+    assert capsys.readouterr().err.count("loading CUDA kernels") == 1
 
 
 # ----------------------------------------------------------------------------------------- the emulators
