@@ -71,11 +71,8 @@ def gated_fusion(xp, local_context, global_context, gate):
     shape, C = local_context.shape, local_context.shape[-1]
     if shape != global_context.shape or gate.shape != (*shape[:-1], 2 * C):
         return sequence.gated_fusion.rule(xp, local_context, global_context, gate)  # which says what is wrong
-    dtype, contexts, sides = (
-        gate.dtype,
-        (rows(local_context), rows(global_context)),
-        (slice(C), slice(C, None)),
-    )
+    dtype, sides = gate.dtype, (slice(C), slice(C, None))
+    contexts = rows(local_context), rows(global_context)
     opened, gate_, y = np.empty((len(contexts[0]), 2 * C), dtype), rows(gate), np.empty(shape, dtype)
     for part in tiles(*opened.shape):
         p = sigmoid(gate_[part], out=opened[part])
