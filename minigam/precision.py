@@ -22,11 +22,13 @@ def current() -> str:
 
 def require(xp, name: str) -> None:
     """Raise InputError if the device of this library does not have the precision."""
-    have = capability(xp)
-    if have < NEEDED[name]:
-        device = f"a GPU of compute capability {have / 10}" if have else xp.__name__
-        wanted = f"one of {NEEDED[name] / 10} or more"
-        raise InputError(f"precision {name} on {device}, wanted {wanted}; choose --precision float32")
+    have, needed = capability(xp), NEEDED[name]
+    if have < needed:
+        found = f"compute capability {have / 10}" if have else f"{xp.__name__}, no GPU"
+        raise InputError(
+            f"precision {name} on {found}, wanted a GPU of compute capability {needed / 10} or more; "
+            "choose --precision float32"
+        )
 
 
 def capability(xp) -> int:
