@@ -199,7 +199,7 @@ def tiles(n: int, width: int = 1) -> list[slice]:
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
-TILE = 2**16
+TILE = 2**16  # numbers: many beside the cost of a call, few beside the cache
 
 
 def rows(z):
