@@ -6,10 +6,10 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint gradcheck bench notebooks clean
+.PHONY: help train test lint gradcheck bench notebooks exercises notebooks-open clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 train: $(VENV)/core  ## train the default model on PocketStories and print the result and a sample
 	$(BIN)/python -m minigam.train
@@ -29,9 +29,15 @@ bench: $(VENV)/bench  ## compare speed and memory with PyTorch, on the processor
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.generate
 
-notebooks: $(VENV)/notebooks  ## execute the notebooks in place
-	@set -- notebooks/*.ipynb; \
-	if [ -e "$$1" ]; then $(BIN)/jupyter execute --inplace "$$@"; else echo "notebooks/ holds no notebook yet"; fi
+notebooks: $(VENV)/notebooks  ## execute the course's notebooks anew from their sources: a few minutes
+	$(BIN)/python -m minigam.course build
+
+exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps to fill in, and keep those that are there
+	$(BIN)/python -m minigam.course exercises
+
+notebooks-open: exercises  ## open the course in JupyterLab, in your copies
+	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb
+
 
 clean:  ## remove .venv and caches; runs and data stay
 	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -56,6 +62,11 @@ $(VENV)/test: $(VENV)/core
 $(VENV)/bench: $(VENV)/core
 	@echo "installing PyTorch and the other rivals"
 	@$(INSTALL) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/browser: $(VENV)/core
+	@echo "installing what drives a browser"
+	@$(INSTALL) --editable '.[browser]'
 	@touch $@
 
 $(VENV)/notebooks: $(VENV)/core

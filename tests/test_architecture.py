@@ -13,11 +13,13 @@ import minigam
 
 ROOT = Path(minigam.__file__).parent
 PROJECT = ROOT.parent
+VIZ = {f"viz.{kind}" for kind in ("runs", "experiments", "engine", "sight", "cost", "inside")}
+CHECKS = {f"course.check.nb{n:02d}" for n in range(16)}
 FLOORS = [
-    {"backend", "config", "graph", "ngram"},
+    {"backend", "config", "graph", "ngram", "viz.style"},
     {"tensor", "files", "precision"},
-    {"ops", "sequence", "gradcheck", "hub"},
-    {"nn", "grammar", "datasets", "fast_numpy.general", "fast_numpy.scan"},
+    {"ops", "sequence", "gradcheck", "hub", *VIZ},
+    {"nn", "grammar", "datasets", "fast_numpy.general", "fast_numpy.scan", "course.judge"},
     {"fast_cupy.kernels"},
     {
         "fast_numpy.mixers",
@@ -40,7 +42,9 @@ FLOORS = [
     {"gradcheck.cases", "experiments.paper", "experiments"},
     {"gradcheck.__main__", "experiments.report", "experiments.training"},
     {"experiments.comparison", "experiments.scaling", "experiments.recall", "experiments.reach"},
-    {"experiments.__main__"},
+    {"experiments.__main__", "course"},
+    {"course.notebooks", "course.check", *CHECKS},
+    {"course.__main__"},
 ]
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = sorted(ROOT.rglob("*.py"))
@@ -88,7 +92,8 @@ def test_the_engine_can_be_read_in_one_sitting():
     assert lines <= 600
 
 
-HEAVY = ("cupy", "torch", "matplotlib", "tokenizers", "huggingface_hub", "pyarrow", "scipy")
+HEAVY = ("cupy", "torch", "matplotlib", "tokenizers", "huggingface_hub", "pyarrow", "scipy", "IPython", "jupytext",
+         "nbformat", "nbclient")  # fmt: skip
 
 
 def test_importing_loads_nothing_heavy():

@@ -1,9 +1,11 @@
-"""Plots, each a function that returns a matplotlib Figure. matplotlib is imported when one is drawn."""
+"""Plots of training runs: losses against steps."""
 
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from minigam.viz.style import STYLES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +52,6 @@ def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
     return figure
 
 
-STYLES = ("ko-", "ks--", "k^:", "kv-.", "kD-")  # told apart without colour
-
-
 def comparison_plot(
     curves: dict[str, list[dict]], baselines: dict[str, float] | None = None, title: str = ""
 ) -> "Figure":
@@ -90,81 +89,4 @@ def comparison_plot(
         a.xaxis.get_major_locator().set_params(integer=True)
         a.grid(alpha=0.3)
         a.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def scaling_plot(
-    found: dict[str, dict[int, dict]],
-    fits: dict[str, dict],
-    title: str = "one block, forward and backward",
-) -> "Figure":
-    """Plot time and peak memory against the length, on logarithmic axes.
-
-    found : for each label and length T "time_ms" and "peak_mib", None where it was too long
-    fits  : for each label the exponents of T, by the same names
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, what, unit in zip(
-        figure.subplots(1, 2), ("time_ms", "peak_mib"), ("time (ms)", "peak memory (MiB)"), strict=True
-    ):
-        for (label, cells), style in zip(found.items(), cycle(STYLES), strict=False):
-            known = {T: c[what] for T, c in cells.items() if c[what] is not None}
-            power = f", T^{fits[label][what]:.2f}" if what in fits[label] else ""
-            if known:  # a logarithmic axis needs a number
-                axes.loglog(known.keys(), known.values(), style, markersize=4, label=label + power)
-        axes.set_xscale("log", base=2)
-        lengths = sorted({T for cells in found.values() for T in cells})
-        axes.set_xticks(lengths, [str(T) for T in lengths])
-        axes.set_xlabel("T, tokens")
-        axes.set_ylabel(unit)
-        axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(frameon=False)
-    return figure
-
-
-def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None], chance: float) -> "Figure":
-    """Plot the accuracy of recall against the distance, with every finite reach as a line."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for (label, by_distance), style in zip(curves.items(), cycle(STYLES), strict=False):
-        known = {int(d): c["accuracy"] for d, c in by_distance.items()}
-        axes.plot(known.keys(), known.values(), style, markersize=4, label=label)
-    for label, tokens in reach.items():
-        if tokens is not None:
-            axes.axvline(tokens, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
-    axes.axhline(chance, color="0.5", linestyle="--", linewidth=0.9, label=f"chance, {chance:.1%}")
-    axes.set_xlabel("distance from the pair to the query (tokens)")
-    axes.set_ylabel("accuracy")
-    axes.set_ylim(-0.03, 1.03)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def reach_plot(influence: dict[str, list[float]], reach: dict[str, int | None]) -> "Figure":
-    """Plot how far a prediction moves when the token d places back is replaced, d = 0, 1, ...
-
-    influence : for each label the mean total variation distance at every d; what is 0 is not drawn
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for (label, values), style in zip(influence.items(), cycle(STYLES), strict=False):
-        known = {d: v for d, v in enumerate(values) if v > 0.0}
-        axes.plot(known.keys(), known.values(), style, markersize=3, label=label)
-    for label, tokens in reach.items():
-        if tokens is not None:
-            axes.axvline(tokens - 0.5, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
-    axes.set_yscale("log")
-    axes.set_xlabel("d, how many tokens back a token was replaced")
-    axes.set_ylabel("movement of the prediction (total variation)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
     return figure

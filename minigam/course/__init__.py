@@ -1,0 +1,83 @@
+"""What the notebooks of the course share: showing a figure, reading results, a trained model."""
+
+import base64
+import hashlib
+import json
+import os
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minigam import backend, session
+from minigam.config import DataConfig, GAMConfig, InputError, TrainConfig
+from minigam.corpus import Corpus
+from minigam.files import read_json
+from minigam.lm import GAM
+from minigam.run import Run, make_corpus
+from minigam.train import PRESETS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROJECT = Path(__file__).parents[2]
+RESULTS = PROJECT / "benchmarks" / "results"
+
+
+def show(figure: "Figure | str", alt: str) -> None:
+    """Show a matplotlib Figure, or a text of SVG, in a notebook.
+
+    alt : what a reader who does not see it should know
+    """
+    from IPython.display import display
+
+    if isinstance(figure, str):
+        kind, content = "image/svg+xml", figure
+    else:
+        data = BytesIO()
+        figure.savefig(data, format="png", dpi=100)
+        kind, content = "image/png", base64.b64encode(data.getvalue()).decode()
+    display({kind: content, "text/plain": alt}, metadata={kind: {"alt": alt}}, raw=True)
+
+
+def results(name: str) -> dict:
+    """Return the stored numbers of an experiment or benchmark, such as "table1_pocketstories"."""
+    folder = RESULTS / name
+    found = sorted(folder.glob("*.json"))
+    if len(found) != 1:
+        known = ", ".join(sorted({p.parent.name for p in RESULTS.glob("*/*.json")}))
+        raise InputError(f"{folder}: {len(found)} result files, wanted the one of: {known}")
+    return read_json(found[0], remedy="run its command again")
+
+
+def library():
+    """Return the array library that computes here, CuPy where a GPU answers, and say which."""
+    name, why = backend.choose("auto")
+    print(f"computing with {name} ({why})")
+    return backend.get(name)
+
+
+def trained() -> tuple[Run, GAM, Corpus]:
+    """Return a GAM trained on PocketStories as `make train` does it, its run folder and its corpus.
+
+    The first call trains it, about a minute on two cores, and keeps it under runs/; later ones read it.
+    """
+    preset = PRESETS["small"]
+    model, train = (
+        kind(**{k: v for k, v in preset.items() if k in kind.__dataclass_fields__})
+        for kind in (GAMConfig, TrainConfig)
+    )
+    data = DataConfig()
+    asked = json.dumps([model.to_dict(), train.to_dict(), data.to_dict()], sort_keys=True)
+    folder = PROJECT / "runs" / f"course-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    corpus = make_corpus(data, model.block_size, progress=True)
+    if not folder.is_dir():
+        unfinished = folder.with_name(f"{folder.name}-unfinished-{os.getpid()}")
+        model = replace(model, vocab_size=len(corpus.tokenizer))
+        run, made, optimizer = session.begin(unfinished, "gam", model, data, train, corpus, "numpy")
+        done = session.train(run, made, optimizer, corpus, 0)
+        if done < train.steps:
+            raise KeyboardInterrupt(f"stopped after step {done} of {train.steps}; run the cell again")
+        unfinished.rename(folder)
+    run = Run(folder)
+    return run, run.load_model("numpy"), corpus

@@ -1,0 +1,158 @@
+"""Checks of notebook 05: the associative memory."""
+
+import numpy as np
+
+from minigam.course.judge import exercise, expect, gradients, require
+from minigam.sequence import associative_memory
+
+SHAPES = ((2, 5, 4, 3), (1, 1, 4, 1), (3, 2, 1, 6))  # B, T, C, S
+
+
+def _softmax(s, axis=-1):
+    e = np.exp(s - s.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def _recall(u, M):
+    return associative_memory.rule(np, u, M)[0]
+
+
+@exercise
+def ex_05_1(softmax):
+    """The softmax over the last axis."""
+    rng = np.random.default_rng(51)
+    for shape in ((2, 5, 3), (4, 3), (6,), (2, 3, 1)):
+        s = rng.standard_normal(shape) * 3.0
+        expect(
+            softmax(s),
+            _softmax(s),
+            f"scores of shape {shape}",
+            {
+                "the shares of a token must add up to 1 over the last axis; yours do over another": (
+                    _softmax(s, axis=-2) if s.ndim > 1 else s
+                ),
+                "all scores together add up to 1; wanted those of each token, over the last axis": (
+                    np.exp(s) / np.exp(s).sum()
+                ),
+                "the exponentials are not divided by their sum": np.exp(s - s.max(axis=-1, keepdims=True)),
+            },
+        )
+    large = np.array([[1e4, 1e4 - 1.0], [-1e4, -1e4]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        got = np.asarray(softmax(large))
+    require(
+        bool(np.isfinite(got).all()),
+        "scores of 10,000 give nan: subtract the largest score of each token before np.exp",
+    )
+    expect(got, _softmax(large), "scores of 10,000")
+    return "any number of axes, one slot, scores of 10,000"
+
+
+@exercise
+def ex_05_2(recall):
+    """Recall, E3 to E5."""
+    rng = np.random.default_rng(52)
+    for B, T, C, S in SHAPES:
+        u, M = rng.standard_normal((B, T, C)), rng.standard_normal((S, C))
+        s = u @ M.T
+        expect(
+            recall(u, M),
+            _recall(u, M),
+            f"u {u.shape}, M {M.shape}",
+            {
+                "the scores are divided by sqrt(C), as attention does; GAM does not": _softmax(s / C**0.5)
+                @ M,
+                "the softmax runs over the tokens; wanted over the slots, the last axis": _softmax(s, axis=1)
+                @ M,
+                "these are the scores times M, without the softmax between them": s @ M,
+                "these are the shares a; E5 is missing, which mixes the slots by them": _softmax(s),
+            },
+        )
+    return "values, one slot, one token, one channel"
+
+
+@exercise
+def ex_05_3(recall_backward):
+    """The gradient of recall with respect to u and M."""
+    rng = np.random.default_rng(53)
+    for B, T, C, S in SHAPES:
+        u, M = rng.standard_normal((B, T, C)), rng.standard_normal((S, C))
+        dy = rng.standard_normal(u.shape)
+        a, da = _softmax(u @ M.T), dy @ M.T
+        ds = a * (da - (da * a).sum(axis=-1, keepdims=True))
+        rows = [z.reshape(-1, z.shape[-1]) for z in (a, dy, ds, u, a * da)]
+        values, keys = rows[0].T @ rows[1], rows[2].T @ rows[3]
+        mistakes = {
+            "M": {
+                "only the term of M as values is there; M was also used as keys, in E3": values,
+                "only the term of M as keys is there; M was also used as values, in E5": keys,
+                "through the softmax: subtract the sum of da * a over the slots before multiplying by a": (
+                    values + rows[4].T @ rows[3]
+                ),
+            },
+            "u": {
+                "through the softmax: subtract the sum of da * a over the slots before multiplying by a": (
+                    (a * da) @ M
+                ),
+                "this is da @ M; the softmax between a and s is left out": da @ M,
+            },
+        }
+        gradients(
+            recall_backward(dy, u, M), _recall, (u, M), dy, "u M", f"u {u.shape}, M {M.shape}", mistakes
+        )
+    return "both gradients against finite differences, three shapes"
+
+
+@exercise
+def ex_05_4(slots_in_use):
+    """exp(entropy) of the shares."""
+    rng = np.random.default_rng(54)
+    for shape in ((2, 5, 7), (4, 1), (3,)):
+        a = _softmax(rng.standard_normal(shape) * 2.0)
+        entropy = -(a * np.log(a)).sum(axis=-1)
+        expect(
+            slots_in_use(a),
+            np.exp(entropy),
+            f"shares of shape {shape}",
+            {
+                "this is the entropy itself; wanted its exponential": entropy,
+                "the sign of the entropy is turned round": np.exp(-entropy),
+                "this is 2 to the power of the entropy in nats; wanted e": 2.0**entropy,
+                "summed over all tokens; wanted one number for each": np.exp(entropy.sum()),
+            },
+        )
+    sure = np.array([[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        got = np.asarray(slots_in_use(sure))
+    require(bool(np.isfinite(got).all()), "a share of exactly 0 gives nan; 0 log 0 counts as 0")
+    expect(got, np.array([1.0, np.exp(1.5 * np.log(2.0))]), "shares of exactly 0")
+    return "values, one slot, shares of exactly 0"
+
+
+@exercise
+def ex_05_5(energy):
+    """The energy of a modern Hopfield network."""
+    rng = np.random.default_rng(55)
+    for shape, S, beta in (((4,), 3, 1.0), ((2, 5, 4), 6, 0.3), ((3, 4), 1, 8.0)):
+        x, M = rng.standard_normal(shape), rng.standard_normal((S, shape[-1]))
+        z = beta * (x @ M.T)
+        lse, square = np.log(np.exp(z).sum(axis=-1)), (x * x).sum(axis=-1)
+        expect(
+            energy(x, M, beta),
+            -lse / beta + 0.5 * square,
+            f"x {shape}, M {M.shape}, beta {beta}",
+            {
+                "the first term needs a minus: a good fit lies low": lse / beta + 0.5 * square,
+                "the logarithm is not divided by beta": -lse + 0.5 * square,
+                "the second term is half of x times x": -lse / beta + square,
+                "beta belongs inside the exponential too": (
+                    -np.log(np.exp(x @ M.T).sum(axis=-1)) / beta + 0.5 * square
+                ),
+            },
+        )
+    x, M = np.full((1, 2), 100.0), np.array([[10.0, 10.0], [1.0, 1.0]])
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        got = np.asarray(energy(x, M, 1.0))
+    require(bool(np.isfinite(got).all()), "scores of 2,000 overflow: take the largest out of the sum first")
+    expect(got, np.array([-2000.0 + 10000.0]), "scores of 2,000")
+    return "values, one pattern, three temperatures, scores of 2,000"

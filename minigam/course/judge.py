@@ -1,0 +1,167 @@
+"""Is an answer right, and if not, what is wrong with it? What the checks of the exercises are made of."""
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+
+from minigam.backend import to_numpy
+from minigam.gradcheck import differences
+from minigam.tensor import Tensor
+
+EPS = 1e-5  # step of the central differences
+TOLERANCE = {"f4": 2e-4, "f8": 1e-6}  # of the largest entry; a right answer may take another way there
+
+
+class NotYet(AssertionError):
+    """An answer that is not right yet. A notebook shows its message alone, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).splitlines()
+
+
+def exercise(check: Callable) -> Callable:
+    """Make a check of one exercise, ex_NN_K, from a function that raises NotYet where an answer is wrong.
+
+    Functions among the answers come guarded: they get copies, and their own errors become NotYet. What the
+    check returns says what was checked, and is printed.
+    """
+    number = check.__name__.removeprefix("ex_").replace("_", ".")
+
+    @functools.wraps(check)
+    def judged(*answers) -> None:
+        wanted = len(inspect.signature(check).parameters)
+        if len(answers) != wanted:
+            raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {wanted}")
+        try:
+            checked = check(*map(_guarded, answers))
+        except NotYet as e:
+            raise NotYet(f"Exercise {number}: {e}") from None
+        print(f"Exercise {number}: right ({checked}).")
+
+    return judged
+
+
+def _guarded(answer):
+    """Return a function that calls `answer`, or the answer itself where it is a value."""
+    if answer is None or answer is Ellipsis:
+        raise NotYet("still to be written: put your answer where the cell says so, and run it again")
+    if not callable(answer):
+        return answer
+    name = getattr(answer, "__name__", "your function")
+
+    @functools.wraps(answer)
+    def call(*args, **settings):
+        given = [_copy(a) for a in args]
+        try:
+            returned = answer(*given, **settings)
+        except NotYet:
+            raise
+        except NotImplementedError as e:
+            raise NotYet(f"{name} is still to be written: replace the line that raises") from e
+        except Exception as e:  # whatever a learner's code may raise
+            raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {e}{_line(e)}") from e
+        for before, after in zip(args, given, strict=True):
+            if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=True):
+                raise NotYet(f"{name} changed an array it was given; make a new one (x = x + 1, not x += 1)")
+        if returned is None:
+            raise NotYet(f"{name}{_shapes(args)} returned None; is a return missing?")
+        return returned
+
+    return call
+
+
+def _copy(a):
+    return a.copy() if isinstance(a, np.ndarray) else a
+
+
+def _shapes(args: tuple) -> str:
+    return f"({', '.join(str(a.shape) if hasattr(a, 'shape') else repr(a)[:40] for a in args)})"
+
+
+def _line(e: Exception) -> str:
+    """Return where in the learner's cell it happened."""
+    cells = [f for f in traceback.extract_tb(e.__traceback__) if "ipykernel" in f.filename and f.line]
+    return f", in the line: {cells[-1].line.strip()}" if cells else ""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise NotYet with the message unless the condition holds."""
+    if not condition:
+        raise NotYet(message)
+
+
+def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
+    """Raise NotYet unless `got` is `want`, both numbers or arrays (or Tensors, or lists).
+
+    where    : what was asked, for the message: "u of shape (2, 5, 4)"
+    mistakes : {what to say: the value that a plausible mistake gives}, tried in their order
+    rtol     : error allowed, in parts of the largest entry; by default what the answer's dtype can hold
+    """
+    got, want = _numbers(got, where), np.asarray(want)
+    if _close(got, want, rtol):
+        return
+    for message, value in (mistakes or {}).items():
+        value = np.asarray(value)
+        if _close(got, value, rtol) and not _close(value, want, rtol):
+            raise NotYet(f"{where}: {message}")
+    if got.shape != want.shape:
+        raise NotYet(f"{where}: shape {got.shape}, wanted {want.shape}")
+    if got.dtype.kind == "f" and not np.isfinite(got).all() and np.isfinite(want).all():
+        raise NotYet(f"{where}: {int((~np.isfinite(got)).sum())} entries are nan or infinite")
+    error = np.abs(got.astype(float) - want.astype(float))
+    worst = tuple(map(int, np.unravel_index(error.argmax(), error.shape)))
+    entry = f" entry {worst} is" if worst else ""
+    raise NotYet(f"{where}:{entry} {got[worst]:.6g}, wanted {want[worst]:.6g}")
+
+
+def _numbers(got, where: str) -> np.ndarray:
+    """Return what an answer gave as an array on the host."""
+    if got is None or got is Ellipsis:
+        raise NotYet(f"{where}: still to be written")
+    try:
+        array = np.asarray(to_numpy(got.data if isinstance(got, Tensor) else got))
+    except (TypeError, ValueError) as e:
+        raise NotYet(f"{where}: got {type(got).__name__}, wanted numbers") from e
+    if array.dtype.kind not in "biuf":
+        raise NotYet(f"{where}: got {type(got).__name__}, wanted numbers")
+    return array
+
+
+def _close(got: np.ndarray, want: np.ndarray, rtol: float | None) -> bool:
+    if got.shape != want.shape:
+        return False
+    if want.dtype.kind in "biu":
+        return bool(np.array_equal(got, want))
+    single = got.dtype.kind == "f" and got.dtype.itemsize < 8
+    allowed = max(rtol or 0.0, TOLERANCE["f4" if single else "f8"])
+    finite = want[np.isfinite(want)]
+    scale = float(np.abs(finite).max(initial=0.0))
+    return bool(np.allclose(got, want, rtol=0.0, atol=allowed * scale + 1e-9, equal_nan=True))
+
+
+def gradients(
+    got, f: Callable, arrays: tuple, dy, names: str, where: str, mistakes: dict | None = None
+) -> None:
+    """Raise NotYet unless `got` are the gradients of <dy, f(*arrays)>, by finite differences of f.
+
+    got      : what the answer gave, one gradient an array
+    f        : the trusted function of the arrays, float64
+    names    : of the arrays, in one text: "u weight bias"
+    mistakes : {name: {what to say: the gradient that a plausible mistake gives}}
+    """
+    names = names.split()
+    got = (got,) if len(names) == 1 and not isinstance(got, tuple | list) else got
+    if not isinstance(got, tuple | list) or len(got) != len(names):
+        count = len(got) if isinstance(got, tuple | list) else 1
+        raise NotYet(f"{where}: {count} gradients, wanted {len(names)}: those of {', '.join(names)}")
+    for i, (name, gradient) in enumerate(zip(names, got, strict=True)):
+        x = Tensor(arrays[i].astype(np.float64))  # a copy, which the differences move
+
+        def loss(i=i, x=x):
+            return float((dy * f(*arrays[:i], x.data, *arrays[i + 1 :])).sum())
+
+        numeric = differences(loss, x, EPS)
+        expect(gradient, numeric, f"{where}, gradient with respect to {name}", (mistakes or {}).get(name))

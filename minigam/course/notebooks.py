@@ -1,0 +1,190 @@
+"""The notebooks of the course: from their sources to the executed ones, and to the learner's copies.
+
+A source is a jupytext percent file, notebooks/NN_name.py. Its cells have tags:
+
+    setup      the first code cell: the imports that every exercise may use
+    exercise   an answer; the lines between `# SOLUTION` and `# END` are the solution, the learner's copy
+               has `raise NotImplementedError` there, or what follows `# SOLUTION: `
+
+The cell after an exercise calls its check. Behind it comes a folded cell with the solution, made here.
+jupytext, nbformat and nbclient are imported when they are needed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigam.config import InputError
+from minigam.course import PROJECT
+from minigam.files import write_text
+
+FOLDER = PROJECT / "notebooks"
+STUB = 'raise NotImplementedError("replace this line")'
+_SOLUTION = re.compile(
+    r"^(?P<indent>[ ]*)# SOLUTION(?:: (?P<stub>[^\n]*))?\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S
+)
+_CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
+TIMEOUT_S = 300  # seconds a cell may take
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: its number NN_K, what its check is given, and its cell with solution and with stub."""
+
+    number: str
+    answer: str
+    solution: str
+    stub: str
+
+
+def sources() -> list[Path]:
+    """Return the sources of the course, in its order."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def chosen(numbers: list[str]) -> list[Path]:
+    """Return the sources with these numbers, all for none. Raises InputError for one that is not there."""
+    known = {p.name[:2]: p for p in sources()}
+    if unknown := [n for n in numbers if n.zfill(2) not in known]:
+        raise InputError(f"notebook {unknown[0]}: not there, wanted one of {', '.join(known)}")
+    return [known[n.zfill(2)] for n in numbers] or list(known.values())
+
+
+def read(source: Path):
+    """Return the notebook of a source, as its author wrote it."""
+    import jupytext
+
+    notebook = jupytext.read(source, fmt="py:percent")
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def exercises(notebook) -> list[Exercise]:
+    """Return the exercises of a notebook, in their order. Raises ValueError for one without its check."""
+    found = []
+    for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if "exercise" in cell.metadata.get("tags", ()):
+            called = _CHECK.search(after.source) if after is not None else None
+            if called is None or not _SOLUTION.search(cell.source):
+                raise ValueError(f"an exercise needs # SOLUTION, # END and its check below: {cell.source}")
+            number = called["name"].removeprefix("ex_")
+            found.append(Exercise(number, called["answer"], _solved(cell.source), _stubbed(cell.source)))
+    return found
+
+
+def setup(notebook) -> str:
+    """Return the imports that every exercise may use."""
+    return next(c.source for c in notebook.cells if "setup" in c.metadata.get("tags", ()))
+
+
+def _solved(code: str) -> str:
+    return _SOLUTION.sub(lambda m: m["body"], code).rstrip()
+
+
+def _stubbed(code: str) -> str:
+    return _SOLUTION.sub(lambda m: f"{m['indent']}{m['stub'] or STUB}\n", code).rstrip()
+
+
+def with_solutions(source: Path):
+    """Return the notebook that is stored: solutions in place, folded below each check once more."""
+    return _built(source, _solved)
+
+
+def for_learners(source: Path):
+    """Return the learner's copy: stubs in place of the solutions, which stand folded below each check."""
+    return _built(source, _stubbed)
+
+
+def _built(source: Path, write):
+    import nbformat
+
+    notebook, cells, folded = read(source), [], None
+    for cell in notebook.cells:
+        if folded is not None and _CHECK.search(cell.source):
+            cells += [cell, folded]
+            folded = None
+            continue
+        if "exercise" in cell.metadata.get("tags", ()):
+            code = _solved(cell.source)
+            text = f"<details><summary>Solution</summary>\n\n```python\n{code}\n```\n\n</details>"
+            folded = nbformat.v4.new_markdown_cell(text)
+            cell.source = write(cell.source)
+        cells.append(cell)
+    notebook.cells = cells
+    for i, cell in enumerate(cells):
+        cell.id = f"{source.stem[:2]}-{i:03d}"  # the same at every build
+        cell.metadata.pop("lines_to_next_cell", None)  # of the source's layout
+    return notebook
+
+
+def execute(notebook, folder: Path = FOLDER) -> None:
+    """Run every cell in a fresh kernel, in `folder`; outputs stay in the notebook.
+
+    Raises nbclient's CellExecutionError where a cell fails.
+    """
+    from nbclient import NotebookClient
+
+    NotebookClient(
+        notebook,
+        timeout=TIMEOUT_S,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=40"],  # errors; it warns of its own wiring
+    ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # a progress bar that is done leaves an empty line
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+
+
+def store(notebook, path: Path) -> None:
+    """Write a notebook, whole or not at all."""
+    import nbformat
+
+    nbformat.validate(notebook)
+    write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def stored(source: Path):
+    """Return the stored, executed notebook of a source. Raises InputError where there is none."""
+    import nbformat
+
+    path = source.with_suffix(".ipynb")
+    if not path.exists():
+        raise InputError(f"{path}: not there; make it with `make notebooks`")
+    return nbformat.read(path, as_version=4)
+
+
+def faults(built, stored) -> list[str]:
+    """Return what makes a stored notebook another than its source gives: stale cells, missing outputs.
+
+    built : the same notebook made anew; where it was executed too, each kind of output is wanted
+    """
+    found = []
+    if [c.source for c in built.cells] != [c.source for c in stored.cells]:
+        pairs = zip(built.cells, stored.cells, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a.source != b.source), "at the end")
+        found.append(f"stale from cell {at} on; rebuild it with `make notebooks`")
+        return found
+    count = 0
+    for i, (new, old) in enumerate(zip(built.cells, stored.cells, strict=True)):
+        if old.cell_type != "code":
+            continue
+        count += 1
+        if old.execution_count != count:
+            found.append(f"cell {i} was not run in its turn")
+        if any(o.output_type == "error" for o in old.outputs):
+            found.append(f"cell {i} stores an error")
+        if missing := _kinds(new) - _kinds(old):
+            found.append(f"cell {i} stores no {', '.join(sorted(missing))}")
+    return found
+
+
+def _kinds(cell) -> set[str]:
+    """Return the kinds of a cell's outputs, what it printed aside from errors and warnings."""
+    kinds = {k for o in cell.outputs if "data" in o for k in o.data}
+    return kinds | {o.name for o in cell.outputs if o.output_type == "stream" and o.name == "stdout"}

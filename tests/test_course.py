@@ -1,0 +1,162 @@
+"""The course: its notebooks run and are stored as they ran, and its checks tell right from wrong."""
+
+import re
+from importlib import import_module
+
+import numpy as np
+import pytest
+from answers import WRONG
+
+from minigam.course import PROJECT, check, notebooks
+from minigam.course.judge import NotYet
+
+SOURCES = notebooks.sources()
+each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+
+for room in (PROJECT / "tests" / "answers").glob("nb*.py"):
+    import_module(f"answers.{room.stem}")
+
+
+@pytest.fixture(scope="module")
+def read():
+    """Read a source once."""
+    known: dict = {}
+    return lambda source: known.setdefault(source, notebooks.read(source))
+
+
+EXERCISES = [(s, i) for s in SOURCES for i in range(len(notebooks.exercises(notebooks.read(s))))]
+each_exercise = pytest.mark.parametrize("at", EXERCISES, ids=lambda at: f"{at[0].stem[:2]}_{at[1] + 1}")
+
+
+def namespace(notebook, number: int, stub: bool) -> tuple[notebooks.Exercise, dict]:
+    """Run the setup and the exercises up to one, the last with its stub or its solution."""
+    found, names = notebooks.exercises(notebook), {}
+    exec(notebooks.setup(notebook), names)
+    for exercise in found[:number]:
+        exec(exercise.solution, names)
+    exec(found[number].stub if stub else found[number].solution, names)
+    return found[number], names
+
+
+def judge(exercise: notebooks.Exercise, names: dict) -> None:
+    names["_check"] = getattr(check, f"ex_{exercise.number}")
+    exec(f"_check({exercise.answer})", names)
+
+
+# ------------------------------------------------------------------------------- the notebooks
+
+
+@each_notebook
+def test_a_notebook_is_stored_as_it_runs(source):
+    """Every cell again, in a fresh kernel: no error, no stale cell, no missing output."""
+    notebook = notebooks.with_solutions(source)
+    notebooks.execute(notebook)
+    assert notebooks.faults(notebook, notebooks.stored(source)) == []
+
+
+@each_notebook
+def test_a_notebook_says_its_goal_and_its_time(source, read):
+    first = read(source).cells[0].source
+    assert first.startswith(f"# {source.stem[:2]} · ")
+    assert "**Goal.**" in first
+    assert re.search(r"\*\*Time\.\*\* \d+ minutes, [3-6] exercises", first)
+
+
+@each_notebook
+def test_an_equation_has_a_twin_that_asserts(source, read):
+    cells = read(source).cells
+    for i, cell in enumerate(cells):
+        if cell.cell_type == "markdown" and "$$" in cell.source:
+            twin = next((c.source for c in cells[i + 1 :] if c.cell_type == "code"), "")
+            if "exercise" in next(c for c in cells[i + 1 :] if c.cell_type == "code").metadata.get(
+                "tags", ()
+            ):
+                continue  # the reader's own code is the twin, and its check the assertion
+            assert "assert" in twin, f"no assertion after {cell.source[-200:]}"
+
+
+@each_notebook
+def test_exercises_have_a_mark_a_hint_and_a_number(source, read):
+    notebook = read(source)
+    found = notebooks.exercises(notebook)
+    assert 3 <= len(found) <= 6
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    for k, exercise in enumerate(found, 1):
+        assert exercise.number == f"{source.stem[:2]}_{k}"
+        assert re.search(rf"^### Exercise {source.stem[:2]}\.{k} (★☆☆|★★☆|★★★) ", text, re.M)
+    assert text.count("<details><summary>Hint</summary>") == len(found)
+    assert text.count("</details>") == len(found)
+
+
+@each_notebook
+def test_figures_say_what_they_show(source, read):
+    code = "\n".join(c.source for c in read(source).cells if c.cell_type == "code")
+    assert "pyplot" not in code, "its figures have no alternative text; use minigam.viz and show"
+    assert not re.search(r"#\s*(expected )?output", code, re.I)
+
+
+@each_notebook
+def test_the_learners_copy_has_gaps_and_folded_solutions(source, read):
+    copy, found = notebooks.for_learners(source), notebooks.exercises(read(source))
+    cells = [c.source for c in copy.cells]
+    for exercise in found:
+        assert exercise.stub in cells
+        assert exercise.solution not in cells
+    folded = [c for c in cells if c.startswith("<details><summary>Solution</summary>")]
+    assert len(folded) == len(found)
+    assert all(e.solution in text for e, text in zip(found, folded, strict=True))
+    code = "\n".join(c.source for c in copy.cells if c.cell_type == "code")
+    assert "# SOLUTION" not in code
+    assert "# END" not in code
+
+
+# ------------------------------------------------------------------------------- the checks
+
+
+@each_exercise
+def test_the_solution_is_right(at, read, capsys):
+    exercise, names = namespace(read(at[0]), at[1], stub=False)
+    judge(exercise, names)
+    assert capsys.readouterr().out.startswith(f"Exercise {exercise.number.replace('_', '.')}: right (")
+
+
+@each_exercise
+def test_the_stub_fails_kindly(at, read):
+    exercise, names = namespace(read(at[0]), at[1], stub=True)
+    with pytest.raises(NotYet, match=r"^Exercise \d\d\.\d: .*still to be written"):
+        judge(exercise, names)
+
+
+@each_exercise
+def test_an_answer_in_float32_is_right(at, read):
+    """Whatever of its results is a float64 array comes as float32."""
+    exercise, names = namespace(read(at[0]), at[1], stub=False)
+    if not callable(names.get(exercise.answer)):
+        pytest.skip("the answer is no function")
+    answer = names[exercise.answer]
+    judge(exercise, names | {exercise.answer: lambda *a, **s: _single(answer(*a, **s))})
+
+
+def _single(z):
+    if isinstance(z, tuple):
+        return tuple(map(_single, z))
+    return z.astype(np.float32) if isinstance(z, np.ndarray) and z.dtype == np.float64 else z
+
+
+@pytest.mark.parametrize("at", EXERCISES, ids=lambda at: f"{at[0].stem[:2]}_{at[1] + 1}")
+def test_there_are_wrong_answers(at):
+    number = f"{at[0].stem[:2]}_{at[1] + 1}"
+    assert sum(w.number == number for w in WRONG) >= 2
+
+
+@pytest.mark.parametrize(
+    "wrong", WRONG, ids=lambda w: f"{w.number}-{getattr(w.answers[0], '__name__', 'value')}"
+)
+def test_a_wrong_answer_is_told_its_mistake(wrong):
+    with pytest.raises(NotYet, match=re.escape(wrong.says)):
+        getattr(check, f"ex_{wrong.number}")(*wrong.answers)
+
+
+def test_every_check_has_its_exercise(read):
+    numbered = {f"ex_{e.number}" for s in SOURCES for e in notebooks.exercises(read(s))}
+    assert set(dir(check)) == numbered

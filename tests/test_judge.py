@@ -1,0 +1,136 @@
+"""The judge of the exercises: right answers pass, wrong ones are told what is wrong, in one line."""
+
+import numpy as np
+import pytest
+
+from minigam import Tensor
+from minigam.course import check
+from minigam.course.judge import NotYet, exercise, expect, gradients, require
+
+WANT = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+
+def told(call) -> str:
+    with pytest.raises(NotYet) as e:
+        call()
+    return str(e.value)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [WANT, WANT.astype(np.float32), WANT.tolist(), Tensor(WANT), WANT * (1 + 1e-8), WANT.astype(int)],
+    ids=["float64", "float32", "list", "Tensor", "rounded", "integers"],
+)
+def test_a_right_answer_passes(right):
+    expect(right, WANT, "here")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (WANT.T, r"here: shape (3, 2), wanted (2, 3)"),
+        (WANT * np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.001]]), "here: entry (1, 2) is 6.006, wanted 6"),
+        (np.where(WANT > 5.0, np.nan, WANT), "here: 1 entries are nan or infinite"),
+        ("text", "here: got str, wanted numbers"),
+        (None, "here: still to be written"),
+        ([[1.0], [1.0, 2.0]], "here: got list, wanted numbers"),
+        ((WANT * 1.001).astype(np.float32), "here: entry (1, 2)"),
+    ],
+)
+def test_a_wrong_answer_is_told_where(wrong, says):
+    assert told(lambda: expect(wrong, WANT, "here")).startswith(says)
+
+
+def test_a_known_mistake_is_named_before_the_shape():
+    mistakes = {"the axes are swapped": WANT.T, "all is right": WANT}
+    assert told(lambda: expect(WANT.T, WANT, "here", mistakes)) == "here: the axes are swapped"
+    expect(WANT, WANT, "here", mistakes)
+
+
+def test_integers_are_compared_exactly():
+    expect(np.array([1, 2]), np.array([1, 2]), "here")
+    assert (
+        told(lambda: expect(np.array([1, 3]), np.array([1, 2]), "here")) == "here: entry (1,) is 3, wanted 2"
+    )
+
+
+def test_gradients_are_held_to_differences_of_the_trusted_function():
+    rng = np.random.default_rng(0)
+    x, w, dy = rng.standard_normal((2, 3)), rng.standard_normal(3), rng.standard_normal((2, 3))
+
+    def f(x, w):
+        return x * x * w
+
+    right = (2.0 * x * w * dy, (x * x * dy).sum(axis=0))
+    gradients(right, f, (x, w), dy, "x w", "here")
+    gradients(tuple(g.astype(np.float32) for g in right), f, (x, w), dy, "x w", "here")
+    gradients(right[0], lambda x: f(x, w), (x,), dy, "x", "here")  # one gradient needs no tuple
+    wrong = (right[0], 1.001 * right[1])
+    assert told(lambda: gradients(wrong, f, (x, w), dy, "x w", "here")).startswith(
+        "here, gradient with respect to w: entry"
+    )
+    half = {"x": {"a square has two factors": right[0] / 2.0}}
+    assert told(lambda: gradients((right[0] / 2.0, right[1]), f, (x, w), dy, "x w", "here", half)) == (
+        "here, gradient with respect to x: a square has two factors"
+    )
+    assert "1 gradients, wanted 2: those of x, w" in told(
+        lambda: gradients(right[0], f, (x, w), dy, "x w", "here")
+    )
+
+
+@exercise
+def ex_99_1(double):
+    """Twice x."""
+    x = np.arange(3.0)
+    expect(double(x), 2.0 * x, "x")
+    require(x[2] == 2.0, "the check's own array has changed")
+    return "three numbers"
+
+
+def raises(x):
+    raise NotImplementedError
+
+
+def divides(x):
+    return 1 // 0
+
+
+def doubles_in_place(x):
+    x *= 2.0
+    return x
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (raises, "Exercise 99.1: raises is still to be written: replace the line that raises"),
+        (None, "Exercise 99.1: still to be written"),
+        (..., "Exercise 99.1: still to be written"),
+        (lambda x: None, "Exercise 99.1: <lambda>((3,)) returned None; is a return missing?"),
+        (divides, "Exercise 99.1: divides((3,)) raised ZeroDivisionError: "),
+        (lambda: 0, "Exercise 99.1: <lambda>((3,)) raised TypeError: "),
+        (doubles_in_place, "Exercise 99.1: doubles_in_place changed an array it was given"),
+    ],
+)
+def test_faults_of_a_function_are_told_kindly(answer, says):
+    message = told(lambda: ex_99_1(answer))
+    assert message.startswith(says)
+    assert "\n" not in message
+
+
+def test_a_right_answer_is_praised(capsys):
+    ex_99_1(lambda x: x + x)
+    assert capsys.readouterr().out == "Exercise 99.1: right (three numbers).\n"
+
+
+def test_a_check_counts_its_answers():
+    assert told(lambda: ex_99_1(1, 2)) == "Exercise 99.1: 2 answers, wanted 1"
+
+
+def test_a_notebook_shows_the_message_alone():
+    assert NotYet("one line")._render_traceback_() == ["one line"]
+
+
+def test_an_unknown_exercise_is_an_error_that_says_how_they_are_called():
+    with pytest.raises(AttributeError, match=r"check has no ex_99_9; .* such as check.ex_05_2"):
+        _ = check.ex_99_9
