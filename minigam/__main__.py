@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("data", "train", "generate", "evaluate", "experiments", "gradcheck")
+COMMANDS = ("data", "train", "generate", "evaluate", "explain", "experiments", "gradcheck", "course")
 
 
 def main() -> None:

@@ -28,12 +28,27 @@ def write(
     An empty prompt begins a story, a document, or a line. Raises InputError for words the tokenizer lacks.
     """
     ids = first_ids(tokenizer, prompt)
+    return tokenizer.decode(continued(model, tokenizer, ids, n, temperature, top_k, seed, progress)[0])
+
+
+def continued(
+    model: LanguageModel,
+    tokenizer,
+    ids: list[int],
+    n: int,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    progress: bool = False,
+) -> tuple[list[int], int | None]:
+    """Return ids and at most n sampled tokens more; then the token that ended the text, None if none did."""
+    ids = list(ids)
     sampled = model.continuation(np.array([ids]), n, temperature, top_k, seed)
     for new in tqdm(sampled, total=n, unit="token", leave=False, delay=2, disable=None if progress else True):
         if new[0] == tokenizer.end:
-            break
+            return ids, int(new[0])
         ids.append(int(new[0]))
-    return tokenizer.decode(ids)
+    return ids, None
 
 
 def first_ids(tokenizer, prompt: str) -> list[int]:

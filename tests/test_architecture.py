@@ -13,11 +13,11 @@ import minigam
 
 ROOT = Path(minigam.__file__).parent
 PROJECT = ROOT.parent
-VIZ = {f"viz.{kind}" for kind in ("runs", "experiments", "engine", "sight", "cost", "inside")}
+VIZ = {f"viz.{kind}" for kind in ("runs", "experiments", "engine", "sight", "inside")}
 CHECKS = {f"course.check.nb{n:02d}" for n in range(16)}
 FLOORS = [
     {"backend", "config", "graph", "ngram", "viz.style"},
-    {"tensor", "files", "precision"},
+    {"tensor", "files", "precision", "viz.cost"},
     {"ops", "sequence", "gradcheck", "hub", *VIZ},
     {"nn", "grammar", "datasets", "fast_numpy.general", "fast_numpy.scan", "course.judge"},
     {"fast_cupy.kernels"},
@@ -31,14 +31,14 @@ FLOORS = [
     },
     {"fast_numpy", "fast_cupy.losses", "fast_cupy.mixers"},
     {"optim", "gam", "transformer", "mamba", "pocketstories"},
-    {"lm", "tokenizer", "viz", "fast_cupy.adamw"},
-    {"interop", "corpus", "fast_cupy"},
+    {"lm", "tokenizer", "viz", "fast_cupy.adamw", "oracle"},
+    {"interop", "corpus", "fast_cupy", "anatomy"},
     {"training", "mqar", "prepare"},
     {"run"},
     {"session", "profile"},
     {"cli", "__init__"},
     {"generate", "evaluate", "data"},
-    {"train", "gradcheck.arguments", "__main__"},
+    {"train", "explain", "gradcheck.arguments", "__main__"},
     {"gradcheck.cases", "experiments.paper", "experiments"},
     {"gradcheck.__main__", "experiments.report", "experiments.training"},
     {"experiments.comparison", "experiments.scaling", "experiments.recall", "experiments.reach"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minigam import __main__ as listing
-from minigam import backend, cli, data, evaluate, generate, profile, train, training
+from minigam import backend, cli, data, evaluate, explain, generate, profile, train, training
 from minigam.experiments import __main__ as experiments
 from minigam.files import write_text
 from minigam.gradcheck import __main__ as gradcheck
@@ -204,6 +204,7 @@ EMPTY = {
     ],
     generate: ([""],),
     evaluate: ([""], ["run", "--json="]),
+    explain: ([""], ["run", "--out="]),
     data: (
         ["list", "--data-root="],
         *(["prepare", "wikitext-2", flag] for flag in ("--from=", "--train=", "--valid=", "--out=")),
@@ -280,7 +281,8 @@ def test_presets_name_only_fields_that_exist(preset):
     assert set(train.PRESETS[preset]) <= train._FLAGS
 
 
-PARTS = {"experiments": ("table1", "table2", "table3", "recall", "reach"), "data": ("prepare", "fetch")}
+PARTS = {"experiments": ("table1", "table2", "table3", "recall", "reach"), "data": ("prepare", "fetch"),
+         "course": ("build", "exercises")}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_every_command_has_help_with_defaults(command):
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "default" in done.stdout
-    if not command.startswith("data"):  # which draws nothing and computes nothing
+    if not command.startswith(("data", "course")):  # which draws nothing and computes nothing
         assert "--seed" in done.stdout
         assert "--backend" in done.stdout
 
