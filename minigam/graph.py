@@ -1,42 +1,95 @@
 """Draw how a tensor was made, as SVG, with nothing but Python.
 
 Knows no class: whatever has `.inputs` was computed and has an `.op`, all else is a leaf and has a
-`.name`; both have a `.shape`.
+`.name`; both have a `.shape`. The layout knows no way to draw: `viz.graph_plot` draws the same one
+with matplotlib.
 """
 
 from html import escape
+from typing import NamedTuple
 
-_WIDTH, _HEIGHT, _LINE, _GAP_X, _GAP_Y = 164, 40, 8, 18, 34  # pixels: a box, a line passing by, gaps
+WIDTH, HEIGHT = 164, 40  # pixels: a box
+_LINE, _GAP_X, _GAP_Y = 8, 18, 34  # pixels: a line passing by, gaps
 _LIMIT = 400  # tensors; a bigger picture is no help
 
+Point = tuple[float, float]
 
-def draw(root) -> str | None:
-    """Return an SVG of the graph that made `root`, leaves on top; None beyond 400 tensors.
 
-    Only what a gradient flows through is drawn: an input that requires none is not kept.
+class Box(NamedTuple):
+    """A tensor: the middle of its upper edge, what is written in it, and whether it is a leaf."""
+
+    x: float
+    y: float
+    title: str
+    shape: str
+    leaf: bool
+
+
+class Layout(NamedTuple):
+    """Where everything is, in pixels, y downwards.
+
+    lines : of each input to its use the corners, from which it goes straight down and in a bend by turns
+    """
+
+    width: float
+    height: float
+    boxes: list[Box]
+    lines: list[list[Point]]
+
+
+def layout(root) -> Layout | None:
+    """Place the graph that made `root`, leaves on top; None beyond 400 tensors.
+
+    Only what a gradient flows through is there: an input that requires none is not kept.
     """
     depth = _depths(root)
     if len(depth) > _LIMIT:
         return None
     row_of, rows = _rows(depth)
     centre = _centres(row_of, rows)
-    width = max(centre[tensor] for tensor in depth) + _WIDTH / 2 + _GAP_X
-    height = len(rows) * (_HEIGHT + _GAP_Y)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
-        f'viewBox="0 0 {width:.0f} {height}" font-family="sans-serif" font-size="12" role="img">',
-        f"<title>computation graph of {len(depth)} tensors</title>",
-        f'<rect width="{width:.0f}" height="{height}" fill="white"/>',
-    ]
+    lines = []
     for tensor in depth:
         # The lines end side by side, so that a + a has two.
         sources = sorted(_inputs(tensor), key=lambda s: centre[_at(s, row_of[tensor] - 1, row_of)])
         for i, source in enumerate(sources):
-            end = centre[tensor] + _WIDTH * ((i + 1) / (len(sources) + 1) - 0.5)
+            end = centre[tensor] + WIDTH * ((i + 1) / (len(sources) + 1) - 0.5)
             way = [centre[_at(source, r, row_of)] for r in range(row_of[source], row_of[tensor])]
-            parts.append(_edge([*way, end], row_of[source]))
-    parts += [_box(tensor, centre[tensor], _top(row_of[tensor])) for tensor in depth]
-    return "\n".join([*parts, "</svg>"])
+            lines.append(_line([*way, end], row_of[source]))
+    return Layout(
+        width=max(centre[tensor] for tensor in depth) + WIDTH / 2 + _GAP_X,
+        height=len(rows) * (HEIGHT + _GAP_Y),
+        boxes=[_box(tensor, centre[tensor], _top(row_of[tensor])) for tensor in depth],
+        lines=lines,
+    )
+
+
+def draw(root) -> str | None:
+    """Return an SVG of the graph that made `root`, as `layout` places it; None beyond 400 tensors."""
+    placed = layout(root)
+    if placed is None:
+        return None
+    width, height, boxes, lines = placed
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
+        f'viewBox="0 0 {width:.0f} {height}" font-family="sans-serif" font-size="12" role="img">',
+        f"<title>computation graph of {len(boxes)} tensors</title>",
+        f'<rect width="{width:.0f}" height="{height}" fill="white"/>',
+        *map(_svg_line, lines),
+        *map(_svg_box, boxes),
+        "</svg>",
+    ])  # fmt: skip
+
+
+def bend(start: Point, end: Point) -> tuple[Point, Point]:
+    """Return the control points of the cubic curve that leaves `start` and meets `end` straight down."""
+    middle = (start[1] + end[1]) / 2
+    return (start[0], middle), (end[0], middle)
+
+
+def head(end: Point) -> tuple[Point, Point, Point]:
+    """Return the corners of an arrow head that points down at `end`."""
+    x, y = end
+    return (x - 4, y - 6), end, (x + 4, y - 6)
 
 
 def _inputs(tensor) -> list:
@@ -96,41 +149,52 @@ def _centres(row_of: dict, rows: list[list]) -> dict:
             wish[item] = sum(above) / len(above) if above else float("inf")  # leaves: rightmost
         left = _GAP_X
         for item in sorted(row, key=wish.get):
-            half = (_LINE if isinstance(item, tuple) else _WIDTH) / 2
+            half = (_LINE if isinstance(item, tuple) else WIDTH) / 2
             centre[item] = left + half if wish[item] == float("inf") else max(left + half, wish[item])
             left = centre[item] + half + _GAP_X
     return centre
 
 
 def _top(row: int) -> float:
-    return row * (_HEIGHT + _GAP_Y) + _GAP_Y / 2
+    return row * (HEIGHT + _GAP_Y) + _GAP_Y / 2
 
 
-def _edge(way: list[float], row: int) -> str:
-    """Draw a line from the bottom of a row through one x in each row below to the top of the last."""
-    x, path = way[0], f"M{way[0]:.1f},{_top(row) + _HEIGHT:.1f}"
+def _line(way: list[float], row: int) -> list[Point]:
+    """Return the corners from the bottom of a row through one x in each row below to the top of the last."""
+    corners = [(way[0], _top(row) + HEIGHT)]
     for r, below in enumerate(way[1:], row + 1):
-        y = _top(r)
-        middle = y - _GAP_Y / 2
-        path += f" V{y - _GAP_Y:.1f} C{x:.1f},{middle:.1f} {below:.1f},{middle:.1f} {below:.1f},{y:.1f}"
-        x = below
-    return (
-        f'<path d="{path}" fill="none" stroke="#555"/>'
-        f'<path d="M{x - 4:.1f},{y - 6:.1f} L{x:.1f},{y:.1f} L{x + 4:.1f},{y - 6:.1f}" '
-        'fill="none" stroke="#555"/>'
-    )
+        corners += [(corners[-1][0], _top(r) - _GAP_Y), (below, _top(r))]
+    return corners
 
 
-def _box(tensor, x: float, y: float) -> str:
-    """Draw a tensor, with its top at y and its middle at x."""
+def _box(tensor, x: float, y: float) -> Box:
     leaf = not hasattr(tensor, "op")
     title = (tensor.name or "leaf") if leaf else tensor.op
     title = title if len(title) <= 22 else f"…{title[-21:]}"  # what fits the box
-    fill, radius = ("#e8f0fe", _HEIGHT / 2) if leaf else ("#f5f5f5", 6)
+    return Box(x, y, title, str(tuple(tensor.shape)).replace("'", ""), leaf)  # a length may be a letter
+
+
+def _svg_line(corners: list[Point]) -> str:
+    path = f"M{_pair(corners[0])}"
+    for start, end in zip(corners[1::2], corners[2::2], strict=True):
+        path += f" V{start[1]:.1f} C{' '.join(map(_pair, (*bend(start, end), end)))}"
+    point = " L".join(map(_pair, head(corners[-1])))
     return (
-        f'<rect x="{x - _WIDTH / 2:.1f}" y="{y:.1f}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:.0f}" '
+        f'<path d="{path}" fill="none" stroke="#555"/>'
+        f'<path d="M{point}" fill="none" stroke="#555"/>'
+    )  # fmt: skip
+
+
+def _pair(point: Point) -> str:
+    return f"{point[0]:.1f},{point[1]:.1f}"
+
+
+def _svg_box(box: Box) -> str:
+    x, y, title, shape, leaf = box
+    fill, radius = ("#e8f0fe", HEIGHT / 2) if leaf else ("#f5f5f5", 6)
+    return (
+        f'<rect x="{x - WIDTH / 2:.1f}" y="{y:.1f}" width="{WIDTH}" height="{HEIGHT}" rx="{radius:.0f}" '
         f'fill="{fill}" stroke="#333"/>'
         f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle" fill="#111">{escape(title)}</text>'
-        f'<text x="{x:.1f}" y="{y + 32:.1f}" text-anchor="middle" fill="#555">'
-        f"{escape(str(tuple(tensor.shape)))}</text>"
+        f'<text x="{x:.1f}" y="{y + 32:.1f}" text-anchor="middle" fill="#555">{escape(shape)}</text>'
     )

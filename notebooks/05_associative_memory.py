@@ -23,7 +23,7 @@ xp = library()
 rng = np.random.default_rng(5)
 B, T, C, S = 2, 5, 4, 3
 u = xp.asarray(rng.standard_normal((B, T, C)))  # what the tokens ask
-M = xp.asarray(rng.standard_normal((S, C)))  # the memory: S slots of C numbers
+M = xp.asarray(rng.standard_normal((S, C)))  # S slots of C numbers
 
 # %% [markdown]
 # ## 1. Asking: how well does each slot fit?
@@ -38,7 +38,7 @@ M = xp.asarray(rng.standard_normal((S, C)))  # the memory: S slots of C numbers
 
 # %%
 s = u @ M.T  # (B, T, S)
-by_hand = sum(u[0, 1, c] * M[2, c] for c in range(C))  # one entry: batch 0, token 1, slot 2
+by_hand = sum(u[0, 1, c] * M[2, c] for c in range(C))  # batch 0, token 1, slot 2
 assert s.shape == (B, T, S)
 assert abs(float(s[0, 1, 2] - by_hand)) < 1e-12
 
@@ -92,8 +92,8 @@ assert float(abs(a.sum(axis=-1) - 1.0).max()) < 1e-12
 # %%
 global_context = a @ M  # (B, T, C)
 assert global_context.shape == u.shape
-inside = (global_context <= M.max(axis=0) + 1e-12) & (global_context >= M.min(axis=0) - 1e-12)
-assert bool(inside.all()), "a mix with shares that add up to 1 lies between the slots, channel by channel"
+assert bool((global_context <= M.max(axis=0) + 1e-12).all())  # a mix of the slots lies between them
+assert bool((global_context >= M.min(axis=0) - 1e-12).all())
 
 # %% [markdown]
 # With two channels that can be drawn. The answers fill the triangle between three slots and never leave it,
@@ -155,7 +155,21 @@ assert [bool(m) for m in moved] == [False, False, True, False, False]
 # %% [markdown]
 # ## 4. The gradient: one memory, two roads
 #
-# Say the loss L has the gradient $dy = \partial L / \partial\, \mathrm{global\_context}$. Walk the three lines
+# First the softmax alone. Raise one score $s_j$ a little: its share grows at the cost of all others. From
+# $a_i = e^{s_i} / \sum_k e^{s_k}$, by the quotient rule:
+#
+# $$ \frac{\partial a_i}{\partial s_j} = a_i\,(1[i = j] - a_j), \qquad\text{so}\qquad
+#    ds_j = \sum_i da_i\, \frac{\partial a_i}{\partial s_j} = a_j \Big(da_j - \sum_i da_i\, a_i\Big) $$
+
+# %%
+row, da_row = softmax(rng.standard_normal(S)), rng.standard_normal(S)  # the shares of one token
+jacobian = row[:, None] * (np.eye(S) - row)  # (i, j)
+ds_row = da_row @ jacobian
+assert np.abs(ds_row - row * (da_row - (da_row * row).sum())).max() < 1e-12
+assert abs(ds_row.sum()) < 1e-12, "adding the same number to all scores changes no share"
+
+# %% [markdown]
+# Now say the loss L has the gradient $dy = \partial L / \partial\, \mathrm{global\_context}$. Walk the three lines
 # backwards, each inverted in its turn:
 #
 # $$ da = dy\, M^\top, \qquad ds = a \odot \Big(da - \sum_{s'} da_{s'}\, a_{s'}\Big), \qquad du = ds\, M $$
@@ -301,7 +315,12 @@ x = rng.standard_normal(C)
 memory = rng.standard_normal((S, C))
 beta = 1.0
 update = memory.T @ softmax(beta * (memory @ x))
-energy_of = lambda x: -np.log(np.exp(beta * (memory @ x)).sum()) / beta + 0.5 * x @ x
+
+
+def energy_of(x):
+    return -np.log(np.exp(beta * (memory @ x)).sum()) / beta + 0.5 * x @ x
+
+
 assert np.abs(update - recall(x[None, None], memory)[0, 0]).max() < 1e-12
 assert energy_of(update) <= energy_of(x)
 
@@ -333,7 +352,8 @@ check.ex_05_5(energy)
 
 # %% [markdown]
 # Now pictures: six patterns of 12 x 12 pixels, each -1 or 1, are stored as the slots of a memory. A question is a
-# picture with its right half torn away. One recall brings back the whole, because only one slot fits what is left.
+# picture with its right half torn away and noise on every pixel. A few recalls bring back the whole, because only one
+# slot fits what is left.
 
 # %%
 side = 12
@@ -349,7 +369,7 @@ pictures = [
 patterns = np.where(np.array(pictures).reshape(6, -1), 1.0, -1.0)  # (S, C) = (6, 144)
 torn = patterns.reshape(6, side, side).copy()
 torn[:, :, side // 2 :] = 0.0
-torn = torn.reshape(6, -1)
+torn = torn.reshape(6, -1) + 0.7 * rng.standard_normal(patterns.shape)
 
 
 def ask(x, beta, times):
@@ -360,37 +380,35 @@ def ask(x, beta, times):
     return np.stack(asked)
 
 
-states = ask(torn, beta=0.1, times=5)
-figure, axes = viz.panels(n=6, size=(9.0, 3.4))
-figure.clear()
-grid = figure.subplots(2, 6)
+states = ask(torn, beta=0.04, times=5)
+figure, grid = viz.panels(n=6, rows=2, size=(9.0, 3.4))
 for picture in range(6):
     for row, state in zip(grid[:, picture], (states[0], states[-1]), strict=True):
         row.imshow(state[picture].reshape(side, side), cmap="gray", vmin=-1, vmax=1)
         row.set(xticks=[], yticks=[])
+        row.grid(False)
 grid[0, 0].set_ylabel("question")
 grid[1, 0].set_ylabel("answer")
 show(
-    figure, "Above: six pictures with the right half grey. Below: what is recalled, each picture whole again."
+    figure,
+    "Above: six noisy pictures without their right half. Below: what is recalled, each whole and clean.",
 )
 repaired = (np.sign(states[-1]) == patterns).all(axis=-1)
 print("repaired without a wrong pixel:", int(repaired.sum()), "of 6")
 assert repaired.all()
 
 # %%
-energies = energy(states, patterns, 0.1)  # (6 updates, 6 pictures)
-figure, axes = viz.panels("update", "energy E(x)")
+energies = energy(states, patterns, 0.04)  # (6 states, 6 pictures)
+above_rest = energies[:-1] - energies[-1]
+figure, axes = viz.panels("update", "energy above the last one")
 for picture in range(6):
-    axes.plot(energies[:, picture], viz.STYLES[picture % 5], markersize=4)
-show(
-    figure,
-    "The energy of each of the six questions falls at every update, most at the first, and then stays.",
-)
+    axes.semilogy(above_rest[:, picture], viz.STYLES[picture % 5], markersize=4)
+show(figure, "The energy of all six questions falls at every update, on a logarithmic axis in like steps.")
 assert (np.diff(energies, axis=0) <= 1e-9).all(), "no update may climb"
 
 # %% [markdown]
 # And the limit of the picture: at a small $\beta$ the patterns melt into one, a mix that looks like none of them. A GAM
-# asks once a block, with patterns that are learned, and mostly wants a mix: a token's answer is made of several slots.
+# asks once a block, with patterns that are learned; notebook 14 counts how many of them answer a token.
 
 # %%
 melted = ask(torn, beta=0.001, times=5)[-1]

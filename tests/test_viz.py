@@ -1,6 +1,6 @@
 """The plots hold the curves they claim to."""
 
-from minigam.viz import comparison_plot, loss_plot, reach_plot, recall_plot, scaling_plot
+from minigam.viz import comparison_plot, loss_plot, panels, reach_plot, recall_plot, scaling_plot
 
 
 def lines(axes):
@@ -84,3 +84,12 @@ def test_reach_plot_shows_only_what_moved():
     (axes,) = reach_plot({"GAM": [0.5, 0.1, 0.0]}, {"GAM": 2}).axes
     assert list(lines(axes)["GAM"].get_xdata()) == [0, 1]
     assert lines(axes)["reach of GAM, 2 tokens"].get_xdata()[0] == 1.5
+
+
+def test_panels_are_labelled_axes_side_by_side_and_in_rows():
+    figure, axes = panels("step", "loss (nats)", "a run")
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("step", "loss (nats)", "a run")
+    assert panels(n=3)[1].shape == (3,)
+    figure, grid = panels("x", "y", n=3, rows=2)
+    assert grid.shape == (2, 3)
+    assert all(a.get_xlabel() == "x" for a in figure.axes)

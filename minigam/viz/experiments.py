@@ -3,6 +3,7 @@
 from itertools import cycle
 from typing import TYPE_CHECKING
 
+from minigam.viz.cost import draw_against_length
 from minigam.viz.style import STYLES
 
 if TYPE_CHECKING:
@@ -22,23 +23,16 @@ def scaling_plot(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
+    lengths = sorted({T for cells in found.values() for T in cells})
     for axes, what, unit in zip(
         figure.subplots(1, 2), ("time_ms", "peak_mib"), ("time (ms)", "peak memory (MiB)"), strict=True
     ):
-        for (label, cells), style in zip(found.items(), cycle(STYLES), strict=False):
-            known = {T: c[what] for T, c in cells.items() if c[what] is not None}
-            power = f", T^{fits[label][what]:.2f}" if what in fits[label] else ""
-            if known:  # a logarithmic axis needs a number
-                axes.loglog(known.keys(), known.values(), style, markersize=4, label=label + power)
-        axes.set_xscale("log", base=2)
-        lengths = sorted({T for cells in found.values() for T in cells})
-        axes.set_xticks(lengths, [str(T) for T in lengths])
-        axes.set_xlabel("T, tokens")
-        axes.set_ylabel(unit)
+        measured = {
+            label: [cells[T][what] if T in cells else None for T in lengths] for label, cells in found.items()
+        }
+        powers = {label: fits[label][what] for label in found if what in fits[label]}
+        draw_against_length(axes, lengths, measured, powers, unit)
         axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(frameon=False)
     return figure
 
 

@@ -14,17 +14,18 @@ def panels(
     title: str = "",
     *,
     n: int = 1,
+    rows: int = 1,
     size: tuple[float, float] | None = None,
 ) -> tuple["Figure", Any]:
-    """Return a matplotlib Figure, and its axes: one, or an array of n side by side.
+    """Return a matplotlib Figure, and its axes: one, an array of n side by side, or one of (rows, n).
 
     size : width and height in inches
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size or (min(10.0, 2.0 + 4.0 * n), 3.5), layout="constrained")
-    axes = figure.subplots(1, n)
-    for a in [axes] if n == 1 else axes:
+    figure = Figure(figsize=size or (min(10.0, 2.0 + 4.0 * n), 3.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, n)
+    for a in figure.axes:
         a.set(xlabel=xlabel, ylabel=ylabel)
         a.set_title(title, fontsize=10)
         a.grid(alpha=0.3)

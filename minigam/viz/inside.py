@@ -1,0 +1,82 @@
+"""Plots of what happens inside a GAM: gates over the tokens of a text, and the words that excite slots."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from minigam.viz.style import STYLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 4  # slots side by side
+
+
+def gates_plot(tokens: Sequence[str], local_gates, global_gates) -> "Figure":
+    """Plot both gates of every layer over the tokens of a text, a panel a layer.
+
+    tokens                    : the T words, in their order
+    local_gates, global_gates : (L, T)   a mean over channels of sigmoid(g), from 0 to 1
+    """
+    from matplotlib.figure import Figure
+
+    local_gates, global_gates = np.asarray(local_gates), np.asarray(global_gates)
+    (L, T), place = local_gates.shape, np.arange(len(tokens))
+    if global_gates.shape != (L, T) or len(tokens) != T:
+        raise ValueError(
+            f"gates_plot: {len(tokens)} tokens, gates {local_gates.shape} and {global_gates.shape}, "
+            "wanted T, (L, T) and (L, T)"
+        )
+    figure = Figure(figsize=(10.0, 0.9 + 1.25 * L), layout="constrained")
+    rows = np.atleast_1d(figure.subplots(L, 1, sharex=True, sharey=True))
+    for layer, axes in enumerate(rows):
+        axes.axhline(0.5, color="0.5", linewidth=0.9)
+        for gates, label, style in zip((local_gates, global_gates), ("local", "global"), STYLES):
+            face = None if label == "local" else "white"
+            axes.plot(place, gates[layer], style, markersize=3.5, linewidth=0.8, label=label,
+                      markerfacecolor=face)  # fmt: skip
+        axes.set_ylabel(f"layer {layer + 1}")
+        axes.grid(alpha=0.3)
+    rows[0].legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
+    rows[0].set_title("gate, mean over channels (0 shut, 1 open)", fontsize=10, loc="left")
+    rows[-1].set_xticks(place, tokens, rotation=90, fontsize=8, parse_math=False)
+    rows[-1].set_xlim(-0.5, T - 0.5)
+    return figure
+
+
+def slots_plot(
+    words: Sequence[Sequence[str]],
+    shares: Sequence,
+    titles: Sequence[str] = (),
+    xlabel: str = "mean share",
+) -> "Figure":
+    """Plot for each of several slots a bar chart of the words that excite it, the first at the top.
+
+    words, shares : for each slot its words, and its share for each of them, from 0 to 1
+    titles        : for each slot what to write above it; by default its number
+    """
+    from matplotlib.figure import Figure
+
+    n = len(words)
+    if len(shares) != n or any(len(w) != len(s) for w, s in zip(words, shares)):
+        raise ValueError(
+            f"slots_plot: {n} lists of words and {len(shares)} of shares, wanted as many of each"
+        )
+    titles = titles or [f"slot {i}" for i in range(n)]
+    columns, lines = min(n, COLUMNS), -(-n // COLUMNS)
+    height = 0.9 + 0.22 * max(map(len, words))
+    figure = Figure(figsize=(2.5 * columns, height * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
+    for axes, some, values, title in zip(grid, words, shares, titles):
+        place = np.arange(len(some))
+        axes.barh(place, np.asarray(values), color="0.6", edgecolor="k", linewidth=0.5)
+        axes.set_yticks(place, some, fontsize=8, parse_math=False)
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize=9, parse_math=False)
+        axes.set_xlim(0.0, 1.0)
+        axes.grid(alpha=0.3, axis="x")
+        axes.set_xlabel(xlabel)
+    for axes in list(figure.axes)[n:]:
+        axes.set_axis_off()
+    return figure

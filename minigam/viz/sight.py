@@ -1,0 +1,144 @@
+"""Plots of what a model sees: influence of every token on every output, receptive fields, a text in sight."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = 84  # characters in a line of a drawn text
+POINTS = 9.0  # size of its letters
+WIDTH = 0.602  # of a letter of DejaVu Sans Mono, in parts of its size
+
+
+def influence_map(
+    influence: "np.ndarray | dict[str, np.ndarray]",
+    reach: "int | dict[str, int | None] | None" = None,
+    title: str = "",
+    unit: str = "influence (largest change of a logit)",
+) -> "Figure":
+    """Plot how much every input token moves every output: the darker the more, white where exactly 0.
+
+    influence : (T, T), at least 0, the output's position in rows and the input's in columns; or such an
+                array for each of several labels, drawn side by side with one scale
+    reach     : tokens that an output sees, the present one included; drawn as a line. None for all
+    unit      : what is measured, for the colour bar
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, LogNorm
+    from matplotlib.figure import Figure
+
+    maps = influence if isinstance(influence, dict) else {title: influence}
+    reaches = reach if isinstance(reach, dict) else dict.fromkeys(maps, reach)
+    positive = np.concatenate([z[z > 0].ravel() for z in map(np.asarray, maps.values())])
+    low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
+    greys = ListedColormap(colormaps["Greys"](np.linspace(0.2, 1.0, 256))).with_extremes(bad="white")
+    n = len(maps)
+    figure = Figure(figsize=(1.4 + 3.1 * n, 3.7 if n > 1 or title else 3.5), layout="constrained")
+    for axes, (label, z) in zip(np.atleast_1d(figure.subplots(1, n, sharey=True)), maps.items(), strict=True):
+        z = np.asarray(z, dtype=float)
+        image = axes.imshow(
+            np.ma.masked_less_equal(z, 0.0),
+            cmap=greys,
+            norm=LogNorm(low, high if high > low else low * 10.0),
+            interpolation="nearest",
+        )
+        T, R = len(z), reaches.get(label)
+        if R is not None and T > R:
+            edge = np.array([R, T]) - 0.5  # between the last input in reach and the first beyond it
+            axes.plot(edge - R, edge, "k--", linewidth=1.2, label=f"reach, {R} tokens")
+            axes.legend(frameon=False, fontsize=8, loc="upper right")
+        axes.set_xlabel("position of the input (tokens)")
+        axes.set_title(label, fontsize=10, parse_math=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].set_ylabel("position of the output (tokens)")
+    figure.colorbar(image, ax=figure.axes, label=unit, shrink=0.85)
+    if title and isinstance(influence, dict):
+        figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def receptive_field(n_layers: int, kernel_size: int) -> "Figure":
+    """Plot which tokens feed the last position after each of L blocks with K taps: a triangle."""
+    from matplotlib.figure import Figure
+
+    L, K = n_layers, kernel_size
+    R = 1 + L * (K - 1)
+    shown = R + 2
+    figure = Figure(figsize=(min(10.0, 1.6 + 0.5 * shown), 1.6 + 0.55 * L), layout="constrained")
+    axes = figure.subplots()
+    blind = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1), shown)]
+    seen = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1))]
+    for x, level in seen:
+        for j in range(K if level else 0):
+            axes.plot([x, x - j], [level, level - 1], color="0.6", linewidth=0.8, zorder=1)
+    axes.plot(*zip(*blind, strict=True), "o", color="0.75", markerfacecolor="white", label="not seen")
+    axes.plot(*zip(*seen, strict=True), "ko", label="seen by the last output")
+    axes.set_xticks(range(1 - shown, 1), [f"t - {d}" if d else "t" for d in range(shown - 1, -1, -1)])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_yticks(range(L + 1), ["tokens", *(f"block {level}" for level in range(1, L + 1))])
+    axes.set_xlabel("position (tokens)")
+    axes.set_title(f"L = {L}, K = {K}: the output at t sees {R} tokens", fontsize=10)
+    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
+    return figure
+
+
+def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "Figure":
+    """Draw a text and mark what a model sees of it that predicts word `target`.
+
+    words   : of the text; those after the target are left out
+    mention : place of the word that settles the target, in a frame
+    reach   : tokens in sight, those just before the target: black on grey; what lies further back is pale
+    """
+    from matplotlib.figure import Figure
+
+    lines = _lines(words[: target + 1])
+    count = 1 + max(line for line, _ in lines)
+    inch = WIDTH * POINTS / 72.0  # of one letter
+    height = 0.27  # of a line, in inches
+    figure = Figure(figsize=(COLUMNS * inch + 0.3, count * height + 0.2))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(-0.15 / inch, COLUMNS + 0.15 / inch), ylim=(count + 0.1 / height, -0.1 / height))
+    axes.axis("off")
+    for i, (word, (line, column)) in enumerate(zip(words[: target + 1], lines, strict=True)):
+        seen = target - reach <= i < target
+        if seen or i in (target, mention):
+            axes.add_patch(_box(column, line, len(word), fill=seen, framed=i in (target, mention)))
+        axes.text(
+            column,
+            line + 0.5,
+            "?" * len(word) if i == target else word,
+            family="DejaVu Sans Mono",
+            fontsize=POINTS,
+            va="center",
+            color="k" if seen or i in (target, mention) else "0.5",
+            weight="bold" if i in (target, mention) else "normal",
+            parse_math=False,
+        )
+    return figure
+
+
+def _box(column: int, line: int, letters: int, fill: bool, framed: bool):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(
+        (column - 0.4, line + 0.06),
+        letters + 0.8,
+        0.88,
+        facecolor="0.85" if fill else "white",
+        edgecolor="k" if framed else "0.85",
+        linewidth=1.2 if framed else 0.0,
+    )
+
+
+def _lines(words: list[str]) -> list[tuple[int, int]]:
+    """Return line and column of every word, a space between any two."""
+    places, line, column = [], 0, 0
+    for word in words:
+        if column + len(word) > COLUMNS:
+            line, column = line + 1, 0
+        places.append((line, column))
+        column += len(word) + 1
+    return places

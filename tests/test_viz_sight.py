@@ -1,0 +1,81 @@
+"""The plots of what a model sees hold what they claim to."""
+
+import numpy as np
+
+from minigam.viz import influence_map, receptive_field, text_in_sight
+
+SEEN = np.array([[2.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, 0.5, 1e-3]])  # each output sees two tokens
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def test_influence_map_is_white_exactly_where_nothing_moves():
+    axes, bar = influence_map(SEEN, 2, "GAM").axes
+    (image,) = axes.images
+    assert (np.ma.getmaskarray(image.get_array()) == (SEEN == 0.0)).all()
+    colours = image.to_rgba(image.get_array())[..., :3]
+    assert (colours[SEEN == 0.0] == 1.0).all()
+    assert (colours[SEEN > 0.0] < 0.95).all()
+    assert (image.norm.vmin, image.norm.vmax) == (1e-3, 2.0)
+    assert axes.get_title() == "GAM"
+    assert "output" in axes.get_ylabel()
+    assert "input" in axes.get_xlabel()
+    assert "logit" in bar.get_ylabel()
+
+
+def test_influence_map_draws_the_reach_between_seen_and_unseen():
+    axes = influence_map(SEEN, 2).axes[0]
+    line = lines(axes)["reach, 2 tokens"]
+    columns, rows = line.get_xdata(), line.get_ydata()
+    assert list(columns) == [-0.5, 0.5]
+    assert list(rows) == [1.5, 2.5]
+    assert not influence_map(SEEN).axes[0].lines
+    assert not influence_map(SEEN, 3).axes[0].lines, "every token is in reach"
+
+
+def test_influence_maps_side_by_side_share_a_scale():
+    figure = influence_map({"GAM": SEEN, "Mamba": 10.0 * SEEN}, {"GAM": 2, "Mamba": None})
+    left, right, _ = figure.axes
+    assert left.images[0].norm.vmax == right.images[0].norm.vmax == 20.0
+    assert len(left.lines) == 1
+    assert len(right.lines) == 0
+    assert [left.get_title(), right.get_title()] == ["GAM", "Mamba"]
+
+
+def test_influence_map_of_nothing_is_white():
+    image = influence_map(np.zeros((2, 2))).axes[0].images[0]
+    assert np.ma.getmaskarray(image.get_array()).all()
+
+
+def test_receptive_field_widens_by_k_minus_one_a_block():
+    for L, K in ((2, 3), (3, 2), (1, 4), (2, 1)):
+        (axes,) = receptive_field(L, K).axes
+        seen = lines(axes)["seen by the last output"].get_xydata()
+        for level in range(L + 1):
+            positions = sorted(x for x, y in seen if y == level)
+            assert positions == list(range(-(L - level) * (K - 1), 1))
+        blind = lines(axes)["not seen"].get_xydata()
+        assert not {tuple(p) for p in seen} & {tuple(p) for p in blind}
+        assert f"sees {1 + L * (K - 1)} tokens" in axes.get_title()
+
+
+def test_text_in_sight_hides_the_target_and_greys_the_window():
+    story = "Once upon a time , Sam lived beyond the hill with a brave frog ."
+    words = story.split()
+    (axes,) = text_in_sight(words, target=13, mention=5, reach=3).axes
+    drawn = [t.get_text() for t in axes.texts]
+    assert drawn == [*words[:13], "????"]
+    framed = [p for p in axes.patches if p.get_linewidth() > 0]
+    assert len(framed) == 2
+    assert len(axes.patches) == 3 + 2, "three words in sight, the mention and the target"
+    assert {t.get_color() for t in axes.texts[10:]} == {"k"}
+    assert axes.texts[4].get_color() != "k"
+
+
+def test_text_in_sight_breaks_lines():
+    words = ["word"] * 40
+    (axes,) = text_in_sight(words, target=39, mention=0, reach=13).axes
+    assert len({t.get_position()[1] for t in axes.texts}) > 1
+    assert max(t.get_position()[0] + 4 for t in axes.texts) <= 84
