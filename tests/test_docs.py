@@ -9,6 +9,7 @@ import pytest
 import minigam
 from minigam import __main__ as listing
 from minigam import pocketstories, train
+from minigam.course import notebooks
 from minigam.run import Run
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,21 @@ def test_the_example_runs(capsys):
     assert names["loss"] < 0.1
     assert counted.endswith("[ 3  4  5  6  7  8  9 10]")
     assert float(error) < 1e-7
+
+
+def test_the_table_of_the_course_is_what_the_notebooks_say():
+    rows = re.findall(
+        r"^\| \[(\d\d) · (.+?)\]\((notebooks/\S+\.ipynb)\) \| (\d+) min \| (\d) \| \S", README, re.M
+    )
+    said = []
+    for source in notebooks.sources():
+        first = source.read_text(encoding="utf-8").split("# %%")[1]
+        (title,) = re.findall(r"^# # \d\d · (.+)$", first, re.M)
+        ((minutes, exercises),) = re.findall(r"\*\*Time\.\*\* (\d+) minutes, (\d) exercises", first)
+        said.append((source.stem[:2], title, f"notebooks/{source.stem}.ipynb", minutes, exercises))
+    assert rows == said
+    total = sum(int(minutes) for *_, minutes, _ in said)
+    assert f"{total / 60:.0f} hours" in README
 
 
 def test_links_and_files_exist():

@@ -105,6 +105,7 @@ def doubles_in_place(x):
     [
         (raises, "Exercise 99.1: raises is still to be written: replace the line that raises"),
         (None, "Exercise 99.1: still to be written"),
+        (3.0, "Exercise 99.1: got float, wanted the function itself, not its result"),
         (..., "Exercise 99.1: still to be written"),
         (lambda x: None, "Exercise 99.1: <lambda>((3,)) returned None; is a return missing?"),
         (divides, "Exercise 99.1: divides((3,)) raised ZeroDivisionError: "),
@@ -121,6 +122,17 @@ def test_faults_of_a_function_are_told_kindly(answer, says):
 def test_a_right_answer_is_praised(capsys):
     ex_99_1(lambda x: x + x)
     assert capsys.readouterr().out == "Exercise 99.1: right (three numbers).\n"
+
+
+def test_a_value_is_judged_where_one_is_wanted(capsys):
+    @exercise
+    def ex_99_2(number: float):
+        expect(number, 3.0, "three")
+        return "one number"
+
+    ex_99_2(3)
+    assert told(lambda: ex_99_2(4.0)) == "Exercise 99.2: three: 4, wanted 3"
+    assert told(lambda: ex_99_2(None)).startswith("Exercise 99.2: still to be written")
 
 
 def test_a_check_counts_its_answers():

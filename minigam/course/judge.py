@@ -25,18 +25,19 @@ class NotYet(AssertionError):
 def exercise(check: Callable) -> Callable:
     """Make a check of one exercise, ex_NN_K, from a function that raises NotYet where an answer is wrong.
 
-    Functions among the answers come guarded: they get copies, and their own errors become NotYet. What the
-    check returns says what was checked, and is printed.
+    An answer is a function, unless the check annotates its parameter with what else it is. Functions come
+    guarded: they get copies, and their own errors become NotYet. What the check returns says what was
+    checked, and is printed.
     """
     number = check.__name__.removeprefix("ex_").replace("_", ".")
 
     @functools.wraps(check)
     def judged(*answers) -> None:
-        wanted = len(inspect.signature(check).parameters)
-        if len(answers) != wanted:
-            raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {wanted}")
+        parameters = inspect.signature(check).parameters.values()
+        if len(answers) != len(parameters):
+            raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {len(parameters)}")
         try:
-            checked = check(*map(_guarded, answers))
+            checked = check(*map(_guarded, answers, (p.annotation is p.empty for p in parameters)))
         except NotYet as e:
             raise NotYet(f"Exercise {number}: {e}") from None
         print(f"Exercise {number}: right ({checked}).")
@@ -44,12 +45,14 @@ def exercise(check: Callable) -> Callable:
     return judged
 
 
-def _guarded(answer):
-    """Return a function that calls `answer`, or the answer itself where it is a value."""
+def _guarded(answer, function: bool):
+    """Return a function that calls `answer`, or the answer itself where no function is wanted."""
     if answer is None or answer is Ellipsis:
         raise NotYet("still to be written: put your answer where the cell says so, and run it again")
-    if not callable(answer):
+    if not function:
         return answer
+    if not callable(answer):
+        raise NotYet(f"got {type(answer).__name__}, wanted the function itself, not its result")
     name = getattr(answer, "__name__", "your function")
 
     @functools.wraps(answer)

@@ -1,0 +1,369 @@
+"""Checks of notebook 04: the causal convolution."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.sequence import causal_conv1d
+
+SHAPES = ((2, 6, 3, 3), (1, 1, 2, 4), (2, 2, 3, 4), (2, 5, 3, 1), (3, 4, 1, 2))  # B, T, C, K
+
+
+def _conv(u, w, b):
+    return causal_conv1d.rule(np, u, w, b)[0]
+
+
+def _shifted(u, w, b, left: int):
+    """E2 with `left` zeros before the text and the other K - 1 - left after it."""
+    T, K = u.shape[1], w.shape[1]
+    padded = np.pad(u, ((0, 0), (max(left, 0), K), (0, 0)))
+    return b + sum(w[:, j] * padded[:, j : j + T] for j in range(K))
+
+
+@exercise
+def ex_04_1(pad_left):
+    """K - 1 zero tokens before each sequence."""
+    rng = np.random.default_rng(41)
+    for B, T, C, K in SHAPES:
+        u, n = rng.standard_normal((B, T, C)), K - 1
+
+        def padded(axis=1, before=n, after=0, u=u, **how):
+            widths = [(0, 0)] * 3
+            widths[axis] = (before, after)
+            return np.pad(u, widths, **how)
+
+        expect(
+            pad_left(u, K),
+            padded(),
+            f"u {u.shape}, K = {K}",
+            {
+                "the zeros stand after the last token; there every output would see the future": (
+                    padded(before=0, after=n)
+                ),
+                "the zeros stand on both sides, half of them after the last token; wanted all before": (
+                    padded(before=n // 2, after=n - n // 2)
+                ),
+                "K - 1 zeros on both sides; wanted them before the first token only": padded(after=n),
+                "K zero tokens; wanted K - 1, as the window of K has the present token in it": padded(
+                    before=K
+                ),
+                "the zeros lie along axis 2, the channels; tokens are axis 1": padded(axis=2),
+                "the zeros lie along axis 0, the batch; tokens are axis 1": padded(axis=0),
+                "the first token is repeated; wanted zeros": padded(mode="edge"),
+                "the end of the text stands before its beginning; wanted zeros": padded(mode="wrap"),
+                "nothing was added": u,
+            },
+        )
+    return "values, K = 1, fewer tokens than taps"
+
+
+@exercise
+def ex_04_2(causal_conv):
+    """E2 for whole arrays."""
+    rng = np.random.default_rng(42)
+    for B, T, C, K in SHAPES:
+        u, w, b = rng.standard_normal((B, T, C)), rng.standard_normal((C, K)), rng.standard_normal(C)
+        y = _conv(u, w, b)
+        expect(
+            causal_conv(u, w, b),
+            y,
+            f"u {u.shape}, w {w.shape}",
+            {
+                "the filter is the wrong way round; column K-1 of w meets the present token": (
+                    _conv(u, w[:, ::-1], b)
+                ),
+                "the bias is missing": y - b,
+                "the bias is added once for each tap; wanted once": y + (K - 1) * b,
+                "every window begins at its token and looks ahead; the zeros belong before the text": (
+                    _shifted(u, w, b, 0)
+                ),
+                "the windows are centred, so they see later tokens; all K - 1 zeros belong before the text": (
+                    _shifted(u, w, b, (K - 1) // 2)
+                ),
+                "the windows end one token too early; the last tap meets the present token": (
+                    _shifted(u, w, b, K)
+                ),
+                "these are the outputs without padding, T - (K-1) of them; wanted one for each token": (
+                    y[:, K - 1 :]
+                ),
+                "the padding is still there: wanted T outputs, and these are of every padded token": (
+                    _conv(np.pad(u, ((0, 0), (K - 1, 0), (0, 0))), w, b)
+                ),
+                "the channels are summed up; each has its own filter and its own output": (
+                    np.repeat((y - b).sum(axis=-1, keepdims=True), C, axis=-1) + b
+                ),
+            },
+        )
+    return "values, K = 1, one token, fewer tokens than taps"
+
+
+# --------------------------------------------------------------------------- a test of causality
+
+
+def _layer_norm(z):
+    return (z - z.mean(axis=-1, keepdims=True)) / np.sqrt(z.var(axis=-1, keepdims=True) + 1e-5)
+
+
+def _from(u, shift: int):
+    """u[t + shift] at token t, and zero where there is none."""
+    T, y = u.shape[1], np.zeros_like(u)
+    for t in range(max(0, -shift), min(T, T - shift)):
+        y[:, t] = u[:, t + shift]
+    return y
+
+
+def _leak(u, at: int, source: int, channel: int = 0):
+    """u itself, but that output `at` has one channel of token `source` in it."""
+    y = u.copy()
+    if source < u.shape[1]:
+        y[:, at, 0] += u[:, source, channel]
+    return y
+
+
+def _by_matrix(u):
+    t = np.arange(u.shape[1])
+    return np.tril(np.cos(t[:, None] + 7.0 * t)) @ u
+
+
+def _by_fourier(u):
+    """A causal filter by way of the Fourier transform: its rounding reaches every output."""
+    T, taps = u.shape[1], np.array([1.0, -0.7, 0.4])
+    spectrum = np.fft.rfft(u, 2 * T + 2, axis=1) * np.fft.rfft(taps, 2 * T + 2)[:, None]
+    return np.fft.irfft(spectrum, 2 * T + 2, axis=1)[:, :T]
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map from (B, T, 3) to (B, T, 3), whether it is causal, and a word to whoever says otherwise."""
+
+    name: str
+    causal: bool
+    why: str
+    f: Callable
+    least: int = 1  # tokens that it needs to be what it is
+
+    def __call__(self, u):
+        return self.f(u)
+
+    def __repr__(self) -> str:
+        return f"the map: {self.name}"
+
+
+MAPS = (
+    Map(
+        "u itself", True, "an output may see its own token; only later ones are forbidden", lambda u: 1.0 * u
+    ),
+    Map("a constant", True, "nothing moves here at all", np.zeros_like),
+    Map(
+        "a shift by one token",
+        True,
+        "outputs may see earlier tokens; look at those before the changed one",
+        lambda u: _from(u, -1),
+    ),
+    Map(
+        "a running sum",
+        True,
+        "outputs may see every earlier token; only later ones are forbidden",
+        lambda u: u.cumsum(axis=1),
+    ),
+    Map("LayerNorm", True, "each token is normalised alone", _layer_norm),
+    Map(
+        "a lower triangular matrix",
+        True,
+        "its zeros times nan would be nan; change a token by finite numbers",
+        _by_matrix,
+    ),
+    Map(
+        "a filter by Fourier transform",
+        True,
+        "rounding moves its earlier outputs by 1e-16; changes below the tolerance do not count",
+        _by_fourier,
+    ),
+    Map("u one token later", False, "output t is token t + 1", lambda u: _from(u, 1), 2),
+    Map(
+        "the mean over all tokens taken away",
+        False,
+        "every output sees every token",
+        lambda u: u - u.mean(axis=1, keepdims=True),
+        2,
+    ),
+    Map(
+        "the order of tokens turned round",
+        False,
+        "the first output is the last token",
+        lambda u: u[:, ::-1].copy(),
+        2,
+    ),
+    Map(
+        "a leak from token 2 to output 1",
+        False,
+        "nothing else leaks; change every token in turn",
+        lambda u: _leak(u, 1, 2),
+        3,
+    ),
+    Map(
+        "a leak from the last token to the first output",
+        False,
+        "nothing else leaks; change every token, the last one too, and look at all outputs before it",
+        lambda u: _leak(u, 0, u.shape[1] - 1),
+        2,
+    ),
+    Map(
+        "a leak of the last channel",
+        False,
+        "only the last channel leaks; change them all",
+        lambda u: _leak(u, 0, 1, -1),
+        2,
+    ),
+    Map(
+        "LayerNorm of the next token",
+        False,
+        "LayerNorm takes away what all channels share; add random numbers, not one for all",
+        lambda u: _layer_norm(_from(u, 1)),
+        2,
+    ),
+    Map(
+        "a leak of a thousandth",
+        False,
+        "a small leak is a leak; only changes below the tolerance are rounding",
+        lambda u: u + 1e-3 * _from(u, 1),
+        2,
+    ),
+    Map(
+        "a leak that falls as another rises",
+        False,
+        "its changes add up to zero over the channels; take their sizes before adding or comparing",
+        lambda u: u + (_from(u, 1) ** 2).sum(axis=-1, keepdims=True) * np.array([1.0, -1.0, 0.0]),
+        2,
+    ),
+)
+
+
+@exercise
+def ex_04_3(is_causal):
+    """A test of causality for any map."""
+    rng = np.random.default_rng(43)
+    for shape in ((2, 6, 3), (1, 2, 3), (1, 1, 3)):
+        u = rng.standard_normal(shape)
+        for f in (f for f in MAPS if shape[1] >= f.least):
+            with np.errstate(invalid="ignore"):
+                answer = is_causal(f, u)
+            got = np.asarray(answer)
+            if got.shape != () or got.dtype.kind not in "biu":
+                raise NotYet(f"returned {repr(answer)[:40]}; wanted True or False")
+            said = "causal" if got else "not causal"
+            truth = "is causal" if f.causal else "looks into the future"
+            require(
+                bool(got) == f.causal, f"said {said} of {f.name} (T = {shape[1]}), which {truth}: {f.why}"
+            )
+    causal = sum(f.causal for f in MAPS)
+    return f"{causal} causal maps, {len(MAPS) - causal} that cheat, T = 1 and 2"
+
+
+# ---------------------------------------------------------------------------------- backwards
+
+
+@exercise
+def ex_04_4(conv_backward):
+    """The gradient of E2 with respect to u, w and b."""
+    rng = np.random.default_rng(44)
+    for B, T, C, K in SHAPES:
+        u, w, b = rng.standard_normal((B, T, C)), rng.standard_normal((C, K)), rng.standard_normal(C)
+        dy, none = rng.standard_normal(u.shape), np.zeros(C)
+        _, dw, db, _ = causal_conv1d.rule(np, u, w, b)[1](dy)
+        dpadded = np.zeros((B, K - 1 + T, C))
+        for j in range(K):
+            dpadded[:, j : j + T] += w[:, j] * dy
+        unpadded = [(dy[:, : T - k] * u[:, k:]).sum(axis=(0, 1)) for k in range(K)]
+        mistakes = {
+            "u": {
+                "dy went through the filter forwards; the window of a gradient lies ahead, on later tokens": (
+                    _conv(dy, w, none)
+                ),
+                "the taps are the wrong way round": _shifted(dy, w, none, 0),
+                "this is the gradient of the padded array; drop the first K - 1 tokens, which were zeros": (
+                    dpadded
+                ),
+                "the last K - 1 tokens were dropped; the zeros, whose gradient nobody wants, are the first": (
+                    dpadded[:, :T]
+                ),
+                "only the last tap is there; each input is used by K outputs": dy * w[:, -1],
+            },
+            "w": {
+                "the columns are the wrong way round; column K-1 belongs to the present token": dw[:, ::-1],
+                "dy meets later inputs; tap j met u[t - (K-1) + j], so use the padded array": (
+                    np.stack(unpadded, axis=1)
+                ),
+                "this is a mean over the batch; wanted the sum": dw / B,
+                "this is a mean over batch and tokens; wanted the sum": dw / (B * T),
+                "shape (K, C), wanted (C, K)": dw.T,
+            },
+            "b": {
+                "summed over the batch only; the bias is added at every token too": dy.sum(axis=0),
+                "summed over the tokens only; the bias is the same in every sequence": dy.sum(axis=1),
+                "summed over the channels too; each has its own bias": dy.sum(),
+                "this is a mean; wanted the sum": db / (B * T),
+            },
+        }
+        gradients(
+            conv_backward(dy, u, w), _conv, (u, w, b), dy, "u w b", f"u {u.shape}, w {w.shape}", mistakes
+        )
+    return "three gradients against finite differences, K = 1, one token, fewer tokens than taps"
+
+
+# ------------------------------------------------------------------------------ token by token
+
+
+@exercise
+def ex_04_5(conv_step):
+    """One step with the K - 1 latest inputs as the state."""
+    rng = np.random.default_rng(45)
+    for B, _, C, K in SHAPES:
+        past, u_t = rng.standard_normal((B, K - 1, C)), rng.standard_normal((B, C))
+        w, b = rng.standard_normal((C, K)), rng.standard_normal(C)
+        got, where = conv_step(past, u_t, w, b), f"past {past.shape}, u_t {u_t.shape}"
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            raise NotYet(f"{where}: wanted two results, y_t and the new past")
+        window = np.concatenate([past, u_t[:, None]], axis=1)
+        y = b + (window * w.T).sum(axis=1)
+        reversed_past = np.concatenate([past[:, ::-1], u_t[:, None]], axis=1)
+        expect(
+            got[0],
+            y,
+            f"{where}, y_t",
+            {
+                "the filter is the wrong way round; column K-1 of w meets u_t": (
+                    b + (window * w[:, ::-1].T).sum(axis=1)
+                ),
+                "the past is read newest first; it is oldest first": b + (reversed_past * w.T).sum(axis=1),
+                "the present token is left out": b + (past * w[:, : K - 1].T).sum(axis=1),
+                "the bias is missing": y - b,
+                "the past is left out": b + w[:, -1] * u_t,
+                "wanted (B, C), one token without an axis for it": y[:, None],
+            },
+        )
+        new = window[:, 1:]
+        last = np.concatenate([past[:, 1:], y[:, None]], axis=1)[:, -(K - 1) :] if K > 1 else new
+        expect(
+            got[1],
+            new,
+            f"{where}, new past",
+            {
+                "the past was not moved on": past,
+                "this is the whole window, K tokens; drop the oldest (beware of [-(K-1):] if K is 1)": window,
+                "the newest token was dropped; wanted the oldest": window[:, :-1],
+                "the newest token stands first; the past is oldest first": (
+                    np.concatenate([u_t[:, None], past[:, :-1]], axis=1) if K > 1 else new
+                ),
+                "the output was stored; the past is made of inputs": last,
+            },
+        )
+    u, w, b = rng.standard_normal((2, 9, 3)), rng.standard_normal((3, 4)), rng.standard_normal(3)
+    past, outputs = np.zeros((2, 3, 3)), []
+    for t in range(9):
+        y_t, past = conv_step(past, u[:, t], w, b)
+        outputs.append(np.asarray(y_t))
+    expect(np.stack(outputs, axis=1), _conv(u, w, b), "9 steps from a past of zeros, against the whole")
+    return "output and past, K = 1, nine steps against the whole text"

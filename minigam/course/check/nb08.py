@@ -1,0 +1,300 @@
+"""Checks of notebook 08: training."""
+
+import math
+
+import numpy as np
+
+from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.tensor import Tensor
+
+
+def _host(got):
+    return np.asarray(got.data if isinstance(got, Tensor) else got)
+
+
+def _log_softmax(z):
+    z = z - z.max(axis=-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+
+
+def _losses(logits, targets):
+    return -np.take_along_axis(_log_softmax(logits), targets[..., None], axis=-1)[..., 0]
+
+
+def _hits(logits, targets):
+    return (np.arange(logits.shape[-1]) == targets[..., None]).astype(float)
+
+
+@exercise
+def ex_08_1(cross_entropy):
+    """The loss of every place, in nats."""
+    rng = np.random.default_rng(81)
+    for shape in ((2, 5, 7), (4, 3), (6,), (3, 1)):
+        z = rng.standard_normal(shape) * 2.0
+        targets = np.asarray(rng.integers(shape[-1], size=shape[:-1]))
+        want = _losses(z, targets)
+        at_target = np.take_along_axis(z, targets[..., None], axis=-1)[..., 0]
+        largest = z.max(axis=-1)
+        expect(
+            cross_entropy(z, targets),
+            want,
+            f"logits of shape {shape}",
+            {
+                "the sign is turned round: the loss is minus the logarithm of the probability": -want,
+                "this is the mean; wanted the loss of every place": want.mean(),
+                "this is the sum; wanted the loss of every place": want.sum(),
+                "this is the probability of the target; wanted minus its logarithm": np.exp(-want),
+                "these are bits; wanted nats, with the natural logarithm": want / math.log(2.0),
+                "the target's score is not taken away": want + at_target,
+                "the largest score was taken out of the sum and not put back (or not out of the target's)": (
+                    want - largest
+                ),
+                "the largest score was taken out of the target's score, not out of the sum": want + largest,
+                "this is - log p of every word; wanted that of the target alone": -_log_softmax(z),
+            },
+        )
+    large = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4], [1e4, 1e4 - 1.0, 0.0]])
+    targets = np.array([2, 0, 1])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        got = _host(cross_entropy(large, targets))
+    want = _losses(large, targets)
+    if got.shape == want.shape and got.dtype.kind == "f" and not np.isfinite(got).all():
+        softened = np.isinf(got[0]) and np.isfinite(got[2])
+        raise NotYet(
+            "a probability too small for a float became 0, and its logarithm infinite: do not go by way of "
+            "the softmax, take the target's score from the logarithm of the sum"
+            if softened
+            else "scores of 10,000 overflow: take the largest of each place out of the sum first"
+        )
+    if got.shape == want.shape and abs(got[0] - 2e4) > 1.0 and abs(got[2] - want[2]) < 1e-3:
+        raise NotYet(
+            f"a target that scores 20,000 below the best has a loss of 20,000 nats; got {got[0]:.6g}: is "
+            "something added to a probability, or cut off?"
+        )
+    expect(got, want, "scores of 10,000")
+    return "any number of axes, one word, scores of 10,000"
+
+
+@exercise
+def ex_08_2(cross_entropy_backward):
+    """The gradient of the mean loss."""
+    rng = np.random.default_rng(82)
+    for shape in ((2, 3, 5), (4, 3), (1, 2)):
+        z = rng.standard_normal(shape) * 2.0
+        targets = rng.integers(shape[-1], size=shape[:-1])
+        p, hit, n = np.exp(_log_softmax(z)), _hits(z, targets), targets.size
+        gradients(
+            cross_entropy_backward(z, targets),
+            lambda z, targets=targets: _losses(z, targets).mean(),
+            (z,),
+            1.0,
+            "logits",
+            f"logits {shape}",
+            {
+                "logits": {
+                    "each place has the share 1 / N of a mean: divide by the count of targets": p - hit,
+                    "divided by V, the count of words; wanted by the count of targets": (p - hit) / shape[-1],
+                    "divided by the count of logits; wanted by the count of targets": (p - hit) / z.size,
+                    "divided by the length of the first axis alone; N counts all places": (
+                        (p - hit) / shape[0]
+                    ),
+                    "the sign is turned round": (hit - p) / n,
+                    "this is the softmax; 1 is still to be taken away at the target": p / n,
+                    "the 1 is taken away after dividing by N; its share is 1 / N too": p / n - hit,
+                    "this is zero but at the target: a wrong word gets its own probability": (p - 1)
+                    * hit
+                    / n,
+                    "1 is taken away at every word; wanted at the target alone": (p - 1.0) / n,
+                }
+            },
+        )
+    large = np.array([[1e4, 0.0], [-1e4, -1e4]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        got = cross_entropy_backward(large, np.array([1, 0]))
+    got = _host(got[0] if isinstance(got, tuple) and len(got) == 1 else got)
+    require(bool(np.isfinite(got).all()), "scores of 10,000 give nan: take the largest away before np.exp")
+    expect(got, np.array([[0.5, -0.5], [-0.25, 0.25]]), "scores of 10,000")
+    return "against finite differences on three shapes, scores of 10,000"
+
+
+def _adamw(theta, g, m, v, t, lr, betas, weight_decay, eps, **wrong):
+    """One step; each keyword of `wrong` makes one mistake."""
+    (b1, b2), decay = betas, 0.0 if wrong.get("no_decay") else lr * weight_decay
+    if wrong.get("l2"):
+        g, decay = g + weight_decay * theta, 0.0
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * (g if wrong.get("unsquared") else g * g)
+    late = t - 1 if wrong.get("late") else t
+    m_hat, v_hat = (m, v) if wrong.get("uncorrected") else (m / (1 - b1**late), v / (1 - b2**late))
+    if wrong.get("eps_inside"):
+        change = m_hat / np.sqrt(v_hat + eps)
+    elif wrong.get("no_root"):
+        change = m_hat / (v_hat + eps)
+    else:
+        change = m_hat / (np.sqrt(v_hat) + eps)
+    if wrong.get("no_lr_in_decay"):
+        decay = weight_decay
+    if wrong.get("plain_gradient"):
+        change = g / (np.sqrt(v_hat) + eps)
+    sign = -1.0 if wrong.get("uphill") else 1.0
+    if wrong.get("decay_last"):
+        return (theta - lr * change) * (1 - decay)
+    return theta * (1 - decay) - sign * lr * change
+
+
+@exercise
+def ex_08_3(adamw):
+    """One step of AdamW."""
+    rng = np.random.default_rng(83)
+    for shape, t, lr, betas, decay, eps in (
+        ((2, 3), 4, 0.1, (0.9, 0.95), 0.2, 1e-2),
+        ((5,), 1, 0.05, (0.8, 0.99), 0.5, 1e-3),
+        ((1,), 200, 0.3, (0.9, 0.999), 0.1, 1e-2),
+    ):
+        theta, g = rng.standard_normal((2, *shape))
+        m, v = rng.standard_normal(shape) * 0.3, rng.uniform(0.1, 1.0, shape)
+        got = adamw(theta, g, m, v, t, lr, betas, decay, eps)
+        where = f"theta of shape {shape}, t = {t}"
+        if not isinstance(got, tuple | list) or len(got) != 3:
+            raise NotYet(f"{where}: wanted the three (theta, m, v)")
+        (b1, b2), given = betas, (theta, g, m, v, t, lr, betas, decay, eps)
+        m2, v2 = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        after = {
+            message: _adamw(*given, **{name: True})
+            for name, message in (
+                ("uncorrected", "the moments are not corrected: divide by 1 - beta ** t"),
+                (
+                    "l2",
+                    "the decay goes through the moments; it belongs on theta alone: theta * (1 - lr * decay)",
+                ),
+                ("no_decay", "the weight decay is missing: theta * (1 - lr * weight_decay)"),
+                ("no_lr_in_decay", "the decay is lr * weight_decay; lr is missing"),
+                ("decay_last", "the decay comes before the step, and is of the old theta"),
+                ("eps_inside", "eps is added to the root, not under it"),
+                ("no_root", "the step is divided by the root of v_hat; the root is missing"),
+                ("unsquared", "v averages the square of the gradient"),
+                ("plain_gradient", "the step is made of m_hat, not of the gradient itself"),
+                ("uphill", "this goes uphill: the step is taken away"),
+            )
+        }
+        if t > 1:
+            after["corrected for t - 1; t begins at 1, so the power is t"] = _adamw(*given, late=True)
+        expect(got[1], m2, f"m, {where}", {
+            "the factors are changed round: beta1 goes with the old m": (1 - b1) * m + b1 * g,
+            "the corrected m is returned; the next step wants the plain one": m2 / (1 - b1**t),
+            "this is m as it was given": m,
+            "m lacks the factor 1 - beta1 at the gradient": b1 * m + g,
+            "the decay is in it; it belongs on theta alone": b1 * m + (1 - b1) * (g + decay * theta),
+        })  # fmt: skip
+        expect(got[2], v2, f"v, {where}", {
+            "the factors are changed round: beta2 goes with the old v": (1 - b2) * v + b2 * g * g,
+            "the corrected v is returned; the next step wants the plain one": v2 / (1 - b2**t),
+            "v averages the square of the gradient": b2 * v + (1 - b2) * g,
+            "this is v as it was given": v,
+            "v uses beta1; its own is beta2": b1 * v + (1 - b1) * g * g,
+        })  # fmt: skip
+        expect(got[0], _adamw(*given), f"theta, {where}", after)
+    return "theta and both moments, first, fourth and two hundredth step"
+
+
+@exercise
+def ex_08_4(schedule):
+    """Warm-up and cosine."""
+    for steps, warmup, peak in ((100, 20, 0.5), (10, 0, 3.0), (8, 8, 1.0), (7, 1, 2.0)):
+        for t in (1, 2, warmup, warmup + 1, (steps + warmup) // 2 + 1, steps):
+            if not 1 <= t <= steps:
+                continue
+            rest = max(1, steps - warmup)
+            rising = t <= warmup
+            want = peak * (t / warmup if rising else 0.5 * (1 + math.cos(math.pi * (t - warmup) / rest)))
+            mistakes = {}
+            if rising:
+                mistakes = {
+                    "the warm-up begins with step 1, which has a rate above 0: t / W, not (t - 1) / W": (
+                        peak * (t - 1) / warmup
+                    ),
+                    "the peak is reached one step late: t / W, not t / (W + 1)": peak * t / (warmup + 1),
+                    "that is the peak already; the warm-up climbs to it in a line": peak,
+                    "the peak is missing as a factor": t / warmup,
+                }
+            else:
+                mistakes = {
+                    "the cosine runs over all steps; wanted over those after the warm-up": (
+                        peak * 0.5 * (1 + math.cos(math.pi * t / steps))
+                    ),
+                    "the cosine counts from step 1; wanted from the end of the warm-up": (
+                        peak * 0.5 * (1 + math.cos(math.pi * t / rest))
+                    ),
+                    "that is a line down; wanted half a cosine": peak * (steps - t) / rest,
+                    "a quarter of a cosine; wanted half of one, (1 + cos) / 2": (
+                        peak * math.cos(0.5 * math.pi * (t - warmup) / rest)
+                    ),
+                    "the half is missing: (1 + cos) / 2": peak
+                    * (1 + math.cos(math.pi * (t - warmup) / rest)),
+                    "the cosine alone falls below 0: (1 + cos) / 2": (
+                        peak * math.cos(math.pi * (t - warmup) / rest)
+                    ),
+                    "a whole cosine, which climbs again; wanted half of one: pi, not 2 pi": (
+                        peak * 0.5 * (1 + math.cos(2 * math.pi * (t - warmup) / rest))
+                    ),
+                    "after the warm-up the rate is to fall": peak,
+                    "the peak is missing as a factor": (0.5 * (1 + math.cos(math.pi * (t - warmup) / rest))),
+                }
+            expect(
+                schedule(t, steps, warmup, peak),
+                want,
+                f"step {t} of {steps}, warm-up {warmup}, peak {peak}",
+                mistakes,
+            )
+    return "first, last and middle steps, no warm-up, nothing but warm-up"
+
+
+@exercise
+def ex_08_5(floor_of):
+    """Floor and perplexity of a text."""
+    for stories in (
+        [[1.0, 0.5, 1.0, 0.25], [0.125, 1.0]],
+        [[0.1], [1.0, 1.0, 0.3, 1.0, 1.0, 0.7], [0.5, 1.0, 1.0]],
+        [[1.0, 1.0, 1.0]],
+    ):
+        nats = [[-math.log(p) for p in story] for story in stories]
+        every = [x for story in nats for x in story]
+        floor = sum(every) / len(every)
+        where = f"{len(stories)} stories of {', '.join(str(len(s)) for s in stories)} words"
+        got = floor_of([list(story) for story in stories])
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            raise NotYet(f"{where}: wanted the pair (floor, perplexity)")
+        choices = [x for x in every if x > 0] or [0.0]
+        expect(
+            got[0],
+            floor,
+            f"floor, {where}",
+            {
+                "this is the mean of the stories' means; a long story has more words": (
+                    np.mean([np.mean(story) for story in nats])
+                ),
+                "words of probability 1 count as well": np.mean(choices),
+                "this is the sum; wanted nats per word": sum(every),
+                "this is per story; wanted per word": sum(every) / len(stories),
+                "these are bits; wanted nats, with the natural logarithm": floor / math.log(2.0),
+                "the sign is turned round: - log p": -floor,
+                "this is the logarithm of the mean probability; wanted the mean of the logarithms": (
+                    -math.log(np.mean(np.exp(-np.array(every))))
+                ),
+                "an entropy is - p log p; here each word came once, so its share is 1 / N": (
+                    np.mean([x * math.exp(-x) for x in every])
+                ),
+            },
+        )
+        expect(
+            got[1],
+            math.exp(floor),
+            f"perplexity, {where}",
+            {
+                "the mean comes first, then the exponential": np.mean(np.exp(every)),
+                "this is 2 to the power of nats; wanted e": 2.0**floor,
+                "the sign is turned round: perplexity is 1 or more": math.exp(-floor),
+                "this is the floor again": floor,
+            },
+        )
+    return "three texts, words that had to come, stories of different lengths"

@@ -1,0 +1,160 @@
+"""Wrong answers to the exercises of notebook 04."""
+
+import numpy as np
+
+from answers import wrong
+
+
+def pad(u, before, after=0):
+    return np.pad(u, ((0, 0), (before, after), (0, 0)))
+
+
+def conv(u, w, b, left=None):
+    T, K = u.shape[1], w.shape[1]
+    padded = pad(u, K - 1 if left is None else left, K)
+    return b + sum(w[:, j] * padded[:, j : j + T] for j in range(K))
+
+
+@wrong("04_1", says="every output would see the future")
+def zeros_after(u, K):
+    return pad(u, 0, K - 1)
+
+
+@wrong("04_1", says="wanted all before")
+def zeros_on_both_sides(u, K):
+    return pad(u, (K - 1) // 2, K - 1 - (K - 1) // 2)
+
+
+@wrong("04_1", says="K zero tokens; wanted K - 1")
+def one_zero_too_many(u, K):
+    return pad(u, K)
+
+
+@wrong("04_1", says="along axis 2, the channels")
+def pads_channels(u, K):
+    return np.pad(u, ((0, 0), (0, 0), (K - 1, 0)))
+
+
+@wrong("04_2", says="the filter is the wrong way round")
+def mirrored(u, w, b):
+    return conv(u, w[:, ::-1], b)
+
+
+@wrong("04_2", says="looks ahead")
+def looks_ahead(u, w, b):
+    return conv(u, w, b, left=0)
+
+
+@wrong("04_2", says="centred")
+def same_padding(u, w, b):
+    return conv(u, w, b, left=(w.shape[1] - 1) // 2)
+
+
+@wrong("04_2", says="the bias is missing")
+def no_bias(u, w, b):
+    return conv(u, w, 0.0)
+
+
+@wrong("04_2", says="for each token")
+def valid_outputs_only(u, w, b):
+    return conv(u, w, b)[:, w.shape[1] - 1 :]
+
+
+def moves(f, u, t, change):
+    changed = u.copy()
+    changed[:, t] += change
+    return np.abs(f(changed) - f(u))
+
+
+@wrong("04_3", says="change every token in turn")
+def last_token_only(f, u):
+    return not (moves(f, u, -1, np.arange(1.0, 1 + u.shape[2]))[:, :-1] > 1e-9).any()
+
+
+@wrong("04_3", says="add random numbers")
+def same_number_everywhere(f, u):
+    return not any((moves(f, u, t, 1.0)[:, :t] > 1e-9).any() for t in range(u.shape[1]))
+
+
+@wrong("04_3", says="changes below the tolerance do not count")
+def to_the_last_bit(f, u):
+    change = np.random.default_rng(0).standard_normal(u.shape[2])
+    return not any((moves(f, u, t, change)[:, :t] > 0).any() for t in range(u.shape[1]))
+
+
+@wrong("04_3", says="an output may see its own token")
+def present_forbidden(f, u):
+    change = np.random.default_rng(0).standard_normal(u.shape[2])
+    return not any((moves(f, u, t, change)[:, : t + 1] > 1e-9).any() for t in range(u.shape[1]))
+
+
+@wrong("04_3", says="would be nan")
+def by_nan(f, u):
+    return not any(np.isnan(moves(f, u, t, np.nan)[:, :t]).any() for t in range(u.shape[1]))
+
+
+@wrong("04_3", says="look at those before the changed one")
+def wrong_side(f, u):
+    change = np.random.default_rng(0).standard_normal(u.shape[2])
+    return not any((moves(f, u, t, change)[:, t + 1 :] > 1e-9).any() for t in range(u.shape[1]))
+
+
+def backward(dy, u, w, *, du=None, flip=False):
+    T, K = u.shape[1], w.shape[1]
+    padded, dpadded = pad(u, K - 1), np.zeros((len(u), K - 1 + T, u.shape[2]))
+    for j in range(K):
+        dpadded[:, j : j + T] += w[:, j] * dy
+    dw = np.stack([(dy * padded[:, j : j + T]).sum(axis=(0, 1)) for j in range(K)], axis=1)
+    return (
+        dpadded[:, K - 1 :] if du is None else du(dpadded),
+        dw[:, ::-1] if flip else dw,
+        dy.sum(axis=(0, 1)),
+    )
+
+
+@wrong("04_4", says="the window of a gradient lies ahead")
+def forwards_again(dy, u, w):
+    return backward(dy, u, w, du=lambda _: conv(dy, w, 0.0))
+
+
+@wrong("04_4", says="drop the first K - 1 tokens")
+def padding_kept(dy, u, w):
+    return backward(dy, u, w, du=lambda dpadded: dpadded)
+
+
+@wrong("04_4", says="the columns are the wrong way round")
+def taps_mirrored(dy, u, w):
+    return backward(dy, u, w, flip=True)
+
+
+@wrong("04_4", says="summed over the batch only")
+def bias_for_every_token(dy, u, w):
+    du, dw, _ = backward(dy, u, w)
+    return du, dw, dy.sum(axis=0)
+
+
+def window(past, u_t):
+    return np.concatenate([past, u_t[:, None]], axis=1)
+
+
+@wrong("04_5", says="beware of [-(K-1):] if K is 1")
+def minus_zero(past, u_t, w, b):
+    seen = window(past, u_t)
+    return b + (seen * w.T).sum(axis=1), seen[:, -(w.shape[1] - 1) :]
+
+
+@wrong("04_5", says="the past was not moved on")
+def past_stands_still(past, u_t, w, b):
+    return b + (window(past, u_t) * w.T).sum(axis=1), past
+
+
+@wrong("04_5", says="column K-1 of w meets u_t")
+def step_mirrored(past, u_t, w, b):
+    seen = window(past, u_t)
+    return b + (seen * w[:, ::-1].T).sum(axis=1), seen[:, 1:]
+
+
+@wrong("04_5", says="the past is made of inputs")
+def remembers_outputs(past, u_t, w, b):
+    y_t = b + (window(past, u_t) * w.T).sum(axis=1)
+    return y_t, window(past, y_t)[:, 1:]
