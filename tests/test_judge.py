@@ -30,7 +30,7 @@ def test_a_right_answer_passes(right):
     [
         (WANT.T, r"here: shape (3, 2), wanted (2, 3)"),
         (WANT * np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.001]]), "here: entry (1, 2) is 6.006, wanted 6"),
-        (np.where(WANT > 5.0, np.nan, WANT), "here: 1 entries are nan or infinite"),
+        (np.where(WANT > 5.0, np.nan, WANT), "here: 1 of 6 entries are nan or infinite"),
         ("text", "here: got str, wanted numbers"),
         (None, "here: still to be written"),
         ([[1.0], [1.0, 2.0]], "here: got list, wanted numbers"),
@@ -73,7 +73,7 @@ def test_gradients_are_held_to_differences_of_the_trusted_function():
     assert told(lambda: gradients((right[0] / 2.0, right[1]), f, (x, w), dy, "x w", "here", half)) == (
         "here, gradient with respect to x: a square has two factors"
     )
-    assert "1 gradients, wanted 2: those of x, w" in told(
+    assert "one gradient, wanted 2: those of x, w" in told(
         lambda: gradients(right[0], f, (x, w), dy, "x w", "here")
     )
 
@@ -146,3 +146,26 @@ def test_a_notebook_shows_the_message_alone():
 def test_an_unknown_exercise_is_an_error_that_says_how_they_are_called():
     with pytest.raises(AttributeError, match=r"check has no ex_99_9; .* such as check.ex_05_2"):
         _ = check.ex_99_9
+
+
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        (np.ones((2, 3)), "(2, 3)"),
+        (Tensor(np.ones(4)), "(4,)"),
+        (divides, "divides"),
+        (np, "numpy"),
+        ({"w": np.ones(9), "b": 1}, "{w, b}"),
+        (0.5, "0.5"),
+    ],
+)
+def test_arguments_are_shown_in_few_letters(argument, shown):
+    @exercise
+    def ex_99_3(answer):
+        answer(argument)
+
+    assert told(lambda: ex_99_3(raising)) == f"Exercise 99.3: raising({shown}) raised KeyError: 'no'"
+
+
+def raising(x):
+    raise KeyError("no")

@@ -4,6 +4,7 @@ import functools
 import inspect
 import traceback
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 
@@ -81,7 +82,16 @@ def _copy(a):
 
 
 def _shapes(args: tuple) -> str:
-    return f"({', '.join(str(a.shape) if hasattr(a, 'shape') else repr(a)[:40] for a in args)})"
+    return f"({', '.join(map(_shown, args))})"
+
+
+def _shown(a) -> str:
+    """Return an argument in few letters: the shape of an array, the name of a function or a library."""
+    if isinstance(a, np.ndarray | Tensor):
+        return str(a.shape)
+    if callable(a) or isinstance(a, ModuleType):
+        return getattr(a, "__name__", repr(a)[:40])
+    return f"{{{', '.join(map(str, a))}}}" if isinstance(a, dict) else repr(a)[:40]
 
 
 def _line(e: Exception) -> str:
@@ -101,9 +111,9 @@ def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | No
 
     where    : what was asked, for the message: "u of shape (2, 5, 4)"
     mistakes : {what to say: the value that a plausible mistake gives}, tried in their order
-    rtol     : error allowed, in parts of the largest entry; by default what the answer's dtype can hold
+    rtol     : error allowed in float64, in parts of the largest entry; by default room for another way there
     """
-    got, want = _numbers(got, where), np.asarray(want)
+    got, want = numbers(got, where), np.asarray(want)
     if _close(got, want, rtol):
         return
     for message, value in (mistakes or {}).items():
@@ -113,15 +123,15 @@ def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | No
     if got.shape != want.shape:
         raise NotYet(f"{where}: shape {got.shape}, wanted {want.shape}")
     if got.dtype.kind == "f" and not np.isfinite(got).all() and np.isfinite(want).all():
-        raise NotYet(f"{where}: {int((~np.isfinite(got)).sum())} entries are nan or infinite")
+        raise NotYet(f"{where}: {int((~np.isfinite(got)).sum())} of {got.size} entries are nan or infinite")
     error = np.abs(got.astype(float) - want.astype(float))
     worst = tuple(map(int, np.unravel_index(error.argmax(), error.shape)))
     entry = f" entry {worst} is" if worst else ""
     raise NotYet(f"{where}:{entry} {got[worst]:.6g}, wanted {want[worst]:.6g}")
 
 
-def _numbers(got, where: str) -> np.ndarray:
-    """Return what an answer gave as an array on the host."""
+def numbers(got, where: str) -> np.ndarray:
+    """Return what an answer gave as an array on the host. Raises NotYet where it is no numbers."""
     if got is None or got is Ellipsis:
         raise NotYet(f"{where}: still to be written")
     try:
@@ -139,7 +149,7 @@ def _close(got: np.ndarray, want: np.ndarray, rtol: float | None) -> bool:
     if want.dtype.kind in "biu":
         return bool(np.array_equal(got, want))
     single = got.dtype.kind == "f" and got.dtype.itemsize < 8
-    allowed = max(rtol or 0.0, TOLERANCE["f4" if single else "f8"])
+    allowed = max(rtol or 0.0, TOLERANCE["f4"]) if single else rtol or TOLERANCE["f8"]
     finite = want[np.isfinite(want)]
     scale = float(np.abs(finite).max(initial=0.0))
     return bool(np.allclose(got, want, rtol=0.0, atol=allowed * scale + 1e-9, equal_nan=True))
@@ -156,10 +166,11 @@ def gradients(
     mistakes : {name: {what to say: the gradient that a plausible mistake gives}}
     """
     names = names.split()
-    got = (got,) if len(names) == 1 and not isinstance(got, tuple | list) else got
+    got = (got,) if len(names) == 1 and not isinstance(got, tuple) else got
     if not isinstance(got, tuple | list) or len(got) != len(names):
         count = len(got) if isinstance(got, tuple | list) else 1
-        raise NotYet(f"{where}: {count} gradients, wanted {len(names)}: those of {', '.join(names)}")
+        came = "one gradient" if count == 1 else f"{count} gradients"
+        raise NotYet(f"{where}: {came}, wanted {len(names)}: those of {', '.join(names)}")
     for i, (name, gradient) in enumerate(zip(names, got, strict=True)):
         x = Tensor(arrays[i].astype(np.float64))  # a copy, which the differences move
 

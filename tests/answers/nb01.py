@@ -20,7 +20,7 @@ def like_a_sum(dy, a, b):
     return dy, dy
 
 
-@wrong("01_1", says="1 gradients, wanted 2")
+@wrong("01_1", says="one gradient, wanted 2")
 def one_gradient(dy, a, b):
     return dy * b
 

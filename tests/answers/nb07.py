@@ -74,7 +74,7 @@ def weight_of_each_token(dy, x, weight, eps=1e-5):
     return layer_norm_back(dy, x, weight)[0], dy * n, rows(dy).sum(axis=0)
 
 
-@wrong("07_2", says="1 gradients, wanted 3")
+@wrong("07_2", says="one gradient, wanted 3")
 def dx_alone(dy, x, weight, eps=1e-5):
     return layer_norm_back(dy, x, weight)[0]
 

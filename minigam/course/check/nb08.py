@@ -4,12 +4,7 @@ import math
 
 import numpy as np
 
-from minigam.course.judge import NotYet, exercise, expect, gradients, require
-from minigam.tensor import Tensor
-
-
-def _host(got):
-    return np.asarray(got.data if isinstance(got, Tensor) else got)
+from minigam.course.judge import NotYet, exercise, expect, gradients, numbers, require
 
 
 def _log_softmax(z):
@@ -56,7 +51,7 @@ def ex_08_1(cross_entropy):
     large = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4], [1e4, 1e4 - 1.0, 0.0]])
     targets = np.array([2, 0, 1])
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        got = _host(cross_entropy(large, targets))
+        got = numbers(cross_entropy(large, targets), "scores of 10,000")
     want = _losses(large, targets)
     if got.shape == want.shape and got.dtype.kind == "f" and not np.isfinite(got).all():
         softened = np.isinf(got[0]) and np.isfinite(got[2])
@@ -111,7 +106,7 @@ def ex_08_2(cross_entropy_backward):
     large = np.array([[1e4, 0.0], [-1e4, -1e4]])
     with np.errstate(over="ignore", invalid="ignore"):
         got = cross_entropy_backward(large, np.array([1, 0]))
-    got = _host(got[0] if isinstance(got, tuple) and len(got) == 1 else got)
+    got = numbers(got[0] if isinstance(got, tuple) and len(got) == 1 else got, "scores of 10,000")
     require(bool(np.isfinite(got).all()), "scores of 10,000 give nan: take the largest away before np.exp")
     expect(got, np.array([[0.5, -0.5], [-0.25, 0.25]]), "scores of 10,000")
     return "against finite differences on three shapes, scores of 10,000"

@@ -1,0 +1,222 @@
+"""Checks of notebook 09: what GAM sees."""
+
+import math
+
+import numpy as np
+
+from minigam.course.judge import exercise, expect, require
+from minigam.mqar import mqar
+
+T, V = 12, 6  # tokens and vocabulary of the black boxes
+
+
+@exercise
+def ex_09_1(reach):
+    """R = 1 + L (K - 1), and 1 for the memory alone."""
+    for L, K in ((4, 4), (6, 3), (1, 7), (3, 2), (5, 1), (12, 9)):
+        for mixer in (None, "gated", "sum", "local"):
+            got = reach(L, K) if mixer is None else reach(L, K, mixer)
+            expect(
+                got,
+                1 + L * (K - 1),
+                f"L = {L}, K = {K}" + (f", mixer {mixer!r}" if mixer else ""),
+                {
+                    "the present token is missing: it counts, so add 1": L * (K - 1),
+                    "a block adds K - 1 tokens, not K: one of its taps meets the present token": 1 + L * K,
+                    "neighbouring blocks share a position, so the views do not add up to L K": L * K,
+                    "the view grows by K - 1 a block; it is not multiplied by K": K**L,
+                    "every block adds K - 1 tokens; yours counts one block": K,
+                },
+            )
+    for L, K in ((4, 4), (1, 3)):
+        expect(
+            reach(L, K, "global"),
+            1,
+            f"L = {L}, K = {K}, mixer 'global'",
+            {
+                'mixer "global" has no convolution: nothing there looks back': 1 + L * (K - 1),
+                "the present token itself is seen, so it is 1": 0,
+            },
+        )
+    return "six sizes, K = 1, all four mixers"
+
+
+class _Box:
+    """A black box whose output at t adds up weights[d] times the token d back.
+
+    merge : so many neighbouring tokens it takes for the same
+    """
+
+    def __init__(self, weights: dict[int, float], merge: int = 1):
+        self.weights, self.merge = weights, merge
+
+    def __repr__(self) -> str:
+        return "f"
+
+    def __call__(self, ids):
+        ids = np.asarray(ids)
+        require(ids.shape == (T,), f"f was given ids of shape {ids.shape}, wanted ({T},), one token changed")
+        require(bool(((ids >= 0) & (ids < V)).all()), f"f was given ids outside 0 .. {V - 1}, the vocabulary")
+        x = (ids // self.merge + 1.0) ** 2
+        y = np.zeros(T)
+        for d, w in self.weights.items():
+            y[d:] += w * x[: T - d]
+        return np.stack([y, -y, np.ones(T)], axis=1)
+
+
+@exercise
+def ex_09_2(measured_reach):
+    """The reach of black boxes whose reach is known."""
+    ids = np.array([2, 0, 4, 2, 0, 4, 0, 2, 4, 2, 0, 3])
+    small = 1e-9
+    one_short = "1 + d tokens are seen if d is the largest that moves it: the present one counts"
+    all_rows = "every output was looked at; only the last row, f(ids)[-1], counts"
+    cases = {
+        "a box that sees 5 tokens": (
+            _Box(dict.fromkeys(range(5), 1.0)),
+            5,
+            {
+                one_short: 4,
+                all_rows: T,
+                "this is how many tokens it does not see": T - 5,
+                "counted from the beginning; wanted from the end": T - 4,
+            },
+        ),
+        "a box that sees the present token alone": (_Box({0: 1.0}), 1, {one_short: 0, all_rows: T}),
+        "a box that sees all": (
+            _Box(dict.fromkeys(range(T), 1.0)),
+            T,
+            {one_short: T - 1, "the first token of the row was not tried": T - 1},
+        ),
+        "a box that sees the present token, and the one 7 back, and none between": (
+            _Box({0: 1.0, 7: 1.0}),
+            8,
+            {
+                "the tokens that matter were counted; a token far back counts with all between": 2,
+                "the search stopped at the first token that does not matter": 1,
+                one_short: 7,
+            },
+        ),
+        "a box that sees only the token 3 back": (
+            _Box({3: 1.0}),
+            4,
+            {"the search stopped at the present token, which this box ignores": 0, one_short: 3},
+        ),
+        "a box whose furthest token weighs 1e-9": (
+            _Box({0: 1.0, 1: 1.0, 6: small}),
+            7,
+            {"a change of 1e-9 is a change: compare with !=, not with np.allclose or a threshold": 2},
+        ),
+        "a box that takes tokens 0 and 1, 2 and 3, 4 and 5 for the same": (
+            _Box({0: 1.0, 5: 1.0}, merge=2),
+            6,
+            {
+                "this box cannot tell some tokens apart: try every other token in every place": 1,
+                "this box cannot tell some tokens apart: not one in each place, but all others": 0,
+            },
+        ),
+        "a box that sees nothing": (_Box({}), 0, {"nothing moves it, so it is 0": 1}),
+    }
+    for where, (f, want, mistakes) in cases.items():
+        expect(measured_reach(f, ids, V), want, where, mistakes)
+    return "eight boxes: all, one and no tokens in sight, gaps, small weights, tokens taken for the same"
+
+
+@exercise
+def ex_09_3(layers_needed):
+    """The least L with L (K - 1) >= d."""
+    for d, K in ((12, 4), (12, 3), (13, 4), (1, 2), (1, 9), (84, 4), (255, 3), (7, 8), (8, 8)):
+        expect(
+            layers_needed(d, K),
+            -(-d // (K - 1)),
+            f"d = {d}, K = {K}",
+            {
+                "rounded down; the last part of the way needs a block too": d // (K - 1),
+                "one block too many: at d = R - 1 the token is just in sight": d // (K - 1) + 1,
+                "a block adds K - 1 tokens, not K": -(-d // K),
+                "the token d places before is seen from R = d + 1 on; this is for one nearer": -(
+                    -(d - 1) // (K - 1)
+                ),
+                "a fraction of a block; round it up": d / (K - 1),
+            },
+        )
+    for K in (1, 3):
+        expect(layers_needed(0, K), 0, f"d = 0, K = {K}: the present token is seen without any block")
+    got = layers_needed(5, 1)
+    require(
+        isinstance(got, int | float) and got == math.inf,
+        f"d = 5, K = 1: {got!r}, wanted math.inf; with one tap no depth looks back",
+    )
+    return "nine distances, d = 0, K = 1"
+
+
+@exercise
+def ex_09_4(share_in_reach):
+    """The share of mentions at most R tokens before their word."""
+    rng = np.random.default_rng(94)
+    for n, R in ((40, 13), (25, 1), (30, 5), (1, 3), (10, 30)):
+        back = rng.integers(1, 26, size=n)
+        back[0] = R  # one at the very edge
+        within, inner = np.mean(back <= R), np.mean(back < R)
+        expect(
+            share_in_reach(back, R),
+            within,
+            f"{n} mentions, reach {R}",
+            {
+                "a mention exactly R tokens before the word is the oldest in sight; it counts": (inner),
+                "this is the share out of reach": 1.0 - within,
+                "this is a number of mentions; wanted their share": np.sum(back <= R),
+                "this is in per cent; wanted a share from 0 to 1": 100.0 * within,
+                "one token too far: n tokens before the word is in sight if n is at most R": (
+                    np.mean(back <= R + 1)
+                ),
+                "one token too near: the present token is the one just before the predicted word": (
+                    np.mean(back <= R - 2)
+                ),
+            },
+        )
+    expect(share_in_reach(np.array([1, 500]), None), 1.0, "a reach of None, which sees all")
+    return "five sets of mentions, one at the edge, a reach of None"
+
+
+def _answers(tokens, n_keys, reach, after=1, asked=None):
+    """Return the answers of the exercise, or of someone who takes other tokens for keys."""
+    answers = np.full(len(tokens), -1)
+    for t, key in enumerate(tokens):
+        start = max(0, t - reach + 1)
+        at = np.flatnonzero(tokens[start:t] == key)
+        if key in (asked or range(1, n_keys + 1)) and len(at):
+            answers[t] = tokens[start + at[0] + after]
+    return answers
+
+
+def _following(tokens, n_keys):
+    """Return, at every key, the token after it: its value at the first coming, a blank later."""
+    return np.where((tokens >= 1) & (tokens <= n_keys), np.append(tokens[1:], 0), -1)
+
+
+@exercise
+def ex_09_5(answer_in_sight):
+    """The perfect answerer of R tokens."""
+    rng = np.random.default_rng(95)
+    rows = [mqar(1, np.array([p]), 32, 8, 8, rng)[0][0] for p in (4, 8, 1, 6)]
+    by_hand = np.array([1, 9, 0, 2, 10, 1, 0, 2, 0])  # asks at distances 5 and 4
+    for tokens, name in [(by_hand, "the row 1 9 0 2 10 1 0 2 0"), *((r, "an MQAR row") for r in rows)]:
+        for R in (3, 5, 6, 13, 1, len(tokens)):
+            want = _answers(tokens, 8, R)
+            everything = _answers(tokens, 8, len(tokens))
+            mistakes = {
+                "looks one token too far: the present token is one of the R": _answers(tokens, 8, R + 1),
+                "answers that lie out of sight are given too; look at R tokens only": everything,
+                "looks at one token too few: R with the present one, R - 1 before it": (
+                    _answers(tokens, 8, R - 1)
+                ),
+                "this is the key again; its value is the token after it": _answers(tokens, 8, R, 0),
+                "the answer stands after the key's first place, not after the query": _following(tokens, 8),
+                "blanks (0) or values are answered too; only keys, 1 .. n_keys, are asked": (
+                    _answers(tokens, 8, R, asked=range(tokens.max() + 1))
+                ),
+                "where there is nothing to say it is -1, not 0": np.where(want < 0, 0, want),
+            }
+            expect(answer_in_sight(tokens, 8, R), want, f"{name}, 8 keys, reach {R}", mistakes)
+    return "rows by hand and at random, reaches from 1 to the whole row"

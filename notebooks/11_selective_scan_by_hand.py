@@ -1,0 +1,905 @@
+# %% [markdown]
+# # 11 · The rivals: Mamba's selective scan by hand
+#
+# **Goal.** Go from a differential equation to Mamba's recurrence, let the tokens decide what it keeps, walk it
+# backwards through time, and compute it in a logarithmic number of rounds. At the end you will have written
+# the selective scan and its gradient, built a Mamba block, and seen what its residual stream is for.
+#
+# **Time.** 90 minutes, 5 exercises. **Needs** 02 (gradient checks), 04 (causal convolution). Letters: b batch,
+# T tokens, E channels, N states of each channel. **B and C are Mamba's own here**: what is written into a
+# state and what is read from it.
+
+# %% tags=["setup"]
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam import Mamba, MambaConfig, Tensor, gradcheck, sequence, viz
+from minigam.backend import track_memory
+from minigam.course import check, show
+from minigam.optim import AdamW
+from minigam.tensor import no_grad, reference_only
+from minigam.training import train_step
+
+# %% [markdown]
+# ## 1. From a differential equation to one step
+#
+# A cup of tea cools towards the room; a capacitor leaks while it is charged. One number $h$, the state, forgets
+# at the rate $A < 0$ and is driven by an input $x$:
+#
+# $$ h'(t) = A\, h(t) + B\, x(t) $$
+#
+# Tokens come one at a time, so say that the input stays at $x$ for a time $\delta$ and then jumps to the next one:
+# a **zero-order hold**. Multiply the equation by $e^{-At}$. Then the left is a derivative,
+# $\frac{d}{dt}\big(e^{-At} h\big) = e^{-At}(h' - A h) = e^{-At} B x$, and both sides can be integrated from 0 to
+# $\delta$:
+#
+# $$ e^{-A\delta} h(\delta) - h(0) = B x \int_0^\delta e^{-At} dt = B x\, \frac{1 - e^{-A\delta}}{A} $$
+#
+# Multiply by $e^{A\delta}$, and there is one step of a recurrence, exact for every $\delta$:
+#
+# $$ h(\delta) = \underbrace{e^{\delta A}}_{a}\, h(0) + \underbrace{\frac{e^{\delta A} - 1}{A}\, B}_{b}\, x $$
+#
+# To believe it, walk from 0 to $\delta$ in 100,000 tiny steps of the first equation.
+
+# %%
+A, B, delta, x, h0 = -1.5, 0.8, 0.6, 2.0, 1.0
+h, dt = h0, delta / 100_000
+for _ in range(100_000):
+    h = h + dt * (A * h + B * x)
+step = np.exp(delta * A) * h0 + (np.exp(delta * A) - 1.0) / A * B * x
+print(f"tiny steps {h:.6f}, one exact step {step:.6f}")
+assert abs(h - step) < 1e-4
+
+# %% [markdown]
+# ### Exercise 11.1 ★☆☆ Discretise
+#
+# Return $a$ and $b$ of the exact step, for arrays that broadcast with one another. $\delta$ can be tiny:
+# for $\delta A = -10^{-12}$ the difference $e^{\delta A} - 1$ has lost most of its digits, and yours must not.
+#
+# <details><summary>Hint</summary>
+#
+# NumPy has a function for $e^z - 1$ that keeps them: `np.expm1`. No `if` is needed, A is never 0 here.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def discretise(delta, A, B):
+    """Return (a, b) of h <- a h + b x, a zero-order hold of length delta; all broadcast."""
+    # SOLUTION
+    z = delta * A
+    return np.exp(z), np.expm1(z) / A * B
+    # END
+
+
+# %%
+check.ex_11_1(discretise)
+
+# %% [markdown]
+# The paper states this. The authors' code does something else: it keeps $a = e^{\delta A}$ and takes
+# $b = \delta B$. Put $z = \delta A$ and expand: the ratio of the two is
+#
+# $$ \frac{\delta B}{b} = \frac{z}{e^z - 1} = 1 - \frac{z}{2} + \frac{z^2}{12} - \dots $$
+#
+# So the code writes too much, by a share of about $\delta |A| / 2$, and the difference shrinks with $\delta$.
+
+# %%
+too_much = lambda delta, A: delta / discretise(delta, A, 1.0)[1] - 1.0
+for A in (-1.0, -16.0):
+    assert abs(too_much(1e-4, A) / (1e-4 * abs(A) / 2) - 1.0) < 1e-2  # the first term
+    assert abs(too_much(2e-4, A) / too_much(1e-4, A) - 2.0) < 1e-2  # half the step, half of it
+
+deltas = np.geomspace(1e-3, 1.0, 40)
+figure, axes = viz.panels("step size δ", "δB above the exact b (share)")
+for A, style in zip((-1.0, -4.0, -16.0), viz.STYLES, strict=False):
+    excess = too_much(deltas, A)
+    axes.loglog(deltas, excess, style, markevery=6, markersize=4, label=f"A = {A:g}")
+axes.axvspan(1e-3, 0.1, color="0.92", label="δ of a new model")
+axes.legend(frameon=False)
+show(
+    figure,
+    "Three nearly straight lines of slope 1 on logarithmic axes: the excess is proportional "
+    "to δ and to |A|. For the δ of a new model it is at most a few percent of b for A = -1, "
+    "and grows to all of b for A = -16.",
+)
+
+# %% [markdown]
+# For the fastest states the excess is no trifle, and yet it does little harm: B is learned, and can be smaller. What must not be simplified is
+# the decay. Its first-order form, $a \approx 1 + \delta A$, has a magnitude above 1 as soon as $\delta |A| > 2$, and a state
+# multiplied by that at every token explodes; $e^{\delta A}$ is below 1 for every $\delta > 0$.
+
+# %%
+fast = 0.2 * -16.0
+print(f"50 tokens: exact {np.exp(fast) ** 50:.1e}, first order {(1.0 + fast) ** 50:.1e}")
+assert np.exp(fast) < 1.0 < abs(1.0 + fast)
+
+# %% [markdown]
+# ## 2. The recurrence, and what it remembers
+#
+# Give each channel N states with their own rates, write the input into all and read their weighted sum. For now
+# $a$, $b$ and $c$ are the same at every token:
+#
+# $$ h_{t,n} = a_n h_{t-1,n} + b_n x_t, \qquad y_t = \sum_n c_n h_{t,n} $$
+#
+# Unroll it. $h_0 = b x_0$, $h_1 = a b x_0 + b x_1$, and so on: what was written $\tau$ tokens ago has been multiplied
+# by $a$ that many times. The recurrence is a convolution with a filter that never ends:
+#
+# $$ y_t = \sum_{\tau = 0}^{t} k_\tau\, x_{t - \tau}, \qquad k_\tau = \sum_n c_n\, a_n^\tau\, b_n $$
+
+# %%
+rng = np.random.default_rng(11)
+T, N = 40, 4
+x, c = rng.standard_normal(T), rng.standard_normal(N)
+a, b = discretise(0.2, -np.arange(1.0, N + 1), np.ones(N))
+
+h, y = np.zeros(N), np.zeros(T)
+for t in range(T):
+    h = a * h + b * x[t]
+    y[t] = c @ h
+
+k = np.array([(c * a**tau * b).sum() for tau in range(T)])
+assert np.abs(y - np.convolve(x, k)[:T]).max() < 1e-12
+
+# %% [markdown]
+# Which rates? Mamba begins with **S4D-real**: $A_n = -n$ for $n = 1 \dots N$. With a step size $\delta$ what is
+# written fades as $e^{-\delta n \tau}$, so state $n$ remembers for about $1 / (\delta n)$ tokens:
+#
+# $$ a_n^\tau = e^{-\delta n \tau}, \qquad \tau_n = \frac{1}{\delta\, n} $$
+#
+# Each channel has its own $\delta$, begun between 0.001 and 0.1. Together they cover time scales from less than a
+# token to a thousand tokens, before anything is learned.
+
+# %%
+n = np.arange(1, 17)
+a = np.exp(0.05 * -n)
+tau = 1.0 / (0.05 * n)
+assert np.abs(a**tau - np.exp(-1.0)).max() < 1e-12  # after tau tokens 1/e is left
+
+figure, axes = viz.panels("tokens since it was written", "share that is left", n=2)
+lags = np.arange(0, 101)
+for ax, delta in zip(axes, (0.1, 0.01), strict=True):
+    for rate, style in zip((1, 4, 16), viz.STYLES, strict=False):
+        left = np.exp(-delta * rate * lags)
+        ax.plot(lags, left, style, markevery=10, markersize=4, label=f"n = {rate}")
+    ax.set_title(f"δ = {delta}", fontsize=10)
+    ax.legend(frameon=False)
+show(
+    figure,
+    "Impulse responses of states 1, 4 and 16. At δ = 0.1 state 16 has forgotten after a few "
+    "tokens and state 1 after about fifty; at δ = 0.01 all last ten times longer.",
+)
+
+new = Mamba(MambaConfig(vocab_size=5, block_size=4, d_model=64, n_layers=1), seed=0)
+begun = np.log1p(np.exp(new.blocks[0].ssm.step_size.bias.data))  # softplus
+print(f"δ of a new model: {begun.min():.4f} to {begun.max():.4f}")
+assert 0.0009 < begun.min() < 0.003 and 0.03 < begun.max() < 0.11
+
+# %% [markdown]
+# ## 3. Selective: the token decides
+#
+# So far every token is treated alike. A filter weighs what stood ten tokens ago by $k_{10}$, be it a name or a
+# comma. Mamba makes **$\delta$, B and C functions of the token**. Each of E channels has its own $\delta$ and its own
+# N states; B and C are shared by the channels:
+#
+# $$ h_{t,e,n} = e^{\delta_{t,e} A_{e,n}}\, h_{t-1,e,n} + \delta_{t,e}\, x_{t,e}\, B_{t,n}, \qquad
+#    y_{t,e} = \sum_n C_{t,n}\, h_{t,e,n} + \mathrm{skip}_e\, x_{t,e} $$
+#
+# ### Exercise 11.2 ★★☆ The selective scan
+#
+# Write it, with the code's $b = \delta B$ and a state of zeros before the first token. Return y, and the states after
+# every token too: the backward pass will want them.
+#
+# <details><summary>Hint</summary>
+#
+# Loop over t. Inside, everything is an array (b, E, N): `delta[:, t, :, None]` is (b, E, 1) and meets A, (E, N);
+# `B[:, t, None, :]` is (b, 1, N).
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def selective_scan(x, delta, A, B, C, skip):
+    """Return y (b, T, E) and the states h (b, T, E, N) after each token.
+
+    x, delta (b, T, E); A (E, N); B, C (b, T, N); skip (E)
+    """
+    # SOLUTION
+    (b, T, E), N = x.shape, A.shape[1]
+    h, y = np.zeros((b, T, E, N)), np.zeros((b, T, E))
+    state = np.zeros((b, E, N))
+    for t in range(T):
+        a = np.exp(delta[:, t, :, None] * A)
+        write = delta[:, t] * x[:, t]  # (b, E)
+        state = a * state + write[..., None] * B[:, t, None, :]
+        h[:, t] = state
+        y[:, t] = (state * C[:, t, None, :]).sum(axis=-1) + skip * x[:, t]
+    return y, h
+    # END
+
+
+# %%
+check.ex_11_2(selective_scan)
+
+# %%
+batch, T, E, N = 2, 7, 3, 4
+x = rng.standard_normal((batch, T, E))
+delta = rng.uniform(0.05, 0.8, (batch, T, E))
+A = -np.tile(np.arange(1.0, N + 1), (E, 1)) * rng.uniform(0.5, 1.5, (E, N))
+B, C = rng.standard_normal((2, batch, T, N))
+skip = rng.standard_normal(E)
+y, h = selective_scan(x, delta, A, B, C, skip)
+
+NAMES = "x", "delta", "A", "B", "C", "skip"
+tensors = [Tensor(z, requires_grad=True) for z in (x, delta, A, B, C, skip)]
+assert np.abs(y - sequence.selective_scan(*tensors).data).max() < 1e-12
+
+later = x.copy()
+later[:, 3] += 1.0
+moved = np.abs(selective_scan(later, delta, A, B, C, skip)[0] - y).max(axis=(0, 2)) > 0
+print("token 3 moves:", [bool(m) for m in moved])
+assert not moved[:3].any()  # no token sees a later one
+assert moved[3:].all()  # and all later ones see it
+
+# %% [markdown]
+# ### δ is a gate
+#
+# A small $\delta$ makes $a = e^{\delta A}$ nearly 1 and writes nearly nothing: the state is kept and the token ignored. A
+# large one makes $a$ nearly 0: the state is wiped, the token takes its place. With one state, $A = -1$, $B = 1$,
+# the exact $b$, and $\delta = \mathrm{softplus}(z) = \log(1 + e^z)$, this is the gate of a recurrent network:
+#
+# $$ h_t = (1 - g)\, h_{t-1} + g\, x_t, \qquad g = \frac{1}{1 + e^{-z}} $$
+#
+# because $e^{-\delta} = 1 / (1 + e^z) = 1 - g$.
+
+# %%
+z = np.linspace(-6.0, 6.0, 13)
+g = 1.0 / (1.0 + np.exp(-z))
+a, b = discretise(np.log1p(np.exp(z)), -1.0, 1.0)
+assert np.abs(a - (1.0 - g)).max() < 1e-12
+assert np.abs(b - g).max() < 1e-12
+
+# %% [markdown]
+# ### A task that no fixed filter can do
+#
+# Now by hand what training would have to find. Tokens carry a value $v_t$ and a mark $m_t$, 0 or 1. The state shall
+# always hold **the value of the latest marked token**, however many others came since. As in a Mamba block, with
+# one channel and one state:
+#
+# $$ \delta_t = \mathrm{softplus}(w\, m_t + \beta), \qquad B_t = c\, m_t, \qquad
+#    h_t = e^{\delta_t A} h_{t-1} + \delta_t\, v_t B_t $$
+#
+# ### Exercise 11.3 ★★☆ A δ that remembers
+#
+# Return three numbers $w$, $\beta$ and $c$ for a given $A < 0$, such that over 1,000 tokens without a mark at least
+# 99 % of the state is left, a marked token leaves at most 1 % of the old state, and its own value is written at full
+# size, to 1 %.
+#
+# <details><summary>Hint</summary>
+#
+# Three demands, in this order. Without a mark $\delta = \mathrm{softplus}(\beta)$: how small must it be? softplus(-20)
+# is about $e^{-20}$. With a mark $\delta = \mathrm{softplus}(w + \beta)$ must be several times $1 / |A|$. And then
+# $\delta\, c$ must be 1. `np.logaddexp(0.0, z)` is softplus.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def hold(A):
+    """Return (w, beta, c), with which a state of rate A holds the latest marked value."""
+    # SOLUTION
+    beta = -20.0  # without a mark: delta is about 2e-9
+    w = 20.0 + 10.0 / abs(A)  # with one: delta |A| is 10 at least
+    c = 1.0 / np.logaddexp(0.0, w + beta)
+    return w, beta, c
+    # END
+
+
+# %%
+check.ex_11_3(hold)
+
+# %% [markdown]
+# Beside it, a filter with the same $\delta$ at every token. It is even given the marked values alone. It still has to
+# choose one rate for everything: here the old value fades before the new one comes, and the new is added on top.
+
+# %%
+T = 60
+v, marks = rng.standard_normal(T), np.zeros(T)
+marks[[4, 15, 22, 48]] = 1.0
+v[[4, 15, 22, 48]] = [1.0, -0.8, 0.5, -0.3]
+w, beta, c = hold(-1.0)
+column = lambda z: z.reshape(1, T, 1)  # one sequence, one channel or state
+one = np.ones((1, T, 1))
+softplus = lambda z: np.logaddexp(0.0, z)
+read_state = lambda x, delta, B: selective_scan(x, delta, -one[:, 0], B, one, np.zeros(1))[0]
+held = read_state(column(v), column(softplus(w * marks + beta)), column(c * marks))
+fixed = read_state(column(v * marks), 0.08 * one, one / 0.08)
+
+latest = np.maximum.accumulate(np.where(marks > 0, np.arange(T), -1))
+wanted = np.where(latest >= 0, v[latest], 0.0)
+error = lambda got: np.abs(got.ravel() - wanted).max()
+print(f"largest error: selective {error(held):.1e}, fixed {error(fixed):.1e}")
+assert error(held) < 0.03 < error(fixed)
+
+figure, axes = viz.panels("token", "value, state h", size=(8.5, 3.6))
+axes.plot(v, ".", color="0.7", label="values, not marked")
+axes.plot(np.flatnonzero(marks), v[marks > 0], "k^", markersize=9, label="marked values")
+axes.step(np.arange(T), held.ravel(), "k-", where="post", label="state, δ from the token")
+label = "state, δ fixed, fed marked values alone"
+axes.step(np.arange(T), fixed.ravel(), "k:", where="post", label=label)
+axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.22))
+show(
+    figure,
+    "The selective state is a staircase: it jumps to each of four marked values and stays "
+    "level until the next, over a noise of unmarked values. The state with a fixed δ jumps "
+    "by each, and decays towards zero in between.",
+)
+
+# %% [markdown]
+# ## 4. Backward through time
+#
+# Let L be the loss and $dy = \partial L / \partial y$. State $h_t$ is used twice: it is read at t, and it is carried
+# into $h_{t+1}$. So its gradient has two terms, the second known only once the later token is done: the walk goes from
+# the last token to the first. With $a_t = e^{\delta_t A}$, and $dh_{T+1} = 0$:
+#
+# $$ dh_t = C_t\, dy_t + a_{t+1} \odot dh_{t+1} $$
+#
+# Every other gradient at t follows from $dh_t$ and one line of the forward pass: what is read is $C_t h_t$, what is written
+# is $\delta_t x_t B_t$, and $\mathrm{skip}\, x_t$ is added. B and C serve all channels, so their gradients are sums over e:
+#
+# $$ dC_{t,n} = \sum_e dy_{t,e}\, h_{t,e,n}, \qquad dB_{t,n} = \sum_e dh_{t,e,n}\, \delta_{t,e}\, x_{t,e} $$
+#
+# $$ dx_{t,e} = \delta_{t,e} \sum_n dh_{t,e,n} B_{t,n} + \mathrm{skip}_e\, dy_{t,e} $$
+
+# %%
+dy = rng.standard_normal(y.shape)
+a = np.exp(delta[..., None] * A)  # (b, T, E, N)
+dh = np.zeros_like(h)
+carry = np.zeros_like(h[:, 0])
+for t in reversed(range(dy.shape[1])):
+    dh[:, t] = C[:, t, None, :] * dy[:, t, :, None] + carry
+    carry = a[:, t] * dh[:, t]  # what h_{t-1} will receive
+
+dC = np.einsum("bte,bten->btn", dy, h)
+dB = np.einsum("bten,bte->btn", dh, delta * x)
+dx = delta * np.einsum("bten,btn->bte", dh, B) + skip * dy
+
+sequence.selective_scan(*tensors).backward(dy)
+tape = {name: z.grad for name, z in zip(NAMES, tensors, strict=True)}
+for name, gradient in {"x": dx, "B": dB, "C": dC, "skip": (dy * x).sum(axis=(0, 1))}.items():
+    assert np.abs(gradient - tape[name]).max() < 1e-10, name
+
+# %% [markdown]
+# One line is worth a second look: `carry = a * dh`. A gradient that goes back $\tau$ tokens is multiplied by $\tau$ decays,
+# all below 1. It cannot explode. Where the state forgets, the gradient vanishes, at the same rate: a model learns about
+# the past exactly what its state can carry.
+
+# %%
+ones = np.ones((1, 200, 1))
+long = Tensor(ones, requires_grad=True)
+last = np.zeros((1, 200, 1))
+last[0, -1] = 1.0  # the loss reads the last output alone
+y_long = sequence.selective_scan(long, 0.05 * ones, -ones[0, :1], ones, ones, np.zeros(1))
+y_long.backward(last)
+back = long.grad[0, ::-1, 0]  # d y_last / d x, by how far back x is
+assert np.abs(back - 0.05 * np.exp(-0.05 * np.arange(200))).max() < 1e-12
+
+# %% [markdown]
+# Left for you are $\delta$ and A, which meet in the exponent. Name it: $z_t = \delta_t A$, so that $a_t = e^{z_t}$. Then
+# $h_t = e^{z_t} h_{t-1} + \dots$ gives
+#
+# $$ dz_{t,e,n} = dh_{t,e,n}\, h_{t-1,e,n}\, a_{t,e,n} $$
+#
+# ### Exercise 11.4 ★★★ The gradient of the step size
+#
+# Return the gradients of $\delta$ and of A. $\delta_{t,e}$ was used in two places of the forward pass; A was used by every
+# token of every sequence.
+#
+# <details><summary>Hint</summary>
+#
+# First `h` (your `selective_scan`), then `dh` with the loop above, then the state *before* each token: `h` moved by one
+# token, with zeros in front. $\delta_{t,e}$ decides how much is written, $\delta_{t,e} x_{t,e} B_{t,n}$ for every n, and how
+# much is kept, $z_{t,e,n} = \delta_{t,e} A_{e,n}$ for every n: a sum over n for each of the two.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def step_gradient(dy, x, delta, A, B, C, skip):
+    """Return (ddelta, dA), the gradients of <dy, y> of the scan: (b, T, E) and (E, N)."""
+    # SOLUTION
+    h = selective_scan(x, delta, A, B, C, skip)[1]
+    a = np.exp(delta[..., None] * A)  # (b, T, E, N)
+    dh, carry = np.zeros_like(h), np.zeros_like(h[:, 0])
+    for t in reversed(range(dy.shape[1])):
+        dh[:, t] = C[:, t, None, :] * dy[:, t, :, None] + carry
+        carry = a[:, t] * dh[:, t]
+    before = np.concatenate([np.zeros_like(h[:, :1]), h[:, :-1]], axis=1)  # h_{t-1}
+    dz = dh * before * a
+    written = x * (dh * B[:, :, None, :]).sum(axis=-1)  # through delta x B
+    kept = (dz * A).sum(axis=-1)  # through delta A
+    return written + kept, (dz * delta[..., None]).sum(axis=(0, 1))
+    # END
+
+
+# %%
+check.ex_11_4(step_gradient)
+
+# %%
+ddelta, dA = step_gradient(dy, x, delta, A, B, C, skip)
+assert np.abs(ddelta - tape["delta"]).max() < 1e-10
+assert np.abs(dA - tape["A"]).max() < 1e-10
+worst = gradcheck(sequence.selective_scan, *tensors)
+print(f"worst relative error {worst:.1e}")
+assert worst < 1e-6
+
+# %% [markdown]
+# The price: `before` and `dC` need every state, and there are N of them for each number of x, 16 in the published model.
+# Section 6 shows how not to keep them all.
+
+# %%
+print(f"numbers of x: {x.size}, of the states: {h.size}")
+assert h.size == N * x.size
+
+# %% [markdown]
+# ## 5. Many steps at once: the parallel scan
+#
+# The loop has T steps, each waiting for the one before. A processor with ten thousand arithmetic units cannot use them
+# along T. Must it wait? One token is a map $f_t(h) = a_t h + b_t$, where $b_t$ now stands for all that is written. The state
+# after t tokens is $f_t \circ \dots \circ f_1$ at 0. Put two of them together:
+#
+# $$ f_2(f_1(h)) = a_2 (a_1 h + b_1) + b_2 = \underbrace{(a_2 a_1)}_{a}\, h + \underbrace{(a_2 b_1 + b_2)}_{b} $$
+#
+# The result is again such a map, so a pair of numbers describes any run of tokens:
+#
+# $$ (a_1, b_1) \bullet (a_2, b_2) = (a_2 a_1,\; a_2 b_1 + b_2) $$
+#
+# Composition of maps is associative, $(f \bullet g) \bullet k = f \bullet (g \bullet k)$: the brackets may be set as one
+# likes. It is not commutative; time has a direction.
+
+# %%
+join = lambda first, second: (second[0] * first[0], second[0] * first[1] + second[1])
+act = lambda map_, h: map_[0] * h + map_[1]
+f, g, k = [tuple(rng.standard_normal((2, 1000))) for _ in range(3)]  # a thousand maps of each
+state = rng.standard_normal(1000)
+assert np.abs(act(join(f, g), state) - act(g, act(f, state))).max() < 1e-10  # a join is both
+left, right = join(join(f, g), k), join(f, join(g, k))
+assert np.abs(np.subtract(left, right)).max() < 1e-10  # associative
+assert np.abs(join(f, g)[1] - join(g, f)[1]).max() > 0.1  # not commutative
+nothing = (np.ones(1000), np.zeros(1000))  # the map that changes nothing
+assert np.array_equal(join(nothing, f), f) and np.array_equal(join(f, nothing), f)
+
+# %% [markdown]
+# Hillis and Steele's scan uses that freedom. In round 1 every token is joined with its left neighbour and knows its latest
+# 2 tokens. In round 2 it is joined with what stands 2 to the left, and knows its latest 4; then 8, 16, ... A token with
+# nothing that far to its left is done.
+
+# %%
+figure, axes = viz.panels("token", "after round", size=(7.5, 3.6))
+for r, offset in enumerate((1, 2, 4)):
+    for i in range(8):
+        axes.plot([i, i], [r, r + 1], "-", color="0.8", zorder=1)
+        if i >= offset:
+            axes.plot([i - offset, i], [r, r + 1], "k-", linewidth=0.9, zorder=2)
+for r in range(4):
+    done = [i for i in range(8) if i < 2**r]
+    rest = [i for i in range(8) if i >= 2**r]
+    names = ("knows its whole past", "knows a part") if r == 0 else (None, None)
+    for at, fill, label in ((done, "k", names[0]), (rest, "w", names[1])):
+        axes.plot(at, [r] * len(at), "ko", mfc=fill, markersize=8, zorder=3, label=label)
+axes.set_yticks(range(4))
+axes.invert_yaxis()
+axes.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.18))
+show(
+    figure,
+    "Eight tokens, three rounds. In round 1 lines come from one to the left, in round 2 from "
+    "two, in round 3 from four. One token knows its whole past at the start, then 2, 4 and "
+    "all 8.",
+)
+
+# %% [markdown]
+# ### Exercise 11.5 ★★★ Combine, and scan
+#
+# Write the join $\bullet$, and a scan that calls it a number of times that grows with $\log T$, not with T. Return the
+# states from $h_0 = 0$. T may be any number.
+#
+# <details><summary>Hint</summary>
+#
+# `combine` is the lambda above, said in your words. In a round with offset k the tokens k, k+1, ... are joined with
+# 0, 1, ...: `combine((a[:-k], b[:-k]), (a[k:], b[k:]))`, all of them in one call. The first k stay as they are:
+# `np.concatenate`. Double k while it is below T. At the end, which half of the pair is the state from 0?
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def combine(first, second):
+    """Join two maps h -> a h + b, each a pair (a, b) of arrays; `first` acts first."""
+    # SOLUTION
+    (a1, b1), (a2, b2) = first, second
+    return a2 * a1, a2 * b1 + b2
+    # END
+
+
+def parallel_scan(combine, a, b):
+    """Return h (T, ...), h_t = a_t h_{t-1} + b_t from h = 0, in few calls of combine.
+
+    combine : joins two pairs of arrays, as above, entry by entry
+    a, b    : (T, ...), one map a token
+    """
+    # SOLUTION
+    k = 1
+    while k < len(a):
+        later = combine((a[:-k], b[:-k]), (a[k:], b[k:]))
+        a, b = np.concatenate([a[:k], later[0]]), np.concatenate([b[:k], later[1]])
+        k *= 2
+    return b
+    # END
+
+
+# %%
+check.ex_11_5(combine, parallel_scan)
+
+
+# %%
+def one_by_one(a, b):
+    """The recurrence as it reads."""
+    h = [b[0]]
+    for t in range(1, len(a)):
+        h.append(a[t] * h[-1] + b[t])
+    return np.stack(h)
+
+
+for T in (1, 2, 3, 5, 8, 13, 64, 100, 255):
+    a, b = np.exp(-rng.uniform(0.0, 1.0, (T, 3))), rng.standard_normal((T, 3))
+    assert np.abs(parallel_scan(combine, a, b) - one_by_one(a, b)).max() < 1e-10
+a, b = np.exp(delta[..., None] * A), (delta * x)[..., None] * B[:, :, None]  # (b, T, E, N)
+time_first = parallel_scan(combine, a.swapaxes(0, 1), b.swapaxes(0, 1))
+assert np.abs(time_first.swapaxes(0, 1) - h).max() < 1e-12  # the states of exercise 11.2
+
+# %% [markdown]
+# Fewer rounds, more work. In the round with offset k there are $T - k$ joins, where the loop needs $T - 1$ in all:
+#
+# $$ \mathrm{work} = \sum_{r=0}^{R-1} (T - 2^r) = R\, T - 2^R + 1, \qquad \mathrm{depth} = R = \lceil \log_2 T \rceil $$
+#
+# A scan in Blelloch's manner does better. Join neighbours to T/2 pairs, scan those (by the same function), and every second
+# state is done; one more join from each to its right neighbour gives the others. Each level adds two rounds and halves what is
+# left: at most $2T$ joins, in about $2 \log_2 T$ rounds.
+
+
+# %%
+class Count:
+    """A combine that counts: joins (work) and calls, one after another (depth)."""
+
+    def __init__(self):
+        self.work = self.depth = 0
+
+    def __call__(self, first, second):
+        self.work, self.depth = self.work + len(first[0]), self.depth + 1
+        return combine(first, second)
+
+
+def lean_scan(combine, a, b):
+    """The same states with at most 2 T joins: pairs, their scan, and what lies between."""
+    T = len(a)
+    if T == 1:
+        return a, b
+    even, odd = (a[: T - 1 : 2], b[: T - 1 : 2]), (a[1::2], b[1::2])
+    pairs = lean_scan(combine, *combine(even, odd))  # whole prefixes at tokens 1, 3, 5, ...
+    scanned = np.empty_like(a), np.empty_like(b)
+    for whole, prefix, own in zip(scanned, pairs, (a, b), strict=True):
+        whole[1::2], whole[0] = prefix, own[0]
+    if T > 2:
+        before = tuple(p[: (T - 1) // 2] for p in pairs)
+        scanned[0][2::2], scanned[1][2::2] = combine(before, (a[2::2], b[2::2]))
+    return scanned
+
+
+lengths = [1, 2, 3, 5, 8, 16, 33, 64, 100, 128, 256, 512, 1000, 1024]
+counted = {"one by one": [], "Hillis and Steele": [], "pairs (Blelloch)": []}
+for T in lengths:
+    a, b = np.exp(-rng.uniform(0.0, 1.0, (T, 2))), rng.standard_normal((T, 2))
+    simple, lean = Count(), Count()
+    assert np.abs(parallel_scan(simple, a, b) - one_by_one(a, b)).max() < 1e-10
+    assert np.abs(lean_scan(lean, a, b)[1] - one_by_one(a, b)).max() < 1e-10
+    R = int(np.ceil(np.log2(T)))
+    assert sum(T - 2**r for r in range(R)) == T * R - 2**R + 1
+    if simple.depth == R:  # your scan may be another one
+        assert simple.work == T * R - 2**R + 1
+    assert lean.work <= 2 * T and lean.depth <= 2 * R
+    counted["one by one"].append((T - 1, T - 1))
+    counted["Hillis and Steele"].append((T * R - 2**R + 1, R))
+    counted["pairs (Blelloch)"].append((lean.work, lean.depth))
+
+figure, axes = viz.panels("T, tokens", n=2)
+for (name, values), style in zip(counted.items(), viz.STYLES, strict=False):
+    for ax, column_ in zip(axes, np.transpose(values), strict=True):
+        shown = column_ > 0  # a logarithmic axis has no 0
+        ax.loglog(np.array(lengths)[shown], column_[shown], style, markersize=4, label=name)
+axes[0].set_ylabel("work: joins")
+axes[1].set_ylabel("depth: rounds, one after another")
+axes[0].legend(frameon=False)
+show(
+    figure,
+    "Work grows with T for the loop and, about twice as high, for the pairs, and with T log "
+    "T for Hillis and Steele. Depth grows with T for the loop, and with log T for the other "
+    "two: some ten and twenty rounds at 1024 tokens.",
+)
+
+# %% [markdown]
+# Depth is what counts where there are more arithmetic units than numbers. NumPy works through an array from one end to the other, so
+# here a round with half as much work takes half as long, and **work** is what counts. Each of the E N states of a token is a scan
+# of its own: wide arrays give the plain loop enough to do at every step, narrow ones leave it waiting for Python.
+
+
+# %%
+def typical_ms(f, *inputs, repeats=3):
+    """Return the median time of a call in ms, after one that does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        began = perf_counter()
+        f(*inputs)
+        times.append(1e3 * (perf_counter() - began))
+    return median(times[1:])
+
+
+print(f"{'T = 512, states':>16}{'one by one':>12}{'parallel':>10}{'pairs':>8}   (ms, medians)")
+for width in (1, 100, 2_000):
+    a = np.exp(-rng.uniform(0.0, 1.0, (512, width)))
+    b = rng.standard_normal((512, width))
+    ms = (
+        typical_ms(one_by_one, a, b),
+        *(typical_ms(scan, combine, a, b) for scan in (parallel_scan, lean_scan)),
+    )
+    print(f"{width:>16,}{ms[0]:>12.2f}{ms[1]:>10.2f}{ms[2]:>8.2f}")
+
+# %% [markdown]
+# ## 6. Chunks: what the fast rule does
+#
+# There is a formula without any loop. With $P_t = a_1 a_2 \cdots a_t$, divide $h_t = a_t h_{t-1} + b_t$ by $P_t$ and sum:
+#
+# $$ h_t = P_t \sum_{j \le t} \frac{b_j}{P_j} $$
+#
+# Two cumulative operations, and it is useless: $P_t$ is a product of numbers below 1. In float32 it reaches 0 soon, and
+# then the formula says 0 times infinity.
+
+# %%
+a, b = np.full(400, np.exp(-0.5)), rng.standard_normal(400)
+for dtype, length in ((np.float64, 50), (np.float32, 400)):
+    P = np.cumprod(a[:length].astype(dtype))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        direct = P * np.cumsum(b[:length].astype(dtype) / P)
+    share = np.isfinite(direct).mean()
+    print(f"{np.dtype(dtype).name}, {length} tokens: {share:.0%} of the states are finite")
+    if length == 50:
+        assert np.abs(direct - one_by_one(a[:50], b[:50])).max() < 1e-4
+    else:
+        assert not np.isfinite(direct[-1])
+
+# %% [markdown]
+# `minigam/fast_numpy/scan.py` stays with the recurrence and changes what surrounds it:
+#
+# * **It keeps one state in 16 tokens**, at the borders of chunks, where the reference keeps every state. Backward starts at the border
+#   before a chunk and computes the 16 states between anew: one more forward pass, a sixteenth of the memory.
+# * **It makes the decays and the writes of a whole chunk at once**, in arrays that fit the cache and are used again for the next.
+# * **E lies last**, so that an inner loop is E numbers long and not N.
+#
+# Chunks are no parallel scan: within one, the tokens still go one by one. Both rules, forward and backward:
+
+# %%
+batch, T, E, N = 4, 256, 96, 16
+sizes = [(batch, T, E), (batch, T, E), (E, N), (batch, T, N), (batch, T, N), (E,)]
+arrays = [rng.standard_normal(s).astype(np.float32) for s in sizes]
+arrays[1] = np.log1p(np.exp(arrays[1] - 3.0))  # delta above 0
+arrays[2] = -np.abs(arrays[2])
+dy = rng.standard_normal((batch, T, E)).astype(np.float32)
+
+
+def both_ways():
+    """One forward and one backward pass; return y and the gradient of delta."""
+    inputs = [Tensor(z, requires_grad=True) for z in arrays]
+    y = sequence.selective_scan(*inputs)
+    y.backward(dy, retain_graph=False)
+    return y.data, inputs[1].grad
+
+
+def measured():
+    """Return the results, the median time in ms and the peak memory in MiB."""
+    ms = typical_ms(both_ways)
+    with track_memory(np) as memory:
+        found = both_ways()
+    return found, ms, memory.peak_bytes / 2**20
+
+
+fast = measured()
+with reference_only():
+    plain = measured()
+for p, q in zip(fast[0], plain[0], strict=True):
+    assert np.abs(p - q).max() < 1e-4 * np.abs(q).max()
+states_mib = 4 * batch * T * E * N / 2**20
+print(f"all states      {states_mib:7.1f} MiB")
+for name, (_, ms, mib) in (("reference rule", plain), ("fast rule", fast)):
+    print(f"{name:<15} {mib:7.1f} MiB at its peak {ms:8.1f} ms")
+assert plain[2] > states_mib > fast[2]
+
+# %% [markdown]
+# ## 7. The Mamba block
+#
+# The scan is the heart of the block. Around it, in this order: expand from $C_{\text{model}}$ to twice E channels and split them into
+# $x$ and $z$; let $x$ through a causal convolution over 4 tokens and a SiLU; compute from it what it writes, what it reads and, through
+# a narrow layer of R numbers, its step size; scan; let $z$ gate the result; contract.
+#
+# $$ [x, z] = u\, W_{\text{in}}^\top, \qquad x \leftarrow \mathrm{SiLU}(\mathrm{conv}(x)), \qquad
+#    \mathrm{SiLU}(v) = \frac{v}{1 + e^{-v}} $$
+#
+# $$ [r, B, C] = x\, W_x^\top, \qquad \delta = \mathrm{softplus}(r\, W_\delta^\top + \beta), \qquad A = -e^{A_{\log}} $$
+#
+# $$ \mathrm{out} = \big(\mathrm{scan}(x, \delta, A, B, C, \mathrm{skip}) \odot \mathrm{SiLU}(z)\big)\, W_{\text{out}}^\top $$
+#
+# $A_{\log}$ is learned and not A, so that A stays below 0 whatever an optimiser does. Here is the block with your scan, beside
+# `minigam.mamba.MambaBlock`.
+
+# %%
+silu = lambda v: v / (1.0 + np.exp(-v))
+
+
+def ssm_by_hand(u, ssm):
+    """u (b, T, C_model) -> (b, T, C_model), with the parameters of a SelectiveSSM."""
+    E, R, N = len(ssm.D.data), ssm.rank, ssm.n
+    xz = u @ ssm.expand.weight.data.T
+    x, z = xz[..., :E], xz[..., E:]
+    x = silu(sequence.causal_conv1d(x, ssm.conv.weight.data, ssm.conv.bias.data).data)
+    selected = x @ ssm.select.weight.data.T
+    r, B, C = np.split(selected, [R, R + N], axis=-1)
+    delta = softplus(r @ ssm.step_size.weight.data.T + ssm.step_size.bias.data)
+    y, _ = selective_scan(x, delta, -np.exp(ssm.A_log.data), B, C, ssm.D.data)
+    return (y * silu(z)) @ ssm.contract.weight.data.T
+
+
+config = MambaConfig(vocab_size=13, block_size=32, d_model=24, n_layers=2, d_state=4)
+model = Mamba(config, seed=0, dtype="float64")
+block = model.blocks[0]
+u = rng.standard_normal((2, 32, 24))
+with no_grad():
+    whole = block(Tensor(u)).data
+    inside = block.norm(Tensor(u)).data
+assert np.abs(u + ssm_by_hand(inside, block.ssm) - whole).max() < 1e-10
+
+# %% [markdown]
+# **Writing text.** What the block has to remember between two tokens are the last 3 inputs of its convolution and the state: E (3 + N)
+# numbers, after ten tokens as after ten thousand. A GAM block remembers K - 1 inputs, and attention all its keys and values: 2 T
+# times the width, and growing (notebook 10).
+
+# %%
+remembered = block.new_state(2)
+sizes = []
+with no_grad():
+    for t in range(32):
+        step = block(Tensor(u[:, t : t + 1]), remembered).data
+        assert np.abs(step[:, 0] - whole[:, t]).max() < 1e-10  # as the whole text at once
+        sizes.append((remembered.h.size + remembered.conv.past.size) // 2)
+E = config.expand * config.d_model
+assert set(sizes) == {E * (config.d_state + config.d_conv - 1)}
+print(f"numbers a sequence and block: {sizes[0]} at every one of {len(sizes)} tokens")
+
+# %% [markdown]
+# **How many parameters?** In letters: E = expand times $C_{\text{model}}$ and R = $C_{\text{model}} / 16$, rounded up, K taps of
+# the convolution. One block has
+#
+# $$ \underbrace{2 C_{\text{model}}}_{\text{norm}} + \underbrace{2 E C_{\text{model}}}_{\text{in}} + \underbrace{E K + E}_{\text{conv}}
+#    + \underbrace{E (R + 2N)}_{\text{select}} + \underbrace{R E + E}_{\delta} + \underbrace{E N}_{A} + \underbrace{E}_{\text{skip}}
+#    + \underbrace{E C_{\text{model}}}_{\text{out}} $$
+#
+# and the model has embeddings and a last norm besides. The formula is held against a small model, and then says what the
+# published one has, without its being built.
+
+
+# %%
+def count(c: MambaConfig) -> int:
+    """Return the parameters of a Mamba language model."""
+    C, E, R = c.d_model, c.expand * c.d_model, -(-c.d_model // 16)
+    norm = 2 * C if c.residual else 0
+    block = norm + 2 * E * C + E * c.d_conv + E + E * (R + 2 * c.d_state)
+    block += R * E + E + E * c.d_state + E + E * C
+    return (c.vocab_size + c.block_size) * C + c.n_layers * block + 2 * C
+
+
+assert count(config) == model.num_parameters()
+print(f"published configuration: {count(MambaConfig()):,} parameters")
+assert count(MambaConfig()) == 20_510_720
+assert round(count(MambaConfig(residual=False)) / 1e6, 1) == 20.5  # the paper's number
+
+# %% [markdown]
+# ## 8. What happens without the residual stream
+#
+# $y = x + \mathrm{ssm}(\mathrm{LayerNorm}(x))$ is how Mamba is meant to be stacked, and the default here. The benchmark of GAM's
+# authors stacks it bare, $y = \mathrm{ssm}(x)$, six times, with neither residual nor norm. `residual=False` does the same, to compare
+# with their table. Look at the size of the signal, and of the gradient that comes back, block by block, in a new model:
+
+
+# %%
+def sizes_through(residual: bool):
+    """Return the root mean squares of signal and gradient, around each of six blocks."""
+    sizes = {"vocab_size": 5, "block_size": 48, "d_model": 64, "n_layers": 6}
+    config, order = MambaConfig(**sizes, residual=residual), np.random.default_rng(0)
+    rms = lambda z: float(np.sqrt((z.astype("float64") ** 2).mean()))
+    inputs, outputs = [order.standard_normal((2, 48, 64), dtype="float32")], []
+    for block in Mamba(config, seed=0).blocks:
+        inner = Tensor(inputs[-1], requires_grad=True)  # a leaf, so that its gradient stays
+        outputs.append((inner, block(inner)))
+        inputs.append(outputs[-1][1].data)
+    gradients = [np.ones_like(inputs[-1])]
+    for inner, y in reversed(outputs):
+        y.backward(gradients[-1])
+        gradients.append(inner.grad)
+    return np.array([rms(z) for z in inputs]), np.array([rms(z) for z in gradients[::-1]])
+
+
+figure, axes = viz.panels("after block (0: the input)", "root mean square", n=2)
+stacks = {"with residual and norm": True, "bare, residual=False": False}
+through = {name: sizes_through(residual) for name, residual in stacks.items()}
+titles = ("signal", "gradient, from 1 at the end")
+for (name, pair), style in zip(through.items(), viz.STYLES, strict=False):
+    for ax, values, title in zip(axes, pair, titles, strict=True):
+        ax.semilogy(values, style, markersize=4, label=name)
+        ax.set_title(title, fontsize=10)
+axes[0].legend(frameon=False)
+show(
+    figure,
+    "With residual and norm signal and gradient stay near 1 through six blocks. Bare, each "
+    "block makes both tens of times smaller: after six the signal is below a millionth, and "
+    "so is the gradient that reaches the input.",
+)
+healthy, bare = through.values()
+assert healthy[0].min() > 0.3 and healthy[0].max() < 3.0
+assert bare[0][-1] < 1e-6 and bare[1][0] < 1e-6
+assert (np.diff(bare[0]) < 0).all()  # smaller after every block
+
+# %% [markdown]
+# A product of small things: the block multiplies $y$, already small, with $\mathrm{SiLU}(z)$, which is about $z/2$ for a small $z$. The
+# last LayerNorm divides by $\sqrt{\sigma^2 + 10^{-5}}$, and a signal that far below its eps comes out as nothing: the logits are the
+# same for every input. Does it learn? AdamW divides each gradient by its own size, so tiny ones still become steps. Rows that count
+# upwards, 70 steps each:
+
+# %%
+losses = {}
+for name, residual in stacks.items():
+    config = MambaConfig(
+        vocab_size=16, block_size=16, d_model=32, n_layers=6, d_state=8, dropout=0.0,
+        residual=residual, position_std=0.1,
+    )  # fmt: skip
+    small, order = Mamba(config, seed=0), np.random.default_rng(0)
+    optimizer = AdamW(small.parameters(), lr=3e-3)
+    losses[name] = []
+    for _ in tqdm(range(70), leave=False):
+        ids = (order.integers(16, size=(8, 1)) + np.arange(17)) % 16
+        losses[name].append(train_step(small, optimizer, ids[:, :-1], ids[:, 1:]))
+
+figure, axes = viz.panels("step", "loss (nats per token)")
+for (name, values), style in zip(losses.items(), viz.STYLES, strict=False):
+    axes.plot(values, style, markersize=4, markevery=8, label=name)
+axes.axhline(np.log(16), color="0.5", linestyle=":", label="knowing nothing, log 16")
+axes.legend(frameon=False)
+show(
+    figure,
+    "The residual stack learns to count in some twenty steps. The bare one stays on the line "
+    "of a model that knows nothing for dozens of steps, and only then begins to fall.",
+)
+good, bare = losses.values()
+assert good[25] < 0.5 * np.log(16) and min(bare[:25]) > 0.9 * np.log(16)
+
+# %% [markdown]
+# It loses time, not everything: once the weights have grown the signal gets through, and the paper's bare Mamba did learn. But a table
+# that compares a bare stack with two residual ones compares the stacking too. Notebook 13 has the paper's tables.
+#
+# ## What you have now
+#
+# * The selective scan from a differential equation, with its gradient, each line checked.
+# * $\delta$ is the gate: near 0 it keeps the state and ignores the token, large it takes the token and forgets.
+# * A recurrence of maps $a h + b$ is a scan: $\log T$ rounds where depth counts, T steps where work does.
+# * Mamba remembers what fits a state of fixed size. Attention keeps everything, GAM a dozen tokens: notebook 12 counts what each costs.
+#
+# **Read on in the code:** `minigam/sequence.py`, `selective_scan`; `minigam/mamba.py`; the faster rules in
+# `minigam/fast_numpy/scan.py` and, one thread a channel, `minigam/fast_cupy/scan.py`.

@@ -1,0 +1,102 @@
+"""Wrong answers to the exercises of notebook 13."""
+
+import math
+
+import numpy as np
+
+from answers import wrong
+
+
+@wrong("13_1", says="so wanted e")
+def powers_of_two(loss, tokens, words, size):
+    whole = loss * tokens
+    return 2.0**loss, math.exp(whole / words), whole / (size * math.log(2.0))
+
+
+@wrong("13_1", says="divide by ln 2")
+def nats_per_byte(loss, tokens, words, size):
+    return math.exp(loss), math.exp(loss * tokens / words), loss * tokens / size
+
+
+@wrong("13_1", says="not the perplexity, by tokens / words")
+def scaled_perplexity(loss, tokens, words, size):
+    return math.exp(loss), math.exp(loss) * tokens / words, loss * tokens / (size * math.log(2.0))
+
+
+@wrong("13_1", says="ratio is turned round")
+def words_by_tokens(loss, tokens, words, size):
+    return math.exp(loss), math.exp(loss * words / tokens), loss * tokens / (size * math.log(2.0))
+
+
+def after(text, context):
+    k = len(context)
+    return [text[i + k] for i in range(len(text) - k) if text[i : i + k] == context]
+
+
+@wrong("13_2", says="every word has one more count")
+def add_one(text, context, word, V):
+    seen = after(text, context)
+    return (seen.count(word) + 1) / (len(seen) + V)
+
+
+@wrong("13_2", says="has no word after it")
+def counts_the_end(text, context, word, V):
+    k, seen = len(context), after(text, context)
+    shorter = counts_the_end(text, context[1:], word, V) if k else 1.0 / V
+    often = sum(text[i : i + k] == context for i in range(len(text) - k + 1)) if k else len(text)
+    return (seen.count(word) + shorter) / (often + 1)
+
+
+@wrong("13_2", says="it is always mixed in")
+def backs_off(text, context, word, V):
+    seen = after(text, context)
+    if word in seen:
+        return seen.count(word) / len(seen)
+    return backs_off(text, context[1:], word, V) if context else 1.0 / V
+
+
+@wrong("13_2", says="mixed with 1/V at once")
+def one_level(text, context, word, V):
+    seen = after(text, context)
+    return (seen.count(word) + 1.0 / V) / (len(seen) + 1)
+
+
+@wrong("13_2", says="take away the first")
+def cuts_the_last(text, context, word, V):
+    shorter = cuts_the_last(text, context[:-1], word, V) if context else 1.0 / V
+    seen = after(text, context)
+    return (seen.count(word) + shorter) / (len(seen) + 1)
+
+
+def blocks(z, m):
+    return z[: len(z) // m * m].reshape(-1, m).mean(axis=1)
+
+
+@wrong("13_3", says="tokens are taken as independent")
+def single_tokens(a, b, m):
+    d = (a - b)[: len(a) // m * m]
+    return d.mean(), d.std(ddof=1) / math.sqrt(len(d))
+
+
+@wrong("13_3", says="take the difference of each token first")
+def unpaired(a, b, m):
+    x, y = blocks(a, m), blocks(b, m)
+    return x.mean() - y.mean(), math.hypot(x.std(ddof=1), y.std(ddof=1)) / math.sqrt(len(x))
+
+
+@wrong("13_3", says="K - 1, not by K")
+def biased(a, b, m):
+    d = blocks(a - b, m)
+    return d.mean(), d.std() / math.sqrt(len(d))
+
+
+@wrong("13_3", says="leave it out of both")
+def keeps_the_rest(a, b, m):
+    d = blocks(a - b, m)
+    return (a - b).mean(), d.std(ddof=1) / math.sqrt(len(d))
+
+
+@wrong("13_3", says="wanted a - b")
+def turned_round(a, b, m):
+    d = blocks(b - a, m)
+    return d.mean(), np.std(d, ddof=1) / math.sqrt(len(d))
