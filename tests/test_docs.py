@@ -87,8 +87,9 @@ def test_links_and_files_exist():
     for document in (README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
         targets = re.findall(r"\]\((?!https?:)([^)]+)\)", document)
         targets += re.findall(r"`((?:tests|minigam|benchmarks|notebooks)/[\w/.]+)`", document)
+        headings = [h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", document, flags=re.M)]
         for target in targets:
-            assert (ROOT / target).exists(), target
+            assert target[1:] in headings if target[0] == "#" else (ROOT / target).exists(), target
 
 
 def test_functions_of_the_equation_table_exist():
