@@ -2,11 +2,11 @@
 # # 05 · The associative memory
 #
 # **Goal.** Derive, code and check the global half of a GAM block: a token asks a learned memory, and gets
-# back a mix of what is stored there (E3, E4, E5). At the end you will have written the recall and its
-# gradient by hand, and seen that the same three lines repair a damaged picture.
+# back a mix of what is stored there (equations E3, E4, E5 of notebook 00). At the end you will have written the
+# recall and its gradient by hand, and seen that the same three lines repair a damaged picture.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 02 (gradient checks). Letters: B batch, T tokens, C channels,
-# S memory slots.
+# **Time.** 75 minutes, 5 exercises. **Needs** 01 (the tape) and 02 (gradient checks). Letters: B batch, T tokens,
+# C channels, S memory slots.
 
 # %% tags=["setup"]
 import numpy as np
@@ -15,8 +15,8 @@ from minigam import Tensor, gradcheck, sequence, viz
 from minigam.course import check, library, show
 
 # %% [markdown]
-# This notebook computes on a GPU where one answers, and on the processor otherwise: nothing in it changes.
-# Random numbers are drawn on the host, so that both begin with the same ones.
+# `library()` is the array library of notebook 03: CuPy where there is a GPU, NumPy otherwise. Every line below runs
+# on both. NumPy draws the random numbers, so that both begin with the same ones.
 
 # %%
 xp = library()
@@ -32,7 +32,7 @@ M = xp.asarray(rng.standard_normal((S, C)))  # S slots of C numbers
 # strict: a step from "equal" to "not equal" has no useful gradient. So every slot is compared with the
 # question by a dot product, and all of them answer a little.
 #
-# E3 compares each token $u_{bt}$ with each slot $M_s$:
+# E3 compares each token $u_{bt}$, C numbers that come out of E1, with each slot $M_s$, a row of M:
 #
 # $$ s = u\, M^\top, \qquad s_{bts} = \sum_{c} u_{btc}\, M_{sc} $$
 
@@ -43,7 +43,7 @@ assert s.shape == (B, T, S)
 assert abs(float(s[0, 1, 2] - by_hand)) < 1e-12
 
 # %% [markdown]
-# Attention would divide by $\sqrt{C}$ here. GAM does not: M is learned, so training can choose its own scale.
+# Attention (notebook 10) divides by $\sqrt{C}$ here. GAM does not: M is learned, so training can choose its own scale.
 
 # %% [markdown]
 # ## 2. Choosing: shares that add up to one
@@ -59,8 +59,9 @@ assert abs(float(s[0, 1, 2] - by_hand)) < 1e-12
 #
 # <details><summary>Hint</summary>
 #
-# Numerator and denominator may both be divided by the same number. Which number makes the largest exponent 0?
-# And `keepdims=True` leaves an axis of length 1 behind, over which NumPy repeats what it needs.
+# Divide numerator and denominator by the same $e^m$: no share changes, and every exponent becomes $s - m$. Which $m$
+# makes the largest exponent of a token 0? And `keepdims=True` leaves an axis of length 1 behind, over which NumPy
+# repeats what it needs.
 #
 # </details>
 
@@ -85,7 +86,8 @@ assert float(abs(a.sum(axis=-1) - 1.0).max()) < 1e-12
 # %% [markdown]
 # ## 3. Answering: a mix of the slots
 #
-# E5 mixes the slots by their shares. The same M that was compared with now answers: keys and values are one.
+# E5 mixes the slots by their shares. What a question is compared with is called a key, what is given back a value. A
+# dictionary stores both; here the same M that was compared with now answers, so keys and values are one.
 #
 # $$ \mathrm{global\_context} = a\, M, \qquad \mathrm{global\_context}_{btc} = \sum_{s} a_{bts}\, M_{sc} $$
 
@@ -96,7 +98,7 @@ assert bool((global_context <= M.max(axis=0) + 1e-12).all())  # a mix of the slo
 assert bool((global_context >= M.min(axis=0) - 1e-12).all())
 
 # %% [markdown]
-# With two channels that can be drawn. The answers fill the triangle between three slots and never leave it,
+# With two channels that can be drawn. The answers lie in the triangle between the three slots and never leave it,
 # wherever the question lies.
 
 # %%
@@ -121,7 +123,7 @@ show(
 #
 # <details><summary>Hint</summary>
 #
-# Three lines, one an equation. The first and the last are `@`; only one of them needs a transpose.
+# Three lines, one for each equation. The first and the last are `@`; only one of them needs a transpose.
 #
 # </details>
 
@@ -155,8 +157,10 @@ assert [bool(m) for m in moved] == [False, False, True, False, False]
 # %% [markdown]
 # ## 4. The gradient: one memory, two roads
 #
-# First the softmax alone. Raise one score $s_j$ a little: its share grows at the cost of all others. From
-# $a_i = e^{s_i} / \sum_k e^{s_k}$, by the quotient rule:
+# Write $dz = \partial L / \partial z$ for the gradient of a loss L with respect to any $z$. First the softmax of one
+# token alone. Raise one score $s_j$ a little: its share grows at the cost of all others. In
+# $a_i = e^{s_i} / \sum_k e^{s_k}$ the denominator always depends on $s_j$, the numerator only if $i = j$. So, by the
+# quotient rule, with $1[i = j]$ for 1 where $i = j$ and 0 elsewhere:
 #
 # $$ \frac{\partial a_i}{\partial s_j} = a_i\,(1[i = j] - a_j), \qquad\text{so}\qquad
 #    ds_j = \sum_i da_i\, \frac{\partial a_i}{\partial s_j} = a_j \Big(da_j - \sum_i da_i\, a_i\Big) $$
@@ -169,13 +173,15 @@ assert np.abs(ds_row - row * (da_row - (da_row * row).sum())).max() < 1e-12
 assert abs(ds_row.sum()) < 1e-12, "adding the same number to all scores changes no share"
 
 # %% [markdown]
-# Now say the loss L has the gradient $dy = \partial L / \partial\, \mathrm{global\_context}$. Walk the three lines
-# backwards, each inverted in its turn:
+# Two of the three lines are matrix products. In $y = p\,q$ the entry $p_{ik}$ reaches each $y_{ij}$ through $q_{kj}$, so
+# $dp_{ik} = \sum_j dy_{ij}\, q_{kj}$, which is $dp = dy\, q^\top$; in the same way $dq = p^\top dy$. Call the answer
+# $y = \mathrm{global\_context}$ and walk from its gradient $dy$ back through E5, E4 and E3 ($\odot$ multiplies entry by
+# entry, the sum is over the slots of each token):
 #
 # $$ da = dy\, M^\top, \qquad ds = a \odot \Big(da - \sum_{s'} da_{s'}\, a_{s'}\Big), \qquad du = ds\, M $$
 #
-# M was used twice, so its gradient has two terms, one for each use. Tokens of all batches are rows of one
-# matrix here, N = B T of them:
+# M was used twice, so its gradient has two terms, one for each use. All B T tokens share it and their gradients add up:
+# take the tokens of all batches as the N = B T rows of one matrix. (E3 gives $d(M^\top) = u^\top ds$; transpose it.)
 #
 # $$ dM = \underbrace{a^\top dy}_{\text{as values, E5}} + \underbrace{ds^\top u}_{\text{as keys, E3}} $$
 
@@ -194,7 +200,8 @@ assert float(abs(du - tape_u.grad).max()) < 1e-12
 assert float(abs(dM - tape_M.grad).max()) < 1e-12
 
 # %% [markdown]
-# Neither term is small. Someone who thinks of M as "the values", or as "the keys", loses this share of the gradient:
+# Neither term is small. Who thinks of M only as "the values", or only as "the keys", loses the other term. Their sizes
+# (square root of the sum of squares):
 
 # %%
 size = lambda z: float((z * z).sum()) ** 0.5
@@ -205,19 +212,19 @@ assert size(as_keys - dM) > 0.05 * size(dM)
 # %% [markdown]
 # ### Exercise 05.3 ★★★ Recall, backwards
 #
-# Write the gradient without looking at the cell above. `u` and `M` may be all you get: compute `a` again.
+# Write the gradient without looking at the cell above. `dy`, `u` and `M` are all you get: compute `a` again.
 #
 # <details><summary>Hint</summary>
 #
-# Begin with the last line, `y = a @ M`, and ask for each of its inputs: if it moves a little, how does y move? A
-# matrix product `y = p @ q` gives `dp = dy @ q.T` and `dq = p.T @ dy`. M is an input of two products.
+# Go in the order `da`, `ds`, `du`, then `dM`. A matrix product `y = p @ q` gives `dp = dy @ q.T` and `dq = p.T @ dy`.
+# M is an input of two products. For `dM`, make the tokens one axis first: `z.reshape(-1, z.shape[-1])`.
 #
 # </details>
 
 
 # %% tags=["exercise"]
 def recall_backward(dy, u, M):
-    """Return (du, dM), the gradients of <dy, recall(u, M)>: shapes (B, T, C) and (S, C)."""
+    """Return (du, dM), the gradients of (dy * recall(u, M)).sum(): (B, T, C) and (S, C)."""
     # SOLUTION
     a = softmax(u @ M.T)  # (B, T, S)
     da = dy @ M.T  # y = a M, through a
@@ -248,25 +255,27 @@ assert worst < 1e-6
 # $$ a = \mathrm{softmax}(\beta s) $$
 #
 # With $\beta = 0$ every slot has the same share; as $\beta$ grows, the best fitting slot takes all. GAM has
-# $\beta = 1$ and no knob for it, and needs none: a memory twice as long has scores twice as large.
+# $\beta = 1$ and no knob for it, and needs none: slots or questions of twice the length (as vectors) have scores twice
+# as large, and training chooses that length.
 
 # %%
 for beta in (0.0, 0.5, 2.0, 40.0):
     a = softmax(beta * s)
-    assert float(abs(a - softmax((beta * u) @ M.T)).max()) < 1e-12  # a longer question is a sharper one
+    assert float(abs(a - softmax((beta * u) @ M.T)).max()) < 1e-12  # a longer question is sharper
+    assert float(abs(a - softmax(u @ (beta * M).T)).max()) < 1e-12  # and so is a longer slot
 assert float(abs(softmax(0.0 * s) - 1.0 / S).max()) < 1e-12
 
 # %% [markdown]
 # ### Exercise 05.4 ★★☆ How many slots answer?
 #
-# A number for it: the entropy of the shares, $H = -\sum_s a_s \log a_s$, in nats. Its exponential counts slots: 1
-# when one slot has everything, S when all have the same, and something between otherwise. Return $e^H$ for each
-# token.
+# A number for it: the entropy of the shares, $H = -\sum_s a_s \log a_s$, in nats (natural logarithm). Its exponential
+# counts slots: $k$ equal shares $1/k$ have $H = \log k$. So $e^H$ is 1 when one slot has everything, S when all have the
+# same, and something between otherwise. Return $e^H$ for each token.
 #
 # <details><summary>Hint</summary>
 #
-# A share can be exactly 0 in floating point, and `0 * log(0)` is nan. The limit is 0: take the logarithm where
-# the share is above 0 only.
+# A share can be exactly 0 in floating point, and `0 * log(0)` is nan. The limit is 0: take the logarithm only
+# where the share is above 0. `np.where(a > 0, ..., ...)` keeps the shape; `a[a > 0]` does not.
 #
 # </details>
 
@@ -291,7 +300,7 @@ used = [slots_in_use(softmax(beta * asked @ many.T)).mean() for beta in betas]
 figure, axes = viz.panels("inverse temperature β", "slots in use, exp(entropy)")
 axes.semilogx(betas, used, "ko-", markersize=4)
 axes.axvline(1.0, color="0.5", linestyle=":")
-axes.annotate("GAM", (1.0, 50.0), xytext=(6, 0), textcoords="offset points")
+axes.annotate("β = 1, GAM", (1.0, 50.0), xytext=(6, 0), textcoords="offset points")
 show(
     figure,
     "From 64 slots at a small β the number in use falls to nearly 1 at a large β; at 1, GAM's, a few are in use.",
@@ -301,14 +310,17 @@ assert used[0] > 60 and used[-1] < 2
 # %% [markdown]
 # ## 6. The Hopfield view: a memory that repairs
 #
-# Take the answer as the next question and ask again. That is a network of Hopfield's kind: it falls downhill on an
-# energy, and rests where a stored pattern is. For one question $x$ of C numbers
-# ([Ramsauer et al.](https://arxiv.org/abs/2008.02217)):
+# Take the answer as the next question and ask again. That is a Hopfield network: it moves downhill on an energy $E$, and
+# with a large enough $\beta$ it comes to rest near a stored pattern. For one question $x$, a column of C numbers
+# ([Ramsauer et al.](https://arxiv.org/abs/2008.02217), up to a constant in $E$):
 #
 # $$ x \leftarrow M^\top \mathrm{softmax}(\beta M x), \qquad
 #    E(x) = -\frac{1}{\beta}\log\sum_s e^{\beta M_s \cdot x} + \frac{1}{2}\, x \cdot x $$
 #
-# Up to a constant. **One update with $\beta = 1$ is exactly E3, E4 and E5.**
+# **One update with $\beta = 1$ is exactly E3, E4 and E5.** Why downhill? By the chain rule
+# $\nabla E = x - M^\top \mathrm{softmax}(\beta M x)$, so the update is a gradient step of length 1: $x - \nabla E$. And no
+# such step climbs. The first term of E is concave, so its tangent at $x$ lies nowhere below it. With the tangent in its
+# place, E becomes a parabola that touches E at $x$, lies nowhere below it, and is lowest exactly at the update.
 
 # %%
 x = rng.standard_normal(C)
@@ -322,6 +334,9 @@ def energy_of(x):
 
 
 assert np.abs(update - recall(x[None, None], memory)[0, 0]).max() < 1e-12
+nudges = 1e-5 * np.eye(C)  # one channel at a time, as in notebook 02
+slope = np.array([energy_of(x + e) - energy_of(x - e) for e in nudges]) / 2e-5
+assert np.abs(update - (x - slope)).max() < 1e-6
 assert energy_of(update) <= energy_of(x)
 
 # %% [markdown]
@@ -352,8 +367,9 @@ check.ex_05_5(energy)
 
 # %% [markdown]
 # Now pictures: six patterns of 12 x 12 pixels, each -1 or 1, are stored as the slots of a memory. A question is a
-# picture with its right half torn away and noise on every pixel. A few recalls bring back the whole, because only one
-# slot fits what is left.
+# picture with its right half torn away (0 there) and noise on every pixel. A few recalls bring back the whole, because
+# only one slot fits well what is left. A pattern times itself is 144, so with $\beta = 1$ the best slot would take all at
+# once; $\beta = 0.04$ lets us watch.
 
 # %%
 side = 12
@@ -380,6 +396,7 @@ def ask(x, beta, times):
     return np.stack(asked)
 
 
+assert softmax(torn @ patterns.T).max(axis=-1).min() > 0.99  # one slot takes all at β = 1
 states = ask(torn, beta=0.04, times=5)
 figure, grid = viz.panels(n=6, rows=2, size=(9.0, 3.4))
 for picture in range(6):
@@ -400,14 +417,15 @@ assert repaired.all()
 # %%
 energies = energy(states, patterns, 0.04)  # (6 states, 6 pictures)
 above_rest = energies[:-1] - energies[-1]
-figure, axes = viz.panels("update", "energy above the last one")
+figure, axes = viz.panels("updates made", "energy above that of the last answer")
+axes.set_xticks(range(len(above_rest)))
 for picture in range(6):
     axes.semilogy(above_rest[:, picture], viz.STYLES[picture % 5], markersize=4)
-show(figure, "The energy of all six questions falls at every update, on a logarithmic axis in like steps.")
+show(figure, "Six lines, one a picture, on a logarithmic axis: the energy falls at every update.")
 assert (np.diff(energies, axis=0) <= 1e-9).all(), "no update may climb"
 
 # %% [markdown]
-# And the limit of the picture: at a small $\beta$ the patterns melt into one, a mix that looks like none of them. A GAM
+# This has a limit: at a small $\beta$ the patterns melt into one, a mix that looks like none of them. A GAM
 # asks once a block, with patterns that are learned; notebook 14 counts how many of them answer a token.
 
 # %%

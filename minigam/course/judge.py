@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import traceback
 from collections.abc import Callable
 from types import ModuleType
@@ -66,7 +67,7 @@ def _guarded(answer, function: bool):
         except NotImplementedError as e:
             raise NotYet(f"{name} is still to be written: replace the line that raises") from e
         except Exception as e:  # whatever a learner's code may raise
-            raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {e}{_line(e)}") from e
+            raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {_plain(e)}{_line(e)}") from e
         for before, after in zip(args, given, strict=True):
             if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=True):
                 raise NotYet(f"{name} changed an array it was given; make a new one (x = x + 1, not x += 1)")
@@ -92,6 +93,14 @@ def _shown(a) -> str:
     if callable(a) or isinstance(a, ModuleType):
         return getattr(a, "__name__", repr(a)[:40])
     return f"{{{', '.join(map(str, a))}}}" if isinstance(a, dict) else repr(a)[:40]
+
+
+def _plain(e: Exception) -> str:
+    """Return what an error says, and of `@` with shapes that do not fit what NumPy means by it."""
+    sizes = re.search(r"matmul: .*mismatch in its core dimension.*size (\d+) is different from (\d+)", str(e))
+    if sizes is None:
+        return " ".join(str(e).split())
+    return f"the sides of @ do not fit, rows of {sizes[2]} numbers on the left meet columns of {sizes[1]} on the right"
 
 
 def _line(e: Exception) -> str:

@@ -10,7 +10,7 @@ def softmax(s, axis=-1):
     return e / e.sum(axis=axis, keepdims=True)
 
 
-@wrong("05_1", says="over the last axis; yours do over another")
+@wrong("05_1", says="over the last axis; yours do over axis")
 def over_tokens(s):
     return softmax(s, axis=-2) if s.ndim > 1 else softmax(s)
 
@@ -23,6 +23,11 @@ def overflows(s):
 @wrong("05_1", says="not divided by their sum")
 def no_division(s):
     return np.exp(s - s.max(axis=-1, keepdims=True))
+
+
+@wrong("05_1", says="divided by the largest; subtract")
+def divides_by_the_largest(s):
+    return softmax(s / s.max(axis=-1, keepdims=True))
 
 
 @wrong("05_2", says="divided by sqrt")
@@ -62,6 +67,18 @@ def softmax_gradient_without_its_sum(dy, u, M):
     return backward(dy, u, M, centred=0.0)
 
 
+@wrong("05_3", says="not only its own")
+def diagonal_of_the_jacobian_alone(dy, u, M):
+    a = softmax(u @ M.T)
+    return (a * (1.0 - a) * (dy @ M.T)) @ M, backward(dy, u, M)[1]
+
+
+@wrong("05_3", says="all batches share one M")
+def one_gradient_a_batch(dy, u, M):
+    each = [backward(dy[b : b + 1], u[b : b + 1], M)[1] for b in range(len(u))]
+    return backward(dy, u, M)[0], np.stack(each)
+
+
 @wrong("05_4", says="0 log 0 counts as 0")
 def nan_at_zero(a):
     return np.exp(-(a * np.log(a)).sum(axis=-1))
@@ -70,6 +87,11 @@ def nan_at_zero(a):
 @wrong("05_4", says="this is the entropy itself")
 def entropy(a):
     return -(a * np.log(np.where(a > 0, a, 1.0))).sum(axis=-1)
+
+
+@wrong("05_4", says="a[a > 0] is flat")
+def all_tokens_together(a):
+    return np.exp(-(a[a > 0] * np.log(a[a > 0])).sum(axis=-1))
 
 
 @wrong("05_5", says="needs a minus")
@@ -85,3 +107,16 @@ def no_temperature(x, M, beta):
 @wrong("05_5", says="overflow")
 def overflowing_energy(x, M, beta):
     return -np.log(np.exp(beta * (x @ M.T)).sum(axis=-1)) / beta + 0.5 * (x * x).sum(axis=-1)
+
+
+@wrong("05_5", says="never added back")
+def forgets_the_largest(x, M, beta):
+    z = beta * (x @ M.T)
+    z = z - z.max(axis=-1, keepdims=True)
+    return -np.log(np.exp(z).sum(axis=-1)) / beta + 0.5 * (x * x).sum(axis=-1)
+
+
+@wrong("05_5", says="the largest of each question")
+def one_largest_for_all(x, M, beta):
+    z = beta * (x @ M.T)
+    return -(z.max() + np.log(np.exp(z - z.max()).sum(axis=-1))) / beta + 0.5 * (x * x).sum(axis=-1)

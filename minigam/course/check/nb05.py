@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigam.course.judge import exercise, expect, gradients, require
+from minigam.course.judge import exercise, expect, gradients, numbers, require
 from minigam.sequence import associative_memory
 
 SHAPES = ((2, 5, 4, 3), (1, 1, 4, 1), (3, 2, 1, 6))  # B, T, C, S
@@ -28,18 +28,24 @@ def ex_05_1(softmax):
             _softmax(s),
             f"scores of shape {shape}",
             {
-                "the shares of a token must add up to 1 over the last axis; yours do over another": (
-                    _softmax(s, axis=-2) if s.ndim > 1 else s
-                ),
+                f"the shares of a token must add up to 1 over the last axis; yours do over axis {k}": (
+                    _softmax(s, axis=k)
+                )
+                for k in range(s.ndim - 1)
+            }
+            | {
                 "all scores together add up to 1; wanted those of each token, over the last axis": (
                     np.exp(s) / np.exp(s).sum()
                 ),
                 "the exponentials are not divided by their sum": np.exp(s - s.max(axis=-1, keepdims=True)),
+                "the scores are divided by the largest; subtract it, for e^s / e^m is e^(s - m)": (
+                    _softmax(s / s.max(axis=-1, keepdims=True))
+                ),
             },
         )
     large = np.array([[1e4, 1e4 - 1.0], [-1e4, -1e4]])
     with np.errstate(over="ignore", invalid="ignore"):
-        got = np.asarray(softmax(large))
+        got = numbers(softmax(large), "scores of 10,000")
     require(
         bool(np.isfinite(got).all()),
         "scores of 10,000 give nan: subtract the largest score of each token before np.exp",
@@ -66,6 +72,7 @@ def ex_05_2(recall):
                 @ M,
                 "these are the scores times M, without the softmax between them": s @ M,
                 "these are the shares a; E5 is missing, which mixes the slots by them": _softmax(s),
+                "only the best slot answers; wanted a mix of all": M[s.argmax(axis=-1)],
             },
         )
     return "values, one slot, one token, one channel"
@@ -80,10 +87,20 @@ def ex_05_3(recall_backward):
         dy = rng.standard_normal(u.shape)
         a, da = _softmax(u @ M.T), dy @ M.T
         ds = a * (da - (da * a).sum(axis=-1, keepdims=True))
+        wrong_centres = {
+            "the sum of da * a runs over all tokens; wanted over the slots of each token": (da * a).sum(),
+            "the sum over the slots is of da alone; wanted of da * a": da.sum(axis=-1, keepdims=True),
+            "a score moves the shares of all slots, not only its own: sum da * a over them": da * a,
+        }
         rows = [z.reshape(-1, z.shape[-1]) for z in (a, dy, ds, u, a * da)]
         values, keys = rows[0].T @ rows[1], rows[2].T @ rows[3]
+        each = a.swapaxes(1, 2) @ dy + ds.swapaxes(1, 2) @ u  # (B, S, C)
         mistakes = {
             "M": {
+                "one for each batch; all batches share one M, so their gradients add up": each,
+                "averaged over the batches; wanted their sum": each.mean(axis=0),
+                "only the tokens of the first batch; wanted the sum over all": each[0],
+                "this is its transpose; E3 has M turned round, so turn its gradient back": (values + keys).T,
                 "only the term of M as values is there; M was also used as keys, in E3": values,
                 "only the term of M as keys is there; M was also used as values, in E5": keys,
                 "through the softmax: subtract the sum of da * a over the slots before multiplying by a": (
@@ -94,7 +111,9 @@ def ex_05_3(recall_backward):
                 "through the softmax: subtract the sum of da * a over the slots before multiplying by a": (
                     (a * da) @ M
                 ),
+                "this is the gradient of M; return (du, dM), in that order": values + keys,
                 "this is da @ M; the softmax between a and s is left out": da @ M,
+                **{message: (a * (da - centre)) @ M for message, centre in wrong_centres.items()},
             },
         }
         gradients(
@@ -118,12 +137,14 @@ def ex_05_4(slots_in_use):
                 "this is the entropy itself; wanted its exponential": entropy,
                 "the sign of the entropy is turned round": np.exp(-entropy),
                 "this is 2 to the power of the entropy in nats; wanted e": 2.0**entropy,
-                "summed over all tokens; wanted one number for each": np.exp(entropy.sum()),
+                "the logarithm is to base 2, the power of e; take one base": np.exp(entropy / np.log(2.0)),
+                "averaged over the slots; wanted their sum": np.exp(entropy / shape[-1]),
+                "summed over all tokens; wanted one for each (a[a > 0] is flat)": np.exp(entropy.sum()),
             },
         )
     sure = np.array([[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
     with np.errstate(divide="ignore", invalid="ignore"):
-        got = np.asarray(slots_in_use(sure))
+        got = numbers(slots_in_use(sure), "shares of exactly 0")
     require(bool(np.isfinite(got).all()), "a share of exactly 0 gives nan; 0 log 0 counts as 0")
     expect(got, np.array([1.0, np.exp(1.5 * np.log(2.0))]), "shares of exactly 0")
     return "values, one slot, shares of exactly 0"
@@ -136,7 +157,7 @@ def ex_05_5(energy):
     for shape, S, beta in (((4,), 3, 1.0), ((2, 5, 4), 6, 0.3), ((3, 4), 1, 8.0)):
         x, M = rng.standard_normal(shape), rng.standard_normal((S, shape[-1]))
         z = beta * (x @ M.T)
-        lse, square = np.log(np.exp(z).sum(axis=-1)), (x * x).sum(axis=-1)
+        lse, square, top = np.log(np.exp(z).sum(axis=-1)), (x * x).sum(axis=-1), z.max(axis=-1)
         expect(
             energy(x, M, beta),
             -lse / beta + 0.5 * square,
@@ -145,14 +166,24 @@ def ex_05_5(energy):
                 "the first term needs a minus: a good fit lies low": lse / beta + 0.5 * square,
                 "the logarithm is not divided by beta": -lse + 0.5 * square,
                 "the second term is half of x times x": -lse / beta + square,
+                "the second term, half of x times x, is missing": -lse / beta,
+                "x times x is summed over all questions; wanted one number for each": (
+                    -lse / beta + 0.5 * square.sum()
+                ),
+                "the largest score is taken out of the sum and never added back": (
+                    -(lse - top) / beta + 0.5 * square
+                ),
                 "beta belongs inside the exponential too": (
                     -np.log(np.exp(x @ M.T).sum(axis=-1)) / beta + 0.5 * square
                 ),
             },
         )
-    x, M = np.full((1, 2), 100.0), np.array([[10.0, 10.0], [1.0, 1.0]])
+    x, M = np.array([[100.0, 100.0], [-100.0, -100.0]]), np.array([[10.0, 10.0], [1.0, 1.0]])
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        got = np.asarray(energy(x, M, 1.0))
-    require(bool(np.isfinite(got).all()), "scores of 2,000 overflow: take the largest out of the sum first")
-    expect(got, np.array([-2000.0 + 10000.0]), "scores of 2,000")
+        got = numbers(energy(x, M, 1.0), "scores of 2,000")
+    require(
+        bool(np.isfinite(got).all()),
+        "scores of 2,000 overflow, or -2,000 leave log 0: take the largest of each question out first",
+    )
+    expect(got, np.array([-2000.0, 200.0]) + 10000.0, "scores of 2,000")
     return "values, one pattern, three temperatures, scores of 2,000"
