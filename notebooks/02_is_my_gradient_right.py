@@ -2,12 +2,12 @@
 # # 02 · Is my gradient right?
 #
 # **Goal.** Build a tool that tells a right gradient from a wrong one, and know what it can see: why its step is
-# neither large nor tiny, why a plain `.sum()` lets everything pass, and relative to what an error is small. At the
-# end you check a whole GAM with it.
+# neither large nor tiny, why a plain `.sum()` can let even zeros pass, and what an error has to be measured against.
+# At the end you check a whole GAM with it.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f a function, x where it is
-# asked, h a step, ε the rounding error of a number, y = f(x), c random numbers of y's shape; `dx` is the gradient
-# of a loss with respect to x.
+# **Time.** 75 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f a function, x the point at
+# which its derivative is wanted, h a step, ε the relative rounding error of a number, y = f(x), c random numbers of y's
+# shape; `dx` is the gradient of a loss with respect to x.
 
 # %% tags=["setup"]
 from unittest import mock
@@ -22,7 +22,7 @@ from minigam.tensor import op
 # ## 1. A wrong gradient also trains
 #
 # A wrong gradient raises no error. Often it even trains. Here one neuron, $\tanh(X w)$, learns to predict noisy
-# targets by gradient descent, twice: once with the right gradient of its squared error, once with a factor forgotten.
+# targets by gradient descent, twice: once with the right gradient of its mean squared error, once with a factor forgotten.
 # Both losses fall. Can you tell from the curves which is which?
 
 # %%
@@ -55,8 +55,8 @@ assert one[-1] < 0.3 * one[0] and other[-1] < 0.3 * other[0] and one[5] < other[
 
 # %% [markdown]
 # The one that forgets the slope of tanh, $1 - y^2$, is "one", the curve that falls faster. A loss curve is no
-# test of a gradient. What is? The definition of a derivative, taken at its word. Notebook 01 leaned on a few lines that
-# do so, and trusted them. Here they are taken apart: how exact are they, and what do they fail to see?
+# test of a gradient. What is? The definition of a derivative, taken at its word. That is what `differences` in
+# notebook 01 did, and we trusted it. Here it is taken apart: how exact is it, and what does it fail to see?
 
 # %% [markdown]
 # ## 2. Two differences, and how wrong they are
@@ -66,12 +66,13 @@ assert one[-1] < 0.3 * one[0] and other[-1] < 0.3 * other[0] and one[5] < other[
 #
 # $$ f(x+h) = f(x) + h f'(x) + \frac{h^2}{2} f''(x) + \frac{h^3}{6} f'''(x) + \dots $$
 #
-# Subtract $f(x)$ and divide by h: the **one-sided** difference is wrong by a term of first order in h.
+# Subtract $f(x)$ and divide by h: the **one-sided** difference is wrong by a term of first order, a
+# multiple of h:
 #
 # $$ \frac{f(x+h) - f(x)}{h} = f'(x) + \frac{h}{2} f''(x) + \dots $$
 #
-# We try it on $f(x) = e^{\sin x}$, whose derivatives a pencil gives: $f' = f \cos x$,
-# $\;f'' = f\,(\cos^2 x - \sin x)$, $\;f''' = f \cos x\,(\cos^2 x - 3 \sin x - 1)$.
+# We try it on $f(x) = e^{\sin x}$, whose derivatives a pencil gives, each from the one before by
+# the product rule: $f' = f \cos x$, $\;f'' = f\,(\cos^2 x - \sin x)$, $\;f''' = f \cos x\,(\cos^2 x - 3 \sin x - 1)$.
 
 # %%
 f = lambda x: np.exp(np.sin(x))
@@ -92,13 +93,13 @@ assert abs((one_sided - f1) / (h / 2 * f2) - 1.0) < 0.01, "its error is h/2 f'',
 # $$ f(x-h) = f(x) - h f'(x) + \frac{h^2}{2} f''(x) - \frac{h^3}{6} f'''(x) + \dots $$
 #
 # Subtract the two expansions. $f(x)$ and $f''(x)$ cancel, and what is left, divided by $2h$, is the **central**
-# difference, wrong by a term of second order:
+# difference, wrong by a term of second order, a multiple of $h^2$:
 #
 # $$ \frac{f(x+h) - f(x-h)}{2h} = f'(x) + \frac{h^2}{6} f'''(x) + \dots $$
 #
 # ### Exercise 02.1 ★☆☆ The central difference
 #
-# Write it, for a function of one number.
+# Write the left side, for a function of one number.
 #
 # <details><summary>Hint</summary>
 #
@@ -157,7 +158,9 @@ assert abs(slope["one-sided"] - 1.0) < 0.1 and abs(slope["central"] - 2.0) < 0.1
 #
 # $$ h^* = \Big(3\,\varepsilon\,\frac{|f|}{|f'''|}\Big)^{1/3}, \qquad E(h^*) = \frac{3}{2}\,\frac{\varepsilon\,|f|}{h^*} $$
 #
-# If f and f''' are of the size of 1, so is $|f|/|f'''|$, and what remains is $\varepsilon^{1/3}$. The best error is
+# (At $h^*$ the second term of E is half of the first. Put $h^{*3}$ into it and see.)
+#
+# If $f$ and $f'''$ are of the size of 1, so is $|f|/|f'''|$, and what remains is $\varepsilon^{1/3}$. The best error is
 # then of the size of $\varepsilon / \varepsilon^{1/3} = \varepsilon^{2/3}$: **two thirds of the digits**, however
 # careful you are.
 
@@ -211,7 +214,7 @@ assert measured[np.float32][1].min() > 100 * measured[np.float64][1].min()
 #
 # * To the left of the bottom the points scatter: rounding is no smooth function. E is an upper bound there.
 # * For float64, $h = 10^{-5}$ is near the bottom of most functions. It is the default of `minigam.gradcheck`.
-# * float32 leaves about four digits at best, and a larger function fewer. **Check in float64, train in
+# * float32 leaves about four digits at best, and fewer where f is much larger than its slope. **Check in float64, train in
 #   float32.**
 
 # %% [markdown]
@@ -222,14 +225,14 @@ assert measured[np.float32][1].min() > 100 * measured[np.float64][1].min()
 #
 # $$ f(x + ih) = f(x) + i h f'(x) - \frac{h^2}{2} f''(x) - i \frac{h^3}{6} f'''(x) + \dots $$
 #
-# The value f(x) is in the real part and the derivative in the imaginary part, each alone. Nothing is left to
-# subtract:
+# The value f(x) is in the real part and the derivative in the imaginary part. They are kept apart, and nothing
+# is left to subtract:
 #
 # $$ \frac{\mathrm{Im}\, f(x + ih)}{h} = f'(x) - \frac{h^2}{6} f'''(x) + \dots $$
 #
 # ### Exercise 02.2 ★☆☆ The complex step
 #
-# Write it, for a function of one number. With no rounding to fear, h may be so small that $h^2$ is nothing.
+# Write the left side, for a function of one number. Nothing cancels, so h may be so small that $h^2$ is nothing.
 #
 # <details><summary>Hint</summary>
 #
@@ -269,8 +272,9 @@ assert by_central.min() > 100 * by_complex[-1] and by_central[-1] > 0.5
 
 # %% [markdown]
 # Why does anyone still subtract? Because the step of Taylor's series into the complex plane asks something of f: it
-# must be **analytic** there, and each function it calls must take complex numbers and mean the analytic thing. Look
-# at what comes out for the slope of $|x|$ at $x = -2$, which is $-1$, and for an innocent sum of squares:
+# must be **analytic** there, which means that the series holds for complex steps too. And each function that f calls
+# must take complex numbers and be such a function itself. Look at what comes out for the slope of $|x|$ at $x = -2$,
+# which is $-1$, and for an innocent sum of squares:
 
 # %%
 slope_of_abs = complex_step(abs, -2.0)  # |x + ih| = sqrt(x^2 + h^2): a real number
@@ -292,7 +296,7 @@ else:
     raise AssertionError("complex numbers have no order")
 
 # %% [markdown]
-# `abs`, a conjugate, a norm made of them: zero, without a word. `max` and `<`: an error, where you are lucky
+# `abs`, a product with a conjugate, a norm made of either: zero, without a word. `max` and `<`: an error, where you are lucky
 # (NumPy's own `np.maximum` orders complex numbers by their real parts first, and gets away with it). The complex step
 # is the best ruler for smooth formulas. For a whole program, central differences ask nothing but that it can be
 # called.
@@ -300,15 +304,15 @@ else:
 # %% [markdown]
 # ## 5. Many entries
 #
-# The gradient of a function of an array has one entry for each entry of the array: move that one alone, by a unit
-# array $e_j$ times h.
+# The gradient of a function of an array has one entry for each entry of the array: move that one alone. With
+# $e_j$ for the array that is 1 at index j and 0 elsewhere,
 #
 # $$ g_j = \frac{f(x + h e_j) - f(x - h e_j)}{2h} $$
 #
 # ### Exercise 02.3 ★★☆ The numeric gradient
 #
 # Write it for a function of a float64 array of any shape that returns one number. `x` must be as it was when you are
-# done.
+# done, to the last bit: adding h and taking it off again is not enough, since both are rounded.
 #
 # <details><summary>Hint</summary>
 #
@@ -320,7 +324,7 @@ else:
 
 # %% tags=["exercise"]
 def numeric_gradient(f, x, h=1e-5):
-    """Return the gradient at x of f, which maps an array to one number: x's shape."""
+    """Return the gradient at x of f, which maps an array to one number; shape of x."""
     # SOLUTION
     gradient = np.empty(x.shape)
     for j in np.ndindex(x.shape):
@@ -344,7 +348,7 @@ assert np.abs(of_sines - np.cos(points)).max() < 1e-9
 product = lambda z: f(z).prod()
 unit = np.eye(12).reshape(12, 3, 4)  # a unit array for each entry
 by_complex_step = [product(points + 1e-20j * e).imag / 1e-20 for e in unit]
-by_differences = numeric_gradient(product, points).ravel()
+by_differences = np.ravel(numeric_gradient(product, points))
 assert np.abs(by_differences - by_complex_step).max() < 1e-7 * np.abs(by_complex_step).max()
 
 # %% [markdown]
@@ -357,7 +361,8 @@ assert np.abs(by_differences - by_complex_step).max() < 1e-7 * np.abs(by_complex
 #
 # Most functions worth checking return an array, $y = f(x)$. A gradient belongs to one number, so we need a loss. The
 # nearest one at hand is `y.sum()`. Take the softmax, $y_i = e^{x_i} / \sum_j e^{x_j}$, and let it have two backward rules: a
-# right one (you will write it yourself in section 8), and one that returns zeros.
+# right one (you will write it yourself in section 8), and one that returns zeros. (minigam's rules take the array library
+# first, here `np`. Their `backward` returns a tuple, one gradient for each input.)
 
 
 # %%
@@ -386,7 +391,7 @@ for rule in (softmax, softmax_zeros):
 # $$ \sum_i \frac{\partial y_i}{\partial x_j} = \frac{\partial}{\partial x_j} \sum_i y_i
 #    = \frac{\partial}{\partial x_j} 1 = 0 $$
 #
-# LayerNorm is no better: its normalised entries add up to 0. The test compared zero with zero. The cure is to weigh
+# LayerNorm (section 9) is no better: its normalised entries add up to 0. The test compared zero with zero. The cure is to weigh
 # each output by a number of its own, drawn at random:
 #
 # $$ L = \langle c, f(x)\rangle = \sum_i c_i\, y_i, \qquad
@@ -407,8 +412,8 @@ assert np.abs(softmax(x)[1](c) - by_c).max() < 1e-9, "the right rule passes"
 assert np.abs(softmax_zeros(x)[1](c) - by_c).max() > 0.01, "and zeros no longer do"
 
 # %% [markdown]
-# With random c a wrong rule passes only if its mistake happens to be at right angles to c, entry after entry. That
-# has probability zero.
+# With random c a wrong rule passes only if c happens to be at right angles to the mistake in each column of its Jacobian.
+# That has probability zero.
 
 # %% [markdown]
 # ## 7. Equal up to what?
@@ -457,8 +462,8 @@ assert np.finfo(np.float64).eps ** (2 / 3) < r / 10_000
 # ### Exercise 02.4 ★★☆ The checker
 #
 # Put it together. `rule(x)` returns `(y, backward)` as `softmax` above does, `backward(dy)` returns `dx`. Return
-# whether `backward` is right at x: `True` or `False`. A gradient with nan in it is wrong, and so is one that has not
-# x's shape.
+# whether `backward` is right at x: `True` or `False`. `rtol` and `atol` are r and a of
+# the line above. A gradient with nan in it is wrong, and so is one whose shape is not that of x. The shape of y may be another.
 #
 # <details><summary>Hint</summary>
 #
@@ -487,7 +492,7 @@ def is_right(rule, x, rtol=1e-6, atol=1e-9):
 check.ex_02_4(is_right)
 
 # %% [markdown]
-# A check that cannot fail checks nothing. So it was tried on right rules, which it has to let pass, and on a handful of
+# A check that cannot fail checks nothing. So yours was tried on right rules, which it has to let pass, and on a handful of
 # wrong ones. Do that with every checker you write. Here once more, on the matrix product of notebook 01, $y = x A$ with a square A:
 
 # %%
@@ -522,16 +527,17 @@ for name, dx_from in {
 #
 # <details><summary>Hint</summary>
 #
-# From $y_i = e_i / Z$: $de_i = dy_i / Z$ and $dZ = -\sum_i dy_i\, e_i / Z^2$. From $Z = \sum_i e_i$: every $de_i$ gets $dZ$
-# more. From $e_i = \exp(x_i)$: $dx_i = de_i\, e_i$. Then look for $e_i / Z$ in what you have: it is $y_i$. And the large
-# entries: a softmax does not change if the same number is taken from all entries of a row.
+# The last line first: $y_i = e_i / Z$ gives $de_i$ with Z held, and $dZ$ with all $e_i$ held. Every $y_i$ uses Z, so $dZ$ is a sum
+# over i, and the derivative of $1/Z$ is $-1/Z^2$. Next, $Z = \sum_i e_i$ adds $dZ$ to every $de_i$. Last, $\exp$ is its own
+# derivative. Then look for $e_i / Z$ in what you have: it is $y_i$. And the large entries: a softmax does not change if the
+# same number is taken from all entries of a row.
 #
 # </details>
 
 
 # %% tags=["exercise"]
 def softmax_backward(dy, x):
-    """Return dx for y = softmax(x) over the last axis; dy and x have one shape (..., S)."""
+    """Return dx for y = softmax(x) over the last axis; dy and x: (..., S), S entries a row."""
     # SOLUTION
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     y = e / e.sum(axis=-1, keepdims=True)
@@ -552,10 +558,15 @@ assert is_right(lambda z: (softmax(z)[0], lambda dy: softmax_backward(dy, z)), x
 assert not is_right(lambda z: (softmax(z)[0], lambda dy: softmax(z)[0] * dy), x), "only one road"
 
 # %% [markdown]
-# In one line it is a rule that you will meet in every attention and every memory, and in notebook 05 again. Its Jacobian
-# stands beside it, with $[i = j]$ for 1 if $i = j$ and 0 otherwise:
+# Here is the walk again, in full. $y_i = e_i / Z$ gives $de_j = dy_j / Z$ and $dZ = -\sum_i dy_i\, e_i / Z^2$; the sum adds $dZ$ to
+# every $de_j$; and exp multiplies by $e_j$. Then put y for $e / Z$:
 #
-# $$ dx_j = y_j \Big(dy_j - \sum_i dy_i\, y_i\Big), \qquad \frac{\partial y_i}{\partial x_j} = y_i\, \big([i = j] - y_j\big) $$
+# $$ dx_j = \Big(\frac{dy_j}{Z} - \sum_i \frac{dy_i\, e_i}{Z^2}\Big)\, e_j = y_j \Big(dy_j - \sum_i dy_i\, y_i\Big) $$
+#
+# You will meet this line in every attention and every memory, first in notebook 05. What $dy_i$ is multiplied by in $dx_j$ is
+# an entry of the Jacobian, with $[i = j]$ for 1 if $i = j$ and 0 otherwise:
+#
+# $$ \frac{\partial y_i}{\partial x_j} = y_i\, \big([i = j] - y_j\big) $$
 
 # %%
 row = x[0, 0]
@@ -563,8 +574,12 @@ y = softmax(row)[0]
 by_formula = y[:, None] * (np.eye(5) - y)
 entry_by_entry = [numeric_gradient(lambda z, i=i: softmax(z)[0][i], row) for i in range(5)]
 assert np.abs(by_formula - entry_by_entry).max() < 1e-9
-dy = rng.standard_normal(5)
-assert np.abs(softmax_backward(dy, row) - dy @ by_formula).max() < 1e-12
+dy, e = rng.standard_normal(5), np.exp(row)
+Z = e.sum()
+dx = (dy / Z - (dy * e / Z**2).sum()) * e
+assert np.abs(dx - y * (dy - (dy * y).sum())).max() < 1e-12, "both sides of the first line"
+assert np.abs(dx - dy @ by_formula).max() < 1e-12
+assert np.abs(dx - softmax_backward(dy, row)).max() < 1e-12
 
 # %% [markdown]
 # ## 9. Which test catches which mistake?
@@ -572,13 +587,13 @@ assert np.abs(softmax_backward(dy, row) - dy @ by_formula).max() < 1e-12
 # LayerNorm has the gradient on which most people slip. It takes the C channels of each token alone, $x$ here, and makes
 # their mean 0 and their variance 1; then it scales and shifts them by a learned weight $w$ and bias $b$:
 #
-# $$ n = q\,\Big(x - \frac{1}{C}\sum_c x_c\Big), \qquad q = (\mathrm{variance} + \epsilon)^{-1/2}, \qquad y = n \odot w + b $$
+# $$ n = q\,\Big(x - \frac{1}{C}\sum_j x_j\Big), \qquad q = (\mathrm{variance} + \epsilon)^{-1/2}, \qquad y = n \odot w + b $$
 #
 # ($\epsilon = 10^{-5}$ is LayerNorm's own: it keeps q finite where all channels are equal.) Notebook 07 derives its
-# gradient. Here is the result, which takes away from $dn$ what a shift of x could have made, and what a stretch could have
-# made. You need not believe it: you have a checker.
+# gradient. Here is the result. It takes two parts out of $dn$, one along a shift of all channels and one along a stretch
+# of them, because neither move changes n (but for ε). You need not believe it: you have a checker.
 #
-# $$ dn = dy \odot w, \qquad dx = q\, \Big(dn - \frac{1}{C}\sum_c dn_c - n\, \frac{1}{C}\sum_c dn_c\, n_c \Big) $$
+# $$ dn = dy \odot w, \qquad dx = q\, \Big(dn - \frac{1}{C}\sum_j dn_j - n\, \frac{1}{C}\sum_j dn_j\, n_j \Big) $$
 
 
 # %%
@@ -592,7 +607,7 @@ def normalise(x, eps=1e-5):
 
 
 def dx_of(dy, x, w, shift=1.0, stretch=1.0, scale=1.0):
-    """The line above; shift, stretch and scale leave a term out, or spoil it."""
+    """The line above; shift or stretch 0 leaves a term out, scale spoils it."""
     n, q = normalise(x)
     dn = dy * w
     return scale * q * (dn - shift * mean(dn) - stretch * n * mean(dn * n))
@@ -651,8 +666,7 @@ assert caught[:, 0].sum() < caught[:, 2].sum() < caught[:, 3].sum()
 # A softmax has no weight to help it.
 #
 # A parameter at its initial value is a special point, as a sum is a special loss: multiplying by 1 and forgetting to
-# multiply look the same. **Everything random, in a test of a gradient: the cotangent, the inputs and the
-# parameters.**
+# multiply look the same. **Everything random, in a test of a gradient: c, the inputs and the parameters.**
 
 # %% [markdown]
 # ## 10. `minigam.gradcheck`
@@ -660,7 +674,8 @@ assert caught[:, 0].sum() < caught[:, 2].sum() < caught[:, 3].sum()
 # The project's own checker is what you wrote, for functions of several Tensors: central differences in float64 with
 # $h = 10^{-5}$, $\langle c, f \rangle$ with a random c, relative to the largest entry. It returns the worst relative
 # error and raises `AssertionError` if that is too large. Try it on operations of the GAM, and on the same operations
-# with every gradient 0.1 % too large.
+# with every gradient 0.1 % too large. (`op` makes an operation on Tensors from a rule. What the operations do is told in
+# notebooks 04 to 07; a checker need not know.)
 
 
 # %%
@@ -668,7 +683,7 @@ def too_large(operation):
     """Make an operation whose gradients are 0.1 % too large."""
 
     def rule(xp, *arrays):
-        y, backward = operation.rule(xp, *arrays)
+        y, backward = operation.rule(xp, *arrays)  # may have gradients for optional inputs too
         return y, lambda dy: tuple(1.001 * g for g in backward(dy)[: len(arrays)])
 
     return op(rule)
@@ -718,7 +733,8 @@ for what, operation, leaves in (
 #
 # Sometimes the checker says no, and the gradient is right. At a kink there is no derivative to compare with, and a
 # central difference returns the mean of both sides. A function that draws random numbers is another one at
-# each call: a dropout mask has to be held. And where x itself is large, adding $10^{-5}$ to it is rounded as well.
+# each call: dropout, which sets random entries to 0, has to keep the same ones. And where x itself is large, adding
+# $10^{-5}$ to it is rounded as well.
 
 # %%
 relu = lambda z: np.maximum(z, 0.0)
@@ -781,7 +797,7 @@ assert abs(along - promised) < 1e-7
 
 # %% [markdown]
 # `gradcheck(..., directions=5)` does that five times. Compare the price: two calls for each direction against two for
-# each number in the model.
+# each number in the model. Then the same check on the same model, with one wrong rule put into it: that of the memory.
 
 # %%
 losses = lambda *parameters: model.token_losses(ids, targets)

@@ -2,10 +2,11 @@
 # # 09 · What does GAM see?
 #
 # **Goal.** Say exactly which tokens an output of a GAM depends on, derive the number, measure it on any model, and tell
-# from it, before any training, what a model can learn and what it never will. At the end you will have shown that a
-# trained GAM is within a few per cent of the best that *any* model with the same view can do.
+# from it, before any training, what a model can learn and what it never will. At the end you will have shown that,
+# on words that must be recalled from further back, a trained GAM is within a few per cent of the best that *any* model
+# with the same view can do.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 04 (the causal convolution), 05 (the memory) and 07 (the block); 08
+# **Time.** 90 minutes, 5 exercises. **Needs** 04 (the causal convolution), 05 (the memory) and 07 (the block); 08
 # (training) helps. Letters: B batch, T tokens, C channels, S slots, K kernel size, L layers, V vocabulary, R reach.
 
 # %% tags=["setup"]
@@ -39,7 +40,8 @@ from minigam.pocketstories import KINDS, SLOTS, stories
 #
 # * Before the first block a position holds the embedding of its own token: $R_0 = 1$.
 # * A position after block $\ell$ reads K neighbouring positions after block $\ell - 1$. The oldest of them lies K - 1
-#   tokens back, and had itself seen $R_{\ell-1}$ tokens. So the view grows by K - 1, whatever it was before:
+#   tokens back, and had itself seen $R_{\ell-1}$ tokens. The views of neighbours overlap in all but one token, so the
+#   view grows by K - 1, whatever it was before. From $R_0 = 1$ it does so L times:
 #
 # $$ R_0 = 1, \qquad R_\ell = R_{\ell - 1} + (K - 1) \qquad\Longrightarrow\qquad R = R_L = 1 + L\,(K - 1) $$
 #
@@ -103,10 +105,10 @@ assert reach(published.n_layers, published.kernel_size) == reach(4, 4)
 # ## 2. Do not believe it: measure
 #
 # A formula derived on paper is a claim about code. Two measurements test it, and both must give **exactly** zero beyond
-# the reach, not merely little: what is not connected cannot matter by one bit.
+# the reach, not merely little: what is not connected cannot matter, not even by one bit.
 #
-# **The gradient.** Let $x_s$ be what enters the first block at position $s$, and mix the logits at the last position by
-# random numbers $c$. Then
+# **The gradient.** Let $x_s$ (C,) be what enters the first block at position $s$, and $c$ (V,) random numbers, which make
+# one number $\langle c, \mathrm{logits}_{T-1} \rangle$ of the logits at the last position (random, so that nothing cancels). Then
 #
 # $$ J_s = \Big\| \frac{\partial\, \langle c, \mathrm{logits}_{T-1} \rangle}{\partial x_s} \Big\| $$
 #
@@ -155,8 +157,8 @@ for n_layers, kernel_size in ((1, 1), (1, 5), (2, 3), (3, 2), (4, 4), (6, 3)):
 #
 # <details><summary>Hint</summary>
 #
-# Two loops: over d = 0 .. T-1, and over all tokens that could stand there. Copy `ids` before you change an entry. Compare with `!=`, not with
-# `np.allclose`. Keep the largest 1 + d that moved anything: `max` does.
+# Two loops: over d = 0 .. T-1, and over all tokens that could stand there. Copy `ids` before you change an entry. Compare with `!=` and
+# `.any()`, not with `np.allclose`. Keep the largest 1 + d that moved anything: `max` does.
 #
 # </details>
 
@@ -180,7 +182,7 @@ def measured_reach(f, ids, vocab_size):
 check.ex_09_2(measured_reach)
 
 # %% [markdown]
-# Your measurement against your formula, and against the rivals. `None` is what a model answers that sees all:
+# Your measurement against what each model says of itself, the rivals among them: `reach` is `None` for a model that sees all.
 
 
 # %%
@@ -215,7 +217,7 @@ for label, model in tqdm(boxes.items(), leave=False):
 # ## 3. The whole map
 #
 # Not only the last output: every output $t$ against every input $s$. The entry is the largest change of a logit at
-# $t$ when token $s$ is replaced:
+# $t$ when token $s$ is replaced (here by one other token, the next of the vocabulary):
 #
 # $$ I_{ts} = \max_v \big|\, \mathrm{logits}_{tv}(\text{token } s \text{ replaced}) - \mathrm{logits}_{tv} \,\big| $$
 
@@ -247,6 +249,7 @@ for label, moved in maps.items():
     assert (moved[seen] > 0).all(), label
     assert (moved[~seen] == 0).all(), label
 last = {label: moved[-1] for label, moved in maps.items()}
+# The first 8 inputs against the 8 just before the last.
 fading = {label: row[:8].mean() / row[-9:-1].mean() for label, row in last.items()}
 for label, ratio in fading.items():
     print(f"{label:12} far inputs move the last output {ratio:.3f} times as much as near ones")
@@ -352,7 +355,7 @@ figure = viz.reach_plot({"GAM": moved.tolist()}, {"GAM": R})
 figure.axes[0].set_xlim(-0.5, furthest - 0.5)
 show(
     figure,
-    "The movement of the prediction is largest for the nearest tokens and falls over several orders "
+    "The movement of the prediction is largest among the nearest tokens and falls over several orders "
     "of magnitude up to the one 12 back. There is no point after the line at 13 tokens: there it is "
     "exactly 0.",
 )
@@ -381,20 +384,20 @@ assert stored["GAM"]["mean"][R] == 0
 # ## 6. A story, seen through a window
 #
 # Every token of PocketStories is of a kind. At a *choice* something random happens: nobody can know it. *Syntax* is
-# settled by something at most 13 tokens before. *Recall* is settled by something further back: who the hero was, what
-# was lost. The stories can be written again from their seed, and then each token also tells its `lookback`: how many
-# tokens before it the mention lies that settles it (0 for what no mention settles).
+# settled by the 13 tokens before it. *Recall* is settled by something further back: who the hero was, what
+# was lost. The stories can be written again from their seed, and then each token also tells its `nats`, -log of its exact
+# probability (0: settled), and its `lookback`: how many tokens before it the mention lies that settles it (0 for what no mention settles).
 #
 # Mind the counting. The model predicts word $j$ from the words before it, of which the last is its "present token". A
 # mention $n$ tokens before the *predicted* word is $d = n - 1$ places before the *present* token. In sight is $d \le R - 1$, and so $n \le R$.
 
 # %%
 names = lambda slot, form="name": {value[form] for value in SLOTS[slot]}
-told = list(stories(len(rows), 1))  # the validation stories
+told = list(stories(len(rows), 1))  # their seed is 1
 story = told[0]
 text = [token.text for token in story]
 assert text == [words[i] for i in targets[0, : len(story)]]
-settled = lambda token: token.lookback > 0 and token.nats == 0  # by a mention
+settled = lambda token: token.lookback > 0 and token.nats == 0  # and by a mention
 mentions = {j: token.lookback for j, token in enumerate(story) if settled(token)}
 inside = min(mentions, key=mentions.get)  # the nearest mention
 name = next(j for j in mentions if mentions[j] > R and text[j] in names("hero"))  # again
@@ -430,7 +433,7 @@ assert unsure < 0.3
 
 # %% [markdown]
 # The model knows that a name comes here, and it knows the names. It has no idea which: the frame lies outside the
-# grey. The whole story, its loss token by token:
+# grey. The whole story, its loss ($-\log p$, in nats) token by token:
 
 # %%
 with no_grad():
@@ -444,7 +447,7 @@ for kind, style in zip(KINDS, ("k.", "ws", "k^"), strict=True):
 axes.legend(frameon=False)
 show(
     figure,
-    "One stem a token. Syntax lies at zero, but for one token; choices between 0 and 3.5 nats; the "
+    "One stem a token. Syntax lies at zero, but for one token; choices between 0 and 3 nats; the "
     "recall tokens between 0.5 and 3.",
 )
 assert losses[kinds == KINDS.index("syntax")].mean() < 0.2
@@ -454,16 +457,16 @@ assert losses[kinds == KINDS.index("recall")].mean() > 1.0
 # A floor is the mean of $-\log$ of the exact probability: what the generator itself would lose. Over all validation stories, by kind:
 
 # %%
-n = 400  # stories
+N = 400  # stories
 parts = []
 with no_grad():
-    for i in tqdm(range(0, n, 40), leave=False):
+    for i in tqdm(range(0, N, 40), leave=False):
         parts.append(model.token_losses(rows[i : i + 40], targets[i : i + 40]).numpy())
-losses, told_kind, counted = np.concatenate(parts), corpus.kinds[:n], targets[:n] >= 0
+losses, told_kind, counted = np.concatenate(parts), corpus.kinds[:N], targets[:N] >= 0
 print("kind       loss   floor   (nats per token)")
 for i, kind in enumerate(KINDS):
     chosen = counted & (told_kind == i)
-    loss, floor = losses[chosen].mean(), corpus.floor[:n][chosen].mean()
+    loss, floor = losses[chosen].mean(), corpus.floor[:N][chosen].mean()
     print(f"{kind:8} {loss:6.3f} {floor:7.3f}")
     assert abs(loss - floor) < 0.1 if kind != "recall" else loss > floor + 1.5
 
@@ -477,12 +480,12 @@ half = look(edge)
 assert story[edge].lookback <= R
 
 # %% [markdown]
-# Ten tokens back stands the name that says whether "He" or "She" comes. The convolutions connect the two, as section 2 has shown for every token in reach. Yet
-# the model hardly uses it. So it is in all stories. Here is the mean loss of every token that a mention settles, by how far back the mention lies:
+# Ten tokens back stands the name that says whether "He" or "She" comes. The convolutions connect the two, as section 5 has shown for every token in reach. Yet
+# the model hardly uses it, here and in all other stories. Here is the mean loss of every token that a mention settles, by how far back the mention lies:
 
 # %%
 pairs = []
-for i in range(n):
+for i in range(N):
     places = [j for j, token in enumerate(told[i]) if settled(token)]
     pairs += [(told[i][j].lookback, losses[i, j]) for j in places]
 away, lost = map(np.array, zip(*pairs, strict=True))
@@ -514,23 +517,23 @@ assert min(loss for m, loss in mean_lost.items() if m > R) > 0.6
 # Take all stories whose hero is Lily, and write Mia wherever Lily stands. That gives all stories whose hero is Mia, each
 # exactly as probable as before, because the generator draws the hero's name evenly. A window in which no name stands
 # looks the same before and after. So, given that window, Lily and Mia are **equally probable**. So are Lily and Tom, if "she" and
-# "he" are exchanged along with them and neither is in the window. Say there are n words that can be exchanged like this. Whatever a model answers to the window, call $q_i$ its probability
-# for word $i$. Its mean loss there is
+# "he" are exchanged along with them and neither is in the window. Say there are m words that can be exchanged like this: each is
+# the right one in a share 1/m of all cases. Whatever a model answers to the window, call $q_i$ its probability for word $i$. Its mean loss there is
 #
-# $$ -\frac{1}{n} \sum_{i=1}^{n} \log q_i \;\ge\; -\log\Big( \frac{1}{n} \sum_{i=1}^{n} q_i \Big) \;\ge\; \log n $$
+# $$ -\frac{1}{m} \sum_{i=1}^{m} \log q_i \;\ge\; -\log\Big( \frac{1}{m} \sum_{i=1}^{m} q_i \Big) \;\ge\; \log m $$
 #
 # The first step is Jensen's inequality (the logarithm of a mean is at least the mean of the logarithms), the second says that
-# probabilities add up to at most 1. Equality holds for the even guess alone.
+# probabilities add up to at most 1, so that their mean is at most 1/m. Equality holds for the even guess alone.
 
 # %%
-n_names = 12
-q = rng.dirichlet(np.ones(n_names + 1), size=1000)  # 1000 models
-q = q[:, :n_names]  # the rest is for other words
+m = 12  # names
+q = rng.dirichlet(np.ones(m + 1), size=1000)  # 1000 models
+q = q[:, :m]  # the rest is for other words
 loss_of = -np.log(q).mean(axis=-1)
 assert (loss_of >= -np.log(q.mean(axis=-1))).all()
-assert (-np.log(q.mean(axis=-1)) >= math.log(n_names)).all()
-even = np.full(n_names, 1.0 / n_names)
-assert abs(-np.log(even).mean() - math.log(n_names)) < 1e-12
+assert (-np.log(q.mean(axis=-1)) >= math.log(m)).all()
+even = np.full(m, 1.0 / m)
+assert abs(-np.log(even).mean() - math.log(m)) < 1e-12
 
 # %% [markdown]
 # How many words can be exchanged? The argument needs windows that do not tell, so let the code look at every window of every
@@ -571,7 +574,7 @@ def exchangeable(text, j):
 
 
 found = {family: [] for family in families}
-for i in range(n):
+for i in range(N):
     text_i = [token.text for token in told[i]]
     for j in np.flatnonzero(counted[i] & (told_kind[i] == KINDS.index("recall"))):
         family, m = exchangeable(text_i, j)
@@ -591,8 +594,8 @@ print(f"{'all':14} {len(every):6} {ours:6.3f} {bound:7.3f}")
 assert 0.97 < ours / bound < 1.06
 
 # %% [markdown]
-# *Bound* is the least that any model of 13 tokens can reach on average, *counted* the entropy of how often each word
-# came in these stories, "knowing nothing". (For the thing it is larger than the bound, as "this" and "these" sometimes tell the number.)
+# *Bound* is the least that any model of 13 tokens can reach on average, the mean of log m; *counted* is the entropy of how often each word
+# came in these stories, what one loses who knows nothing else. (For the thing *counted* is larger than the bound, as "this" and "these" sometimes tell the number.)
 #
 # What the comparison shows: on recall tokens the trained GAM loses what its window costs, and hardly anything else. More parameters, data or
 # steps could win the last per cent of it, and nothing beyond. What it does **not** show is that a wider window would be used
@@ -628,8 +631,8 @@ assert recall_of["Transformer"] < 0.5 * bound, "with the whole story in sight, i
 #
 # ### Exercise 09.4 ★★☆ What a reach can hope for
 #
-# Some tokens are settled by a mention n tokens before them (1: the token just before). Given all their n, an array `back`,
-# return the share, from 0 to 1, whose mention lies within the reach of a model; `reach` is None for a model
+# Some tokens are settled by a mention n tokens before them (1: the token just before). `back` is an array of all
+# these n. Return the share, from 0 to 1, of mentions that lie within the `reach` of a model, which is None for a model
 # that sees all.
 #
 # <details><summary>Hint</summary>
@@ -642,7 +645,7 @@ assert recall_of["Transformer"] < 0.5 * bound, "with the whole story in sight, i
 
 # %% tags=["exercise"]
 def share_in_reach(back, reach):
-    """Return the share of mentions, back (n,) tokens before their word, that are in sight."""
+    """Return the share of mentions in sight; back: how far each lies before its word."""
     # SOLUTION
     if reach is None:
         return 1.0
@@ -678,22 +681,25 @@ assert share_in_reach(back, int(back.max())) == 1.0
 
 # %%
 n_keys = 8
+# 200 rows of 24 tokens, each with 4 pairs; the keys are 1 .. 8, the values 9 .. 16.
 tokens, answers = mqar(200, np.full(200, 4), 24, n_keys, n_keys, np.random.default_rng(91))
-called = [".", *(f"k{i}" for i in range(n_keys)), *(f"v{i}" for i in range(n_keys))]
+called = [".", *(f"{letter}{i}" for letter in "kv" for i in range(1, n_keys + 1))]
 print("read  ", " ".join(f"{called[i]:2}" for i in tokens[0]))
 print("answer", " ".join(f"{called[i] if i >= 0 else '':2}" for i in answers[0]))
 
 # %% [markdown]
 # ### Exercise 09.5 ★★★ The perfect answerer of R tokens
 #
-# Be the model. `tokens` (T,) is one row: 0 is blank, 1 .. n_keys are keys, larger numbers are values. For each position t you may
-# look at tokens t - R + 1 .. t only. If t holds a key that also stands at an earlier place in that view, return the token just
-# after that earlier place: its value. Return -1 where there is nothing to say: no key, a key's first coming, or a first coming out of sight.
+# Be the model. `tokens` (T,) is one row: 0 is a blank, 1 .. n_keys are keys, larger numbers are values. At each position t you may
+# look at tokens t - R + 1 .. t only, where R is the argument `reach`. Return an array (T,): where t holds a key that also stands at
+# an earlier place in that view, the token just after that earlier place, its value; -1 where there is nothing to say: at a blank or
+# a value, at a key's first coming, and where that first coming is out of sight.
 #
 # <details><summary>Hint</summary>
 #
-# Cut the view first: `view = tokens[max(0, t - reach + 1) : t]`, without the present token. If the key is in the view
-# at place s, s + 1 is at most t - 1: the value is in the view as well. `np.flatnonzero(view == key)` finds s.
+# For each t, cut the view out of the row first, without the present token. Mind its start near the beginning of the row: a
+# negative one would count from the end. `np.flatnonzero(view == key)` finds the place s of the key *in the view*. Its value
+# stands at s + 1, and is in the view as well.
 #
 # </details>
 
@@ -716,7 +722,8 @@ def answer_in_sight(tokens, n_keys, reach):
 check.ex_09_5(answer_in_sight)
 
 # %% [markdown]
-# Its accuracy against the distance from the pair to the query is a step: the ceiling for every model of that reach. (A
+# Its accuracy against the distance from the pair to the query is a step, from 1 to 0. No model of that reach
+# can do better, except by guessing. (A
 # pair at distance $n$ from its query needs $R \ge n + 1$: here the query itself is the present token, and is counted.)
 
 # %%
@@ -737,7 +744,9 @@ for reach_of, answered in right.items():
 
 # %% [markdown]
 # And learned models? Training three of them takes longer than this notebook has; the project's `recall` experiment stores what it found.
-# Its plot, drawn from the stored numbers (distances asked fewer than 100 times are left out, as noise):
+# Its GAM has other numbers (L = 2, K = 7) and the same reach. Its plot, drawn from the stored numbers (distances asked fewer than
+# 100 times are left out, as noise); below it, *guessing* is taking any of the values in sight, blind to the keys, which is easier
+# for a GAM, as it has fewer of them in sight:
 
 # %%
 recall = results("recall")
@@ -775,16 +784,17 @@ assert between(gam, 1, 12) < 0.9, "within its reach: far from the perfect answer
 # Two different limits, to be kept apart:
 #
 # * **Beyond the reach, GAM is at chance.** That is arithmetic, as in section 7.
-# * **Within the reach it is better than guessing and far from perfect.** That is no theorem. A convolution weighs each place alike whatever
-#   stands there, so "find the place that holds *this* key" is left to the gate and the feed-forward layers, which see one token at a time.
+# * **Within the reach it is better than guessing and far from perfect.** That is no theorem. A convolution gives each place a fixed weight, whatever
+#   stands there, so "find the place that holds *this* key" is left to the gate and the feed-forward layers, which see one position at a time.
 #   Attention compares every pair of tokens by construction: notebook 10 builds it by hand so that it answers every query.
 #
-# The experiment is one size, one seed, and one or two thousand steps. The first limit holds for every size; the second may move with it.
+# The experiment is one size, one seed, and about two thousand steps. The first limit holds for every size; the second may move with it.
 #
 # ## 9. What would help?
 #
 # More layers or larger kernels widen the view, by the formula. A third way is *dilation*: let block $\ell$ (from 0) look at every
-# $2^\ell$-th token. Its K taps then span $(K-1)\,2^\ell$ tokens, and the reach doubles with each block:
+# $2^\ell$-th token. Its K taps then look back $(K-1)\,2^\ell$ tokens, by which the view grows, and the reach about doubles with each block (the
+# powers of two below $2^L$ add up to $2^L - 1$):
 #
 # $$ R_{\text{dilated}} = 1 + (K - 1) \sum_{\ell=0}^{L-1} 2^{\ell} = 1 + (K - 1)\,(2^{L} - 1) $$
 #
@@ -853,7 +863,7 @@ assert depth < layers_needed(furthest - 1, 8) < layers_needed(furthest - 1, 3)
 #
 # $$ \text{numbers held} = L\,(K - 1)\,C $$
 #
-# A Transformer holds a key and a value of every token in every block, $2\,L\,T\,C$ numbers, growing with T. `lm.Stream` reads token by token:
+# A Transformer holds a key and a value (notebook 10) of every token in every block, $2\,L\,T\,C$ numbers, growing with T. `lm.Stream` reads token by token:
 
 # %%
 stream, c = Stream(model), model.config
@@ -870,6 +880,7 @@ print(f"a GAM holds {held[0]:,} numbers after 1 token, {held[-1]:,} after 40")
 print(f"a Transformer of this size would hold {2 * c.n_layers * 40 * c.d_model:,} after 40")
 
 # %%
+# And the time of writing one more token, as the project's `generate` experiment stored it.
 writing = results("generate")["summary"]["minigam GAM"]
 for position, at in writing.items():
     print(f"token {int(position):6,} of the published model: {at['median_ms']:.1f} ms")
@@ -880,9 +891,9 @@ assert slowest < 1.5 * fastest, "the 10,000th token takes about the time of the 
 # ## What you have now
 #
 # * R = 1 + L (K - 1), derived, and measured to the last bit with an instrument that works on any model.
-# * A bound, log n, that says before training what a window of R tokens can never predict; the trained GAM sits on it.
+# * A bound, log m, that says before training what a window of R tokens can never predict; the trained GAM sits on it.
 # * Two limits to keep apart: what a model cannot see, and what it sees and does not use.
-# * The reason to want a GAM all the same: its memory and time a token never grow.
+# * The reason to want a GAM all the same: its memory and its time for a token never grow.
 #
 # **Read on in the code:** `GAM.reach` and `Stream` in `minigam/lm.py`; `minigam/experiments/reach.py`, `minigam/mqar.py` and
 # `minigam/pocketstories.py`.

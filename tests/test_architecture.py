@@ -92,8 +92,10 @@ def test_the_engine_can_be_read_in_one_sitting():
     assert lines <= 600
 
 
-HEAVY = ("cupy", "torch", "matplotlib", "tokenizers", "huggingface_hub", "pyarrow", "scipy", "IPython", "jupytext",
-         "nbformat", "nbclient")  # fmt: skip
+HEAVY = (
+    "cupy", "torch", "matplotlib", "tokenizers", "huggingface_hub", "pyarrow", "scipy",
+    "IPython", "jupytext", "nbformat", "nbclient",
+)  # fmt: skip
 
 
 def test_importing_loads_nothing_heavy():

@@ -100,7 +100,8 @@ def _plain(e: Exception) -> str:
     sizes = re.search(r"matmul: .*mismatch in its core dimension.*size (\d+) is different from (\d+)", str(e))
     if sizes is None:
         return " ".join(str(e).split())
-    return f"the sides of @ do not fit, rows of {sizes[2]} numbers on the left meet columns of {sizes[1]} on the right"
+    right, left = sizes.groups()
+    return f"the sides of @ do not fit, rows of {left} numbers on the left meet columns of {right} on the right"
 
 
 def _line(e: Exception) -> str:

@@ -25,6 +25,16 @@ def turned(f, x, h):
     return (f(x - h) - f(x + h)) / (2 * h)
 
 
+@wrong("02_1", says="brackets are missing")
+def divides_one_value(f, x, h):
+    return f(x + h) - f(x - h) / (2 * h)
+
+
+@wrong("02_1", says="h is not used")
+def own_small_step(f, x, h):
+    return (f(x + 1e-6) - f(x - 1e-6)) / 2e-6
+
+
 @wrong("02_2", says="the real part")
 def real_part(f, x, h=1e-20):
     return f(x + 1j * h).real
@@ -48,6 +58,11 @@ def real_step(f, x, h=1e-20):
 @wrong("02_2", says="h is not used")
 def own_step(f, x, h=1e-20):
     return f(x + 1e-20j).imag / 1e-20
+
+
+@wrong("02_2", says="the two parts change places")
+def divided_by_ih(f, x, h=1e-20):
+    return (f(x + 1j * h) - f(x)) / (1j * h)
 
 
 def differences(f, x, h, *, back=True, divisor=2.0):
@@ -74,6 +89,28 @@ def in_place(f, x, h=1e-5):
         g[j] = f(x)
         x[j] -= 2 * h
         g[j] = (g[j] - f(x)) / (2 * h)
+    return g
+
+
+@wrong("02_3", says="an entry stays at x - h")
+def never_put_back(f, x, h=1e-5):
+    g, z = np.empty(x.shape), x.copy()
+    for j in np.ndindex(x.shape):
+        z[j] += h
+        g[j] = f(z)
+        z[j] -= 2 * h
+        g[j] = (g[j] - f(z)) / (2 * h)
+    return g
+
+
+@wrong("02_3", says="a whole row moves at once")
+def row_by_row(f, x, h=1e-5):
+    g = np.empty(x.shape)
+    for j in range(len(x)):
+        above, below = x.copy(), x.copy()
+        above[j] += h
+        below[j] -= h
+        g[j] = (f(above) - f(below)) / (2 * h)
     return g
 
 
@@ -104,14 +141,18 @@ def twice(f, x, h=1e-5):
     return differences(f, x, h, divisor=1.0)
 
 
-def compared(rule, x, *, c=None, seed=0, shape=True, relative="largest", rtol=1e-6, atol=1e-9, small=True):
+def compared(
+    rule, x, *, c=None, dy=None, shape=True, relative="largest", rtol=1e-6, atol=1e-9, small=True, sizes=True
+):
     y, backward = rule(x)
-    c = np.random.default_rng(seed).standard_normal(y.shape) if c is None else c(y.shape)
-    got = backward(c)
+    c = np.random.default_rng(0).standard_normal(y.shape) if c is None else c(y.shape)
+    got = backward(c if dy is None else dy(y.shape))
     if shape and np.shape(got) != x.shape:
         return False
     numeric = differences(lambda z: (c * rule(z)[0]).sum(), x, 1e-5)
-    error = np.abs(got - numeric)
+    error = np.abs(got - numeric) if sizes else got - numeric
+    if relative == "mean":
+        return bool(error.mean() <= atol + rtol * np.abs(numeric).max())
     if relative == "nothing":
         return bool((error <= 1e-6).all())
     scale = np.abs(numeric) if relative == "itself" else np.abs(numeric).max()
@@ -123,6 +164,21 @@ def compared(rule, x, *, c=None, seed=0, shape=True, relative="largest", rtol=1e
 @wrong("02_4", says="softmax, zeros: this wrong rule was let pass; weigh the outputs by random c")
 def plain_sum(rule, x):
     return compared(rule, x, c=np.ones)
+
+
+@wrong("02_4", says="the same c weighs the outputs and enters backward")
+def backward_of_ones(rule, x):
+    return compared(rule, x, dy=np.ones)
+
+
+@wrong("02_4", says="not at the first or at their mean")
+def mean_error(rule, x):
+    return compared(rule, x, relative="mean")
+
+
+@wrong("02_4", says="a negative error is an error")
+def without_abs(rule, x):
+    return compared(rule, x, sizes=False)
 
 
 @wrong("02_4", says="small entries are all noise")
@@ -234,3 +290,22 @@ def values(dy, x):
 def changed_places(dy, x):
     y = softmax(dy)
     return y * (x - (x * y).sum(axis=-1, keepdims=True))
+
+
+@wrong("02_5", says="y_j multiplies the sum as well")
+def bracket_lost(dy, x):
+    y = softmax(x)
+    return y * dy - (dy * y).sum(axis=-1, keepdims=True)
+
+
+@wrong("02_5", says="dZ has e_i / Z ** 2 in it")
+def square_lost(dy, x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    Z = e.sum(axis=-1, keepdims=True)
+    return (dy / Z - (dy * e / Z).sum(axis=-1, keepdims=True)) * e
+
+
+@wrong("02_5", says="this softmax runs over everything")
+def one_softmax(dy, x):
+    y = softmax(x, axis=None)
+    return y * (dy - (dy * y).sum())

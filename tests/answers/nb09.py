@@ -27,6 +27,21 @@ def all_mixers_alike(n_layers, kernel_size, mixer="gated"):
     return 1 + n_layers * (kernel_size - 1)
 
 
+@wrong("09_1", says="R is 1, not K")
+def from_k(n_layers, kernel_size, mixer="gated"):
+    return kernel_size + n_layers * (kernel_size - 1)
+
+
+@wrong("09_1", says="the memory is the same for every text")
+def global_sees_all(n_layers, kernel_size, mixer="gated"):
+    return math.inf if mixer == "global" else 1 + n_layers * (kernel_size - 1)
+
+
+@wrong("09_1", says='only mixer "global"')
+def local_sees_one(n_layers, kernel_size, mixer="gated"):
+    return 1 if mixer in ("global", "local") else 1 + n_layers * (kernel_size - 1)
+
+
 def moved(f, ids, s, tokens):
     """Return whether one of the tokens at place s moves the last row of f."""
     for token in tokens:
@@ -90,6 +105,34 @@ def in_place(f, ids, vocab_size):
     return len(ids)
 
 
+@wrong("09_2", says="one place off")
+def minus_d(f, ids, vocab_size):
+    T = len(ids)
+    return max((1 + d for d in range(T) if moved(f, ids, -d, range(vocab_size))), default=0)
+
+
+@wrong("09_2", says="counted from the end")
+def from_the_front(f, ids, vocab_size):
+    return max((1 + d for d in range(len(ids)) if moved(f, ids, d, range(vocab_size))), default=0)
+
+
+@wrong("09_2", says="copy ids anew")
+def one_copy_for_all(f, ids, vocab_size):
+    changed, found = ids.copy(), 0
+    for d in range(len(ids)):
+        for token in range(vocab_size):
+            changed[-1 - d] = token
+            if (f(changed)[-1] != f(ids)[-1]).any():
+                found = max(found, 1 + d)
+    return found
+
+
+@wrong("09_2", says="try every other token")
+def zero_alone(f, ids, vocab_size):
+    T = len(ids)
+    return max((1 + d for d in range(T) if moved(f, ids, T - 1 - d, [0])), default=0)
+
+
 @wrong("09_3", says="rounded down")
 def floor(d, kernel_size):
     return d // (kernel_size - 1)
@@ -103,6 +146,21 @@ def always_one_more(d, kernel_size):
 @wrong("09_3", says="adds K - 1 tokens, not K")
 def k_taps(d, kernel_size):
     return math.ceil(d / kernel_size)
+
+
+@wrong("09_3", says="this is for one nearer")
+def one_nearer(d, kernel_size):
+    return math.ceil((d - 1) / (kernel_size - 1))
+
+
+@wrong("09_3", says="rounded to the nearest")
+def rounded(d, kernel_size):
+    return round(d / (kernel_size - 1))
+
+
+@wrong("09_3", says="even with K = 1")
+def one_tap_first(d, kernel_size):
+    return math.inf if kernel_size == 1 else math.ceil(d / (kernel_size - 1))
 
 
 @wrong("09_3", says="ZeroDivisionError")
@@ -163,3 +221,30 @@ def the_key_again(tokens, n_keys, reach):
 @wrong("09_5", says="it is -1, not 0")
 def zeros(tokens, n_keys, reach):
     return answers(tokens, n_keys, reach, blank=0)
+
+
+@wrong("09_5", says="counts from the end")
+def negative_start(tokens, n_keys, reach):
+    found = np.full(len(tokens), -1)
+    for t, key in enumerate(tokens):
+        view = tokens[t - reach + 1 : t]
+        at = np.flatnonzero(view == key)
+        if 1 <= key <= n_keys and len(at):
+            found[t] = view[at[0] + 1]
+    return found
+
+
+@wrong("09_5", says="taken for a place in the row")
+def place_in_the_row(tokens, n_keys, reach):
+    found = np.full(len(tokens), -1)
+    for t, key in enumerate(tokens):
+        at = np.flatnonzero(tokens[max(0, t - reach + 1) : t] == key)
+        if 1 <= key <= n_keys and len(at):
+            found[t] = tokens[at[0] + 1]
+    return found
+
+
+@wrong("09_5", says="the token itself")
+def numbered_values(tokens, n_keys, reach):
+    right = answers(tokens, n_keys, reach)
+    return np.where(right < 0, right, right - n_keys)

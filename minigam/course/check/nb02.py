@@ -48,8 +48,16 @@ def ex_02_1(central):
                 "twice too large: from x - h to x + h the way is 2 h": (above - below) / h,
                 "a factor h * h is wrong: / 2 * h multiplies by h, write / (2 * h)": (above - below) / 2 * h,
                 "the sign is turned round: f(x + h) comes first": (below - above) / (2 * h),
-                "the two values belong h / 2 from x, then; with steps of h divide by 2 h": (
+                "brackets are missing: the whole difference is divided, not f(x - h) alone": (
+                    above - below / (2 * h)
+                ),
+                "the two values are added; wanted their difference": (above + below) / (2 * h),
+                "these are steps of h / 2; step by h to both sides": (f(x + h / 2) - f(x - h / 2)) / h,
+                "the steps are h / 2 and the way h, but this divides by 2 h; step by h to both sides": (
                     (f(x + h / 2) - f(x - h / 2)) / (2 * h)
+                ),
+                "h is not used: this is the slope with a far smaller step": (
+                    (f(x + 1e-5) - f(x - 1e-5)) / 2e-5
                 ),
             },
         )
@@ -70,6 +78,11 @@ def ex_02_2(complex_step):
         if str(f).startswith("1e8"):
             where += " (beside 1e8 a difference of two values loses its digits; the imaginary part does not)"
         require(
+            not np.iscomplexobj(got) or np.ndim(got) > 0 or abs(np.real(got) - want) > 1e-6,
+            f"{where}: this is a complex number with the derivative in its real part: divided by 1j * h, the "
+            "two parts change places; divide by h, and take .imag",
+        )
+        require(
             not np.iscomplexobj(got),
             f"{where}: this is a complex number; wanted the real number in its imaginary part, .imag",
         )
@@ -85,6 +98,7 @@ def ex_02_2(complex_step):
                 "this is f(x): the real part; the derivative is in the imaginary part": f(x),
                 "this is f(x) / h, from the real part; the derivative is in the imaginary part": f(x) / 1e-20,
                 "the imaginary part is h times the derivative: divide it by h": 1e-20 * want,
+                "the step is 1j here; wanted 1j * h": f(x + 1j).imag / 1e-20,
                 "twice too small: there is one call and one step, so divide by h": want / 2,
             },
         )
@@ -97,11 +111,24 @@ def ex_02_2(complex_step):
 
 
 def _moved(f, x: np.ndarray, h: float, how: str) -> np.ndarray:
-    """Return the central differences of f, with a mistake: how the entries are moved."""
+    """Return the central differences of f; how the entries are moved: alone, or with a mistake."""
     g, above, below = np.empty(x.shape), x.copy(), x.copy()
     for j in np.ndindex(x.shape):
         if how == "alone":
             above, below = x.copy(), x.copy()
+        above[j] += h
+        below[j] -= h
+        g[j] = (f(above) - f(below)) / (2 * h)
+        if how == "left below":
+            above = below.copy()
+    return g
+
+
+def _moved_rows(f, x: np.ndarray, h: float) -> np.ndarray:
+    """Return what comes out where x[j] is moved for j in range(len(x)): a row at once."""
+    g = np.empty(x.shape)
+    for j in range(len(x)):
+        above, below = x.copy(), x.copy()
         above[j] += h
         below[j] -= h
         g[j] = (f(above) - f(below)) / (2 * h)
@@ -128,6 +155,12 @@ def ex_02_3(numeric_gradient):
             f"x of shape {shape}, h {h}",
             {
                 "an entry stays moved while the next one is; put it back first": _moved(f, x, h, "together"),
+                "an entry stays at x - h while the next one is moved; put it back first": (
+                    _moved(f, x, h, "left below")
+                ),
+                "a whole row moves at once; an entry has an index for each axis, see np.ndindex(x.shape)": (
+                    _moved_rows(f, x, h) if shape else want
+                ),
                 "all entries are moved at once; move one, and leave the others": np.full(
                     shape, (f(x + h) - f(x - h)) / (2 * h)
                 ),
@@ -165,7 +198,7 @@ def _but_last(good):
 
     def backward(dy, x):
         g = good(dy, x).copy()
-        g[(-1,) * g.ndim] *= 1.5
+        g[(-1,) * g.ndim] += 5e-6 * np.abs(g).max()  # too small to show in a mean
         return g
 
     return backward
@@ -178,14 +211,15 @@ def ex_02_4(is_right):
     x, A = rng.standard_normal((3, 4)), rng.standard_normal((4, 4))
     wide = np.geomspace(1e-9, 1e3, 9)
     rights = (
-        ("softmax", x, _softmax, _softmax_back, "is c drawn anew at every call? draw it once"),
+        ("softmax", x, _softmax, _softmax_back,
+         "draw c once; the same c weighs the outputs and enters backward"),
         ("squares", x, np.square, lambda dy, z: 2 * z * dy, ""),
         ("x @ A", x, lambda z: z @ A, lambda dy, z: dy @ A.T, ""),
         ("x @ A[:, :2]", x, lambda z: z @ A[:, :2], lambda dy, z: dy @ A[:, :2].T, "c has the shape of y"),
         ("softmax of one entry", x[:, :1], _softmax, _softmax_back,
          "its gradient is 0, and so is the largest entry: do not divide by that"),
         ("squares, 1e-9 to 1e3", wide, np.square, lambda dy, z: 2 * z * dy,
-         "its small entries are all noise: measure every error against the largest entry"),
+         "its small entries are all noise: allow an error of rtol times the largest entry, in every entry"),
         ("1e6 times squares", x, lambda z: 1e6 * np.square(z), lambda dy, z: 2e6 * z * dy,
          "its gradient is large, and so is its noise: measure against the largest entry"),
         ("sin^2 + cos^2", x, lambda z: np.sin(z) ** 2 + np.cos(z) ** 2, lambda dy, z: 0.0 * z,
@@ -204,6 +238,10 @@ def ex_02_4(is_right):
         ("softmax times 1e-4, 0.1 % too large", x, lambda z: 1e-4 * _softmax(z),
          lambda dy, z: 1.001e-4 * _softmax_back(dy, z),
          "with a small gradient a fixed tolerance allows too much: measure against the largest entry"),
+        ("squares, 0.01 too small", x, np.square, lambda dy, z: 2 * z * dy - 0.01,
+         "take the size of the error, np.abs: a negative error is an error"),
+        ("squares, 0.01 too large", x, np.square, lambda dy, z: 2 * z * dy + 0.01,
+         "take the size of the error, np.abs: a negative error is an error"),
         ("softmax, its sum forgotten", x, _softmax, lambda dy, z: _softmax(z) * dy,
          "is its gradient compared with the numeric one at all?"),
         ("x @ A, A for its transpose", x, lambda z: z @ A, lambda dy, z: dy @ A,
@@ -212,7 +250,6 @@ def ex_02_4(is_right):
          "look at the largest error of all entries, not at the first or at their mean"),
         ("squares, the sign turned", x, np.square, lambda dy, z: -2 * z * dy,
          "compare the gradients, not their sizes"),
-        ("squares, too large", x, np.square, lambda dy, z: 4 * z * dy, "take the size of the error, np.abs"),
         ("squares, all nan", x, np.square, lambda dy, z: np.full(z.shape, np.nan),
          "nan > anything is False: return whether the error IS small"),
         ("squares, an axis too many", x, np.square, lambda dy, z: (2 * z * dy)[None],
@@ -253,7 +290,7 @@ def _alone(got):
 def ex_02_5(softmax_backward):
     """The gradient of the softmax over the last axis."""
     rng = np.random.default_rng(25)
-    for shape in ((2, 3, 5), (4, 3), (6,), (3, 1)):
+    for shape in ((4, 3), (2, 3, 5), (6,), (3, 1)):
         x, dy = rng.standard_normal(shape), rng.standard_normal(shape)
         y = _softmax(x)
         own, shared = y * dy, y * (dy * y).sum(axis=-1, keepdims=True)
@@ -272,7 +309,21 @@ def ex_02_5(softmax_backward):
             "this is a mean of dy * y over the row; wanted the sum": own - shared / shape[-1],
             "these are the values of the softmax; wanted their gradient": y,
             "dy and x have changed places; dy comes first": _softmax_back(x, dy),
+            "y_j multiplies the sum as well; here it multiplies dy_j alone": (
+                own - (dy * y).sum(axis=-1, keepdims=True)
+            ),
+            "x itself stands where the softmax of x belongs": x * (dy - (dy * x).sum(axis=-1, keepdims=True)),
+            "this softmax runs over everything; each row of the last axis has its own": (
+                _softmax_back(dy.reshape(-1), x.reshape(-1)).reshape(shape)
+            ),
         }
+        for e, how in ((np.exp(x), ""), (np.exp(x - x.max(axis=-1, keepdims=True)), " (e of the shifted x)")):
+            mistakes[f"this is de; on the way to x it goes through exp as well: times e{how}"] = (
+                own - shared
+            ) / e
+            mistakes[f"dZ has e_i / Z ** 2 in it, this has e_i / Z{how}"] = own - e * (dy * y).sum(
+                axis=-1, keepdims=True
+            )
         if len(shape) > 1:
             mistakes["the sum runs over another axis; wanted the last one"] = (
                 y * (dy - (dy * y).sum(axis=-2, keepdims=True))
