@@ -5,7 +5,7 @@
 # neither large nor tiny, why a plain `.sum()` can let even zeros pass, and what an error has to be measured against.
 # At the end you check a whole GAM with it.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f a function, x the point at
+# **Time.** 90 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f a function, x the point at
 # which its derivative is wanted, h a step, ε the relative rounding error of a number, y = f(x), c random numbers of y's
 # shape; `dx` is the gradient of a loss with respect to x.
 

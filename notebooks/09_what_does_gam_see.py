@@ -481,7 +481,7 @@ assert story[edge].lookback <= R
 
 # %% [markdown]
 # Ten tokens back stands the name that says whether "He" or "She" comes. The convolutions connect the two, as section 5 has shown for every token in reach. Yet
-# the model hardly uses it, here and in all other stories. Here is the mean loss of every token that a mention settles, by how far back the mention lies:
+# the model hardly uses it, and not in this story alone. Here is the mean loss of every token that a mention settles, by how far back the mention lies:
 
 # %%
 pairs = []

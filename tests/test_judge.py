@@ -113,7 +113,7 @@ def doubles_in_place(x):
         (
             lambda x: np.ones((2, 3)) @ np.ones((4, 5)),
             "Exercise 99.1: <lambda>((3,)) raised ValueError: the sides of @ do not fit, rows of 3 numbers "
-            "on the left meet columns of 4 on the right",
+            "left of it meet columns of 4 right of it",
         ),
         (doubles_in_place, "Exercise 99.1: doubles_in_place changed an array it was given"),
     ],

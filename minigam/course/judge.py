@@ -70,7 +70,7 @@ def _guarded(answer, function: bool):
             raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {_plain(e)}{_line(e)}") from e
         for before, after in zip(args, given, strict=True):
             if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=True):
-                raise NotYet(f"{name} changed an array it was given; make a new one (x = x + 1, not x += 1)")
+                raise NotYet(f"{name} changed an array it was given, if by a bit; make a new one (x = x + 1)")
         if returned is None:
             raise NotYet(f"{name}{_shapes(args)} returned None; is a return missing?")
         return returned
@@ -101,7 +101,7 @@ def _plain(e: Exception) -> str:
     if sizes is None:
         return " ".join(str(e).split())
     right, left = sizes.groups()
-    return f"the sides of @ do not fit, rows of {left} numbers on the left meet columns of {right} on the right"
+    return f"the sides of @ do not fit, rows of {left} numbers left of it meet columns of {right} right of it"
 
 
 def _line(e: Exception) -> str:
