@@ -70,7 +70,9 @@ def _guarded(answer, function: bool):
             raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {_plain(e)}{_line(e)}") from e
         for before, after in zip(args, given, strict=True):
             if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=True):
-                raise NotYet(f"{name} changed an array it was given, if by a bit; make a new one (x = x + 1)")
+                raise NotYet(
+                    f"{name} changed an array it was given, if by a bit; make a new one, or a .copy()"
+                )
         if returned is None:
             raise NotYet(f"{name}{_shapes(args)} returned None; is a return missing?")
         return returned
@@ -132,7 +134,7 @@ def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | No
             raise NotYet(f"{where}: {message}")
     if got.shape != want.shape:
         raise NotYet(f"{where}: shape {got.shape}, wanted {want.shape}")
-    if got.dtype.kind == "f" and not np.isfinite(got).all() and np.isfinite(want).all():
+    if got.size > 1 and got.dtype.kind == "f" and not np.isfinite(got).all() and np.isfinite(want).all():
         raise NotYet(f"{where}: {int((~np.isfinite(got)).sum())} of {got.size} entries are nan or infinite")
     error = np.abs(got.astype(float) - want.astype(float))
     worst = tuple(map(int, np.unravel_index(error.argmax(), error.shape)))

@@ -76,6 +76,8 @@ class Block:
 def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
     """Return median and range of the time of one step in ms, after some that do not count, and
     its peak memory above what parameters and input take, in MiB; None for all where memory ran out."""
+    if backend == "numpy":
+        backends.keep_freed_memory()  # as training does
     try:
         block = Block(model_type, scale, T, backend, seed)
         for _ in range(WARM_UP):
