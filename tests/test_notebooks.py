@@ -1,6 +1,7 @@
 """How notebooks are made from their sources: solutions, stubs, stored files, and what is wrong with them."""
 
 import json
+import signal
 
 import nbformat
 import pytest
@@ -9,7 +10,11 @@ from minigam import course
 from minigam.config import DataConfig, InputError
 from minigam.course import __main__ as command
 from minigam.course import notebooks
+from minigam.run import Run
 
+SMALL = {
+    "block_size": 128, "d_model": 4, "n_layers": 1, "n_slots": 2, "steps": 3, "batch_size": 2, "warmup_steps": 1
+}  # fmt: skip
 SOURCE = '''# %% [markdown]
 # # 77 · A test
 
@@ -212,23 +217,40 @@ def test_a_figure_is_shown_with_its_text(monkeypatch):
         assert settings["raw"]
 
 
-def test_the_trained_model_is_trained_once(monkeypatch, tmp_path):
+def test_the_trained_model_is_trained_once(monkeypatch, tmp_path, capsys):
     """The whole way with a model that takes no time; the second call reads what the first wrote."""
-    small = {
-        "block_size": 128,
-        "d_model": 4,
-        "n_layers": 1,
-        "n_slots": 2,
-        "steps": 2,
-        "batch_size": 2,
-        "warmup_steps": 1,
-    }
-    monkeypatch.setattr(course, "PRESETS", {"small": small})
+    monkeypatch.setattr(course, "PRESETS", {"small": SMALL})
     monkeypatch.setattr(course, "PROJECT", tmp_path)
     monkeypatch.setattr(course, "DataConfig", lambda: DataConfig(stories=4, valid_stories=2))
     run, model, corpus = course.trained()
     assert [p.name for p in (tmp_path / "runs").iterdir()] == [run.path.name]
+    assert capsys.readouterr().out == "", "a notebook prints the same whether it trained or read"
     monkeypatch.setattr(course.session, "train", None)  # not called again
     again = course.trained()[1]
     assert all((again.state_dict()[k] == a).all() for k, a in model.state_dict().items())
     assert len(corpus.valid) == 2
+
+
+def test_training_that_was_stopped_goes_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(course, "PRESETS", {"small": SMALL})
+    monkeypatch.setattr(course, "DataConfig", lambda: DataConfig(stories=4, valid_stories=2))
+    monkeypatch.setattr(course, "PROJECT", tmp_path / "whole")
+    whole = course.trained()[1].state_dict()
+    monkeypatch.setattr(course, "PROJECT", tmp_path / "stopped")
+    log = Run.log
+
+    def stop_at_two(run, line):
+        log(run, line)
+        if line["step"] == 2 and "lr" in line:
+            signal.raise_signal(signal.SIGINT)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 3"),
+    ):
+        patched.setattr(Run, "log", stop_at_two)
+        course.trained()
+    on = course.trained()[1].state_dict()
+    assert all((on[k] == a).all() for k, a in whole.items())
+    (folder,) = (tmp_path / "stopped" / "runs").iterdir()
+    assert "unfinished" not in folder.name

@@ -3,8 +3,8 @@
 import base64
 import hashlib
 import json
-import os
-from dataclasses import replace
+import sys
+from contextlib import redirect_stdout
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,12 +72,19 @@ def trained() -> tuple[Run, GAM, Corpus]:
     folder = PROJECT / "runs" / f"course-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     corpus = make_corpus(data, model.block_size, progress=True)
     if not folder.is_dir():
-        unfinished = folder.with_name(f"{folder.name}-unfinished-{os.getpid()}")
-        model = replace(model, vocab_size=len(corpus.tokenizer))
-        run, made, optimizer = session.begin(unfinished, "gam", model, data, train, corpus, "numpy")
-        done = session.train(run, made, optimizer, corpus, 0)
+        unfinished = folder.with_name(f"{folder.name}-unfinished")
+        if unfinished.is_dir():  # stopped half way
+            run = Run(unfinished)
+            made, optimizer, start = run.resume()
+        else:
+            begun = session.begin(unfinished, "gam", model, data, train, corpus, "numpy")
+            (run, made, optimizer), start = begun, 0
+        with redirect_stdout(sys.stderr):  # where progress goes: what a notebook prints stays the same
+            done = session.train(run, made, optimizer, corpus, start)
         if done < train.steps:
-            raise KeyboardInterrupt(f"stopped after step {done} of {train.steps}; run the cell again")
+            raise KeyboardInterrupt(
+                f"stopped after step {done} of {train.steps}; run the cell again to go on"
+            )
         unfinished.rename(folder)
     run = Run(folder)
     return run, run.load_model("numpy"), corpus
