@@ -13,7 +13,8 @@ from minigam.course import notebooks
 from minigam.run import Run
 
 SMALL = {
-    "block_size": 128, "d_model": 4, "n_layers": 1, "n_slots": 2, "steps": 3, "batch_size": 2, "warmup_steps": 1
+    "block_size": 128, "d_model": 4, "n_layers": 1, "n_slots": 2,
+    "steps": 3, "batch_size": 2, "warmup_steps": 1,
 }  # fmt: skip
 SOURCE = '''# %% [markdown]
 # # 77 · A test
