@@ -175,10 +175,15 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     assert command.main(["exercises", "--out", str(out)]) == 0
     (copy,) = out.iterdir()
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
+    source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert command.main(["exercises", "--out", str(out)]) == 0
+    assert "kept, though the course has a newer one: 77" in capsys.readouterr().out
     copy.write_text("mine", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
     assert copy.read_text(encoding="utf-8") == "mine"
-    assert "0 notebooks written, 1 kept with your answers" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "0 notebooks written, 1 kept with your answers" in printed
+    assert "newer" not in printed, "what is no notebook of ours says nothing of its source"
     assert command.main(["exercises", "--out", str(out), "--overwrite"]) == 0
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
 

@@ -55,15 +55,18 @@ def _build(sources: list[Path]) -> int:
 def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
     cli.require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    kept = 0
+    kept = []
     for source in sources:
         path = out / f"{source.stem}.ipynb"
         if path.exists() and not overwrite:
-            kept += 1
-            continue
-        notebooks.store(notebooks.for_learners(source), path)
-    print(f"{out}: {len(sources) - kept} notebooks written", end="")
-    print(f", {kept} kept with your answers (--overwrite begins them anew)" if kept else "")
+            kept.append(source)
+        else:
+            notebooks.store(notebooks.for_learners(source), path)
+    print(f"{out}: {len(sources) - len(kept)} notebooks written", end="")
+    print(f", {len(kept)} kept with your answers (--overwrite begins them anew)" if kept else "")
+    outdated = [s.stem[:2] for s in kept if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
+    if outdated:
+        print(f"kept, though the course has a newer one: {', '.join(outdated)}")
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minigam.config import InputError
 from minigam.course import PROJECT
-from minigam.files import write_text
+from minigam.files import read_json, sha256_of, write_text
 
 FOLDER = PROJECT / "notebooks"
 STUB = 'raise NotImplementedError("replace this line")'
@@ -25,6 +25,7 @@ _SOLUTION = re.compile(
 )
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
 TIMEOUT_S = 300  # seconds a cell may take
+_MADE_FROM = "minigam_source_sha256"
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,21 @@ def with_solutions(source: Path):
 
 
 def for_learners(source: Path):
-    """Return the learner's copy: stubs in place of the solutions, which stand folded below each check."""
-    return _built(source, _stubbed)
+    """Return the learner's copy: stubs in place of the solutions, which stand folded below each check.
+
+    Its metadata keep the SHA-256 of the source it was made from.
+    """
+    notebook = _built(source, _stubbed)
+    notebook.metadata[_MADE_FROM] = sha256_of(source)
+    return notebook
+
+
+def is_outdated(copy: Path, source: Path) -> bool:
+    """Return whether a learner's copy was made from another state of its source, as far as it says."""
+    try:
+        return read_json(copy)["metadata"][_MADE_FROM] != sha256_of(source)
+    except (InputError, KeyError, TypeError):
+        return False
 
 
 def _built(source: Path, write):
