@@ -497,7 +497,8 @@ show(
     figure,
     "The Transformer's local exponent by flops, for C = 256, rises from just above 1 at 128 "
     "tokens towards 2; leaving out the masked half it rises later. The stored measurements "
-    "scatter widely about both curves, GAM's about 1.",
+    "scatter: the Transformer's about the second curve and above it at the longest step, GAM's "
+    "about 1.",
 )
 
 # %% [markdown]
@@ -580,8 +581,8 @@ cells = {LABELS[m]: {int(T): v for T, v in row.items()} for m, row in table2["ce
 show(
     viz.scaling_plot(cells, {LABELS[m]: fit for m, fit in table2["exponents"].items()}),
     "Stored time and peak memory up to 8192 tokens. GAM and Mamba are nearly straight, with "
-    "exponents near 1; the Transformer leaves them between 512 and 1024 tokens and ends near "
-    "slope 2, in time as in memory.",
+    "exponents near 1; the Transformer bends upwards, in time as in memory, and is the steepest "
+    "at its longest step.",
 )
 assert table2["exponents"]["gam"]["time_ms_at_the_end"] < 1.3
 assert table2["exponents"]["transformer"]["time_ms_at_the_end"] > 1.7
