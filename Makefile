@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+LAB    ?=
+# LAB: flags for jupyter lab, such as LAB="--no-browser --ip=0.0.0.0"
 BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
@@ -37,7 +39,6 @@ exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps t
 
 notebooks-open: exercises  ## open the course in JupyterLab, in your copies
 	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb
-
 
 clean:  ## remove .venv and caches; runs and data stay
 	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigam import backend, ops
+from minigam.gam import GAMBlock
 from minigam.lm import GAM
-from minigam.tensor import no_grad
+from minigam.tensor import Tensor, no_grad
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BlockView:
     """What one block computed for every token; None where its mixer has no such part.
 
@@ -24,26 +25,18 @@ class BlockView:
 
 def views(model: GAM, ids) -> tuple[np.ndarray, list[BlockView]]:
     """Read ids (B, T); return the logits (B, T, V) and one view a block, on the host, without dropout."""
-    found, C = [], model.config.d_model
     was_training = model.training
     model.eval()
     try:
         with no_grad():
-            for block, u in zip(model.blocks, _inputs(model, ids), strict=True):
-                local_gate = global_gate = shares = None
-                if block.mixer == "gated":
-                    gate = ops.sigmoid(block.gate(u)).data
-                    local_gate, global_gate = (backend.to_numpy(g) for g in (gate[..., :C], gate[..., C:]))
-                if block.mixer != "local":
-                    shares = ops.softmax(ops.linear(u, block.memory)).numpy()
-                found.append(BlockView(local_gate, global_gate, shares))
-            return model(ids).numpy(), found
+            logits, inputs = _read(model, ids)
+            return logits.numpy(), [_view(b, u) for b, u in zip(model.blocks, inputs, strict=True)]
     finally:
         model.train(was_training)
 
 
-def _inputs(model: GAM, ids) -> list:
-    """Return u of E1 for every block, (B, T, C) each."""
+def _read(model: GAM, ids) -> tuple[Tensor, list[Tensor]]:
+    """Return the logits, and u of E1 for every block, (B, T, C) each."""
     seen: list = []
     for block in model.blocks:
         mix = block.mix
@@ -54,11 +47,20 @@ def _inputs(model: GAM, ids) -> list:
 
         block.mix = watched
     try:
-        model(ids)
+        return model(ids), seen
     finally:
         for block in model.blocks:
             del block.mix
-    return seen
+
+
+def _view(block: GAMBlock, u: Tensor) -> BlockView:
+    C, local_gate, global_gate, shares = u.shape[-1], None, None, None
+    if block.mixer == "gated":
+        gate = ops.sigmoid(block.gate(u)).numpy()
+        local_gate, global_gate = gate[..., :C], gate[..., C:]
+    if block.mixer != "local":
+        shares = ops.softmax(ops.linear(u, block.memory)).numpy()
+    return BlockView(local_gate, global_gate, shares)
 
 
 def exciting_tokens(shares: np.ndarray, ids: np.ndarray, n_tokens: int, least: int = 3) -> np.ndarray:
@@ -68,13 +70,19 @@ def exciting_tokens(shares: np.ndarray, ids: np.ndarray, n_tokens: int, least: i
     ids    : (B, T)      what was read; negative places are left out
     least  : a token that came less often has nan, as its mean says little
     """
-    S = shares.shape[-1]
-    known = ids.reshape(-1) >= 0
-    seen, a = ids.reshape(-1)[known], shares.reshape(-1, S)[known]
-    count = np.bincount(seen, minlength=n_tokens)
-    total = np.zeros((n_tokens, S))
-    np.add.at(total, seen, a)
-    mean = np.full((n_tokens, S), np.nan)
-    often = count >= least
-    mean[often] = total[often] / count[often, None]
-    return mean.T
+    return mean_shares(*share_sums(shares, ids, n_tokens), least)
+
+
+def share_sums(shares: np.ndarray, ids: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum of the shares at the places of each token, (V, S), and how many places those are, (V).
+
+    Sums of several texts may be added up before `mean_shares`; arguments as `exciting_tokens` has them.
+    """
+    known = ids >= 0
+    total = backend.scatter_add(np, n_tokens, ids[known], shares[known])
+    return total, np.bincount(ids[known], minlength=n_tokens)
+
+
+def mean_shares(total: np.ndarray, count: np.ndarray, least: int) -> np.ndarray:
+    """Return the means of `share_sums`, (S, V); nan for a token that came less than `least` times."""
+    return np.where(count >= least, total.T / np.maximum(count, 1), np.nan)

@@ -3,18 +3,19 @@
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from minigam import anatomy, cli, oracle
-from minigam.config import InputError
+from minigam.config import MQAR, InputError
 from minigam.corpus import IGNORE, Corpus, inputs_and_targets
 from minigam.files import write_text
 from minigam.generate import continued, first_ids
 from minigam.grammar import Token
 from minigam.lm import GAM
-from minigam.pocketstories import KINDS, kind_of
+from minigam.pocketstories import KINDS, REACH, kind_of
 from minigam.run import Run
 
 PROG = "minigam.explain"
@@ -114,18 +115,16 @@ def slot_words(model: GAM, valid: np.ndarray, least: int = 3, progress: bool = F
     c = model.config
     if c.mixer == "local":
         return []
-    V, count = c.vocab_size, np.zeros(c.vocab_size)
-    total = [np.zeros((c.n_slots, V)) for _ in range(c.n_layers)]
+    sums = [(np.zeros((c.vocab_size, c.n_slots)), np.zeros(c.vocab_size)) for _ in range(c.n_layers)]
     parts = range(0, len(valid), PART)
     for start in tqdm(parts, "reading", leave=False, delay=2, disable=None if progress else True):
         rows = valid[start : start + PART]
         ids, _ = inputs_and_targets(rows)
         seen = np.where(rows[:, :-1] == IGNORE, IGNORE, ids)
-        n = np.bincount(seen[seen >= 0], minlength=V)
-        for block, view in zip(total, anatomy.views(model, ids)[1], strict=True):
-            block += np.nan_to_num(anatomy.exciting_tokens(view.shares, seen, V, least=1)) * n
-        count += n
-    return [np.where(count >= least, block / np.maximum(count, 1), np.nan) for block in total]
+        for both, view in zip(sums, anatomy.views(model, ids)[1], strict=True):
+            for old, new in zip(both, anatomy.share_sums(view.shares, seen, c.vocab_size), strict=True):
+                old += new
+    return [anatomy.mean_shares(total, count, least) for total, count in sums]
 
 
 def piece(tokenizer, i: int) -> str:
@@ -172,7 +171,7 @@ def _rounded(x: float) -> float:
     return float(f"{x:.4g}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="folder that python -m minigam.train wrote")
     p.add_argument(
@@ -196,7 +195,11 @@ def main(argv: list[str] | None = None) -> int:
         help="the page, one file that needs no other (default: explain.html)",
     )  # fmt: skip
     cli.add_backend_flag(p)
-    args = p.parse_args(argv)
+    return p
+
+
+def _checked(args) -> Run:
+    """Return the run to explain. Raises InputError for what can be refused before the model loads."""
     cli.require_at_least(args, story=1, tokens=0, temperature=0, seed=0, rows=1)
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: wanted a file in a folder that exists; choose another")
@@ -210,43 +213,66 @@ def main(argv: list[str] | None = None) -> int:
             f"{run.path}: a run of {run.config.model_type}, wanted one of gam: "
             "gates and memory slots are what this page shows"
         )
-    tokenizer, T = run.tokenizer(), run.config.model.block_size
-    ids = None if args.prompt is None else first_ids(tokenizer, args.prompt)
-    if ids is not None and len(ids) + args.tokens > T:
+    if run.config.data.dataset == MQAR:
+        raise InputError(f"{run.path}: trained on {MQAR}, wanted a run on text")
+    return run
+
+
+class Text(NamedTuple):
+    """What is explained: its tokens, the one that follows if that is known, and the first sampled one."""
+
+    title: str
+    ids: list[int]
+    after: int | None
+    first_sampled: int
+
+
+def _story(corpus: Corpus, n: int) -> Text:
+    """Return row n of the validation set, counted from 1."""
+    if n > len(corpus.valid):
         raise InputError(
-            f"a prompt of {len(ids)} tokens and {args.tokens} more, wanted at most "
+            f"--story is {n}, wanted at most {len(corpus.valid)}, the rows of the validation set"
+        )
+    row = corpus.valid[n - 1]
+    *ids, after = row[row != IGNORE].tolist()
+    what = "story" if corpus.floor is not None else "row"
+    return Text(f"{what} {n} of the validation set", ids, after, len(ids))
+
+
+def _prompt(ids: list[int], model: GAM, tokenizer, args) -> Text:
+    """Return the prompt, continued as far as the flags say."""
+    whole, after = continued(model, tokenizer, ids, args.tokens, args.temperature, None, args.seed, True)
+    return Text("a prompt", whole, after, len(ids))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    run = _checked(args)
+    tokenizer, T = run.tokenizer(), run.config.model.block_size
+    prompt = None if args.prompt is None else first_ids(tokenizer, args.prompt)
+    if prompt is not None and len(prompt) + args.tokens > T:
+        raise InputError(
+            f"a prompt of {len(prompt)} tokens and {args.tokens} more, wanted at most "
             f"the {T} of block_size, which the model reads at once; shorten one"
         )
     model = run.load_model(cli.choose_backend(args.backend))
     corpus = run.corpus(progress=True)
-    if corpus.valid.ndim == 3:
-        raise InputError(f"{run.path}: trained on {corpus.name}, wanted a run on text")
-    after, read = None, None
-    if ids is None:
-        n, most = args.story or 1, len(corpus.valid)
-        if n > most:
-            raise InputError(f"--story is {n}, wanted at most {most}, the rows of the validation set")
-        row = corpus.valid[n - 1]
-        *ids, after = row[row != IGNORE].tolist()
-        title = f"{'story' if corpus.floor is not None else 'row'} {n} of the validation set"
-    else:
-        title, read = "a prompt", len(ids)
-        ids, after = continued(model, tokenizer, ids, args.tokens, args.temperature, None, args.seed, True)
+    story = prompt is None
+    text = _story(corpus, args.story or 1) if story else _prompt(prompt, model, tokenizer, args)
     valid = corpus.valid[: args.rows]
-    data = explanation(
-        model, tokenizer, ids, after, slot_words(model, valid, progress=True), corpus.floor is not None
-    )
+    heard = slot_words(model, valid, progress=True)
+    data = explanation(model, tokenizer, text.ids, text.after, heard, corpus.floor is not None)
     data |= {
-        "run": run.path.resolve().name, "corpus": corpus.name, "title": title, "rows": len(valid),
-        "sampled": len(ids) if read is None else read,
+        "run": run.path.resolve().name, "corpus": corpus.name, "title": text.title, "rows": len(valid),
+        "first_sampled": text.first_sampled, "recall_beyond": REACH,
         "known": what_is_known(data["tokens"], corpus),
     }  # fmt: skip
-    text = page(data)
+    html = page(data)
     try:
-        write_text(args.out, text)
+        write_text(args.out, html)
     except OSError as e:
         raise InputError(f"--out {args.out}: {e.strerror or e}; choose a file that can be written") from e
-    print(f"{args.out}: {len(ids)} tokens, {len(text.encode()) / 1e3:.0f} kB; open it in a browser")
+    print(f"{args.out}: {len(text.ids)} tokens, {len(html.encode()) / 1e3:.0f} kB; open it in a browser")
     return 0
 
 

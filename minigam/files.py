@@ -27,7 +27,7 @@ def replacing(path: Path):
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as f:
+        with temporary.open("rb+") as f:
             os.fsync(f.fileno())  # on disk before the rename makes it the file
         temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600
         temporary.replace(path)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 164, 40  # pixels: a box
 _LINE, _GAP_X, _GAP_Y = 8, 18, 34  # pixels: a line passing by, gaps
-_LIMIT = 400  # tensors; a bigger picture is no help
+LIMIT = 400  # tensors; a bigger picture is no help
 
 Point = tuple[float, float]
 
@@ -43,7 +43,7 @@ def layout(root) -> Layout | None:
     Only what a gradient flows through is there: an input that requires none is not kept.
     """
     depth = _depths(root)
-    if len(depth) > _LIMIT:
+    if len(depth) > LIMIT:
         return None
     row_of, rows = _rows(depth)
     centre = _centres(row_of, rows)
@@ -56,7 +56,8 @@ def layout(root) -> Layout | None:
             way = [centre[_at(source, r, row_of)] for r in range(row_of[source], row_of[tensor])]
             lines.append(_line([*way, end], row_of[source]))
     return Layout(
-        width=max(centre[tensor] for tensor in depth) + WIDTH / 2 + _GAP_X,
+        width=_GAP_X
+        + max(*(centre[tensor] + WIDTH / 2 for tensor in depth), *(x for line in lines for x, _ in line), 0),
         height=len(rows) * (HEIGHT + _GAP_Y),
         boxes=[_box(tensor, centre[tensor], _top(row_of[tensor])) for tensor in depth],
         lines=lines,

@@ -137,7 +137,7 @@ def _asked(args, given: dict, backend: str) -> Asked:
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
     Config = MODELS[model_type].Config
-    data, train = _build(DataConfig, values), _build(TrainConfig, values)
+    data, train = build(DataConfig, values), build(TrainConfig, values)
     usable = {f.name for config in (DataConfig, TrainConfig, Config) for f in fields(config)}
     if foreign := sorted(given.keys() - usable):
         raise InputError(
@@ -147,7 +147,7 @@ def _asked(args, given: dict, backend: str) -> Asked:
     if idle := sorted(given.keys() & unused):
         raise InputError(f"--{idle[0].replace('_', '-')} decides nothing {unused[idle[0]]}; leave it away")
     require(backends.get(backend), train.precision)
-    checked = _build(Config, values)  # before the corpus takes its time
+    checked = build(Config, values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
     return Asked(model_type, checked, data, train, corpus)
@@ -171,7 +171,8 @@ def _absolute(name: str, value):
     return str(Path(value).resolve()) if name in ("text", "valid") else value
 
 
-def _build(config: type, values: dict):
+def build(config: type, values: dict):
+    """Make a configuration of those values that it has a field for."""
     return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})
 
 

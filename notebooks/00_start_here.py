@@ -66,7 +66,7 @@ count = sum(n["exercises"] for n in course.values())
 display(Markdown("\n".join([*rows, "", f"{hours:.0f} hours and {count} exercises together."])))
 
 # %% [markdown]
-# An arrow leads from a notebook to one that needs it. Any way through is good that follows the arrows.
+# An arrow leads from a notebook to one that needs it. Any order that follows the arrows will do.
 
 
 # %% jupyter={"source_hidden": true}
@@ -109,11 +109,11 @@ show(
 #
 # An exercise looks the same everywhere:
 #
-# * A task, and a mark: ★☆☆ takes a few minutes, ★★★ may want a walk around the block.
+# * A task, and a mark: ★☆☆ takes a few minutes, ★★★ may take pencil, paper and half an hour.
 # * A folded **hint**. Try without it first.
 # * A cell with a gap, `raise NotImplementedError("replace this line")`.
-# * A cell with a **check**. It tries your answer on many inputs, the odd ones as well, and compares gradients with finite
-#   differences. If something is wrong it says what, in one line. Any right answer passes, whatever way it takes.
+# * A cell with a **check**. It tries your answer on many inputs, the odd ones as well, and compares gradients, where
+#   there are any, with finite differences. If something is wrong it says what, in one line. Any right answer passes, whatever way it takes.
 # * A folded **solution**. Later cells use *your* answer, so do not skip a gap: copy the solution if you must.
 #
 # What you read in `notebooks/` itself are the solved ones, with everything that they printed and drew. Every equation has code in the
@@ -143,7 +143,9 @@ else:
 #
 # ## 5. A first taste
 #
-# A GAM of two small blocks, the loss of its guesses on random tokens, and a check of its gradients. `gradcheck` moves all
+# A GAM of two small blocks, the loss of its guesses on random tokens, and a check of its gradients. The loss is
+# $-\ln p$, averaged over all tokens, where $p$ is the probability that the model gave to the token that came; its unit
+# is the nat. `gradcheck` moves all
 # parameters together a little, in a few random directions, and compares how far the loss moves with what the
 # gradients say. Notebook 02 builds it.
 
@@ -171,22 +173,22 @@ assert worst < 1e-6
 x = Tensor(np.random.default_rng(1).standard_normal((2, 10, 8)), requires_grad=True, name="x")
 show(
     viz.graph_plot(model.blocks[1](x)),
-    "From x through a layer norm to linear, memory and convolution side by side, joined by the "
-    "gated fusion and added to x; then the feed-forward part, and added again.",
+    "From x through a layer norm to linear, memory and convolution side by side, joined by "
+    "the gated fusion and added to x; then the feed-forward part, and added again.",
 )
 
 # %% [markdown]
 # ## 6. The letters
 #
 # One letter, one meaning, in equations, code and comments. A comment `# (B, T, C)` at the end of a line is the shape of what the
-# line made. Sizes are those of the published model:
+# line made. Sizes are those of the published models:
 
 # %%
 gam, transformer, mamba = GAMConfig(), TransformerConfig(), MambaConfig()
 letters = {
     "B": (TrainConfig().batch_size, "batch: texts computed at once, in training"),
     "T": (gam.block_size, "tokens in a text (the paper writes N)"),
-    "C": (gam.d_model, "channels: numbers a token"),
+    "C": (gam.d_model, "channels: numbers for each token"),
     "S": (gam.n_slots, "slots of the memory"),
     "K": (gam.kernel_size, "kernel size: tokens that the convolution sees"),
     "L": (gam.n_layers, "layers, here: blocks"),
@@ -194,7 +196,7 @@ letters = {
     "H": (transformer.n_heads, "heads of attention, in the Transformer"),
     "D": (transformer.d_model // transformer.n_heads, "channels of a head, C / H"),
     "E": (mamba.expand * mamba.d_model, "expanded channels, in Mamba"),
-    "N": (mamba.d_state, "states of each of them"),
+    "N": (mamba.d_state, "states of each expanded channel, in Mamba"),
 }
 for letter, (size, meaning) in letters.items():
     print(f"{letter}  {size:>6,}  {meaning}")
@@ -291,8 +293,9 @@ e9_outer = Box("E9 W_2 … + b_2", "B T C", e9_inner, Box("W_2, b_2", "C 4C"))
 e9 = Box("E9 y = h + …", "B T C", e8, e9_outer)
 show(
     viz.graph_plot(e9),
-    "x goes through LayerNorm, E1. From there the convolution E2, the memory E3 to E5 and the gate "
-    "E6, side by side, meet in E7. E8 adds x. E9 is LayerNorm and two layers, and adds h.",
+    "x goes through LayerNorm, E1. From there the convolution E2, the memory E3 to E5 and the "
+    "gate E6, side by side, meet in E7. E8 adds x. E9 is LayerNorm and two layers, and adds "
+    "h.",
 )
 
 # %% [markdown]
@@ -396,7 +399,7 @@ assert np.abs(shares.sum(axis=-1) - 1.0).max() < 1e-12
 assert np.abs(compare(x, np.ones((1, 4)))[..., 0] - x.sum(axis=-1)).max() < 1e-12
 
 # %% [markdown]
-# With `np.exp` before it, 00.3 is E4. 00.2 is E3. And 00.1 is one term of E2, with a weight a channel. That is a
+# With `np.exp` before it, 00.3 is E4. 00.2 is E3. And the channel's half of 00.1 is one term of E2. That is a
 # good part of a block.
 #
 # ## What you have now

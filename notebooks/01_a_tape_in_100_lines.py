@@ -36,9 +36,9 @@ for h in (1e-1, 1e-2, 1e-3):
     assert abs(slope - (2 * x + h)) < 1e-9
 
 # %% [markdown]
-# A network has millions of inputs and, while it learns, a single output that counts: the loss L. So for every number
+# A network has millions of parameters and, while it learns, a single output that counts: the loss L. So for every number
 # $v$ on the way there is one exchange rate worth having, $\partial L / \partial v$: how far L moves when $v$ alone
-# moves. It is the **gradient** of $v$. Code writes `dv` for it, an array of the shape of `v`. That name is used in the
+# moves. It is the gradient of L with respect to $v$, for short the **gradient** of $v$. Code writes `dv` for it, an array of the shape of `v`. That name is used in the
 # whole course: `dx` is $\partial L/\partial x$, `dW` is $\partial L/\partial W$.
 #
 # Start with addition. If $a$ moves by $h$, then $y = a + b$ moves by $h$ too, and L by $dy$ times that. So
@@ -119,7 +119,7 @@ assert np.allclose(dy @ J, dy * np.exp(x))  # the same without the table
 
 # %% [markdown]
 # The last line matters. For a million numbers the table of exp has $10^{12}$ entries, and all but a millionth of them
-# are 0. Nobody builds it: a rule computes the *product* `dy @ J` straight away, in the time of the way forward.
+# are 0. Nobody builds it: a rule computes the *product* `dy @ J` straight away, in about the time of the way forward.
 #
 # Why from the end, with $dy$ first? A chain of operations is a product of Jacobians, and a product of matrices may be
 # bracketed as one likes:
@@ -127,13 +127,13 @@ assert np.allclose(dy @ J, dy * np.exp(x))  # the same without the table
 # $$ dx = \big((dy\, J_3)\, J_2\big)\, J_1 = dy\, \big(J_3\, (J_2\, J_1)\big) $$
 #
 # The result is the same. The work is not: on the left every product is a row times a matrix, $n^2$ multiplications for
-# $n$ numbers; on the right they are matrices times matrices, $n^3$ each.
+# $n$ numbers; on the right two of the three are matrices times matrices, $n^3$ each.
 
 # %%
 n = 60
-row, J1, J2, J3 = rng.standard_normal(n), *rng.standard_normal((3, n, n))
-from_the_end = ((row @ J3) @ J2) @ J1
-from_the_start = row @ (J3 @ (J2 @ J1))
+dy, J1, J2, J3 = rng.standard_normal(n), *rng.standard_normal((3, n, n))
+from_the_end = ((dy @ J3) @ J2) @ J1
+from_the_start = dy @ (J3 @ (J2 @ J1))
 assert np.allclose(from_the_end, from_the_start)
 
 back, forth = 3 * n**2, 2 * n**3 + n**2
@@ -162,7 +162,7 @@ assert np.allclose(db, differences(lambda b: (dy * (x + b)).sum(), b))
 # %% [markdown]
 # ### Exercise 01.2 ★★☆ Undo the broadcasting
 #
-# `g` is the gradient of an array *after* NumPy repeated it, `shape` is its shape *before*. Return the gradient before. NumPy
+# `g` is the gradient of an array *after* NumPy repeated it, the tuple `shape` is its shape *before*. Return the gradient before. NumPy
 # repeats in two ways: it adds axes on the left, so that (4,) becomes (3, 4); and it stretches axes of length 1, so
 # that (3, 1) becomes (3, 4). Both can happen at once.
 #
@@ -242,9 +242,9 @@ check.ex_01_3(matmul_backward)
 # ## 5. A rule, and the tape
 #
 # A **rule** takes arrays and returns two things: the value, and a function `backward` that turns `dy` into one gradient
-# for each input. What `backward` needs later it simply closes over; nobody has to say what to keep.
+# for each input. What `backward` needs later, Python keeps with the function (a *closure*); nobody has to say what.
 #
-# Two rules are new. With $\sigma(x) = 1/(1+e^{-x})$,
+# Three rules are new. A mean of n numbers hands $dy/n$ to each of them. And with $\sigma(x) = 1/(1+e^{-x})$,
 #
 # $$ y = \tanh x \;\Rightarrow\; dx = dy\,(1 - y^2), \qquad y = \log(1 + e^x) \;\Rightarrow\; dx = dy\;\sigma(x) $$
 #
@@ -287,13 +287,14 @@ x, dy = rng.standard_normal(5), rng.standard_normal(5)
 for rule in (tanh, softplus):
     (dx,) = rule(x)[1](dy)
     assert np.allclose(dx, differences(lambda x, rule=rule: (dy * rule(x)[0]).sum(), x))
+assert np.allclose(mean(x)[1](2.0)[0], differences(lambda x: 2.0 * x.mean(), x))
 
 # %% [markdown]
 # The **tape** is the record of what was done. Each computed value gets a `Node`: which operation made it, from what, and
 # the way back. The `Tensor` is what you calculate with: an array, and its node. A tensor without a node was not computed:
 # it is a **leaf**, an input or a parameter, and leaves are where gradients are wanted.
 #
-# Look at what a node does *not* hold: the tensors themselves. Its inputs are other nodes, or leaves. So a value that no
+# Look at what a node does *not* hold: the tensors that were computed. Its inputs are other nodes, or leaves. So a value that no
 # rule has kept can go as soon as you drop it.
 
 
@@ -424,8 +425,8 @@ show(
 )
 
 # %% [markdown]
-# And all three share a fault: they call themselves, and Python lets a function do that only about a thousand times deep. A
-# network that reads a long text token by token makes a longer chain than that.
+# And all three share a fault: they call themselves, and Python by default lets a function do that only about a thousand times deep. A
+# network that reads a long text token by token can make a longer chain than that.
 
 # %%
 end, small = a, Tensor(0.001, name="small")
@@ -568,12 +569,12 @@ assert small.grad == 100_000.0  # it was used that often
 print(f"100,000 operations walked back in {time.perf_counter() - start:.2f} s")
 
 # %% [markdown]
-# How long is your engine? Rules, tape, order and walk, blank lines and all:
+# How long is your engine? Rules, tape, order and walk, docstrings and all, but without the heads of the classes:
 
 # %%
 parts = [mul_backward, unbroadcast, matmul_backward, add, mul, matmul, tanh, softplus, mean]
 parts += [apply, order, walk, Node.__init__, Tensor.shape.fget]
-parts += [method for method in vars(Tensor).values() if inspect.isfunction(method)]
+parts += {method for method in vars(Tensor).values() if inspect.isfunction(method)}  # once
 print("lines:", sum(len(inspect.getsource(part).splitlines()) for part in parts))
 
 # %% [markdown]
@@ -621,7 +622,7 @@ for a, b in zip(mine, theirs, strict=True):
 show(viz.graph_plot(L), "The tape of the network, from x down to the mean of the losses.")
 
 # %% [markdown]
-# The same to the last digits. What minigam's engine has that yours lacks, each a few lines:
+# The same, up to rounding. What minigam's engine has that yours lacks, each a few lines:
 #
 # * `requires_grad`: your `x` and `t` got gradients that nobody reads. minigam skips them.
 # * The array decides which library computes, so the same rules run on a GPU: notebook 03.

@@ -97,7 +97,8 @@ show(
 
 # %%
 one, taps = u[0, :, 0], w[0]  # one sequence, one channel
-as_convolution = np.convolve(one, taps[::-1])[:T]  # NumPy's convolve counts by lag
+h = taps[::-1]  # by lag, as NumPy's convolve counts
+as_convolution = np.convolve(one, h)[:T]
 as_correlation = np.correlate(np.concatenate([np.zeros(K - 1), one]), taps, mode="valid")
 assert np.abs(b[0] + as_convolution - local_context[0, :, 0]).max() < 1e-12
 assert np.abs(b[0] + as_correlation - local_context[0, :, 0]).max() < 1e-12
@@ -184,7 +185,7 @@ check.ex_04_2(causal_conv)
 # $$ \mathrm{dense}_{btc} = b_c + \sum_{c'} \sum_j W_{cc'j}\, \mathrm{padded}_{b,\,t+j,\,c'}, \qquad
 #    W_{cc'j} = \begin{cases} w_{cj} & c = c' \\ 0 & \text{otherwise} \end{cases} $$
 #
-# Mixing channels is left to the gate and the feed-forward layers, whose matrices do it anyway. What that saves:
+# Mixing channels is left to the memory, the gate and the feed-forward layers, whose matrices do it anyway. What that saves:
 
 # %%
 W = np.zeros((C, C, K))
@@ -318,7 +319,7 @@ assert change[0] == 0 and change[1] > 1e-3 and change[2] > 1e-3
 # <details><summary>Hint</summary>
 #
 # Change one token, call `f` again, and look at the outputs *before* that token. Each token in turn: a map may leak at one
-# place only. Change it by random numbers, not by the same number in all channels: LayerNorm takes away what all
+# place only. Change it by random numbers about as large as `u`, not by the same number in all channels: LayerNorm takes away what all
 # channels share, and would hide the leak. A seeded `np.random.default_rng` makes the test repeatable.
 #
 # </details>
@@ -521,8 +522,8 @@ for by_hand, by_tape in zip((du, dw, db), tape, strict=True):
 
 # %% [markdown]
 # The matrix says it in one line: if $y = A u$, then $du = A^\top dy$. Transposing a lower triangular band gives an upper
-# triangular one. So the gradient of a map that sees no future comes from the future only: a token is told by those after
-# it what it was good for.
+# triangular one. So the gradient of a map that sees no future comes from the present and the future only: a token is told
+# by its own output, and by those after it, what it was good for.
 #
 # $$ du = A^\top\, dy $$
 
@@ -609,7 +610,7 @@ assert (np.abs(dw[:, 1:]).max(axis=0) > 0).all()
 # ### Filters that learn where to look
 #
 # Your two functions are all that learning needs. Texts of random words, each word with a channel of its own; the wanted
-# output of channel c is that word $c \bmod 3$ tokens ago. Nothing tells the filters so: they start at random and
+# output of channel c is 1 where word c stood $c \bmod 3$ tokens ago, else 0. Nothing tells the filters so: they start at random and
 # follow the gradient of the mean squared error.
 
 # %%
@@ -694,7 +695,7 @@ assert np.abs(np.stack(outputs, axis=1) - causal_conv(u, w, b)).max() < 1e-12
 assert np.array_equal(past, u[:, T - (K - 1) :])  # all it remembers
 
 # %% [markdown]
-# The parts may be of any length. `sequence.causal_conv1d` takes a `past`, and `nn.CausalConv` keeps it in a `BlockState`.
+# Single tokens are not the only way: a text may be cut into parts of any length. `sequence.causal_conv1d` takes a `past`, and `nn.CausalConv` keeps it in a `BlockState`.
 # The plain rule adds in the same order whether a text comes whole or in parts, so the results are equal to the last
 # bit; the faster rule for whole texts may add in another order, and is equal to rounding.
 
@@ -714,7 +715,7 @@ print(f"state of a layer at C = {wide}, K = {taps_of}: {(taps_of - 1) * wide:,} 
 
 # %% [markdown]
 # Attention has to keep a key and a value for *every* token read so far. That a GAM's state does not grow is why its
-# ten-thousandth token costs what its hundredth did. The next section is the price.
+# ten-thousandth token costs what its hundredth did. The next section shows the price.
 
 # %% [markdown]
 # ## 8. Layer upon layer: how far can it see?
@@ -759,7 +760,7 @@ show(
 )
 
 # %% [markdown]
-# Without anything between them the layers would even melt into one. Filters in a row are one long filter, their
+# Without anything between them the layers would even melt into one (biases aside). Filters in a row are one long filter, their
 # convolution, and a convolution of L filters of K taps has $1 + L(K-1)$ taps. The same number, seen from another side:
 #
 # $$ A^{(2)} A^{(1)} = A \quad \text{with the taps} \quad w = w^{(2)} * w^{(1)} $$
@@ -828,7 +829,7 @@ axes.legend(frameon=False)
 show(
     figure,
     "On logarithmic axes the time of the matrix rises steeply with the length; that of the "
-    "taps stays far below it for long texts.",
+    "taps rises slowly, and lies far below it for long texts.",
 )
 
 # %% [markdown]

@@ -51,8 +51,9 @@ assert abs(g_global[0, 1, 2] - (W_g[C + 2] @ u[0, 1] + b_g[C + 2])) < 1e-12
 #
 # $$ \sigma(z) = \frac{1}{1 + e^{-z}} = \frac{e^{z}}{1 + e^{z}}, \qquad \sigma(-z) = 1 - \sigma(z) $$
 #
-# On paper both forms are the same. In floating point $e^{z}$ overflows, in float32 from about 89 on. The first form
-# then divides by infinity, which happens to give the right 0, with a warning; the second divides infinity by infinity.
+# On paper both forms are the same. In floating point $e^{z}$ overflows, in float32 from about 89 on. The first form then
+# divides by infinity where $z$ is far below 0, which happens to give the right 0, with a warning. The second divides
+# infinity by infinity where $z$ is far above 0.
 
 # %%
 z = np.array([-1000.0, -1.0, 0.0, 1.0, 1000.0])
@@ -94,7 +95,7 @@ def sigmoid(z):
 check.ex_06_1(sigmoid)
 
 # %% [markdown]
-# One thing is lost: a share below about $10^{-16}$ comes out as 0, because it was added to 1 before. For a gate, which
+# The way by tanh loses one thing: a share below about $10^{-16}$ comes out as 0, because it was added to 1 before. For a gate, which
 # multiplies, that does not matter. Where a logarithm follows, as in a cross-entropy, it would.
 
 # %%
@@ -147,7 +148,7 @@ assert np.abs(fused - by_minigam).max() < 1e-12
 # $$ \frac{e^{g_1}}{e^{g_1} + e^{g_2}} = \frac{1}{1 + e^{-(g_1 - g_2)}} = \sigma(g_1 - g_2) $$
 #
 # So a softmax over two has one degree of freedom, and its pair of shares lies on a line. GAM's two sigmoids have two, and
-# fill the whole square. Its corners say what that is good for: *both* contexts in full, and *neither*, a block that
+# fill the whole square. Its corners say what that is good for: *both* contexts in full, and *neither*, a mixer that
 # leaves its token alone.
 
 # %%
@@ -184,7 +185,7 @@ show(
 
 # %%
 def contributions(local, recalled, g):
-    """Return the three parts of |fused|^2, in parts of the whole: local, global, together."""
+    """Return the parts of |fused|^2, all tokens together, as shares: local, global, cross."""
     C = local.shape[-1]
     one, other = sigmoid(g[..., :C]) * local, sigmoid(g[..., C:]) * recalled
     parts = [(one**2).sum(), (other**2).sum(), 2.0 * (one * other).sum()]
@@ -252,9 +253,10 @@ show(
 # $(b,t,c)$ of the output. The product rule gives, for the gradient $dy$ of a loss at the output,
 #
 # $$ dl = dy \odot p, \qquad dp = dy \odot l, \qquad
-#    dg_\mathrm{local} = dp \odot \frac{dp}{dg} = dy \odot l \odot p \odot (1-p) $$
+#    dg_\mathrm{local} = dp \odot \frac{\partial p}{\partial g_\mathrm{local}} = dy \odot l \odot p \odot (1-p) $$
 #
-# and the same for the global side with $m$ and $q$. In words: a context hears of the loss as far as its gate is open; and a
+# and the same for the global side with $m$ and $q$. (Here $dp$ is the gradient of $p$, as everywhere in this course; the
+# fraction is the derivative from above.) In words: a context hears of the loss as far as its gate is open; and a
 # gate learns from $dy \odot l$, whether more of this context would have helped, as far as it is not yet decided.
 
 # %%
@@ -375,10 +377,10 @@ print(f"nine of ten fresh gates lie between {low:.2f} and {high:.2f}")
 assert 0.15 < low < 0.5 < high < 0.85
 
 # %% [markdown]
-# So a fresh block begins as half the sum of its contexts, and every gate can still go either way. Other choices make other
-# beginnings: a bias of +4 on both halves is nearly the plain sum; a bias of -4 nearly closes the block, so that a deep
-# stack begins as the identity. [Highway networks](https://arxiv.org/abs/1505.00387) start their gates at a negative bias for
-# that reason, LSTMs are often given a forget gate that starts open. The price is the factor $p(1-p)$.
+# So a fresh mixer begins near half the sum of its contexts, and every gate can still go either way. Other choices make other
+# beginnings: a bias of +4 on both halves is nearly the plain sum; a bias of -4 nearly shuts the mixer, so that $h$
+# begins as $x$ (E8). [Highway networks](https://arxiv.org/abs/1505.00387) start their gates at a negative bias, so
+# that each layer begins near the identity; LSTMs are often given a forget gate that starts open. The price is the factor $p(1-p)$.
 
 # %%
 both, neither = np.full_like(g, 4.0), np.full_like(g, -4.0)
@@ -391,13 +393,13 @@ assert np.abs(fuse(local_context, global_context, neither)).max() < 0.02 * large
 # %% [markdown]
 # ### Exercise 06.4 ★★☆ How much can still be learned?
 #
-# A number for it. For each gate channel, return $4\,p\,(1-p)$ averaged over all tokens of all batches: 1 for a gate that is
+# A number for it. For each gate channel, return $4\,p\,(1-p)$ averaged over all tokens of all sequences: 1 for a gate that is
 # undecided everywhere, nearly 0 for one that is saturated everywhere. Let us call it the gradient share: how much of the
 # largest possible gradient passes.
 #
 # <details><summary>Hint</summary>
 #
-# The channels are the last axis, and all others go: `axis=(0, 1)`. Scores may be as large as 10,000.
+# The channels are the last axis, and all others go: `axis=(0, 1)`. Entries of `g` may be as large as 10,000.
 #
 # </details>
 
@@ -446,7 +448,8 @@ assert np.array_equal(wanted[on.all(axis=-1)], (local + recalled)[on.all(axis=-1
 # %% [markdown]
 # Three mixers learn it, all by your `fuse` and `fuse_backward` and plain gradient steps:
 #
-# * **sum**: a learned share for each side and channel, the same for all tokens. It is a gate that sees only its bias.
+# * **sum**: a learned share for each side and channel, the same for all tokens. It is a gate that sees only its bias. (GAM's own
+#   mixer `"sum"`, in section 8, has not even that: it adds the contexts as they are.)
 # * **softmax**: a choice between the sides. By section 3 it is a gate with halves $d$ and $-d$, where
 #   $d = g_\mathrm{local} - g_\mathrm{global}$; its gradient comes back as $dd = dg_\mathrm{local} - dg_\mathrm{global}$.
 # * **gated**: E6 and E7.
@@ -503,7 +506,7 @@ assert learned["gated"][0][-1] < 0.3 * learned["softmax"][0][-1] < 0.3 * floor
 
 # %% [markdown]
 # What they learned, in the square of section 3: one point for each token, at its mean share of either side. Two
-# sigmoids go to the four corners. The softmax must answer "both" and "neither" with half of each.
+# sigmoids go to the four corners. The softmax can answer "both" and "neither" only with about half of each.
 
 # %%
 first, second = on[..., 0], on[..., 1]  # (B, T) each
@@ -539,11 +542,11 @@ assert np.abs(sides("gated").mean(axis=-1) - on).mean() < 0.2  # near the corner
 # `"local"` or `"global"` (one of them, no gate). What a mixer does not use is not created. In one block,
 #
 # $$ \mathrm{mixer} = \underbrace{C K + C}_{\text{convolution}} + \underbrace{S\, C}_{\text{memory}}
-#    + \underbrace{2 C \cdot C + 2 C}_{\text{gate}} \qquad \text{for ``gated''} $$
+#    + \underbrace{2 C \cdot C + 2 C}_{\text{gate}} \qquad \text{(gated)} $$
 #
 # ### Exercise 06.5 ★★☆ The parameters of a mixer
 #
-# Return how many numbers one block's mixer learns, for each of the four.
+# Return how many numbers one block's mixer learns, an int; `mixer` says which of the four it is.
 #
 # <details><summary>Hint</summary>
 #
@@ -624,7 +627,7 @@ assert min(losses, key=losses.get) == "gated"
 assert max(losses.values()) - min(losses.values()) < 0.06
 
 # %% [markdown]
-# Read such a table with care. The gated model has three million parameters more than the sum, so it is not the gate's *idea*
+# Read such a table with care. The gated model has about three million parameters more than the sum, so it is not the gate's *idea*
 # alone that is compared; it is one run of each, on a text small enough that the loss stays near 6.8 nats; and
 # "global" alone, in which no token sees any other, is nearly as good, which says more about the task than about the gate. What
 # the experiment above shows is narrower and certain: there are choices that a gate can make and a sum cannot.
@@ -681,14 +684,14 @@ axes.set_xticks(range(len(seen)))
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
-    "In each of the four blocks the local side makes nearly all of the squared length. The "
+    "In each of the four blocks the local side makes most of the squared length. The "
     "global side and the cross term are small.",
 )
 assert np.abs(parts.sum(axis=1) - 1.0).max() < 1e-4
 
 # %% [markdown]
 # After a few hundred steps the gates still lie around the middle, and their gradient share is high: nothing is saturated.
-# And nearly all of the *length* comes from the local side, the only one that knows other tokens. Length is not use, though:
+# And most of the *length* comes from the local side, the only one that looks at other tokens. Length is not use, though:
 # a small vector may point just where the head looks. So shut one side in all blocks, by a bias far out, and ask for the loss.
 
 # %%
@@ -715,9 +718,9 @@ assert abs(losses["global side shut"] - losses["as trained"]) < 0.05
 
 # %% [markdown]
 # Without its neighbours the model is lost. Without its memories it hardly loses anything: on these stories, as it is trained,
-# it does not use them. That is less of a surprise than it looks. What a memory tells a token depends on this token alone, and
-# so does what the feed-forward layer behind it says (E9), which is many times larger and can learn to say the same. Whether that
-# holds for other texts and longer training is a question to an experiment, such as the table of section 8. Notebook 14 looks
+# it does not use them. That is less of a surprise than it looks. What a memory tells a token depends on this token's
+# row of $u$ alone. What the feed-forward layer behind it says (E9) depends on its row of $h$ alone; that layer is many times
+# larger, and can learn to say the same. Whether that holds for other texts and longer training is a question to an experiment, such as the table of section 8. Notebook 14 looks
 # closer at this model: at which words a gate opens, and which slots answer.
 
 # %% [markdown]

@@ -100,7 +100,7 @@ assert abs(dz.sum()) < 1e-12
 
 figure, axes = viz.panels("word v", "probability, gradient", size=(6.0, 3.2))
 axes.bar(np.arange(V) - 0.2, p, 0.4, color="0.8", edgecolor="k", label="probability p")
-axes.bar(np.arange(V) + 0.2, dz, 0.4, color="0.3", edgecolor="k", label="its gradient")
+axes.bar(np.arange(V) + 0.2, dz, 0.4, color="0.3", edgecolor="k", label="gradient of the loss")
 axes.axhline(0.0, color="k", linewidth=0.8)
 axes.legend(frameon=False)
 show(
@@ -148,7 +148,7 @@ assert np.abs(cross_entropy(logits, targets) - losses.data).max() < 1e-12
 assert np.abs(cross_entropy_backward(logits, targets) - tape.grad).max() < 1e-12
 
 # %% [markdown]
-# Losses are often told as *perplexity*, the exponential of the mean loss. It counts: a model of perplexity 8 is as
+# Losses are often given as *perplexity*, the exponential of the mean loss. It counts: a model of perplexity 8 is as
 # unsure as somebody who has to guess the throw of a fair die with eight faces.
 #
 # $$ \mathrm{perplexity} = \exp\Big(\frac1N \sum_{i=1}^N -\log p_i\Big) = \Big(\prod_i \frac1{p_i}\Big)^{1/N} $$
@@ -166,9 +166,9 @@ assert abs(math.exp(uniform.mean()) - 472) < 1e-9  # equal scores: a die with V 
 # %% [markdown]
 # ## 3. AdamW: a step for every parameter, in its own measure
 #
-# Gradient descent takes a step of $\eta$ times the gradient. But gradients differ in size, by a factor of thousands between
-# parameters, and no $\eta$ suits all. AdamW keeps two moving averages for each parameter: $m$ of its gradient $g$, and $v$
-# of the gradient's square, which is how large gradients are here. Its step is the one divided by the root of the other.
+# Gradient descent takes a step of $\eta$ times the gradient. But gradients can differ in size by a factor of thousands between
+# parameters, and then no $\eta$ suits all. AdamW keeps two moving averages for each parameter: $m$ of its gradient $g$, and $v$
+# of the gradient's square, whose root says how large this parameter's gradients are. The step is $m$ divided by that root.
 #
 # $$ m_t = \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2 $$
 #
@@ -208,7 +208,7 @@ show(
 
 # %% [markdown]
 # The step itself, with the learning rate $\eta$. Before it each parameter is made a little smaller, by the share $\eta \lambda$;
-# that is *weight decay*, and keeps a number from growing for which the data gives no reason:
+# that is *weight decay*, and keeps a parameter from growing without a reason in the data:
 #
 # $$ \theta \leftarrow \theta\, (1 - \eta \lambda), \qquad
 #    \theta \leftarrow \theta - \eta\, \frac{\hat m_t}{\sqrt{\hat v_t} + \varepsilon} $$
@@ -242,7 +242,7 @@ def adamw(theta, g, m, v, t, lr, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8):
 check.ex_08_3(adamw)
 
 # %% [markdown]
-# The same numbers as the project's optimiser, for as long as you like:
+# The same numbers as the project's optimiser, over twenty steps:
 
 # %%
 theta = rng.standard_normal((3, 4))
@@ -257,9 +257,10 @@ for t in range(1, 21):
 assert np.abs(theta - parameter.data).max() < 1e-12
 
 # %% [markdown]
-# Three things to know about it. The first step is $\eta$ in size *whatever the gradient is*: $\hat m = g$ and $\sqrt{\hat v} = |g|$. A
-# gradient a thousand times larger gives the same steps: only its sign and its steadiness count. And the decay is
-# *decoupled*, it does not go through $\sqrt{\hat v}$. Were $\lambda \theta$ added to the gradient, as "L2" is, then
+# Three things to know about it, with a gradient well above $\varepsilon$. The first step, but for the decay, is $\eta$ in size *whatever the
+# gradient is*: $\hat m = g$ and $\sqrt{\hat v} = |g|$. Gradients a thousand times larger at every step give the same steps: only their signs and their
+# steadiness count. And the decay is
+# *decoupled*, it does not go through $\sqrt{\hat v}$. Were $\lambda \theta$ added to the gradient, as "L2 regularisation" does, then
 # parameters with large gradients would hardly decay:
 
 # %%
@@ -284,7 +285,7 @@ assert inside[0] < 0.5 and inside[1] > 0.9
 
 # %% [markdown]
 # In a long valley, a hundred times steeper across than along, one can watch it. Gradient descent has to keep its step small
-# for the steep direction, and jumps from wall to wall; along the valley it hardly moves.
+# for the steep direction, and jumps from wall to wall; along the valley it is slow.
 
 # %%
 curvature = np.array([1.0, 100.0])
@@ -307,8 +308,8 @@ axes.legend(frameon=False, loc="lower right")
 show(
     figure,
     "Level lines of a long valley with its lowest point marked. Gradient descent jumps "
-    "from side to side and after forty steps is only half way along; AdamW swings gently, "
-    "comes by the lowest point and turns back.",
+    "from side to side and after forty steps is only half way along; AdamW swings gently "
+    "and after forty steps is a little beyond the lowest point.",
 )
 heights = valley(descent[-1]), valley(adam[-1])
 print("height after 40 steps: gradient descent {:.3f}, AdamW {:.3f}".format(*heights))
@@ -363,7 +364,7 @@ show(
 assert min(sizes["not clipped"]) < 0.3 and min(sizes["clipped to 1"]) > 0.99
 
 # %% [markdown]
-# And $\eta$ changes on the way. At first $\hat v$ is the mean of a few gradients and a poor measure, so the steps begin
+# And $\eta$ changes on the way. At first $\hat v$ is the mean of a few squared gradients and a poor measure, so the steps begin
 # small: over $W$ steps the rate climbs in a line to its peak, the *warm-up*. At the end the noise of the batches keeps
 # the model from settling, so the steps become small again, by half a cosine. Of $n$ steps, at step $t = 1 .. n$:
 #
@@ -404,7 +405,7 @@ axes.legend(frameon=False)
 show(
     figure,
     "Over 300 steps: a straight climb to the peak at step 50, then half a cosine down to "
-    "0. Without warm-up the curve begins at the peak.",
+    "0. Without warm-up the half cosine begins at once, just below the peak.",
 )
 
 # %% [markdown]
@@ -463,7 +464,7 @@ assert max(ends.values()) - min(ends.values()) < 1e-9
 # ## 6. The first thing to do with a new model: overfit one batch
 #
 # Before a long training, take one small batch and train on it again and again. A model with more parameters than
-# the batch has tokens must be able to learn it by heart. If the loss does not fall to nearly 0, something is wrong, and it is
+# the batch has tokens should be able to learn it by heart. If the loss does not fall to nearly 0, something is wrong, and it is
 # found in seconds: a gradient with the wrong sign, targets that are off by one, a layer that is not connected.
 
 # %%
@@ -662,7 +663,7 @@ assert 4 < math.exp(found["recall"][0]) < 12
 
 # %% [markdown]
 # Where the last 13 tokens decide, the model is within a few percent of perfect, after 300 steps. Where they do not, it guesses: a
-# perplexity of about seven, among eight friends, eight places, twelve names. More training would not change that. Between tokens only
+# perplexity of about seven, among eight friends, eight places, twelve names. More training could make it guess a little better, not know. Between tokens only
 # the convolutions carry anything, and they reach no further. Notebook 09 proves it.
 #
 # One story word by word. The bars are the floor, what nobody could have known:

@@ -59,7 +59,8 @@ assert np.abs(k - (u @ W_k.T + b[C : 2 * C])).max() < 1e-12, "one product, three
 # ## 2. How large is a dot product?
 #
 # A query meets a key as in E3, by a dot product of their D numbers. How large is that? Take entries that are
-# independent, with mean 0 and variance 1, as they are at the start of training, roughly. One term of the sum has mean
+# independent, with mean 0 and variance 1. (At the start of training the variance is about a third, by section 9 of notebook 07; that
+# changes a constant, not the argument.) One term of the sum has mean
 # $\mathbb{E}[q_d]\,\mathbb{E}[k_d] = 0$ and variance $\mathbb{E}[q_d^2 k_d^2] = \mathbb{E}[q_d^2]\,\mathbb{E}[k_d^2] = 1$. Independent
 # terms add up their variances:
 #
@@ -92,8 +93,9 @@ for axes in (left, right):
     axes.legend(frameon=False)
 show(
     figure,
-    "Left: the measured spread of dot products lies on the line of the square root of D. Right: "
-    "without the scale the largest weight climbs to nearly 1 as D grows; with it, it stays put.",
+    "Left: the measured spread of dot products lies on the line of the square root of D. "
+    "Right: without the scale the largest weight climbs to nearly 1 as D grows; with it, it "
+    "hardly changes.",
 )
 assert largest["s"][-1] > 0.8 and max(largest["s / √D"]) < 0.4
 
@@ -174,14 +176,14 @@ axes.grid(visible=False)
 figure.colorbar(image, label="weight a")
 show(
     figure,
-    "A square of weights: grey on and below the diagonal, white above. The first row has all its "
-    "weight on the diagonal.",
+    "A square of weights: grey on and below the diagonal, white above. The first row has all "
+    "its weight on the diagonal.",
 )
 
 # %% [markdown]
 # ## 5. Several heads
 #
-# A softmax has one peak or a mush. To look for two things at once a token would need two softmaxes. So cut the C
+# A softmax has a sum of 1: a token that looks for two things at once must share it out between them, and gets one mix of both. So cut the C
 # channels into H pieces of D = C / H, let each piece be a **head** of its own, and put the answers side by side again:
 #
 # $$ \mathrm{split}(z)_{bhtd} = z_{b,\,t,\,hD + d}, \qquad \mathrm{merge}(\mathrm{split}(z)) = z $$
@@ -232,15 +234,15 @@ def attention(qkv, n_heads):
 for n_heads in (1, 2, 4, 8):
     rule = sequence.causal_attention(Tensor(qkv), n_heads=n_heads).data
     assert np.abs(attention(qkv, n_heads) - rule).max() < 1e-12
-print("one head or eight: as many weights, as many multiplications, other answers")
+print("one head or eight: as many learned numbers and products, other answers")
 assert np.abs(attention(qkv, 1) - attention(qkv, 2)).max() > 0.01
 
 # %% [markdown]
 # ## 6. The gradient
 #
-# Let $dy$ be the gradient that arrives at $y$. Three lines forward, so three lines to invert, last line first.
+# Let $dy$ be the gradient that arrives at $y$. Three steps forward, so three steps back, the last one first.
 #
-# **The mix**, $y = a\,v$. A matrix product $y = p\,q$ gives $dp = dy\,q^\top$ and $dq = p^\top dy$, so
+# **The mix**, $y = a\,v$. A matrix product $y = X Z$ gives $dX = dy\,Z^\top$ and $dZ = X^\top dy$, so
 #
 # $$ dv = a^\top dy, \qquad da = dy\, v^\top $$
 
@@ -342,7 +344,7 @@ memory = lambda u: sequence.associative_memory(Tensor(u), Tensor(M)).data
 assert np.abs(memory(u) - cross_attention(math.sqrt(C) * u, M, M)).max() < 1e-12
 
 # %% [markdown]
-# One formula, and all the same two different machines. The table is computed, not typed: each line is a fact about the two functions.
+# One formula, and all the same two different machines. Most of the table is measured on the two functions, the rest follows from the shapes of their arrays.
 
 
 # %%
@@ -355,11 +357,11 @@ def moves(f):
     """Return whether the last answer moves when the first token does."""
     changed = u.copy()
     changed[:, 0] += 1.0
-    return bool((f(changed)[:, -1] != f(u)[:, -1]).any())
+    return bool(np.abs(f(changed) - f(u))[:, -1].max() > 1e-9)
 
 
 def products(n_tokens, n_keys):
-    """Return the multiplications of scores and mix, in millions, for 512 channels."""
+    """Return the millions of products in scores and mix, masked ones too, for 512 channels."""
     return 2 * n_tokens * n_keys * 512 / 1e6
 
 
@@ -418,12 +420,12 @@ assert np.abs(y - block(Tensor(x)).data).max() < 1e-12
 # %% [markdown]
 # ## 9. Writing: the key-value cache
 #
-# A model that writes adds one token at a time. Read the whole text again for each, and token T costs T times what one token costs. But keys and
+# A model that writes adds one token at a time. Read the whole text again for each, and token T costs at least T times what one token costs. But keys and
 # values of the past do not change, because nothing before may look at what comes after. So keep them: the **cache**.
 #
 # ### Exercise 10.5 ★★☆ One step with a cache
 #
-# The newest token brings its `qkv` (B, 1, 3C), the cache holds keys and values of the P tokens before it, side by side in (B, P, 2C); P may be 0. Return
+# The newest token brings its `qkv` (B, 1, 3C), the cache holds keys and values of the P tokens before it, side by side in (B, P, 2C), keys first; P may be 0. Return
 # the answer (B, 1, C) and the cache with the newest token in it, (B, P + 1, 2C).
 #
 # <details><summary>Hint</summary>
@@ -469,8 +471,8 @@ assert held == [2 * C * (t + 1) for t in range(T)]
 #
 # $$ \text{Transformer: } 2\, L\, T\, C, \qquad \text{GAM: } L\,(K - 1)\, C $$
 #
-# The first grows with every token, the second does not know T. Measured on small models, token by token, then drawn for the published
-# sizes (float32, 4 bytes a number):
+# The first grows with every token, the second does not depend on T. Measured on small models, token by token, then drawn for the published
+# sizes (float32, 4 bytes a number), as if their tables of positions did not end at 256:
 
 # %%
 shared = {"vocab_size": 11, "block_size": 40, "d_model": 16, "n_layers": 2, "dropout": 0.0}
@@ -499,14 +501,15 @@ axes.loglog(lengths, gam_mib, "ko-", markersize=4, label="GAM, inputs of its con
 axes.legend(frameon=False)
 show(
     figure,
-    "On logarithmic axes the Transformer's cache is a rising line, from hundredths of a MiB to more "
-    "than a thousand; GAM's is a flat line at hundredths of a MiB. They are equal at one token.",
+    "On logarithmic axes the Transformer's cache is a rising line, from hundredths of a MiB "
+    "to more than a thousand; GAM's is a flat line at hundredths of a MiB. They are equal at "
+    "one token.",
 )
 assert transformer_mib[0] == gam_mib[0], "K - 1 = 2 here: equal at the first token"
 assert transformer_mib[-1] > 10_000 * gam_mib[-1]
 
 # %% [markdown]
-# Honest accounting: the Transformer carries more because it *remembers* more. GAM's flat line is the edge of its view, seen from the other side.
+# To be fair: the Transformer carries more because it *remembers* more. GAM's flat line is the edge of its view, seen from the other side.
 #
 # ## 10. How many parameters?
 #
@@ -519,7 +522,7 @@ assert transformer_mib[-1] > 10_000 * gam_mib[-1]
 
 # %%
 def shell_parameters(V, T, C, L):
-    """Return how many numbers lie around the mixers: embeddings, norms, feed-forward layers."""
+    """Return how many numbers lie around the mixers: embeddings, norms, feed-forward."""
     return V * C + T * C + L * (4 * C + 8 * C * C + 5 * C) + 2 * C
 
 
@@ -552,7 +555,7 @@ assert gam_parameters(11, 40, 16, 2, 4, 3) == models["GAM"].num_parameters()
 # 2. **Who follows my twin?** In layer 2 a token asks: where is a place whose *previous* token is what I am? It copies the token of that place. For a
 #    key that comes again, that place holds its value.
 #
-# Such a pair is called an induction circuit, and trained Transformers grow them. We set the weights by hand. A token's vector has four parts, which a
+# Such a pair is called an induction circuit, and trained Transformers grow them. We set the weights by hand, in a Transformer of attention and residuals alone, without LayerNorm and feed-forward layers. A token's vector has four parts, which a
 # token fills one after the other: what it is (one-hot), where it stands (one-hot), what stood before it, and its answer. Each row of W picks one
 # number of one part. With $e$ for one-hot vectors and $\beta$ for sharpness:
 #
@@ -572,7 +575,7 @@ beta = 20.0 * math.sqrt(C)  # the division by sqrt(D) leaves 20: other places ge
 
 
 def weights_of(query, key, value, into, shift=0):
-    """Return W (3C, C): part `query` asks part `key`, and part `value` is copied into `into`."""
+    """Return W (3C, C): part `query` asks part `key`; part `value` is copied into `into`."""
     W = np.zeros((3, C, C))
     n = part[query]
     W[0, place[key][: n - shift], place[query][shift:]] = beta  # q, written where its key is
@@ -644,14 +647,14 @@ panels[0].set_ylabel("token that looks")
 figure.colorbar(image, ax=list(panels), label="weight a", shrink=0.8)
 show(
     figure,
-    "Two maps of weights. Left, a black line just below the diagonal. Right, the three queries each "
-    "have one black, circled entry at the value that followed their key; other tokens spread their "
-    "weights evenly.",
+    "Two maps of weights. Left, a black line just below the diagonal. Right, the three "
+    "queries each have one black, circled entry at the value that followed their key; the "
+    "rows of most other tokens are grey, spread over several places.",
 )
 assert all(first[0, t, t - 1] > 0.99 for t in range(1, len(row)))
 
 # %% [markdown]
-# No distance occurs anywhere in layer 2: a match is found wherever it stands. That is what a convolution cannot say, whose weights belong to
+# No distance occurs anywhere in layer 2: a match is found wherever it stands. That is what a convolution cannot do, whose weights belong to
 # *places*, and a memory of constants neither, whose keys belong to *no* text. It is what the square in attention's cost pays for.
 #
 # ## What you have now

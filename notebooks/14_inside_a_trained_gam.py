@@ -88,7 +88,7 @@ for layer, v in enumerate(views, 1):
     assert 0.01 < far < 0.3 and moves > 3 * v.local_gate.mean(axis=-1)[counted].std()
 
 # %% [markdown]
-# It does hide them: a single gate moves several times as much as the mean, only the channels do not move together. What follows
+# It does hide them: a single gate moves several times as much as the mean, but the channels do not move together. What follows
 # is about the mean, so keep in mind what it cannot show.
 #
 # ## 2. Does a gate know what kind of token comes?
@@ -180,13 +180,13 @@ axes[0].legend(frameon=False, fontsize=8)
 show(
     figure,
     "Mean gates by layer and kind of token, with error bars that are hardly wider than the "
-    "markers. The kinds differ by one or two hundredths, around one half.",
+    "markers. The kinds differ by a few hundredths at most, around one half.",
 )
 
 # %% [markdown]
 # Two questions, and two answers. Do the kinds differ? **Yes**: by many standard errors, so it is no accident of these
 # stories. Do they differ *much*? **No**: by a few hundredths at most. With enough tokens any difference becomes
-# significant, so always say how large it is too. And a gate never sees the kind: it sees words, and before a recall there
+# significant, so always say how large it is too. And a gate never sees the kind: it sees words in its reach, and before a recall there
 # are mostly the same few ("your", "the"). What the gates are worth to the model is for section 6.
 
 # %%
@@ -203,11 +203,12 @@ assert gap < 0.1 and in_errors > 4
 # ## 3. The slots, by the words that wake them
 #
 # E4 shares every token among the S slots. `anatomy.exciting_tokens` takes the mean share of each slot for each word, (S, V);
-# a word that came less than three times has nan, because a mean of two numbers says little.
+# a word that came fewer than three times has nan, because a mean of two numbers says little.
 #
 # ### Exercise 14.2 ★☆☆ The words of a slot
 #
-# Return the n words with the largest share, the largest first. Words whose share is nan are not known, and never returned.
+# Return the n words with the largest share, the largest first. Words whose share is nan are not known and never returned, so there may be
+# fewer than n.
 #
 # <details><summary>Hint</summary>
 #
@@ -253,13 +254,13 @@ for layer in (0, L - 1):
     )
 
 # %% [markdown]
-# In the first layer a slot answers to a few words, and none of them has it to itself. In the last layer a slot is a **class of
+# In the first layer every word spreads over many slots, so no slot belongs to a word. In the last layer a slot is often a **class of
 # words**: those after which the same comes next. Nobody told the model about prepositions or rooms of a house.
 #
 # ## 4. How many slots are in use?
 #
 # Notebook 05 counted for one token: $e^H$, with $H$ the entropy of its shares. Over a corpus there are two answers, and
-# the difference means something. With $\bar a$ the mean share of each slot, and $H(a_t)$ the entropy of token t:
+# the difference means something. With $\bar a$ the mean share of each slot over all $N_t$ tokens, and $H(a_t)$ the entropy of token t:
 #
 # $$ I = H(\bar a) - \frac{1}{N_t} \sum_t H(a_t) \;\ge\; 0 $$
 #
@@ -295,30 +296,33 @@ def slots_in_use(shares, counted):
 check.ex_14_3(slots_in_use)
 
 # %%
+alone_by_layer = []
 heads = ("layer", "all tokens together", "one token", "information (nats)", "hardly used")
 lines = [f"| {' | '.join(heads)} |"]
 lines += ["|---|---|---|---|---|"]
 for layer, v in enumerate(views, 1):
     together, alone = slots_in_use(v.shares, counted)
+    alone_by_layer.append(alone)
     information = np.log(together) - np.log(alone)
     hardly = (v.shares[counted].mean(axis=0) < 0.1 / S).sum()  # a tenth of an equal share
     lines.append(f"| {layer} | {together:.1f} | {alone:.1f} | {information:.2f} | {hardly} |")
     assert information > -1e-4 and together <= S + 1e-3
+assert alone_by_layer[0] > 2 * alone_by_layer[-1], "the last layer chooses more sharply"
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Of the 64 slots of each layer most are in use, so hardly one is dead. And the deeper the layer, the sharper the choice: from a mix of
+# Of the 64 slots of each layer most are in use: few are dead, if any. And from the first layer to the last the choice becomes sharper: from a mix of
 # dozens in the first layer to a handful of slots in the last.
 #
 # ## 5. What does a slot write?
 #
-# E5 answers with the slots themselves, scaled by a gate and added to the residual stream, which the head reads at the end.
+# E5 answers with a mix of the slots themselves, which is scaled by a gate and added to the residual stream, which the head reads at the end.
 # So ask the head about a slot directly, as if nothing else were in the stream. The trick is known as the logit lens
 # ([nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)):
 #
 # $$ z_s = E\; \mathrm{LayerNorm}(M_s) $$
 #
-# with E (V, C) the token embedding, which is the head as well (E9's block ends, then a LayerNorm, then the head).
+# with E (V, C) the token embedding, which is the head as well (after the last block come a LayerNorm and the head).
 
 
 # %%
@@ -345,8 +349,8 @@ for s in np.argsort(-share[counted].mean(axis=0))[:8]:
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Read a line from left to right and it is a rule of grammar: after these words come those. It looks wonderful. Eight
-# slots picked by hand prove little, so make a number of it. For each token take the slot with the largest share, and the five
+# Read a line from left to right and it is a rule of grammar: after these words come those. It looks wonderful. But eight
+# slots prove little, so make a number of it. For each token take the slot with the largest share, and the five
 # words that its lens puts first. How often is the **next** word among them, how often the **present** one? And
 # what would chance give: the same, with the slots' lenses shuffled?
 
@@ -377,9 +381,10 @@ axes.set_ylim(bottom=0.0)
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
-    "In layer 1 the strongest slot's lens names the present word for more than half of the "
-    "tokens. From layer to layer it turns to the next word instead, above one half in the "
-    "last. Shuffled slots stay near zero.",
+    f"In layer 1 the strongest slot's lens names the present word for {present[0]:.0%} of the "
+    f"tokens and the next word for {next_word[0]:.0%}; in the last layer it names the present "
+    f"word for {present[-1]:.0%} and the next for {next_word[-1]:.0%}. With shuffled slots at "
+    f"most {chance.max():.0%}.",
 )
 assert present[0] > next_word[0] and next_word[-1] > present[-1]
 assert next_word[-1] > 5 * chance[-1]
@@ -478,7 +483,7 @@ check.ex_14_4(cost)
 # %%
 asked = [([layer], what) for what in ("memory", "convolution", "gates") for layer in range(L)]
 asked += [(range(L), what) for what in ("memory", "gates", "convolution")]
-table = [f"| cut out (rise in nats) | {' | '.join((*KINDS, 'all'))} |"]
+table = [f"| cut out (rise in nats ± standard error) | {' | '.join((*KINDS, 'all'))} |"]
 table += ["|---|" + "---|" * 4]
 rise = {}
 for layers, what in tqdm(asked, desc="cutting", leave=False):
@@ -503,8 +508,8 @@ axes.legend(frameon=False, fontsize=8)
 show(
     figure,
     "On a logarithmic axis: to cut the convolution of layer 1 costs several nats, that of "
-    "the others far less. Fixing the gates or cutting the memory of a layer costs less than "
-    "a hundredth of a nat.",
+    "the others far less. Fixing the gates or cutting the memory of one layer costs hardly "
+    "anything. What is below 0.00001 is drawn there.",
 )
 assert rise["convolution", "layer 1"] > 1.0
 assert max(rise["memory", f"layer {layer}"] for layer in range(1, L + 1)) < 0.05
@@ -515,7 +520,7 @@ print(f"a layer's feed-forward part has {beside:.0f} times as many numbers as it
 assert beside > 10
 
 # %% [markdown]
-# The first layer's convolution is what this model stands on: only there do neighbouring words meet for the first time. **The memory,
+# The first layer's convolution is what this model stands on: there neighbouring words meet for the first time. **The memory,
 # whose slots we just read like a grammar book, can be cut out at almost no cost**, and gates that no longer
 # move are hardly missed. The slots do carry the next word, but the same may be written by others too: the memory acts on each
 # token alone, and so does the feed-forward part behind it, which has many more numbers.
@@ -525,7 +530,7 @@ assert beside > 10
 # * *This* trained model, on *this* corpus, does not need its memories. Knowing what a part contains does not tell whether
 #   anything depends on it; only an intervention does.
 # * It does not follow that a GAM trained *without* memory would be as good, or worse. That is another experiment, the paper's
-#   table 3 (notebook 13), in which the memory pays.
+#   table 3 (notebook 13), in which the variant without memory comes last.
 # * Cutting parts one at a time can miss what two parts do for each other. "All layers" is there for that reason.
 #
 # ## 7. Beside the generator
@@ -572,8 +577,8 @@ assert abs(pays - (entropy + divergence)) < 1e-9 and divergence >= -1e-9
 print(f"the model pays {pays:.4f} nats, the floor is {entropy:.4f}: {divergence:.4f} apart")
 
 # %% [markdown]
-# Beside it a *recall*: after "Bring your" the generator names the one thing of this story with probability 1. It was said some
-# forty tokens ago, out of sight. The best that can be done without is to give every thing its share, and that is what the model does.
+# Beside it a *recall*: after "Bring your" the generator names the one thing of this story with probability 1. It was said long
+# before, out of sight. The best that can be done without is to give every thing its share, and that is what the model does.
 
 # %%
 n2, t2 = next((n, t) for n, t in places("Bring", "your") if n < N)
@@ -596,9 +601,9 @@ for a, names, true, model_says, title in (
 axes[0].legend(frameon=False, loc="lower right")
 show(
     figure,
-    "Left: twelve words that may describe the friend; the model's bars end close to the "
-    "generator's marks. Right: sixteen things; the generator is certain of one, the model "
-    "gives all of them about the same small probability.",
+    f"Left: {len(truth)} words that may describe the friend; the model's bars end close to "
+    f"the generator's marks. Right: {len(things)} things; the generator is certain of one, "
+    "the model gives each of them a small probability.",
 )
 assert divergence < 0.1
 assert q2.sum() > 0.9 and q2.max() < 0.5, "things all, and no idea which"
@@ -693,7 +698,7 @@ assert len(set(sizes.values())) == 1 and sizes[1] == L * (K - 1) * C * 4
 print("\n" + " ".join(words[i] for i in written[:110]))
 
 # %% [markdown]
-# Read it twice. Each sentence is right; then look for who has what, and which friend comes back. That is the reach of 13 tokens
+# Read it twice. First sentence by sentence: each reads well by itself. Then look for who has what, and which friend comes back. That is the reach of 13 tokens
 # (notebook 09), and no gate or slot can change it.
 #
 # ## What you have now

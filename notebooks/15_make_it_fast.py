@@ -5,7 +5,7 @@
 # fresh arrays, logits that never exist whole. Every step is measured, and held equal to the plain rule. At the end you know
 # what NumPy can do, which floor nobody gets below, and how near to it this project comes, PyTorch beside it.
 #
-# **Time.** 75 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows, C channels, V vocabulary.
+# **Time.** 75 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows, C channels, V vocabulary, B rows of a batch, T tokens.
 
 # %% tags=["setup"]
 import math
@@ -64,8 +64,8 @@ axes.barh(largest, [total[name] for name in largest], color="0.7", edgecolor="k"
 show(
     figure,
     "Bars of the milliseconds of each operation in a training step. Products (linear) are "
-    "among the longest, and so are operations that only look at each number once, such as "
-    "dropout or gelu.",
+    "the longest; operations that do little with each number, such as gelu, layer_norm and "
+    "the gate, take a good part of the rest.",
 )
 assert abs(sum(total.values()) - 1e3 * sum(measured.seconds.values())) < 1e-6
 
@@ -99,7 +99,7 @@ rng = np.random.default_rng(15)
 n = 2**24  # 64 MiB of float32: more than a cache holds
 x, y = rng.standard_normal(n, dtype=np.float32), np.empty(n, np.float32)
 copying = median_ms(lambda: np.copyto(y, x))
-bandwidth = 8 * n / (copying * 1e-3)  # bytes a second
+bandwidth = 8 * n / (copying * 1e-3)  # beta, in bytes a second
 print(f"a copy:          {copying:6.2f} ms, that is {bandwidth / 1e9:.1f} GB/s")
 for name, pass_over in {
     "x * 2": lambda: np.multiply(x, 2, out=y),
@@ -157,6 +157,8 @@ def same(got):
 #
 # $$ \mathrm{erfc}(z) \approx t\,\big(a_1 + t\,(a_2 + t\,(a_3 + t\,(a_4 + t\,a_5)))\big)\; e^{-z^2}, \qquad
 #    t = \frac{1}{1 + p\,z}, \qquad z \ge 0 $$
+#
+# With $z = |x| / \sqrt 2$ its $e^{-z^2}$ is the $e^{-x^2/2}$ of the slope, and $\mathrm{erf}(x / \sqrt 2)$ is $1 - \mathrm{erfc}(z)$ with the sign of x.
 
 # %%
 p, a = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
@@ -186,7 +188,8 @@ same(gelu_short(x, dy))
 
 # %% [markdown]
 # **Step 2: in place.** Each operation of the cell above asks for a new array, fills it, and lets it go. NumPy's `out=` and `+=` write into
-# one that is there. Now the rule needs the two results, which hold what is between as long as they can, and one array besides.
+# one that is there. Now the rule
+# needs the two arrays of its results, which hold what comes between as well, and one array besides.
 
 
 # %%
@@ -279,7 +282,7 @@ show(
 )
 
 # %% [markdown]
-# Nothing was approximated beyond what float32 rounds anyway: `same` compares every number with the reference.
+# The short formula is off by about as much as float32 rounds anyway: `same` compares every number with the reference, to 2e-5.
 #
 # ## 4. How large is a tile?
 #
@@ -378,7 +381,7 @@ print(f"yours     {median_ms(lambda: softmax_rows(s, out, 128), 5):5.1f} ms")
 # %% [markdown]
 # ### Exercise 15.2 ★★☆ The gate, fused
 #
-# E6 and E7 in one go: $\mathrm{fused} = \sigma(g_{local}) \odot \mathrm{local} + \sigma(g_{global}) \odot \mathrm{global}$, written into `out`, `tile` rows at a time. `gate` (N, 2C)
+# E7 in one go: $\mathrm{fused} = \sigma(g_{local}) \odot \mathrm{local\_context} + \sigma(g_{global}) \odot \mathrm{global\_context}$, written into `out` (N, C), `tile` rows at a time. `gate` (N, 2C)
 # holds both, the local C columns first. Change no input, return `out`, and again ask for no more than a few tiles of memory.
 #
 # <details><summary>Hint</summary>
@@ -468,7 +471,7 @@ assert faults[1] <= faults[0], "an array that was touched before gives no new fa
 # $$ \mathcal{L} = \sum_k \frac{n_k}{n}\, \mathcal{L}_k, \qquad
 #    \frac{\partial \mathcal{L}}{\partial \theta} = \sum_k \frac{n_k}{n}\, \frac{\partial \mathcal{L}_k}{\partial \theta} $$
 #
-# exactly. Only the parts' shares must be right: a mean of means is another number when parts have unequal numbers of targets, and stories
+# exactly, but for rounding. Only the parts' shares must be right: a mean of means is another number when parts have unequal numbers of targets, and stories
 # do. (A negative target is no target: what follows the end of a story.)
 #
 # ### Exercise 15.3 ★★☆ The same step in parts
@@ -544,7 +547,7 @@ assert peaks[-1] > 2 * peaks[0]
 #
 # ## 7. Logits that never exist whole
 #
-# The largest array of a language model is not in any block: it is the logits, N rows of V numbers, and their gradient once more. For the published
+# The largest array of this model's training step is not in any block: it is the logits, N rows of V numbers, and their gradient once more. For the published
 # model, 8,192 rows of 10,000 words, that is 328 MB each. Yet of all of them only one number is wanted:
 #
 # $$ z = x W^\top, \qquad \mathcal{L} = \frac{1}{n}\sum_i \Big(\log\sum_v e^{z_{iv}} - z_{i,y_i}\Big) $$
@@ -651,9 +654,9 @@ for name, f in ways.items():
     assert np.abs(f() - s.sum(axis=1, dtype=np.float64)).max() < 1e-3
 
 # %% [markdown]
-# **What did not pay.** This is a report from building the project, nothing that is measured here: two Python threads, each with half of the batch (little with
-# the large model, somewhat more with the small one, for a second copy of the gradient, while BLAS wants the same cores); numexpr, which compiles a
-# pass at a time; an erf faster than the short formula above. They were tried, measured, and left out.
+# **What did not pay.** This is a report from building the project, nothing that is measured here: two Python threads, each with half of the batch (they gained little
+# with the large model and somewhat more with the small one, at the price of a second copy of the gradient, and BLAS wants the same cores); numexpr, which evaluates a
+# whole expression in tiles of its own; an erf faster than the short formula above. They were tried, measured, and left out.
 #
 # ## 9. Two rules, one operation
 #
@@ -709,7 +712,7 @@ with reference_only():
 # ## 10. The floor
 #
 # What is left when all passes are free? The products. That of (i, k) with (k, j) has $2\,i\,k\,j$ floating-point operations and, if each matrix goes
-# through memory once, $4\,(ik + kj + ij)$ bytes. Operations per byte, its *intensity*, decide who waits for whom:
+# through memory once, $4\,(ik + kj + ij)$ bytes. Operations per byte, its *intensity* (notebook 12), decide who waits for whom:
 #
 # $$ \text{product: } \frac{2\,ikj}{4\,(ik + kj + ij)} \;=\; \frac{m}{6} \;\text{ for } i = k = j = m,
 #    \qquad\quad \text{pass: } \frac{1}{8} $$
@@ -728,12 +731,12 @@ print(f"one matrix, times 2:     {1 / 8:8.2f} operations a byte, {a_pass:8.2f} G
 print(
     f"\nThe step profiled above: its products alone take {1e3 * measured.floor:.1f} ms "
     f"of {1e3 * measured.alone:.1f} ms, "
-    f"so it reaches {measured.floor / measured.alone:.0%} of the floor."
+    f"so it runs at {measured.floor / measured.alone:.0%} of the floor's speed."
 )
 
 # %% [markdown]
 # Products are left to BLAS, and nobody who computes them with this library gets below their
-# time. The larger the model, the larger their share, and the nearer the floor: $C^2$ numbers in a product stand against $C$ in a pass.
+# time. The larger the model, the larger their share, and the nearer the floor: per token, of the order of $C^2$ operations in a product stand against $C$ in a pass.
 #
 # ## 11. Beside PyTorch
 #
@@ -768,7 +771,7 @@ show(
 
 # %%
 lines = [
-    "| model | | s / step | time / minigam | peak memory (MiB) |",
+    "| model | | s / step | time / minigam, median (range) | peak memory (MiB) |",
     "|---|---|---|---|---|",
 ]
 for name, measurement in stored["configs"].items():
@@ -786,7 +789,7 @@ Markdown("\n".join(lines))
 
 # %% [markdown]
 # Read it as it is. **PyTorch tuned is faster**, at both sizes; it takes several times the memory, part of which is PyTorch itself. At the published size minigam in NumPy is faster than
-# PyTorch as its authors ran it, and all of them are near the products, because there is not much else left to gain. At the small size the passes count for more, NumPy does
+# PyTorch without tuning ("eager"), and it and the tuned one are near the products, so there is not much left to gain. At the small size the passes count for more, NumPy does
 # them on one core, and PyTorch on both.
 #
 # ## What you have now

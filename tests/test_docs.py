@@ -81,10 +81,12 @@ def test_the_table_of_the_course_is_what_the_notebooks_say():
     assert rows == said
     total = sum(int(minutes) for *_, minutes, _ in said)
     assert f"{total / 60:.0f} hours" in README
+    assert f"{sum(int(exercises) for *_, exercises in said)} exercises" in README
 
 
 def test_links_and_files_exist():
-    for document in (README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+    for name in ("README.md", "CONTRIBUTING.md"):
+        document = (ROOT / name).read_text(encoding="utf-8")
         targets = re.findall(r"\]\((?!https?:)([^)]+)\)", document)
         targets += re.findall(r"`((?:tests|minigam|benchmarks|notebooks)/[\w/.]+)`", document)
         headings = [h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", document, flags=re.M)]
@@ -102,7 +104,9 @@ def test_functions_of_the_equation_table_exist():
         assert hasattr(getattr(minigam, room), name), f"{room}.{name}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "data/README.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md"]
+)
 def test_commands_and_make_targets_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for command in re.findall(r"python -m minigam\.(\w+)", text):
@@ -110,7 +114,7 @@ def test_commands_and_make_targets_exist(document):
     for command in re.findall(r"python -m benchmarks\.(\w+)", text):
         assert (ROOT / "benchmarks" / f"{command}.py").exists(), command
     makefile = (ROOT / "Makefile").read_text()
-    for targets in re.findall(r"(?:^|`)make ((?:[a-z]+ ?)+)", text, flags=re.MULTILINE):
+    for targets in re.findall(r"(?:^|`)make ((?:[a-z][a-z-]+ ?)+)", text, flags=re.MULTILINE):
         for target in targets.split():
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 

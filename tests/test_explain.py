@@ -9,7 +9,7 @@ import pytest
 import tiny
 from test_cli import ON_TEXT, SMALL, assert_refused
 
-from minigam import GAM, corpus, explain, ops, pocketstories, train
+from minigam import GAM, GAMConfig, corpus, explain, ops, pocketstories, train
 from minigam.config import MIXERS, InputError
 from minigam.generate import continued
 from minigam.run import Run
@@ -153,7 +153,7 @@ def test_a_story_of_the_validation_set_has_the_floors_and_kinds_of_the_corpus(st
         assert [told.tokenizer.id_of[t["text"]] for t in read] == told.valid[n, : length + 1].tolist()
         assert [t["floor"] for t in read[1:]] == pytest.approx(told.floor[n, :length], rel=1e-3)
         assert [pocketstories.KINDS.index(t["kind"]) for t in read[1:]] == told.kinds[n, :length].tolist()
-        assert data["sampled"] == length
+        assert data["first_sampled"] == length
         assert "can write this text" in data["known"]
 
 
@@ -172,7 +172,7 @@ def test_a_prompt_is_continued_as_generate_does_it(stories, tmp_path):
     tokenizer = run.tokenizer()
     ids = run.load_model().generate([tokenizer.end, *tokenizer.encode("Once upon")], 9, 1.0, None, 3)
     assert [t["text"] for t in data["tokens"]] == [tokenizer.vocabulary[i] for i in ids]
-    assert (data["sampled"], data["after"]) == (3, None)
+    assert (data["first_sampled"], data["after"]) == (3, None)
 
 
 def test_sampling_ends_with_the_story():
@@ -233,6 +233,11 @@ def test_other_runs_are_refused(capsys, tmp_path):
     assert train.main([*SMALL, "--model=transformer", f"--out={path}"]) == 0
     capsys.readouterr()
     assert_refused(explain.main, [path], capsys, "a run of transformer, wanted one of gam")
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    gam = GAMConfig(vocab_size=9, block_size=8, d_model=4).to_dict()
+    config |= {"model_type": "gam", "model": gam, "data": config["data"] | {"dataset": "mqar"}}
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert_refused(explain.main, [path], capsys, "trained on mqar, wanted a run on text")
 
 
 def test_the_page_is_written_whole_or_not_at_all(capsys, stories, tmp_path, monkeypatch):

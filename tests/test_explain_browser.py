@@ -231,6 +231,9 @@ def test_a_held_token_stays_until_let_go(opened):
     assert some[10].get_attribute("aria-pressed") == "true"
     point.move_to_element(some[14]).perform()
     assert text(browser, "#token") == data["tokens"][10]["text"]
+    some[20].click()
+    assert some[20].get_attribute("aria-pressed") == "true", "the hold moves"
+    assert some[10].get_attribute("aria-pressed") == "false"
     ActionChains(browser).send_keys(Keys.ESCAPE).perform()
     ActionChains(browser).move_to_element(some[15]).perform()
     assert text(browser, "#token") == data["tokens"][15]["text"]
@@ -313,7 +316,7 @@ def test_text_is_only_text(browser, letters, tmp_path):
 def test_a_mixer_without_a_part_says_what_it_lacks(browser, stories, tmp_path, mixer, there):
     look(browser)
     path = tmp_path / f"{mixer}.html"
-    data = json.loads(json.dumps(write(stories, path)))
+    data = write(stories, path)
     data["model"] |= {"mixer": mixer, "reach": 1 if mixer == "global" else 5}
     for layer in data["layers"]:
         layer |= {"local": None, "global": None}

@@ -32,6 +32,7 @@ def test_a_right_answer_passes(right):
         (WANT * np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.001]]), "here: entry (1, 2) is 6.006, wanted 6"),
         (np.where(WANT > 5.0, np.nan, WANT), "here: 1 of 6 entries are nan or infinite"),
         ("text", "here: got str, wanted numbers"),
+        (WANT + 0j, "here: got complex numbers, wanted real ones"),
         (None, "here: still to be written"),
         ([[1.0], [1.0, 2.0]], "here: got list, wanted numbers"),
         ((WANT * 1.001).astype(np.float32), "here: entry (1, 2)"),
@@ -45,6 +46,16 @@ def test_a_known_mistake_is_named_before_the_shape():
     mistakes = {"the axes are swapped": WANT.T, "all is right": WANT}
     assert told(lambda: expect(WANT.T, WANT, "here", mistakes)) == "here: the axes are swapped"
     expect(WANT, WANT, "here", mistakes)
+
+
+def test_large_numbers_are_told_apart():
+    assert told(lambda: expect(22_599_690, 22_599_680, "here")) == "here: 22599690, wanted 22599680"
+
+
+def test_infinity_where_it_is_wanted_is_no_fault():
+    want = np.array([-np.inf, 1.0])
+    expect(want.copy(), want, "here")
+    assert told(lambda: expect(np.array([-np.inf, 2.0]), want, "here")) == "here: entry (1,) is 2, wanted 1"
 
 
 def test_integers_are_compared_exactly():
@@ -129,15 +140,25 @@ def test_a_right_answer_is_praised(capsys):
     assert capsys.readouterr().out == "Exercise 99.1: right (three numbers).\n"
 
 
-def test_a_value_is_judged_where_one_is_wanted(capsys):
-    @exercise
-    def ex_99_2(number: float):
-        expect(number, 3.0, "three")
-        return "one number"
+def test_an_earlier_answer_that_is_missing_is_named():
+    message = told(lambda: ex_99_1(lambda x: raises(x)))
+    assert message == "Exercise 99.1: raises is still to be written: replace the line that raises"
 
-    ex_99_2(3)
-    assert told(lambda: ex_99_2(4.0)) == "Exercise 99.2: three: 4, wanted 3"
-    assert told(lambda: ex_99_2(None)).startswith("Exercise 99.2: still to be written")
+
+def test_arrays_inside_of_what_is_given_are_copied_too():
+    inside = {"w": np.ones(2)}, [np.ones(3)]
+
+    @exercise
+    def ex_99_4(answer):
+        answer(*inside)
+
+    def writes(named, several):
+        several[0] += named.pop("w")[0]
+        return 0.0
+
+    assert "writes changed an array it was given" in told(lambda: ex_99_4(writes))
+    assert (inside[0]["w"] == 1.0).all()
+    assert (inside[1][0] == 1.0).all()
 
 
 def test_a_check_counts_its_answers():

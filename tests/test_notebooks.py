@@ -35,9 +35,11 @@ def half(x):
 check.ex_77_1(half)
 
 # %% tags=["exercise"]
-# SOLUTION: third = None
-third = 1 / 3
-# END
+def third(x):
+    # SOLUTION
+    return x / 3
+    # END
+
 
 # %%
 check.ex_77_2(third, half)
@@ -60,7 +62,7 @@ def test_exercises_are_found_with_both_of_their_cells(source):
     assert (first.number, first.answer) == ("77_1", "half")
     assert first.solution.endswith('"""Return half of x."""\n    y = x / 2\n    return y')
     assert first.stub.endswith(f'"""Return half of x."""\n    {notebooks.STUB}')
-    assert (second.answer, second.solution, second.stub) == ("third, half", "third = 1 / 3", "third = None")
+    assert (second.number, second.answer) == ("77_2", "third, half")
 
 
 def test_a_solution_is_folded_below_its_check(source):
@@ -83,7 +85,7 @@ def test_equal_sources_make_equal_files(source):
 
 def test_an_exercise_without_its_check_is_refused(source):
     source.write_text(SOURCE.replace("check.ex_77_1(half)", "half(2)"), encoding="utf-8")
-    with pytest.raises(ValueError, match="needs # SOLUTION, # END and its check"):
+    with pytest.raises(InputError, match="needs # SOLUTION, # END and its check"):
         notebooks.exercises(notebooks.read(source))
 
 
@@ -130,7 +132,7 @@ def changed(notebook, change: str):
     ("change", "says"),
     [
         ("stale", "stale from cell 1 on"),
-        ("shorter", "stale from cell at the end on"),
+        ("shorter", "stale from cell 1 on"),
         ("not run", "cell 1 was not run in its turn"),
         ("out of turn", "cell 1 was not run in its turn"),
         ("no result", "cell 0 stores no text/plain"),
@@ -177,15 +179,23 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
-    assert "kept, though the course has a newer one: 77" in capsys.readouterr().out
+    assert "newer ones of 77: python -m minigam.course exercises 77 --overwrite" in capsys.readouterr().out
     copy.write_text("mine", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
     assert copy.read_text(encoding="utf-8") == "mine"
     printed = capsys.readouterr().out
-    assert "0 notebooks written, 1 kept with your answers" in printed
+    assert "0 notebooks written, 1 kept as they are" in printed
     assert "newer" not in printed, "what is no notebook of ours says nothing of its source"
     assert command.main(["exercises", "--out", str(out), "--overwrite"]) == 0
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
+    assert (out / "77_test-before.ipynb").read_text(encoding="utf-8") == "mine", "nothing is lost"
+
+
+def test_outside_a_clone_the_course_says_what_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(course, "PROJECT", tmp_path)
+    for call in (notebooks.sources, lambda: course.results("recall"), course.trained):
+        with pytest.raises(InputError, match="the course needs a clone of the project"):
+            call()
 
 
 def test_an_unknown_notebook_is_refused(project):
@@ -223,10 +233,16 @@ def test_a_figure_is_shown_with_its_text(monkeypatch):
         assert settings["raw"]
 
 
+def clone(path):
+    path.mkdir(exist_ok=True)
+    (path / "pyproject.toml").touch()
+    return path
+
+
 def test_the_trained_model_is_trained_once(monkeypatch, tmp_path, capsys):
     """The whole way with a model that takes no time; the second call reads what the first wrote."""
     monkeypatch.setattr(course, "PRESETS", {"small": SMALL})
-    monkeypatch.setattr(course, "PROJECT", tmp_path)
+    monkeypatch.setattr(course, "PROJECT", clone(tmp_path))
     monkeypatch.setattr(course, "DataConfig", lambda: DataConfig(stories=4, valid_stories=2))
     run, model, corpus = course.trained()
     assert [p.name for p in (tmp_path / "runs").iterdir()] == [run.path.name]
@@ -240,9 +256,9 @@ def test_the_trained_model_is_trained_once(monkeypatch, tmp_path, capsys):
 def test_training_that_was_stopped_goes_on(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "PRESETS", {"small": SMALL})
     monkeypatch.setattr(course, "DataConfig", lambda: DataConfig(stories=4, valid_stories=2))
-    monkeypatch.setattr(course, "PROJECT", tmp_path / "whole")
+    monkeypatch.setattr(course, "PROJECT", clone(tmp_path / "whole"))
     whole = course.trained()[1].state_dict()
-    monkeypatch.setattr(course, "PROJECT", tmp_path / "stopped")
+    monkeypatch.setattr(course, "PROJECT", clone(tmp_path / "stopped"))
     log = Run.log
 
     def stop_at_two(run, line):

@@ -15,7 +15,7 @@ from minigam.corpus import Corpus
 from minigam.files import read_json
 from minigam.lm import GAM
 from minigam.run import Run, make_corpus
-from minigam.train import PRESETS
+from minigam.train import PRESETS, build
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,9 +40,18 @@ def show(figure: "Figure | str", alt: str) -> None:
     display({kind: content, "text/plain": alt}, metadata={kind: {"alt": alt}}, raw=True)
 
 
+def in_clone(path: Path) -> Path:
+    """Return the path. Raises InputError where the project is no clone, but installed as a package alone."""
+    if not (PROJECT / "pyproject.toml").is_file():
+        raise InputError(
+            f"{path}: not there; the course needs a clone of the project, installed with pip install -e"
+        )
+    return path
+
+
 def results(name: str) -> dict:
     """Return the stored numbers of an experiment or benchmark, such as "table1_pocketstories"."""
-    folder = RESULTS / name
+    folder = in_clone(RESULTS) / name
     found = sorted(folder.glob("*.json"))
     if len(found) != 1:
         known = ", ".join(sorted({p.parent.name for p in RESULTS.glob("*/*.json")}))
@@ -58,22 +67,18 @@ def library():
 
 
 def trained() -> tuple[Run, GAM, Corpus]:
-    """Return a GAM trained on PocketStories as `make train` does it, its run folder and its corpus.
+    """Return a GAM trained on PocketStories with the settings of `make train`, its run folder and its corpus.
 
     The first call trains it, about a minute on two cores, and keeps it under runs/; later ones read it.
     """
-    preset = PRESETS["small"]
-    model, train = (
-        kind(**{k: v for k, v in preset.items() if k in kind.__dataclass_fields__})
-        for kind in (GAMConfig, TrainConfig)
-    )
+    model, train = build(GAMConfig, PRESETS["small"]), build(TrainConfig, PRESETS["small"])
     data = DataConfig()
-    asked = json.dumps([model.to_dict(), train.to_dict(), data.to_dict()], sort_keys=True)
-    folder = PROJECT / "runs" / f"course-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
     corpus = make_corpus(data, model.block_size, progress=True)
+    asked = json.dumps([model.to_dict(), train.to_dict(), corpus.fingerprint()], sort_keys=True)
+    name = f"course-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    folder, unfinished = (in_clone(PROJECT / "runs" / n) for n in (name, f"{name}-unfinished"))
     if not folder.is_dir():
-        unfinished = folder.with_name(f"{folder.name}-unfinished")
-        if unfinished.is_dir():  # stopped half way
+        if (unfinished / "config.json").is_file():  # stopped half way
             run = Run(unfinished)
             made, optimizer, start = run.resume()
         else:

@@ -1,6 +1,7 @@
 """Build the notebooks of the course: execute them in place, or write the learner's copies."""
 
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,40 +16,40 @@ PROG = "minigam.course"
 def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=cli.Parser)
-    for name, what in (
-        ("build", "execute notebooks/NN_name.py into notebooks/NN_name.ipynb, solutions in place"),
-        ("exercises", "write the learner's copies, with gaps to fill in"),
-    ):
-        c = commands.add_parser(name, help=what, description=what)
-        c.add_argument("numbers", nargs="*", metavar="NN", help="which notebooks (default: all)")
-    c.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
-                   help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
-    c.add_argument("--overwrite", action="store_true", help="replace copies that are there, answers and all")
+    what = "execute notebooks/NN_name.py into notebooks/NN_name.ipynb, solutions in place"
+    build = commands.add_parser("build", help=what, description=what)
+    what = "write the learner's copies, with gaps to fill in, and keep those that are there"
+    copies = commands.add_parser("exercises", help=what, description=what)
+    for command in (build, copies):
+        command.add_argument("numbers", nargs="*", metavar="NN", help="which notebooks (default: all)")
+    copies.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
+                        help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
+    copies.add_argument("--overwrite", action="store_true",
+                        help="begin anew, and keep what is there as NAME-before.ipynb")  # fmt: skip
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    try:
-        import jupytext  # noqa: F401
-        import nbclient  # noqa: F401
-    except ImportError as e:
-        raise InputError(f"{e.name} is not installed; install it with pip install '.[notebooks]'") from e
+    needed = ("jupytext", "nbformat", "nbclient", "ipykernel")
+    for library in needed if args.command == "build" else needed[:2]:
+        if find_spec(library) is None:
+            raise InputError(f"{library} is not installed; install it with pip install -e '.[notebooks]'")
     chosen = notebooks.chosen(args.numbers)
     return _build(chosen) if args.command == "build" else _exercises(chosen, args.out, args.overwrite)
 
 
 def _build(sources: list[Path]) -> int:
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     for source in tqdm(sources, unit="notebook", disable=None, leave=False):
         notebook, start = notebooks.with_solutions(source), time.perf_counter()
         try:
-            notebooks.execute(notebook)
-        except CellExecutionError as e:
+            notebooks.execute(notebook, source.parent)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             raise InputError(f"{source.name}: a cell failed, nothing was written\n{e}") from e
         notebooks.store(notebook, source.with_suffix(".ipynb"))
-        tqdm.write(f"{source.stem:<28}{time.perf_counter() - start:6.1f} s")
+        tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
     return 0
 
 
@@ -60,13 +61,17 @@ def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
         path = out / f"{source.stem}.ipynb"
         if path.exists() and not overwrite:
             kept.append(source)
-        else:
-            notebooks.store(notebooks.for_learners(source), path)
-    print(f"{out}: {len(sources) - len(kept)} notebooks written", end="")
-    print(f", {len(kept)} kept with your answers (--overwrite begins them anew)" if kept else "")
+            continue
+        if path.exists():
+            path.replace(path.with_name(f"{source.stem}-before.ipynb"))
+        notebooks.store(notebooks.for_learners(source), path)
+    print(f"{out}: {len(sources) - len(kept)} notebooks written, {len(kept)} kept as they are")
     outdated = [s.stem[:2] for s in kept if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
     if outdated:
-        print(f"kept, though the course has a newer one: {', '.join(outdated)}")
+        print(
+            f"The course has newer ones of {', '.join(outdated)}: python -m {PROG} exercises "
+            f"{' '.join(outdated)} --overwrite begins them anew, and keeps yours as NAME-before.ipynb"
+        )
     return 0
 
 

@@ -27,19 +27,18 @@ class NotYet(AssertionError):
 def exercise(check: Callable) -> Callable:
     """Make a check of one exercise, ex_NN_K, from a function that raises NotYet where an answer is wrong.
 
-    An answer is a function, unless the check annotates its parameter with what else it is. Functions come
-    guarded: they get copies, and their own errors become NotYet. What the check returns says what was
-    checked, and is printed.
+    Answers are functions. They come guarded: what they are given by position is copied, and their own errors
+    become NotYet. What the check returns says what was checked, and is printed.
     """
     number = check.__name__.removeprefix("ex_").replace("_", ".")
 
     @functools.wraps(check)
     def judged(*answers) -> None:
-        parameters = inspect.signature(check).parameters.values()
-        if len(answers) != len(parameters):
-            raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {len(parameters)}")
+        wanted = len(inspect.signature(check).parameters)
+        if len(answers) != wanted:
+            raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {wanted}")
         try:
-            checked = check(*map(_guarded, answers, (p.annotation is p.empty for p in parameters)))
+            checked = check(*map(_guarded, answers))
         except NotYet as e:
             raise NotYet(f"Exercise {number}: {e}") from None
         print(f"Exercise {number}: right ({checked}).")
@@ -47,32 +46,28 @@ def exercise(check: Callable) -> Callable:
     return judged
 
 
-def _guarded(answer, function: bool):
-    """Return a function that calls `answer`, or the answer itself where no function is wanted."""
+def _guarded(answer):
+    """Return a function that calls `answer`."""
     if answer is None or answer is Ellipsis:
         raise NotYet("still to be written: put your answer where the cell says so, and run it again")
-    if not function:
-        return answer
     if not callable(answer):
         raise NotYet(f"got {type(answer).__name__}, wanted the function itself, not its result")
     name = getattr(answer, "__name__", "your function")
 
     @functools.wraps(answer)
     def call(*args, **settings):
-        given = [_copy(a) for a in args]
+        given = _copy(args)
         try:
             returned = answer(*given, **settings)
         except NotYet:
             raise
         except NotImplementedError as e:
-            raise NotYet(f"{name} is still to be written: replace the line that raises") from e
+            stub = traceback.extract_tb(e.__traceback__)[-1].name  # perhaps an earlier answer, called by this
+            raise NotYet(f"{stub} is still to be written: replace the line that raises") from e
         except Exception as e:  # whatever a learner's code may raise
             raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {_plain(e)}{_line(e)}") from e
-        for before, after in zip(args, given, strict=True):
-            if isinstance(before, np.ndarray) and not np.array_equal(before, after, equal_nan=True):
-                raise NotYet(
-                    f"{name} changed an array it was given, if by a bit; make a new one, or a .copy()"
-                )
+        if not _same(args, given):
+            raise NotYet(f"{name} changed an array it was given, if by a bit; make a new one, or a .copy()")
         if returned is None:
             raise NotYet(f"{name}{_shapes(args)} returned None; is a return missing?")
         return returned
@@ -81,7 +76,23 @@ def _guarded(answer, function: bool):
 
 
 def _copy(a):
-    return a.copy() if isinstance(a, np.ndarray) else a
+    """Copy arrays, also those in tuples, lists and dictionaries."""
+    if isinstance(a, np.ndarray):
+        return a.copy()
+    if type(a) in (tuple, list):
+        return type(a)(map(_copy, a))
+    return {k: _copy(v) for k, v in a.items()} if type(a) is dict else a
+
+
+def _same(before, after) -> bool:
+    """Return whether the arrays of what `_copy` copied are still equal."""
+    if isinstance(before, np.ndarray):
+        return np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
+    if type(before) in (tuple, list):
+        return len(before) == len(after) and all(map(_same, before, after))
+    if type(before) is dict:
+        return before.keys() == after.keys() and all(_same(v, after[k]) for k, v in before.items())
+    return True
 
 
 def _shapes(args: tuple) -> str:
@@ -136,10 +147,11 @@ def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | No
         raise NotYet(f"{where}: shape {got.shape}, wanted {want.shape}")
     if got.size > 1 and got.dtype.kind == "f" and not np.isfinite(got).all() and np.isfinite(want).all():
         raise NotYet(f"{where}: {int((~np.isfinite(got)).sum())} of {got.size} entries are nan or infinite")
-    error = np.abs(got.astype(float) - want.astype(float))
+    with np.errstate(invalid="ignore"):
+        error = np.where(got == want, 0.0, np.abs(got.astype(float) - want.astype(float)))
     worst = tuple(map(int, np.unravel_index(error.argmax(), error.shape)))
     entry = f" entry {worst} is" if worst else ""
-    raise NotYet(f"{where}:{entry} {got[worst]:.6g}, wanted {want[worst]:.6g}")
+    raise NotYet(f"{where}:{entry} {got[worst]:.9g}, wanted {want[worst]:.9g}")
 
 
 def numbers(got, where: str) -> np.ndarray:
@@ -150,6 +162,8 @@ def numbers(got, where: str) -> np.ndarray:
         array = np.asarray(to_numpy(got.data if isinstance(got, Tensor) else got))
     except (TypeError, ValueError) as e:
         raise NotYet(f"{where}: got {type(got).__name__}, wanted numbers") from e
+    if array.dtype.kind == "c":
+        raise NotYet(f"{where}: got complex numbers, wanted real ones")
     if array.dtype.kind not in "biuf":
         raise NotYet(f"{where}: got {type(got).__name__}, wanted numbers")
     return array

@@ -4,7 +4,7 @@ A source is a jupytext percent file, notebooks/NN_name.py. Its cells have tags:
 
     setup      the first code cell: the imports that every exercise may use
     exercise   an answer; the lines between `# SOLUTION` and `# END` are the solution, the learner's copy
-               has `raise NotImplementedError` there, or what follows `# SOLUTION: `
+               has `raise NotImplementedError` there
 
 The cell after an exercise calls its check. Behind it comes a folded cell with the solution, made here.
 jupytext, nbformat and nbclient are imported when they are needed.
@@ -12,17 +12,16 @@ jupytext, nbformat and nbclient are imported when they are needed.
 
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from minigam.config import InputError
-from minigam.course import PROJECT
+from minigam.course import PROJECT, in_clone
 from minigam.files import read_json, sha256_of, write_text
 
 FOLDER = PROJECT / "notebooks"
 STUB = 'raise NotImplementedError("replace this line")'
-_SOLUTION = re.compile(
-    r"^(?P<indent>[ ]*)# SOLUTION(?:: (?P<stub>[^\n]*))?\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S
-)
+_SOLUTION = re.compile(r"^(?P<indent>[ ]*)# SOLUTION\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S)
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
 TIMEOUT_S = 300  # seconds a cell may take
 _MADE_FROM = "minigam_source_sha256"
@@ -39,8 +38,8 @@ class Exercise:
 
 
 def sources() -> list[Path]:
-    """Return the sources of the course, in its order."""
-    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+    """Return the sources of the course, in its order. Raises InputError outside a clone of the project."""
+    return sorted(in_clone(FOLDER).glob("[0-9][0-9]_*.py"))
 
 
 def chosen(numbers: list[str]) -> list[Path]:
@@ -64,13 +63,16 @@ def read(source: Path):
 
 
 def exercises(notebook) -> list[Exercise]:
-    """Return the exercises of a notebook, in their order. Raises ValueError for one without its check."""
+    """Return the exercises of a notebook as `read` gives it, in their order.
+
+    Raises InputError for one without its check, or without a solution.
+    """
     found = []
     for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if "exercise" in cell.metadata.get("tags", ()):
             called = _CHECK.search(after.source) if after is not None else None
             if called is None or not _SOLUTION.search(cell.source):
-                raise ValueError(f"an exercise needs # SOLUTION, # END and its check below: {cell.source}")
+                raise InputError(f"an exercise needs # SOLUTION, # END and its check below: {cell.source}")
             number = called["name"].removeprefix("ex_")
             found.append(Exercise(number, called["answer"], _solved(cell.source), _stubbed(cell.source)))
     return found
@@ -86,12 +88,12 @@ def _solved(code: str) -> str:
 
 
 def _stubbed(code: str) -> str:
-    return _SOLUTION.sub(lambda m: f"{m['indent']}{m['stub'] or STUB}\n", code).rstrip()
+    return _SOLUTION.sub(lambda m: f"{m['indent']}{STUB}\n", code).rstrip()
 
 
 def with_solutions(source: Path):
     """Return the notebook that is stored: solutions in place, folded below each check once more."""
-    return _built(source, _solved)
+    return _built(source, "solution")
 
 
 def for_learners(source: Path):
@@ -99,7 +101,7 @@ def for_learners(source: Path):
 
     Its metadata keep the SHA-256 of the source it was made from.
     """
-    notebook = _built(source, _stubbed)
+    notebook = _built(source, "stub")
     notebook.metadata[_MADE_FROM] = sha256_of(source)
     return notebook
 
@@ -112,21 +114,23 @@ def is_outdated(copy: Path, source: Path) -> bool:
         return False
 
 
-def _built(source: Path, write):
+def _built(source: Path, kind: str):
+    """Return the notebook with the `kind` of each exercise in its cell, and its solution below its check."""
     import nbformat
 
     notebook, cells, folded = read(source), [], None
+    found = iter(exercises(notebook))
     for cell in notebook.cells:
-        if folded is not None and _CHECK.search(cell.source):
-            cells += [cell, folded]
-            folded = None
-            continue
-        if "exercise" in cell.metadata.get("tags", ()):
-            code = _solved(cell.source)
-            text = f"<details><summary>Solution</summary>\n\n```python\n{code}\n```\n\n</details>"
-            folded = nbformat.v4.new_markdown_cell(text)
-            cell.source = write(cell.source)
         cells.append(cell)
+        if folded is not None:  # this cell is the check
+            cells.append(nbformat.v4.new_markdown_cell(folded))
+            folded = None
+        elif "exercise" in cell.metadata.get("tags", ()):
+            exercise = next(found)
+            cell.source = getattr(exercise, kind)
+            folded = (
+                f"<details><summary>Solution</summary>\n\n```python\n{exercise.solution}\n```\n\n</details>"
+            )
     notebook.cells = cells
     for i, cell in enumerate(cells):
         cell.id = f"{source.stem[:2]}-{i:03d}"  # the same at every build
@@ -134,10 +138,10 @@ def _built(source: Path, write):
     return notebook
 
 
-def execute(notebook, folder: Path = FOLDER) -> None:
-    """Run every cell in a fresh kernel, in `folder`; outputs stay in the notebook.
+def execute(notebook, folder: Path) -> None:
+    """Run every cell in a fresh kernel, in `folder`; outputs stay in the notebook, but for progress bars.
 
-    Raises nbclient's CellExecutionError where a cell fails.
+    Raises nbclient's CellExecutionError, CellTimeoutError or DeadKernelError where a cell fails.
     """
     from nbclient import NotebookClient
 
@@ -151,8 +155,8 @@ def execute(notebook, folder: Path = FOLDER) -> None:
         extra_arguments=["--log-level=40"],  # errors; it warns of its own wiring
     ).execute()
     for cell in notebook.cells:
-        if cell.cell_type == "code":  # a progress bar that is done leaves an empty line
-            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.name == "stdout"]
 
 
 def store(notebook, path: Path) -> None:
@@ -178,12 +182,11 @@ def faults(built, stored) -> list[str]:
 
     built : the same notebook made anew; where it was executed too, each kind of output is wanted
     """
+    texts = ([c.source for c in notebook.cells] for notebook in (built, stored))
+    at = next((i for i, (new, old) in enumerate(zip_longest(*texts)) if new != old), None)
+    if at is not None:
+        return [f"stale from cell {at} on; rebuild it with `make notebooks`"]
     found = []
-    if [c.source for c in built.cells] != [c.source for c in stored.cells]:
-        pairs = zip(built.cells, stored.cells, strict=False)
-        at = next((i for i, (a, b) in enumerate(pairs) if a.source != b.source), "at the end")
-        found.append(f"stale from cell {at} on; rebuild it with `make notebooks`")
-        return found
     count = 0
     for i, (new, old) in enumerate(zip(built.cells, stored.cells, strict=True)):
         if old.cell_type != "code":
@@ -199,6 +202,6 @@ def faults(built, stored) -> list[str]:
 
 
 def _kinds(cell) -> set[str]:
-    """Return the kinds of a cell's outputs, what it printed aside from errors and warnings."""
+    """Return the kinds of a cell's outputs."""
     kinds = {k for o in cell.outputs if "data" in o for k in o.data}
-    return kinds | {o.name for o in cell.outputs if o.output_type == "stream" and o.name == "stdout"}
+    return kinds | {o.name for o in cell.outputs if o.output_type == "stream"}

@@ -51,5 +51,5 @@ def draw_against_length(
 
 
 def _power(fit: Fit) -> str:
-    p, *error = fit if isinstance(fit, tuple) else (fit,)
+    p, *error = fit if isinstance(fit, tuple | list) else (fit,)
     return f", T^{p:.2f}" + "".join(f" ± {e:.2f}" for e in error)

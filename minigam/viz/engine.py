@@ -14,7 +14,7 @@ def graph_plot(tensor) -> "Figure":
     """Draw how a tensor was made, leaves on top, in the layout of `Tensor._repr_svg_`.
 
     tensor : a Tensor, or whatever else `minigam.graph` can draw, itself or its `.node`
-    Raises ValueError where there is no tape, or one of more than 400 tensors.
+    Raises ValueError where there is no tape, or one of more than `graph.LIMIT` tensors.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch, PathPatch
@@ -25,7 +25,7 @@ def graph_plot(tensor) -> "Figure":
         raise ValueError("graph_plot: no tape; the tensor must be computed from one that requires_grad")
     placed = graph.layout(root)
     if placed is None:
-        raise ValueError("graph_plot: more than 400 tensors; draw a smaller computation")
+        raise ValueError(f"graph_plot: more than {graph.LIMIT} tensors; draw a smaller computation")
     figure = Figure(figsize=(placed.width / _PIXELS, placed.height / _PIXELS))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, placed.width), ylim=(placed.height, 0))
     axes.axis("off")

@@ -18,16 +18,18 @@ def gates_plot(tokens: Sequence[str], local_gates, global_gates) -> "Figure":
 
     tokens                    : the T words, in their order
     local_gates, global_gates : (L, T)   a mean over channels of sigmoid(g), from 0 to 1
+    Raises ValueError for other shapes.
     """
     from matplotlib.figure import Figure
 
     local_gates, global_gates = np.asarray(local_gates), np.asarray(global_gates)
-    (L, T), place = local_gates.shape, np.arange(len(tokens))
-    if global_gates.shape != (L, T) or len(tokens) != T:
+    T, place = len(tokens), np.arange(len(tokens))
+    if local_gates.ndim != 2 or local_gates.shape[1] != T or global_gates.shape != local_gates.shape:
         raise ValueError(
-            f"gates_plot: {len(tokens)} tokens, gates {local_gates.shape} and {global_gates.shape}, "
+            f"gates_plot: {T} tokens, gates {local_gates.shape} and {global_gates.shape}, "
             "wanted T, (L, T) and (L, T)"
         )
+    L = len(local_gates)
     figure = Figure(figsize=(10.0, 0.9 + 1.25 * L), layout="constrained")
     rows = np.atleast_1d(figure.subplots(L, 1, sharex=True, sharey=True))
     for layer, axes in enumerate(rows):
@@ -54,21 +56,24 @@ def slots_plot(
     """Plot for each of several slots a bar chart of the words that excite it, the first at the top.
 
     words, shares : for each slot its words, and its share for each of them, from 0 to 1
-    titles        : for each slot what to write above it; by default its number
+    titles        : for each slot what to write above it; by default its place among them
+    Raises ValueError where they are not of one length, or empty.
     """
     from matplotlib.figure import Figure
 
     n = len(words)
-    if len(shares) != n or any(len(w) != len(s) for w, s in zip(words, shares)):
+    counts = [list(map(len, both)) for both in (words, shares)]
+    if n == 0 or counts[0] != counts[1] or len(titles) not in (0, n):
         raise ValueError(
-            f"slots_plot: {n} lists of words and {len(shares)} of shares, wanted as many of each"
+            f"slots_plot: words {counts[0]}, shares {counts[1]}, {len(titles)} titles, wanted at least one "
+            "slot and as many of each"
         )
     titles = titles or [f"slot {i}" for i in range(n)]
     columns, lines = min(n, COLUMNS), -(-n // COLUMNS)
     height = 0.9 + 0.22 * max(map(len, words))
     figure = Figure(figsize=(2.5 * columns, height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
-    for axes, some, values, title in zip(grid, words, shares, titles):
+    for axes, some, values, title in zip(grid, words, shares, titles, strict=False):
         place = np.arange(len(some))
         axes.barh(place, np.asarray(values), color="0.6", edgecolor="k", linewidth=0.5)
         axes.set_yticks(place, some, fontsize=8, parse_math=False)

@@ -96,11 +96,11 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "F
 
     lines = _lines(words[: target + 1])
     count = 1 + max(line for line, _ in lines)
-    inch = WIDTH * POINTS / 72.0  # of one letter
+    letter_in = WIDTH * POINTS / 72.0  # width of a letter, in inches
     height = 0.27  # of a line, in inches
-    figure = Figure(figsize=(COLUMNS * inch + 0.3, count * height + 0.2))
+    figure = Figure(figsize=(COLUMNS * letter_in + 0.3, count * height + 0.2))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(-0.15 / inch, COLUMNS + 0.15 / inch), ylim=(count + 0.1 / height, -0.1 / height))
+    axes.set(xlim=(-0.15 / letter_in, COLUMNS + 0.15 / letter_in), ylim=(count + 0.1 / height, -0.1 / height))
     axes.axis("off")
     for i, (word, (line, column)) in enumerate(zip(words[: target + 1], lines, strict=True)):
         seen = target - reach <= i < target
@@ -137,7 +137,7 @@ def _lines(words: list[str]) -> list[tuple[int, int]]:
     """Return line and column of every word, a space between any two."""
     places, line, column = [], 0, 0
     for word in words:
-        if column + len(word) > COLUMNS:
+        if column and column + len(word) > COLUMNS:
             line, column = line + 1, 0
         places.append((line, column))
         column += len(word) + 1

@@ -17,14 +17,14 @@ def panels(
     rows: int = 1,
     size: tuple[float, float] | None = None,
 ) -> tuple["Figure", Any]:
-    """Return a matplotlib Figure, and its axes: one, an array of n side by side, or one of (rows, n).
+    """Return a matplotlib Figure, and its axes: one, n side by side, or from two rows on an array (rows, n).
 
     size : width and height in inches
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size or (min(10.0, 2.0 + 4.0 * n), 3.5 * rows), layout="constrained")
-    axes = figure.subplots(rows, n)
+    axes = figure.subplots(rows, n, squeeze=rows == 1)
     for a in figure.axes:
         a.set(xlabel=xlabel, ylabel=ylabel)
         a.set_title(title, fontsize=10)

@@ -77,7 +77,7 @@ def products_exchanged(dy, a, b):
     return turn(b) @ dy, dy @ turn(a)
 
 
-@wrong("01_3", says="matmul: Input operand")
+@wrong("01_3", says="sides of @ do not fit")
 def all_axes_reversed(dy, a, b):
     return dy @ b.T, a.T @ dy
 

@@ -5,7 +5,7 @@ import numpy as np
 from answers import wrong, wrong_value
 
 
-@wrong("11_1", says="as the authors' code has it")
+@wrong("11_1", says="as Mamba's code has it")
 def as_in_the_code(delta, A, B):
     return np.exp(delta * A), delta * B
 

@@ -22,6 +22,5 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return [
-        name for room in _rooms() for name in dir(import_module(f"{__name__}.{room}")) if name[:3] == "ex_"
-    ]
+    rooms = (import_module(f"{__name__}.{room}") for room in _rooms())
+    return [name for room in rooms for name in dir(room) if name.startswith("ex_")]

@@ -117,7 +117,8 @@ class _Value:
         self.looks += 1
         if self.looks > PATIENCE:
             raise NotYet(
-                f"{self.name} was visited more than {PATIENCE} times: your walk follows every path. "
+                f"{self.name} was visited more than {PATIENCE} times: your walk follows every path, "
+                "or goes through all values again and again. "
                 "Look at the inputs of a value only the first time you meet it"
             )
         return self._inputs

@@ -199,7 +199,7 @@ def ex_06_5(mixer_parameters):
             ("local", (conv,)),
             ("global", (memory,)),
         ):
-            want, has_conv, has_memory = sum(parts), conv in parts, memory in parts
+            want, has_conv, has_memory = sum(parts), mixer != "global", mixer != "local"
             mistakes = (
                 {"this mixer has no gate": want + gate}
                 if gate not in parts

@@ -67,7 +67,7 @@ def ex_11_1(discretise):
             exact,
             f"b, delta {shape}",
             {
-                "this is delta B, as the authors' code has it; wanted the exact hold": delta * B,
+                "this is delta B, as Mamba's code has it; wanted the exact hold": delta * B,
                 "the sign is wrong: e^(delta A) - 1 and A are both below 0": -exact,
                 "the division by A is missing": np.expm1(delta * A) * B,
                 "this divides by delta A; the delta of the integral stays": exact / delta,

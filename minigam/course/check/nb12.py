@@ -96,7 +96,7 @@ def ex_12_3(crossover):
             want,
             where,
             {
-                "no text is that short: where the Transformer costs more at every length, return 0": cross,
+                "no text is that short: where the formula gives a negative number, return 0": cross,
                 "this is where attention alone costs what the memory alone costs; whole blocks have "
                 "projections and a gate too": S,
                 "the convolution is left out, 2 K C a token": max(0.0, S - C),
@@ -173,4 +173,7 @@ def ex_12_4(power_law):
                 "the residuals are to be squared and summed; n - 2 is missing": np.sqrt(squares / spread),
             },
         )
-    return "noisy and exact powers, three to six lengths, evenly spaced or not"
+    got = power_law([1, 2, 4], [3.0, 6.0, 12.0])
+    expect(got[0], 1.0, "lists of three numbers: p")
+    expect(got[1], 0.0, "lists of three numbers: error of p")
+    return "noisy and exact powers, three to six lengths, evenly spaced or not, lists"
