@@ -16,7 +16,6 @@ import numpy as np
 from IPython.display import Markdown
 
 from minigam import GAM, GAMConfig, viz
-from minigam.config import InputError
 from minigam.corpus import from_pocketstories
 from minigam.course import check, results, show
 from minigam.experiments import paper
@@ -448,35 +447,35 @@ Markdown(table(heads, body))
 # %%
 behind = {mixer: math.log(row[1] / best) for mixer, row in paper.TABLE3.items()}
 assert behind["global"] < 0.01 and behind["local"] > 4 * behind["global"]
-try:
-    cells = results("table3_small")["cells"]
-    body = [
-        [
-            LABELS[name.split("-")[0]],
-            f"{c['result']['parameters']:,}",
-            f"{c['result']['loss']:.4f}",
-            str(c["result"]["reach"]),
-        ]
-        for name, c in cells.items()
-    ]
-    heads = ["ours, small scale, PocketStories", "parameters", "loss (nats)", "sees tokens"]
-    loss = {
-        mixer: np.mean([c["result"]["loss"] for k, c in cells.items() if k.startswith(mixer)])
-        for mixer in LABELS
-    }
-    lines = table(heads, body) + (
-        "\nOn these stories a model that sees one token pays "
-        f"{loss['global'] - loss['gated']:.2f} nats more than the full one; with the local "
-        f"context alone the difference is {loss['local'] - loss['gated']:+.4f}.\n"
+
+# %% [markdown]
+# Ours, on PocketStories (`python -m minigam.experiments table3 --scale small --seeds 0 1`):
+
+# %%
+cells = results("table3_small")["cells"]
+body, mean, apart = [], {}, 0.0
+for mixer, label in LABELS.items():
+    runs = [c["result"] for name, c in cells.items() if name.split("-")[0] == mixer]
+    losses = [run["loss"] for run in runs]
+    mean[mixer], apart = np.mean(losses), max(apart, np.ptp(losses))
+    body.append(
+        [label, f"{runs[0]['parameters']:,}", f"{mean[mixer]:.4f}", str(len(runs)), str(runs[0]["reach"])]
     )
-    assert loss["global"] > loss["gated"] + 0.3, "here a context is worth much"
-except InputError:
-    lines = (
-        "Our own table 3 has not been run yet. This runs it:\n\n"
-        "    python -m minigam.experiments table3 --scale small --out "
-        "benchmarks/results/table3_small\n"
-    )
-Markdown(lines)
+heads = ["ours, PocketStories", "parameters", "loss (nats)", "seeds", "sees tokens"]
+gain = max(mean["sum"], mean["local"]) - mean["gated"]
+sentence = (
+    f"Two seeds of one variant differ by up to {apart:.4f} nats. Memory and gate together bring "
+    f"{gain:+.4f}; the convolution brings {mean['global'] - mean['gated']:.4f}."
+)
+assert abs(gain) < 3 * apart, "what memory and gate bring is within the noise here"
+assert mean["global"] - mean["gated"] > 100 * apart, "what the convolution brings is not"
+Markdown(f"{table(heads, body)}\n{sentence}")
+
+# %% [markdown]
+# In the paper the variant without the convolution comes second of four; here it is far behind the other three, which cannot be
+# told apart. Neither table is wrong. On these stories what comes next depends on the words just before, and
+# the feed-forward layers can do what the memory does. On another corpus, at another size, it may be otherwise: that is to be
+# measured, and it takes more than one seed.
 
 # %% [markdown]
 # ## 6. Two measurements that the tables lack
