@@ -344,7 +344,7 @@ assert again > 0.4 * gap
 
 # %% [markdown]
 # The validation text of WikiText-2 has more than two hundred thousand tokens, so unless $s$ is far above 1 the paper's 0.04 nats are hardly an accident *of the text*. But this error says nothing about another **seed**. Train the same model twice and the losses differ, and with
-# one seed nobody knows by how much. The paper itself gives a hint: its full GAM stands in table 1 and, trained anew, in table 3, and these two differ by half of the gap between GAM and Transformer: by chance alone, if nothing else was changed. Ours have one seed too: read differences of a hundredth of a nat in our tables as no difference.
+# one seed nobody knows by how much. The paper itself gives a hint: its full GAM stands in table 1 and, trained anew, in table 3, and these two differ by half of the gap between GAM and Transformer: by chance alone, if nothing else was changed. Our table 1 has one seed too: read a hundredth of a nat in it as no difference.
 #
 # Budgets, last: the paper's models have 20.5 to 24.2 million parameters, so they are not equal, and all were trained with one learning rate. A rate that suits one model may hold another back, so we give each model a rate of its own.
 
