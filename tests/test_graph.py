@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from minigam import GAMConfig, Tensor, ops
+from minigam import GAMConfig, Tensor, graph, ops
 from minigam.config import MIXERS
 from minigam.gam import GAMBlock
 from minigam.nn import DropoutStream
@@ -130,3 +130,18 @@ def test_a_graph_too_large_to_read_is_not_drawn():
     largest = -y  # 400 tensors
     assert largest._repr_svg_() is not None
     assert (-largest)._repr_svg_() is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_drawn_beyond_the_edges(seed):
+    """A line that passes by may be what lies furthest to the right."""
+    rng = np.random.default_rng(seed)
+    made = [Tensor(rng.standard_normal(2), requires_grad=True) for _ in range(3)]
+    for _ in range(12):
+        a, b = rng.choice(len(made), 2)
+        made.append(made[a] * made[b])
+    placed = graph.layout(sum(made[3:], start=made[0]).node)
+    across = [x for line in placed.lines for x, _ in line]
+    across += [box.x + side * graph.WIDTH / 2 for box in placed.boxes for side in (-1, 1)]
+    assert min(across) > 0
+    assert max(across) < placed.width
