@@ -14,17 +14,18 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 train: $(VENV)/core  ## train the default model on PocketStories and print the result and a sample
-	$(BIN)/python -m minigam.train
+	$(BIN)/minigam train
 
 test: $(VENV)/test  ## run the tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/test  ## check the style with ruff
+lint: $(VENV)/test  ## check the style with ruff, the types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 gradcheck: $(VENV)/core  ## check every gradient by finite differences, print the table
-	$(BIN)/python -m minigam.gradcheck
+	$(BIN)/minigam gradcheck
 
 bench: $(VENV)/bench  ## compare speed and memory with PyTorch, on the processor: about an hour
 	$(BIN)/python -m benchmarks.train_step
@@ -32,10 +33,10 @@ bench: $(VENV)/bench  ## compare speed and memory with PyTorch, on the processor
 	$(BIN)/python -m benchmarks.generate
 
 notebooks: $(VENV)/notebooks  ## execute the course's notebooks anew from their sources: a few minutes
-	$(BIN)/python -m minigam.course build
+	$(BIN)/minigam course build
 
 exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps to fill in, and keep those that are there
-	$(BIN)/python -m minigam.course exercises
+	$(BIN)/minigam course exercises
 
 notebooks-open: exercises  ## open the course in JupyterLab, in your copies
 	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb

@@ -18,7 +18,7 @@ from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
 from minigam.config import ModelConfig
 from minigam.experiments import report
 from minigam.experiments.scaling import LABELS
-from minigam.run import MODELS
+from minigam.models import MODELS
 from minigam.viz import STYLES
 
 PROG = "benchmarks.generate"

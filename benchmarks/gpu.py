@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks import gpu_report, measure
 from minigam import GAM, GAMConfig, backend, cli
+from minigam.engine.precision import using
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
-from minigam.optim import AdamW
-from minigam.precision import LossScale, using
-from minigam.training import train_step
+from minigam.training.optim import AdamW, LossScale
+from minigam.training.step import train_step
 
 PROG = "benchmarks.gpu"
 MINIGAM, EAGER, COMPILED = "minigam", "PyTorch eager", "PyTorch compiled"

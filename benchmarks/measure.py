@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.profile import blas
+from minigam.training.profile import blas
 
 PROJECT = Path(__file__).parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"

@@ -19,9 +19,9 @@ from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
 from minigam.config import ModelConfig
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import LABELS, fits_of, foreseen, left_out
-from minigam.optim import AdamW
-from minigam.run import MODELS
-from minigam.training import train_step
+from minigam.models import MODELS
+from minigam.training.optim import AdamW
+from minigam.training.step import train_step
 from minigam.viz import scaling_plot
 
 PROG = "benchmarks.scaling"

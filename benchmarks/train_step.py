@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import environment, floor, measure
-from minigam import GAM, GAMConfig, cli, interop, reference_only
+from minigam import GAM, GAMConfig, cli, reference_only
 from minigam.experiments import report
-from minigam.optim import AdamW
-from minigam.training import train_step
+from minigam.models import interop
+from minigam.training.optim import AdamW
+from minigam.training.step import train_step
 
 PROG = "benchmarks.train_step"
 

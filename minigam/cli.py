@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from minigam import backend
 from minigam.config import InputError
+from minigam.engine import backend
 
 
 class Parser(argparse.ArgumentParser):

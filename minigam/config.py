@@ -119,7 +119,7 @@ class DataConfig(Checked):
 
     dataset: str = setting(
         POCKETSTORIES,
-        "what to train on: that, or a folder of python -m minigam.data prepare",
+        "what to train on: that, or a folder of minigam data prepare",
         metavar="NAME",
     )
     data_seed: int = setting(0, "decides what the stories are")
@@ -178,3 +178,18 @@ class TrainConfig(Checked):
         self.require(self.max_norm > 0.0, "max_norm", "a number above 0")
         self.require(self.seed >= 0, "seed", "a whole number, at least 0")
         self.require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+
+
+PRESETS: dict[str, dict] = {  # where the defaults of a training come from
+    "small": {
+        "block_size": 128, "d_model": 128, "n_layers": 4, "n_slots": 64, "kernel_size": 4, "dropout": 0.0,
+        "position_std": 0.02,
+        "batch_size": 16, "steps": 300, "lr": 3e-3, "warmup_steps": 50, "eval_every": 50,
+    },
+    "published": {},
+}  # fmt: skip
+
+
+def build(config: type, values: dict):
+    """Make a configuration of those values that it has a field for."""
+    return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})

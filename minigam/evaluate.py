@@ -5,18 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from minigam import cli, training
+from minigam import cli
 from minigam.config import InputError
-from minigam.corpus import Corpus, TextSize
+from minigam.data.corpus import Corpus, TextSize
+from minigam.data.pocketstories import KINDS
 from minigam.files import write_json
-from minigam.lm import LanguageModel
-from minigam.ngram import NGram
-from minigam.pocketstories import KINDS
-from minigam.run import Run
+from minigam.models.lm import LanguageModel
+from minigam.training.run import Run
+from minigam.training.validation import evaluate, ngrams, summary
 
-PROG = "minigam.evaluate"
+PROG = "minigam evaluate"
 
 
 def evaluation(
@@ -37,10 +36,10 @@ def evaluation(
     """
     corpus, name = _drawn(corpus, rows, seed), type(model).__name__
     with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number says it by itself
-        measured = {name: training.evaluate(model, corpus, progress=progress)}
+        measured = {name: evaluate(model, corpus, progress=progress)}
     measured |= ngrams(corpus, order, progress)
     if corpus.floor is not None:
-        measured["floor"] = training.summary(corpus, corpus.floor)
+        measured["floor"] = summary(corpus, corpus.floor)
     results = {}
     for each, m in measured.items():
         results[each] = units(m["loss"], corpus.valid_size)
@@ -54,19 +53,6 @@ def evaluation(
     }
 
 
-def ngrams(corpus: Corpus, order: int, progress: bool = False) -> dict[str, dict]:
-    """Measure what n-grams counted in the training rows say of the validation rows.
-
-    returns for each order, the longest first, what `training.summary` does
-    """
-    orders = range(order, 0, -1)
-    measured = {}
-    for n in tqdm(orders, desc="counting n-grams", leave=False, delay=2, disable=None if progress else True):
-        losses = NGram(corpus.train, len(corpus.tokenizer), n).losses(corpus.valid)
-        measured[ngram_name(n)] = training.summary(corpus, losses)
-    return measured
-
-
 def _drawn(corpus: Corpus, rows: int | None, seed: int) -> Corpus:
     """Return the corpus with only so many validation rows, a sample of all in their order."""
     if rows is None or rows >= len(corpus.valid):
@@ -74,11 +60,6 @@ def _drawn(corpus: Corpus, rows: int | None, seed: int) -> Corpus:
     some = np.sort(np.random.default_rng(seed).choice(len(corpus.valid), rows, replace=False))
     known = {k: getattr(corpus, k)[some] for k in ("kinds", "floor") if getattr(corpus, k) is not None}
     return replace(corpus, valid=corpus.valid[some], **known)
-
-
-def ngram_name(order: int) -> str:
-    """Return what an n-gram of this many tokens is called."""
-    return {1: "unigram", 2: "bigram", 3: "trigram"}.get(order, f"{order}-gram")
 
 
 def units(loss: float, size: TextSize) -> dict:
@@ -143,8 +124,8 @@ def verdict(result: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
-    p.add_argument("run", type=Path, metavar="RUN", help="folder that python -m minigam.train wrote")
+    p = cli.Parser(prog=PROG, description=__doc__)
+    p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
     p.add_argument(
         "--order", type=int, default=3, metavar="N", help="tokens in the longest n-grams (default: 3)"
     )

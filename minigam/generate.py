@@ -2,68 +2,17 @@
 
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from minigam import cli
 from minigam.config import InputError
-from minigam.lm import LanguageModel
-from minigam.run import Run
+from minigam.models.decoding import first_ids, write
+from minigam.training.run import Run
 
-PROG = "minigam.generate"
-
-
-def write(
-    model: LanguageModel,
-    tokenizer,
-    prompt: str = "",
-    n: int = 300,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> str:
-    """Return the prompt continued by at most n tokens; a story or a document ends where the model ends it.
-
-    An empty prompt begins a story, a document, or a line. Raises InputError for words the tokenizer lacks.
-    """
-    ids = first_ids(tokenizer, prompt)
-    return tokenizer.decode(continued(model, tokenizer, ids, n, temperature, top_k, seed, progress)[0])
-
-
-def continued(
-    model: LanguageModel,
-    tokenizer,
-    ids: list[int],
-    n: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-    progress: bool = False,
-) -> tuple[list[int], int | None]:
-    """Return ids and at most n sampled tokens more; then the token that ended the text, None if none did."""
-    ids = list(ids)
-    sampled = model.continuation(np.array([ids]), n, temperature, top_k, seed)
-    for new in tqdm(sampled, total=n, unit="token", leave=False, delay=2, disable=None if progress else True):
-        if new[0] == tokenizer.end:
-            return ids, int(new[0])
-        ids.append(int(new[0]))
-    return ids, None
-
-
-def first_ids(tokenizer, prompt: str) -> list[int]:
-    """Return the ids that sampling begins with: before a story or a document stands the end of another."""
-    if tokenizer.end is not None:
-        return [tokenizer.end, *tokenizer.encode(prompt)]
-    ids = tokenizer.encode(prompt) if prompt else tokenizer.encode("\n", strict=False)
-    if not ids:
-        raise InputError("nothing to begin with; give a --prompt")
-    return ids
+PROG = "minigam generate"
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
-    p.add_argument("run", type=Path, metavar="RUN", help="folder that python -m minigam.train wrote")
+    p = cli.Parser(prog=PROG, description=__doc__)
+    p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
     p.add_argument("--prompt", default="", help="how the text begins (default: with a new story or line)")
     p.add_argument("--tokens", type=int, default=300, metavar="N", help="most tokens to add (default: 300)")
     p.add_argument(

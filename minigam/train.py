@@ -6,29 +6,23 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from minigam import backend as backends
-from minigam import cli, profile, session
-from minigam.config import POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
-from minigam.corpus import Corpus, find_prepared
-from minigam.generate import first_ids, write
-from minigam.pocketstories import REACH
-from minigam.precision import require, using
-from minigam.run import MODELS, Run, make_corpus
-from minigam.training import NonFinite
+from minigam import cli
+from minigam.config import POCKETSTORIES, PRESETS, DataConfig, InputError, ModelConfig, TrainConfig, build
+from minigam.data.corpus import Corpus, find_prepared
+from minigam.data.pocketstories import REACH
+from minigam.engine import backend as backends
+from minigam.engine.precision import require, using
+from minigam.models import MODELS
+from minigam.models.decoding import first_ids, write
+from minigam.training import loop, profile, session
+from minigam.training.run import Run, make_corpus
+from minigam.training.step import NonFinite
 
-PROG = "minigam.train"
-PRESETS: dict[str, dict] = {
-    "small": {
-        "block_size": 128, "d_model": 128, "n_layers": 4, "n_slots": 64, "kernel_size": 4, "dropout": 0.0,
-        "position_std": 0.02,
-        "batch_size": 16, "steps": 300, "lr": 3e-3, "warmup_steps": 50, "eval_every": 50,
-    },
-    "published": {},
-}  # fmt: skip
+PROG = "minigam train"
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("--out", type=Path, help="run folder to write (default: the next free runs/NAME-N)")
     p.add_argument(
         "--resume", type=Path, metavar="RUN", help="continue the run in this folder, as it was begun"
@@ -65,9 +59,9 @@ def main(argv: list[str] | None = None) -> int:
         run, model, optimizer, corpus = _begin(args, given, backend)
         step = 0
         print(f"{run.path}: {_describe(run, model, corpus)}")
-    hint = f"To go on:\n  python -m {PROG} --resume {shlex.quote(str(run.path))}"
+    hint = f"To go on:\n  {PROG} --resume {shlex.quote(str(run.path))}"
     try:
-        step = session.train(run, model, optimizer, corpus, step)
+        step = loop.train(run, model, optimizer, corpus, step)
         if step < run.config.train.steps:
             run.plot()
             print(f"\ninterrupted after step {step}, which is saved. {hint}", file=sys.stderr)
@@ -171,11 +165,6 @@ def _absolute(name: str, value):
     return str(Path(value).resolve()) if name in ("text", "valid") else value
 
 
-def build(config: type, values: dict):
-    """Make a configuration of those values that it has a field for."""
-    return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})
-
-
 def _next_free(name: str) -> Path:
     n = 1
     while (path := Path("runs") / f"{Path(name).stem}-{n}").exists():
@@ -219,7 +208,7 @@ def _finish(run: Run, model, corpus, prompt: str) -> None:
     print(table(session.finish(run, model, corpus), model.reach))
     sample = write(model.eval(), corpus.tokenizer, prompt, seed=run.config.train.seed)
     print(f"\nA sample (temperature 0.8):\n\n{sample}\n")
-    print(f"Saved in {run.path}. More samples: python -m minigam.generate {run.path}")
+    print(f"Saved in {run.path}. More samples: minigam generate {run.path}")
 
 
 def table(result: dict, reach: int | None) -> str:

@@ -18,7 +18,7 @@ from minigam import GAM, GAMConfig, Tensor, gradcheck, interop, ops, viz
 from minigam.backend import erf, keep_mask
 from minigam.course import check, show
 from minigam.gam import GAMBlock
-from minigam.nn import DropoutStream
+from minigam.nn import MaskCounter
 
 # %%
 rng = np.random.default_rng(7)
@@ -343,7 +343,7 @@ assert np.abs(by_paths - leaf.grad[0]).max() < 1e-12
 
 # %%
 config = GAMConfig(d_model=32, n_slots=16, kernel_size=3, dropout=0.0)
-tower = [GAMBlock(config, DropoutStream(0), rng) for _ in range(24)]
+tower = [GAMBlock(config, MaskCounter(0), rng) for _ in range(24)]
 bottom, top = rng.standard_normal((2, 2, 16, 32))  # (B, T, C) each
 
 
@@ -497,7 +497,7 @@ check.ex_07_4(block)
 # hide a LayerNorm that forgot them):
 
 # %%
-theirs = GAMBlock(GAMConfig(d_model=8, n_slots=5, kernel_size=3), DropoutStream(0), rng).eval()
+theirs = GAMBlock(GAMConfig(d_model=8, n_slots=5, kernel_size=3), MaskCounter(0), rng).eval()
 for parameter in theirs.parameters():
     parameter.data = rng.standard_normal(parameter.shape)
 x = rng.standard_normal((2, 7, 8))

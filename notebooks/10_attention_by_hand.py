@@ -28,7 +28,7 @@ from minigam import (
 from minigam.course import check, show
 from minigam.lm import Stream
 from minigam.mqar import distances, mqar
-from minigam.nn import DropoutStream
+from minigam.nn import MaskCounter
 from minigam.transformer import TransformerBlock
 
 # %% [markdown]
@@ -399,7 +399,7 @@ assert products(8192, 8192) > 10 * products(8192, 512)
 
 # %%
 config = TransformerConfig(vocab_size=11, d_model=C, n_layers=1, n_heads=2, dropout=0.0)
-block = TransformerBlock(config, DropoutStream(0), np.random.default_rng(3)).eval()
+block = TransformerBlock(config, MaskCounter(0), np.random.default_rng(3)).eval()
 weight = {name: p.data for name, p in block.named_parameters()}
 for name, z in weight.items():
     print(f"{name:24} {z.shape}")

@@ -1,8 +1,8 @@
 """What every test file shares: the pretend GPU, and `xp`, one library after the other."""
 
-import fakegpu
 import numpy as np
 import pytest
+from helpers import fakegpu
 from hypothesis import settings
 
 from minigam import backend

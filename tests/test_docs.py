@@ -8,9 +8,10 @@ import pytest
 
 import minigam
 from minigam import __main__ as listing
-from minigam import pocketstories, train
+from minigam import train
 from minigam.course import notebooks
-from minigam.run import Run
+from minigam.data import pocketstories
+from minigam.training.run import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

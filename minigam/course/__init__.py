@@ -9,13 +9,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minigam import backend, session
-from minigam.config import DataConfig, GAMConfig, InputError, TrainConfig
-from minigam.corpus import Corpus
+from minigam.config import PRESETS, DataConfig, GAMConfig, InputError, TrainConfig, build
+from minigam.data.corpus import Corpus
+from minigam.engine import backend
 from minigam.files import read_json
-from minigam.lm import GAM
-from minigam.run import Run, make_corpus
-from minigam.train import PRESETS, build
+from minigam.models.gam import GAM
+from minigam.training import loop, session
+from minigam.training.run import Run, make_corpus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ def trained() -> tuple[Run, GAM, Corpus]:
             begun = session.begin(unfinished, "gam", model, data, train, corpus, "numpy")
             (run, made, optimizer), start = begun, 0
         with redirect_stdout(sys.stderr):  # where progress goes: what a notebook prints stays the same
-            done = session.train(run, made, optimizer, corpus, start)
+            done = loop.train(run, made, optimizer, corpus, start)
         if done < train.steps:
             raise KeyboardInterrupt(
                 f"stopped after step {done} of {train.steps}; run the cell again to go on"

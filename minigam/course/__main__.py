@@ -10,11 +10,11 @@ from minigam import cli
 from minigam.config import InputError
 from minigam.course import notebooks
 
-PROG = "minigam.course"
+PROG = "minigam course"
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    p = cli.Parser(prog=PROG, description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=cli.Parser)
     what = "execute notebooks/NN_name.py into notebooks/NN_name.ipynb, solutions in place"
     build = commands.add_parser("build", help=what, description=what)
@@ -69,7 +69,7 @@ def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
     outdated = [s.stem[:2] for s in kept if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
     if outdated:
         print(
-            f"The course has newer ones of {', '.join(outdated)}: python -m {PROG} exercises "
+            f"The course has newer ones of {', '.join(outdated)}: {PROG} exercises "
             f"{' '.join(outdated)} --overwrite begins them anew, and keeps yours as NAME-before.ipynb"
         )
     return 0

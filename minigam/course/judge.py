@@ -9,9 +9,9 @@ from types import ModuleType
 
 import numpy as np
 
-from minigam.backend import to_numpy
+from minigam.engine.backend import to_numpy
+from minigam.engine.tensor import Tensor
 from minigam.gradcheck import differences
-from minigam.tensor import Tensor
 
 EPS = 1e-5  # step of the central differences
 TOLERANCE = {"f4": 2e-4, "f8": 1e-6}  # of the largest entry; a right answer may take another way there

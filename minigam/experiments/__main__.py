@@ -5,17 +5,17 @@ from pathlib import Path
 
 from minigam import cli
 from minigam.config import POCKETSTORIES, DataConfig
-from minigam.corpus import find_prepared
+from minigam.data.corpus import find_prepared
 from minigam.experiments import comparison, paper, reach, recall, scaling
-from minigam.experiments.training import Interrupted
-from minigam.training import NonFinite
+from minigam.experiments.cell import Interrupted
+from minigam.training.step import NonFinite
 
-PROG = "minigam.experiments"
+PROG = "minigam experiments"
 
 
 SCALE_HELP = "small: minutes on two cores (default: published, the paper's sizes and protocol)"
 DATASET_HELP = (
-    "pocketstories, or what python -m minigam.data prepared "
+    "pocketstories, or what minigam data prepared "
     "(default: wikitext-2; at the small scale pocketstories, which needs no file)"
 )
 
@@ -26,7 +26,7 @@ TABLES = {
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    p = cli.Parser(prog=PROG, description=__doc__)
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
 
     def add(name: str, description: str) -> cli.Parser:

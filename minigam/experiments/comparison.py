@@ -6,12 +6,13 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from minigam.config import POCKETSTORIES, DataConfig, ModelConfig, TrainConfig
-from minigam.corpus import Corpus
-from minigam.evaluate import ngrams
+from minigam.data.corpus import Corpus
 from minigam.experiments import paper, report
-from minigam.experiments.training import Cell, trained
+from minigam.experiments.cell import Cell, trained
 from minigam.files import read_json
-from minigam.run import MODELS, Run, make_corpus
+from minigam.models import MODELS
+from minigam.training.run import Run, make_corpus
+from minigam.training.validation import ngrams
 from minigam.viz import comparison_plot
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minigam import backend as backends
-from minigam.corpus import inputs_and_targets
+from minigam.data.corpus import inputs_and_targets
+from minigam.engine import backend as backends
+from minigam.engine.tensor import no_grad
 from minigam.experiments import report
 from minigam.experiments.report import Cells
 from minigam.files import sha256_of
-from minigam.lm import LanguageModel
-from minigam.run import MODELS, Run
-from minigam.tensor import no_grad
+from minigam.models import MODELS
+from minigam.models.lm import LanguageModel
+from minigam.training.run import Run
 from minigam.viz import reach_plot
 
 

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from minigam import backend as backends
 from minigam.config import MQAR, DataConfig, TrainConfig
-from minigam.corpus import Corpus, inputs_and_targets
+from minigam.data.corpus import Corpus, inputs_and_targets
+from minigam.data.mqar import distances
+from minigam.engine import backend as backends
+from minigam.engine.tensor import no_grad
 from minigam.experiments import report
-from minigam.experiments.training import Cell, trained
-from minigam.lm import LanguageModel
-from minigam.mqar import distances
-from minigam.run import MODELS, Run, make_corpus
-from minigam.tensor import no_grad
+from minigam.experiments.cell import Cell, trained
+from minigam.models import MODELS
+from minigam.models.lm import LanguageModel
+from minigam.training.run import Run, make_corpus
 from minigam.viz import recall_plot
 
 SHARED = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minigam import backend
 from minigam.config import InputError
+from minigam.engine import backend
 from minigam.files import read_json, replacing, write_json, write_text
 
 GIB = 2**30

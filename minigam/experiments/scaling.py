@@ -8,14 +8,15 @@ from time import perf_counter
 import numpy as np
 from tqdm import tqdm
 
-from minigam import backend as backends
-from minigam.backend import synchronize, track_memory
 from minigam.config import ModelConfig
+from minigam.engine import backend as backends
+from minigam.engine.backend import synchronize
+from minigam.engine.memory import keep_freed_memory, track_memory
+from minigam.engine.tensor import Tensor
 from minigam.experiments import paper, report
 from minigam.experiments.report import Cells
-from minigam.nn import DropoutStream
-from minigam.run import MODELS
-from minigam.tensor import Tensor
+from minigam.models import MODELS
+from minigam.models.nn import MaskCounter
 from minigam.viz import scaling_plot
 
 SCALES = {
@@ -46,7 +47,7 @@ class Block:
 
     def __init__(self, model_type: str, scale: dict, T: int, backend: str, seed: int = 0):
         config, rng = block_config(model_type, scale, T), np.random.default_rng(seed)
-        self.block = MODELS[model_type].Block(config, DropoutStream(seed), rng)
+        self.block = MODELS[model_type].Block(config, MaskCounter(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
         self.block.to(backend)
@@ -77,7 +78,7 @@ def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, se
     """Return median and range of the time of one step in ms, after some that do not count, and
     its peak memory above what parameters and input take, in MiB; None for all where memory ran out."""
     if backend == "numpy":
-        backends.keep_freed_memory()  # as training does
+        keep_freed_memory()  # as training does
     try:
         block = Block(model_type, scale, T, backend, seed)
         for _ in range(WARM_UP):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minigam.backend import to_numpy, xp_of
-from minigam.tensor import Tensor, no_grad
+from minigam.engine.backend import to_numpy, xp_of
+from minigam.engine.tensor import Tensor, no_grad
 
 
 def gradcheck(

@@ -12,7 +12,7 @@ from minigam.config import InputError
 from minigam.files import replacing
 from minigam.gradcheck.cases import CASES, LAYERS, MODELS
 
-PROG = "minigam.gradcheck"
+PROG = "minigam gradcheck"
 SWEPT = {  # operation, and its line in the plot
     "gelu": "o-",
     "softmax": "s--",
@@ -81,7 +81,7 @@ def plot_eps_sweep(seed: int, library: str):
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
+    p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("--seed", type=int, default=0, metavar="N", help="decides every number (default: 0)")
     p.add_argument("--eps-sweep", action="store_true", help="also plot the worst error against eps")
     p.add_argument(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minigam import backend
-from minigam.tensor import Tensor
+from minigam.engine import backend
+from minigam.engine.tensor import Tensor
 
 
 def between(low: float, high: float, *shape: int):

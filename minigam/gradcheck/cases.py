@@ -1,4 +1,4 @@
-"""What to check: one line a case, shared by the tests and by `python -m minigam.gradcheck`.
+"""What to check: one line a case, shared by the tests and by `minigam gradcheck`.
 
 Every number is random, parameters too: at its initial values (weight 1, bias 0) a layer can
 hide a wrong gradient. A case draws from its own name and the seed, so that adding one changes
@@ -11,9 +11,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from minigam import ops, sequence
 from minigam.config import MIXERS, GAMConfig, MambaConfig, TransformerConfig
-from minigam.gam import GAMBlock
+from minigam.engine import ops, sequence
+from minigam.engine.operation import Op
+from minigam.engine.tensor import Tensor
 from minigam.gradcheck.arguments import (
     apart,
     between,
@@ -28,12 +29,20 @@ from minigam.gradcheck.arguments import (
     some_ignored,
     strided,
     transposed,
-)  # fmt: skip
-from minigam.lm import GAM, Mamba, Transformer
-from minigam.mamba import MambaBlock, SelectiveSSM, StepSize
-from minigam.nn import CausalConv, Dropout, DropoutStream, Embedding, FeedForward, LayerNorm, Linear, Module
-from minigam.tensor import Op, Tensor
-from minigam.transformer import Attention, TransformerBlock
+)
+from minigam.models.gam import GAM, GAMBlock
+from minigam.models.mamba import Mamba, MambaBlock, SelectiveSSM, StepSize
+from minigam.models.nn import (
+    CausalConv,
+    Dropout,
+    Embedding,
+    FeedForward,
+    LayerNorm,
+    Linear,
+    MaskCounter,
+    Module,
+)
+from minigam.models.transformer import Attention, Transformer, TransformerBlock
 
 # --------------------------------------------------------------------------------- the cases
 
@@ -141,7 +150,7 @@ class ModuleCase:
 def rewind_dropout(module: Module) -> None:
     """Let the next call draw the masks of the first: finite differences need one function."""
     if isinstance(module, Dropout):
-        module.stream.drawn = 0
+        module.masks.drawn = 0
     for _, child in module.children():
         rewind_dropout(child)
 
@@ -326,16 +335,14 @@ LAYERS = [
     layer(Linear, lambda rng: Linear(4, 3, rng, bias=False), (2, 5, 4), label="no-bias"),
     layer(LayerNorm, lambda rng: LayerNorm(4), (2, 5, 4)),
     layer(Embedding, lambda rng: Embedding(np.zeros((6, 4))), ids(2, 9, below=6)),
-    layer(Dropout, lambda rng: Dropout(0.3, DropoutStream(0)), (2, 5, 4)),
-    layer(FeedForward, lambda rng: FeedForward(3, 12, 0.0, DropoutStream(0), rng), (2, 5, 3)),
-    layer(
-        FeedForward, lambda rng: FeedForward(3, 12, 0.3, DropoutStream(0), rng), (2, 5, 3), label="dropout"
-    ),
+    layer(Dropout, lambda rng: Dropout(0.3, MaskCounter(0)), (2, 5, 4)),
+    layer(FeedForward, lambda rng: FeedForward(3, 12, 0.0, MaskCounter(0), rng), (2, 5, 3)),
+    layer(FeedForward, lambda rng: FeedForward(3, 12, 0.3, MaskCounter(0), rng), (2, 5, 3), label="dropout"),
     layer(CausalConv, lambda rng: CausalConv(4, 3, rng), (2, 5, 4)),
     *(
         layer(
             GAMBlock,
-            lambda rng, m=m: GAMBlock(GAMConfig(**BLOCK, mixer=m, dropout=0.1), DropoutStream(0), rng),
+            lambda rng, m=m: GAMBlock(GAMConfig(**BLOCK, mixer=m, dropout=0.1), MaskCounter(0), rng),
             (2, 4, 5),
             label=m,
         )
@@ -344,13 +351,11 @@ LAYERS = [
     layer(StepSize, lambda rng: StepSize(2, 3, rng), (2, 5, 2)),
     layer(SelectiveSSM, lambda rng: SelectiveSSM(states(True), rng), (2, 4, 4)),
     *(
-        layer(
-            MambaBlock, lambda rng, r=r: MambaBlock(states(r), DropoutStream(0), rng), (2, 4, 4), label=label
-        )
+        layer(MambaBlock, lambda rng, r=r: MambaBlock(states(r), MaskCounter(0), rng), (2, 4, 4), label=label)
         for r, label in ((True, "residual"), (False, "bare"))
     ),
     *(
-        layer(kind, lambda rng, kind=kind, p=p: kind(heads(p), DropoutStream(0), rng), (2, 4, 6), label=label)
+        layer(kind, lambda rng, kind=kind, p=p: kind(heads(p), MaskCounter(0), rng), (2, 4, 6), label=label)
         for kind in (Attention, TransformerBlock)
         for p, label in ((0.0, ""), (0.3, "dropout"))
     ),

@@ -1,12 +1,12 @@
 """Plots, each a function that returns a matplotlib Figure. matplotlib is imported when one is drawn."""
 
 from minigam.viz.cost import complexity_plot
-from minigam.viz.engine import graph_plot
 from minigam.viz.experiments import reach_plot, recall_plot, scaling_plot
 from minigam.viz.inside import gates_plot, slots_plot
+from minigam.viz.receptive_field import influence_map, receptive_field, text_in_sight
 from minigam.viz.runs import comparison_plot, loss_plot
-from minigam.viz.sight import influence_map, receptive_field, text_in_sight
 from minigam.viz.style import STYLES, panels
+from minigam.viz.tape import graph_plot
 
 __all__ = [
     "STYLES", "comparison_plot", "complexity_plot", "gates_plot", "graph_plot", "influence_map",

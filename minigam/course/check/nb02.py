@@ -3,8 +3,8 @@
 import numpy as np
 
 from minigam.course.judge import NotYet, exercise, expect, gradients, require
-from minigam.ops import softmax
-from minigam.tensor import Tensor
+from minigam.engine.ops import softmax
+from minigam.engine.tensor import Tensor
 
 LARGE = 1e8  # beside a derivative of 1: a subtraction loses half of the digits to it
 

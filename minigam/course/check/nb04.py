@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigam.course.judge import NotYet, exercise, expect, gradients, require
-from minigam.sequence import causal_conv1d
+from minigam.engine.sequence import causal_conv1d
 
 SHAPES = ((2, 6, 3, 3), (1, 1, 2, 4), (2, 2, 3, 4), (2, 5, 3, 1), (3, 4, 1, 2))  # B, T, C, K
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigam.course.judge import exercise, expect, gradients, numbers, require
-from minigam.sequence import associative_memory
+from minigam.engine.sequence import associative_memory
 
 SHAPES = ((2, 5, 4, 3), (1, 1, 4, 1), (3, 2, 1, 6))  # B, T, C, S
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from minigam.backend import sigmoid as sigmoid_of
 from minigam.course.judge import NotYet, exercise, expect, gradients, require
-from minigam.sequence import gated_fusion
+from minigam.engine.numeric import sigmoid as sigmoid_of
+from minigam.engine.sequence import gated_fusion
 
 SHAPES = ((2, 5, 4), (1, 1, 1), (3, 2, 2))  # B, T, C
 

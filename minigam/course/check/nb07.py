@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from minigam import ops
 from minigam.course.judge import NotYet, exercise, expect, gradients, numbers, require
-from minigam.sequence import associative_memory, causal_conv1d, gated_fusion
+from minigam.engine import ops
+from minigam.engine.sequence import associative_memory, causal_conv1d, gated_fusion
 
 SHAPES = ((2, 5, 6), (3, 4), (7,), (1, 1, 2))  # the last axis is C
 

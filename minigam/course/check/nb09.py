@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minigam.course.judge import exercise, expect, require
-from minigam.mqar import mqar
+from minigam.data.mqar import mqar
 
 T, V = 12, 6  # tokens and vocabulary of the black boxes
 IDS = np.array([2, 0, 4, 2, 1, 4, 0, 2, 4, 2, 0, 3])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from minigam.course.judge import exercise, expect, gradients, require
-from minigam.sequence import causal_attention
+from minigam.engine.sequence import causal_attention
 
 
 def _softmax(s, axis=-1):

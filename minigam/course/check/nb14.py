@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigam.course.judge import exercise, expect, require
-from minigam.sequence import causal_conv1d
+from minigam.engine.sequence import causal_conv1d
 
 
 def _pair(got, where: str, names: str) -> tuple:

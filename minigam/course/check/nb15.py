@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minigam.backend import track_memory
 from minigam.course.judge import exercise, expect, require
+from minigam.engine.memory import track_memory
 
 
 def _several(got, names: str, where: str) -> tuple:

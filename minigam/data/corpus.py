@@ -1,0 +1,205 @@
+"""What a model trains on: rows of token ids, from PocketStories or from any text."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam.config import InputError
+from minigam.data import pocketstories
+from minigam.data.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
+from minigam.data.tokenizer import load as load_tokenizer
+from minigam.files import read_json, read_text, sha256_of
+
+PREPARED = "minigam prepared 1"  # format of the folders that minigam.prepare writes
+IGNORE = -1  # fills a row after its text: no target, and as an input any token will do
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """How long one text is in three units, so that losses of different tokenisers compare."""
+
+    tokens: int  # those a model predicts, when all of them are
+    words: int  # parts between white space
+    bytes: int  # of UTF-8
+
+    @classmethod
+    def of(cls, text: str, tokens: int) -> "TextSize":
+        return cls(tokens, len(text.split()), len(text.encode()))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows to train and to validate on.
+
+    train, valid : (N, T+1) integers, perhaps in a file (memory-mapped); a row gives T inputs and the
+                   T targets one place later; IGNORE after the end of a text shorter than its row.
+                   Or (N, 2, T): inputs, and targets that are not the tokens that follow
+    valid_size   : length of the validation text
+    kinds, floor : (N, T) for `valid`, where the generator is known: the kind of each target
+                   (index in pocketstories.KINDS), and -log of its probability in nats,
+                   whose mean is the floor
+    """
+
+    name: str
+    tokenizer: Any
+    train: np.ndarray
+    valid: np.ndarray
+    valid_size: TextSize
+    kinds: np.ndarray | None = None
+    floor: np.ndarray | None = None
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of all rows: equal for equal data."""
+        digest = hashlib.sha256()
+        for rows in (self.train, self.valid):
+            digest.update(str(rows.shape).encode())
+            for part in _parts(rows):
+                digest.update(np.ascontiguousarray(part, dtype="<i4"))
+        return digest.hexdigest()
+
+    def train_tokens(self) -> int:
+        """Return how many tokens of the training rows are targets."""
+        return sum(int((part[:, 1:] >= 0).sum()) for part in _parts(self.train))
+
+
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut rows into parts that fit into memory, for rows that lie in a file."""
+    return (rows[start : start + 4096] for start in range(0, len(rows), 4096))
+
+
+def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows as a `Corpus` has them into inputs (N, T) and targets (N, T), both int64.
+
+    A negative target is not to be predicted.
+    """
+    rows = rows.astype(np.int64)
+    if rows.ndim == 3:
+        return rows[:, 0], rows[:, 1]
+    return np.maximum(rows[:, :-1], 0), rows[:, 1:]
+
+
+def from_pocketstories(
+    block_size: int, n_train: int = 20_000, n_valid: int = 1_000, seed: int = 0, progress: bool = False
+) -> Corpus:
+    """Make PocketStories, one story a row between two boundary tokens.
+
+    The two splits are drawn from different seeds, 2 seed and 2 seed + 1.
+    Raises InputError when a story does not fit into block_size.
+    """
+    if block_size <= (longest := pocketstories.grammar().longest()):
+        raise InputError(
+            f"block_size is {block_size}, wanted at least {longest + 1}: "
+            "a row of PocketStories holds one whole story"
+        )
+    tokenizer = WordTokenizer(pocketstories.vocabulary())
+    end = tokenizer.id_of[pocketstories.BOUNDARY]
+    bar = tqdm(total=n_train + n_valid, desc="writing stories", leave=False, disable=not progress or None)
+
+    def split(n: int, split_seed: int):
+        rows = np.full((n, block_size + 1), IGNORE, dtype=np.int32)
+        kinds = np.zeros((n, block_size), dtype=np.int8)
+        floor = np.zeros((n, block_size), dtype=np.float64)
+        for i, story in enumerate(pocketstories.stories(n, split_seed)):
+            length = len(story)
+            rows[i, : length + 2] = [end, *(tokenizer.id_of[t.text] for t in story), end]
+            kinds[i, :length] = [pocketstories.kind_of(t) for t in story]
+            floor[i, :length] = [t.nats for t in story]
+            bar.update()
+        return rows, kinds, floor
+
+    with bar:
+        train, _, _ = split(n_train, 2 * seed)
+        valid, kinds, floor = split(n_valid, 2 * seed + 1)
+    told = valid[:, 1:]
+    text = "\n\n".join(tokenizer.decode(row[row >= 0]) for row in told)
+    size = TextSize.of(text, tokens=int((told >= 0).sum()))
+    return Corpus("pocketstories", tokenizer, train, valid, size, kinds, floor)
+
+
+def from_text(
+    text: Path,
+    valid: Path | None = None,
+    *,
+    block_size: int,
+    tokenizer: str = "char",
+    vocab_size: int = 10_000,
+) -> Corpus:
+    """Cut a text file into blocks of block_size + 1 tokens that do not overlap (the paper's way).
+
+    valid      : file to validate on; without one, the last tenth of `text` is kept for that
+    tokenizer  : "char", or "bpe" with at most `vocab_size` tokens; made from the training part alone
+    Raises InputError for a file that cannot be used, or one shorter than a block.
+    """
+    content = read_text(text)
+    cut = len(content) if valid is not None else len(content) - len(content) // 10
+    parts = {"training": content[:cut], "validation": content[cut:] if valid is None else read_text(valid)}
+    made = (
+        CharTokenizer.train(parts["training"])
+        if tokenizer == "char"
+        else BPETokenizer.train(parts["training"], vocab_size)
+    )
+    rows, tokens = {}, {}
+    for name, part in parts.items():
+        ids = np.array(made.encode(part, strict=False), dtype=np.int32)
+        source = valid if valid is not None and name == "validation" else text
+        tokens[name], rows[name] = len(ids), _blocks(ids, block_size, name, source)
+    size = TextSize.of(parts["validation"], tokens["validation"])
+    return Corpus(text.name, made, rows["training"], rows["validation"], size)
+
+
+def _blocks(ids: np.ndarray, block_size: int, name: str, source: Path) -> np.ndarray:
+    """View ids (n,) as rows (N, T+1) that do not overlap, leaving out the rest at the end."""
+    n = len(ids) // (block_size + 1)
+    if n == 0:
+        raise InputError(
+            f"{source}: {len(ids)} tokens for {name}, wanted at least one block of "
+            f"block_size + 1 = {block_size + 1}; give a longer text or a smaller --block-size"
+        )
+    return ids[: n * (block_size + 1)].reshape(n, block_size + 1)
+
+
+def find_prepared(name: str) -> Path:
+    """Return the absolute path of a prepared folder, given as such or by its name under data/.
+
+    Raises InputError naming where it was looked for.
+    """
+    places = (Path(name), Path("data") / name, Path("data") / f"{name}-prepared")
+    for place in places:
+        if (place / "meta.json").is_file():
+            return place.resolve()
+    looked = ", ".join(str(place / "meta.json") for place in places)
+    raise InputError(f"{name}: no prepared dataset (looked for {looked}); minigam data prepare makes one")
+
+
+def from_prepared(folder: Path, block_size: int) -> Corpus:
+    """Cut the token files of a prepared dataset into blocks of block_size + 1 tokens that do not
+    overlap (the paper's way). The rows stay in their files, memory-mapped.
+
+    Raises InputError for a folder that is none, or whose files are not those that were written.
+    """
+    meta_path, remedy = folder / "meta.json", "prepare it again"
+    meta = read_json(meta_path, remedy)
+    if meta.get("format") != PREPARED:
+        raise InputError(f"{meta_path}: format {meta.get('format')!r}, wanted {PREPARED!r}; {remedy}")
+    try:
+        for name, sha256 in meta["sha256"].items():
+            if sha256_of(folder / name) != sha256:
+                raise InputError(f"{folder / name}: not as it was prepared; {remedy}")
+        dtype = np.dtype(meta["dtype"]).newbyteorder("<")
+        size = meta["splits"]["valid"]
+        valid_size = TextSize(size["tokens"], size["words"], size["bytes"])
+        name = str(meta["dataset"])
+        rows = {
+            split: _blocks(np.memmap(folder / f"{split}.bin", dtype, "r"), block_size, part, folder)
+            for split, part in (("train", "training"), ("valid", "validation"))
+        }
+    except OSError as e:
+        raise InputError(f"{e.filename or folder}: {e.strerror or e}; {remedy}") from e
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{meta_path}: damaged ({e!r}); {remedy}") from e
+    return Corpus(name, load_tokenizer(folder / "tokenizer.json"), rows["train"], rows["valid"], valid_size)

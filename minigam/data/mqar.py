@@ -1,0 +1,79 @@
+"""Multi-query associative recall: a test of how far back a model can look something up.
+
+A row begins with pairs of a key and a value. Later each key comes once more, and the model must say
+its value, which the row does not show; blanks stand between. Keys and values are drawn anew for every
+row, so nothing but looking back can answer, and a model that does not see the pair is right once in
+`n_values`. Source: Arora et al., arXiv 2312.04927 (Zoology), with their power law for the gaps; the
+number of pairs varies from row to row, so that easy rows teach what hard ones need.
+"""
+
+import numpy as np
+
+from minigam.config import InputError
+from minigam.data.corpus import IGNORE, Corpus, TextSize
+from minigam.data.tokenizer import WordTokenizer
+
+BLANK = 0  # keys are 1 .. n_keys, values follow them
+POWER = 0.01  # Zoology's: a query comes s slots late with probability proportional to s^(POWER - 1)
+
+
+def mqar(
+    n: int, n_pairs: np.ndarray, length: int, n_keys: int, n_values: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw n rows.
+
+    n_pairs : (n) pairs in each row, at most n_keys and at most length / 4
+    returns tokens and targets, both (n, length) int32; the target of a query is its value, IGNORE elsewhere
+    """
+    most, slots = int(n_pairs.max()), length // 2  # a slot is a pair, a query and a blank, or two blanks
+    keys = rng.permuted(np.tile(np.arange(1, n_keys + 1), (n, 1)), axis=1)[:, :most]
+    values = rng.integers(1 + n_keys, 1 + n_keys + n_values, size=(n, most))
+    present = np.arange(most) < n_pairs[:, None]  # (n, most)
+    # Gumbel noise on log-probabilities: the highest are a draw without replacement.
+    late = np.arange(slots) - n_pairs[:, None]  # (n, slots), slots since the last pair
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_p = np.where(late >= 0, (POWER - 1.0) * np.log(late + 1.0), -np.inf)
+    query = np.argsort(-(log_p + rng.gumbel(size=log_p.shape)), axis=1)[:, :most]  # slot of each query
+    tokens = np.full((n, length), BLANK, dtype=np.int32)
+    targets = np.full((n, length), IGNORE, dtype=np.int32)
+    row, pair = np.nonzero(present)
+    asked = 2 * query[row, pair]
+    tokens[row, 2 * pair], tokens[row, 2 * pair + 1] = keys[row, pair], values[row, pair]
+    tokens[row, asked], targets[row, asked] = keys[row, pair], values[row, pair]
+    return tokens, targets
+
+
+def distances(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return how many tokens before its query a key first came, for every query, row by row.
+
+    tokens, targets : (n, length)   as `mqar` returns them
+    """
+    row, query = np.nonzero(targets >= 0)
+    return query - (tokens[row] == tokens[row, query][:, None]).argmax(axis=1)
+
+
+def from_mqar(
+    block_size: int, n_train: int, n_pairs: int, n_keys: int, seed: int = 0, n_valid: int = 1_000
+) -> Corpus:
+    """Make a corpus whose only targets are the answers, with as many values as keys.
+
+    Validation rows have n_pairs pairs. Training rows have p = 1 .. n_pairs with a probability proportional
+    to 1 / p, so that each p asks as many queries: the easy ones, learned first, teach the look-up.
+    Raises InputError when n_pairs do not fit into a row or there are too few keys.
+    """
+    if not n_pairs <= min(n_keys, block_size // 4):
+        raise InputError(
+            f"{n_pairs} pairs, wanted at most the {n_keys} keys and a quarter of block_size {block_size}"
+        )
+    names = (f"{letter}{i}" for letter in "kv" for i in range(n_keys))
+    tokenizer = WordTokenizer([".", *names])
+
+    def split(n: int, sizes: np.ndarray, stream: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, stream))
+        pairs = rng.choice(sizes, size=n, p=(1.0 / sizes) / (1.0 / sizes).sum())
+        return np.stack(mqar(n, pairs, block_size, n_keys, n_keys, rng), axis=1)
+
+    valid = split(n_valid, np.array([n_pairs]), 1)
+    answers = valid[:, 1][valid[:, 1] >= 0]
+    size = TextSize.of(tokenizer.decode(answers), tokens=len(answers))
+    return Corpus("mqar", tokenizer, split(n_train, np.arange(1, n_pairs + 1), 0), valid, size)

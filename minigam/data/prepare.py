@@ -1,0 +1,167 @@
+"""Rows of text to a prepared folder: a tokeniser, the tokens of each split, and where they come from.
+
+train.bin, valid.bin   token ids, unsigned and little-endian, one document after the other
+tokenizer.json         text to ids and back
+meta.json              sources, settings, counts, and the SHA-256 of the three others
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam.config import InputError
+from minigam.data.corpus import PREPARED, TextSize
+from minigam.data.datasets import DATASETS, Part
+from minigam.data.hub import verify
+from minigam.data.tokenizer import PaperTokenizer
+from minigam.files import read_json, replacing_folder, sha256_of, write_json
+
+FILES = ("train.bin", "valid.bin", "tokenizer.json")
+
+
+def fetched_parts(name: str, folder: Path, trust: bool = False) -> dict[str, Part]:
+    """Return the downloaded files of a dataset, by split, verified once more.
+
+    Raises InputError for a file that is missing, or another than the known one and not trusted.
+    """
+    dataset, parts = DATASETS[name], {}
+    for split, file in dataset.hub.items():
+        path = folder / file.path
+        sha256, verified = verify(file, path, trust)
+        parts[split] = Part(path, dataset.row, sha256, verified)
+    return parts
+
+
+def local_parts(name: str, paths: dict[str, Path]) -> dict[str, Part]:
+    """Return text files as the parts of a dataset; without one to validate on, the last tenth of
+    the training rows is kept for that. Raises InputError for a file that is not there, or too short."""
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError(f"{path}: not there, wanted a text or parquet file of {name}")
+    row = DATASETS[name].row
+    parts = {split: Part(path, row, sha256_of(path)) for split, path in paths.items()}
+    if "valid" not in parts:
+        whole = parts["train"]
+        n = sum(1 for _ in whole.rows())
+        if n < 10:
+            raise InputError(f"{whole.path}: {n} rows, wanted at least 10 to keep a tenth for validation")
+        cut = n - n // 10
+        parts |= {"train": replace(whole, stop=cut), "valid": replace(whole, start=cut)}
+    return parts
+
+
+def prepare(
+    name: str,
+    parts: dict[str, Part],
+    out: Path,
+    *,
+    rows: dict[str, int],
+    vocab_size: int = 10_000,
+    tokenizer_on: str = "train",
+) -> dict:
+    """Write a prepared folder, whole or not at all, and return what its meta.json says.
+
+    parts        : "train", "valid" and perhaps "test", which only a tokeniser is trained on
+    rows         : by split, the most rows taken, empty ones counted; a split not named is taken whole
+    vocab_size   : V, at most
+    tokenizer_on : "train", the training rows used; or "all", those of every split, as the authors do
+    A folder prepared before is replaced. Memory does not grow with the data, but for the words the
+    tokeniser counts. Raises InputError for another folder, or for rows without text.
+    """
+    _require_ours(out)
+    parts = {split: part.at_most(rows.get(split)) for split, part in parts.items()}
+    learned = {"train": parts["train"]} if tokenizer_on == "train" else parts
+    with replacing_folder(out) as folder:
+
+        def texts() -> Iterable[str]:
+            rows = chain.from_iterable(part.rows() for part in learned.values())
+            return _documents(tqdm(rows, "reading rows", leave=False, disable=None))
+
+        tokenizer = PaperTokenizer.train(texts, vocab_size)
+        tokenizer.save(folder / "tokenizer.json")
+        dtype = np.dtype("uint16" if len(tokenizer) <= 2**16 else "uint32")
+        splits = {}
+        for split in ("train", "valid"):
+            shown = tqdm(parts[split].rows(), f"writing {split}", leave=False, disable=None)
+            splits[split] = _write_tokens(folder / f"{split}.bin", shown, tokenizer, dtype)
+            if splits[split]["tokens"] == 0:
+                raise InputError(f"{parts[split].path}: no text in the {split} rows, wanted some")
+        meta = {
+            "format": PREPARED,
+            "dataset": name,
+            "sources": {
+                split: {
+                    "file": part.path.name,
+                    "sha256": part.sha256,
+                    "verified": part.verified,
+                    "rows": [part.start, part.stop],
+                }
+                for split, part in parts.items()
+                if split in splits or split in learned
+            },
+            "splits": splits,
+            "dtype": dtype.name,
+            "tokenizer": {
+                "kind": tokenizer.kind,
+                "vocab_size": vocab_size,
+                "entries": len(tokenizer),
+                "trained_on": sorted(learned),
+            },
+            "versions": {name: _version(name) for name in ("minigam", "numpy", "pyarrow", "tokenizers")},
+            "sha256": {file: sha256_of(folder / file) for file in FILES},
+        }
+        write_json(folder / "meta.json", meta)
+    return meta
+
+
+def _require_ours(out: Path) -> None:
+    """Refuse to replace anything but an empty folder or one prepared before."""
+    if out.is_dir() and (not any(out.iterdir()) or read_meta(out) is not None):
+        return
+    if out.exists():
+        raise InputError(f"{out}: there, and no prepared dataset; choose another --out")
+
+
+def read_meta(folder: Path) -> dict | None:
+    """Return what the meta.json of a prepared folder says; None for another folder."""
+    try:
+        meta = read_json(folder / "meta.json")
+        whole = meta.get("format") == PREPARED and all("tokens" in n for n in meta["splits"].values())
+    except (InputError, KeyError, TypeError, AttributeError):
+        return None
+    return meta if whole else None
+
+
+def _documents(rows: Iterable[str]) -> Iterator[str]:
+    return (text for row in rows if (text := row.strip()))
+
+
+def _write_tokens(path: Path, rows: Iterable[str], tokenizer: PaperTokenizer, dtype: np.dtype) -> dict:
+    """Write the tokens of one split, each non-empty row a document, and return what was counted.
+
+    A document counts the words and bytes of its text, and one byte for its end, which [EOS] stands for.
+    """
+    n = dict.fromkeys(("rows", "documents", "tokens", "words", "bytes", "unknown"), 0)
+    rows = iter(rows)
+    with path.open("wb") as f:
+        while batch := list(islice(rows, 1000)):
+            texts = list(_documents(batch))
+            ids = np.fromiter(chain.from_iterable(tokenizer.encode_documents(texts)), dtype)
+            f.write(ids.astype(dtype.newbyteorder("<")).tobytes())
+            size = TextSize.of("".join(f"{text}\n" for text in texts), len(ids))
+            counts = (len(batch), len(texts), size.tokens, size.words, size.bytes)
+            for name, count in zip(n, (*counts, int((ids == tokenizer.unknown).sum()))):
+                n[name] += count
+    return n | {"unknown_share": n["unknown"] / max(n["tokens"], 1)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

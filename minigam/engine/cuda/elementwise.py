@@ -1,0 +1,89 @@
+"""Rules that treat each entry alone: activations and dropout. They keep their input, or nothing."""
+
+import numpy as np
+
+from minigam.engine import ops
+from minigam.engine.cuda.kernels import launch, packed
+from minigam.engine.masks import mask_seed, mask_threshold
+
+ACTIVATIONS = r"""
+__device__ REAL gelu_share(REAL x) { return (REAL)0.5 * (1 + erf(x * (REAL)0.70710678118654752440)); }  // Phi
+__device__ REAL gelu(REAL x) { return x * gelu_share(x); }
+__device__ REAL gelu_slope(REAL x) {
+    return gelu_share(x) + x * (exp((REAL)-0.5 * x * x) * (REAL)0.39894228040143267794);
+}
+
+__device__ REAL silu(REAL x) { return x * sigmoid(x); }
+__device__ REAL silu_slope(REAL x) {
+    const REAL s = sigmoid(x);
+    return s * (1 + x * (1 - s));
+}
+
+__device__ REAL softplus(REAL x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
+__device__ REAL softplus_slope(REAL x) { return sigmoid(x); }
+
+extern "C" __global__ void activate(const REAL* __restrict__ x, REAL* __restrict__ y, size n) {
+    const size i = my_index();
+    if (i < n) y[i] = VALUE(x[i]);
+}
+
+extern "C" __global__ void activate_back(
+    const REAL* __restrict__ x, const REAL* __restrict__ dy, REAL* __restrict__ dx, size n)
+{
+    const size i = my_index();
+    if (i < n) dx[i] = dy[i] * SLOPE(x[i]);
+}
+"""
+
+
+def activation(op) -> None:
+    """Register the rule of an activation, whose value and slope ACTIVATIONS has under its name."""
+
+    @op.faster("cupy")
+    def rule(xp, x):
+        (x,) = packed(xp, x)
+        y = xp.empty(x.shape, dtype=x.dtype)
+        functions = {"VALUE": op.name, "SLOPE": f"{op.name}_slope"}
+        launch(xp, ACTIVATIONS, "activate", x.size, x, y, x.size, **functions)
+
+        def backward(dy):
+            (dy,), dx = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype)
+            launch(xp, ACTIVATIONS, "activate_back", x.size, x, dy, dx, x.size, **functions)
+            return (dx,)
+
+        return y, backward
+
+
+for _op in (ops.gelu, ops.silu, ops.softplus):
+    activation(_op)
+
+
+DROPOUT = r"""
+// y = x times dropout's factor; the first entry is entry `first` of the whole batch.
+extern "C" __global__ void dropout(
+    const REAL* __restrict__ x, REAL* __restrict__ y, size n,
+    size first, word seed, size threshold, REAL scale)
+{
+    const size i = my_index();
+    if (i < n) y[i] = x[i] * dropout_factor(first + i, seed, threshold, scale);
+}
+"""
+
+
+def mask_arguments(p: float, key: tuple[int, ...], first: int) -> tuple:
+    """Return what kernels need to know of a dropout mask: its first entry, seed, threshold and scale."""
+    seed = mask_seed(key) if p > 0.0 else np.uint64(0)  # where nothing is dropped there is no key
+    return first, seed, mask_threshold(p), 1.0 / (1.0 - p)
+
+
+@ops.dropout.faster("cupy")
+def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
+    """Keeps nothing: backward computes the mask again."""
+    shape, mask = x.shape, mask_arguments(p, key, first_token * x.shape[-1])
+
+    def masked(z):
+        (z,), y = packed(xp, z), xp.empty(shape, dtype=z.dtype)
+        launch(xp, DROPOUT, "dropout", z.size, z, y, z.size, *mask)
+        return y
+
+    return masked(x), lambda dy: (masked(dy),)

@@ -1,0 +1,84 @@
+"""LayerNorm, a warp for each row, and a thread for each channel of the sums over rows."""
+
+from minigam.engine import ops
+from minigam.engine.cuda.kernels import WARP, launch, packed
+from minigam.engine.numeric import rows
+
+SLAB = 64  # rows that one thread adds up, for one channel
+
+LAYER_NORM = r"""
+extern "C" __global__ void layer_norm(
+    const REAL* __restrict__ x, const REAL* __restrict__ weight, const REAL* __restrict__ bias,
+    REAL* __restrict__ y, REAL* __restrict__ means, REAL* __restrict__ scales, size rows, size C, REAL eps)
+{
+    const size row = my_row(), begin = row * C;
+    if (row >= rows) return;
+    REAL mean = 0, variance = 0;
+    for (size c = my_lane(); c < C; c += 32) mean += x[begin + c];
+    mean = sum_of_warp(mean) / C;
+    for (size c = my_lane(); c < C; c += 32) variance += (x[begin + c] - mean) * (x[begin + c] - mean);
+    const REAL scale = 1 / sqrt(sum_of_warp(variance) / C + eps);
+    for (size c = my_lane(); c < C; c += 32)
+        y[begin + c] = (x[begin + c] - mean) * scale * weight[c] + bias[c];
+    if (my_lane() == 0) {
+        means[row] = mean;
+        scales[row] = scale;
+    }
+}
+
+extern "C" __global__ void layer_norm_dx(
+    const REAL* __restrict__ x, const REAL* __restrict__ weight, const REAL* __restrict__ means,
+    const REAL* __restrict__ scales, const REAL* __restrict__ dy, REAL* __restrict__ dx, size rows, size C)
+{
+    const size row = my_row(), begin = row * C;
+    if (row >= rows) return;
+    const REAL mean = means[row], scale = scales[row];
+    REAL mean_dn = 0, mean_dn_n = 0;  // through the mean, through the variance
+    for (size c = my_lane(); c < C; c += 32) {
+        const REAL dn = dy[begin + c] * weight[c];
+        mean_dn += dn;
+        mean_dn_n += dn * (x[begin + c] - mean) * scale;
+    }
+    mean_dn = sum_of_warp(mean_dn) / C;
+    mean_dn_n = sum_of_warp(mean_dn_n) / C;
+    for (size c = my_lane(); c < C; c += 32) {
+        const REAL n = (x[begin + c] - mean) * scale;
+        dx[begin + c] = scale * (dy[begin + c] * weight[c] - mean_dn - n * mean_dn_n);
+    }
+}
+
+// One thread for one channel of `slab` rows: their part of dweight and dbias, sums (slabs, 2, C).
+extern "C" __global__ void layer_norm_sums(
+    const REAL* __restrict__ x, const REAL* __restrict__ means, const REAL* __restrict__ scales,
+    const REAL* __restrict__ dy, REAL* __restrict__ sums, size rows, size C, size slab)
+{
+    const size part = my_index() / C, c = my_index() % C, first = part * slab;
+    if (first >= rows) return;
+    REAL dweight = 0, dbias = 0;
+    for (size row = first; row < rows && row < first + slab; ++row) {
+        dweight += dy[row * C + c] * (x[row * C + c] - means[row]) * scales[row];
+        dbias += dy[row * C + c];
+    }
+    sums[part * 2 * C + c] = dweight;
+    sums[part * 2 * C + C + c] = dbias;
+}
+"""
+
+
+@ops.layer_norm.faster("cupy")
+def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
+    """Keeps x and two numbers a row; backward normalises again."""
+    x, weight, bias = packed(xp, x, weight, bias)
+    (N, C), y = rows(x).shape, xp.empty(x.shape, dtype=x.dtype)
+    means, scales = (xp.empty(N, dtype=x.dtype) for _ in range(2))
+    launch(xp, LAYER_NORM, "layer_norm", N * WARP, x, weight, bias, y, means, scales, N, C, float(eps))
+
+    def backward(dy):
+        (dy,), dx, slabs = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), -(-N // SLAB)
+        launch(xp, LAYER_NORM, "layer_norm_dx", N * WARP, x, weight, means, scales, dy, dx, N, C)
+        sums = xp.empty((slabs, 2, C), dtype=x.dtype)
+        launch(xp, LAYER_NORM, "layer_norm_sums", slabs * C, x, means, scales, dy, sums, N, C, SLAB)
+        total = sums.sum(axis=0)
+        return dx, total[0], total[1]
+
+    return y, backward

@@ -1,0 +1,146 @@
+"""The selective scan, and only the states at the borders of chunks kept.
+
+Letters: b sequences, T tokens, E channels, N states of each.
+"""
+
+from minigam.engine import sequence
+from minigam.engine.cuda.kernels import launch, packed
+from minigam.engine.numeric import rows
+
+CHUNK = 16  # tokens between two states that are kept: a sixteenth of what the reference keeps
+
+# Compiled with N. One thread is one channel of one sequence: its N states stay in registers while it walks
+# through time. States lie (..., N, E), so that neighbouring threads read neighbouring numbers. No thread
+# waits for another: sums over channels are made outside.
+SCAN = r"""
+struct Place { size row, e; bool outside; };
+
+__device__ Place my_place(size b, size E) {
+    return {my_index() / E, my_index() % E, my_index() >= b * E};
+}
+
+// y, and borders (chunks + 1, b, N, E): given the first, writes those after each chunk of `chunk` tokens.
+extern "C" __global__ void scan_forward(
+    const REAL* __restrict__ x, const REAL* __restrict__ delta, const REAL* __restrict__ A,
+    const REAL* __restrict__ B, const REAL* __restrict__ C, const REAL* __restrict__ skip,
+    REAL* borders, REAL* __restrict__ y, size b, size T, size E, size chunk)
+{
+    const Place p = my_place(b, E);
+    if (p.outside) return;
+    REAL h[N], rate[N];
+    for (int n = 0; n < N; ++n) {
+        h[n] = borders[(p.row * N + n) * E + p.e];
+        rate[n] = A[n * E + p.e];
+    }
+    for (size t = 0; t < T; ++t) {
+        const size token = p.row * T + t, i = token * E + p.e;
+        const REAL step = delta[i], write = step * x[i];
+        REAL sum = skip[p.e] * x[i];
+        for (int n = 0; n < N; ++n) {
+            h[n] = exp(step * rate[n]) * h[n] + write * B[token * N + n];
+            sum += C[token * N + n] * h[n];
+        }
+        y[i] = sum;
+        if ((t + 1) % chunk == 0 || t + 1 == T)
+            for (int n = 0; n < N; ++n)
+                borders[((t / chunk + 1) * b + p.row) * N * E + n * E + p.e] = h[n];
+    }
+}
+
+// One chunk, the tokens begin .. end-1, from the state `border` (b, N, E) before it: the states h_t and
+// their gradients (b, chunk, N, E), dx and ddelta of its tokens. Goes on from carry (b, N, E), what the
+// next chunk hands back to its last state, and dA (b, N, E), and leaves both for the chunk before.
+extern "C" __global__ void scan_backward(
+    const REAL* __restrict__ x, const REAL* __restrict__ delta, const REAL* __restrict__ A,
+    const REAL* __restrict__ B, const REAL* __restrict__ C, const REAL* __restrict__ skip,
+    const REAL* __restrict__ dy, const REAL* __restrict__ border,
+    REAL* states, REAL* __restrict__ dstates, REAL* __restrict__ dx, REAL* __restrict__ ddelta,
+    REAL* __restrict__ dA, REAL* __restrict__ carry,
+    size b, size T, size E, size chunk, size begin, size end)
+{
+    const Place p = my_place(b, E);
+    if (p.outside) return;
+    const size first = p.row * N * E + p.e;           // state 0 of this channel in (b, N, E)
+    const size work = p.row * chunk * N * E + p.e;    // and of the chunk's first token in (b, chunk, N, E)
+    REAL h[N], rate[N], dh[N], drate[N];
+    for (int n = 0; n < N; ++n) {
+        h[n] = border[first + n * E];
+        rate[n] = A[n * E + p.e];
+        dh[n] = carry[first + n * E];
+        drate[n] = dA[first + n * E];
+    }
+    for (size t = begin; t < end; ++t) {
+        const size token = p.row * T + t, i = token * E + p.e;
+        const REAL step = delta[i], write = step * x[i];
+        for (int n = 0; n < N; ++n) {
+            h[n] = exp(step * rate[n]) * h[n] + write * B[token * N + n];
+            states[work + ((t - begin) * N + n) * E] = h[n];
+        }
+    }
+    for (size t = end - 1; t >= begin; --t) {
+        const size token = p.row * T + t, i = token * E + p.e;
+        const REAL step = delta[i];
+        REAL written = 0, exponent = 0;
+        for (int n = 0; n < N; ++n) {
+            const size here = work + ((t - begin) * N + n) * E;
+            const REAL before = t > begin ? states[here - N * E] : border[first + n * E];
+            const REAL a = exp(step * rate[n]);
+            dh[n] += dy[i] * C[token * N + n];         // h_t is read at t, and used by h_{t+1}
+            dstates[here] = dh[n];
+            written += dh[n] * B[token * N + n];       // through delta_t x_t
+            const REAL decayed = dh[n] * a * before;   // through the exponent delta_t A
+            exponent += decayed * rate[n];
+            drate[n] += decayed * step;
+            dh[n] *= a;
+        }
+        dx[i] = dy[i] * skip[p.e] + written * step;
+        ddelta[i] = written * x[i] + exponent;
+    }
+    for (int n = 0; n < N; ++n) {
+        carry[first + n * E] = dh[n];
+        dA[first + n * E] = drate[n];
+    }
+}
+"""
+
+
+@sequence.selective_scan.faster("cupy")
+def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
+    """The same recurrence with the states in registers; only those at the borders of chunks are kept.
+
+    Backward computes the states of one chunk anew, as the hardware-aware scan of arXiv 2312.00752 does,
+    and leaves the sums over channels (dB, dC) to matrix products: the same bits in every run.
+    """
+    (b, T, E), N = x.shape, A.shape[1]
+    inputs = packed(xp, x, delta, A.T, B, C, skip)
+    chunks = range(0, T, CHUNK)
+    borders = xp.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the state before each chunk; the last
+    if past is not None:
+        borders[0] = past.swapaxes(1, 2)
+
+    def start(name: str, arrays: tuple, *sizes: int) -> None:
+        """Start one thread for each channel of each sequence."""
+        launch(xp, SCAN, name, b * E, *inputs, *arrays, b, T, E, CHUNK, *sizes, N=N)
+
+    y = xp.empty((b, T, E), dtype=x.dtype)
+    start("scan_forward", (borders, y))
+    if remember is not None:
+        remember(borders[-1].swapaxes(1, 2).copy())  # a view would hold all borders
+
+    def backward(dy):
+        (dy,) = packed(xp, dy)
+        dx, ddelta, dB, dC = (xp.empty(z.shape, dtype=x.dtype) for z in (x, delta, B, C))
+        states, dstates = (xp.empty((b, CHUNK, N, E), dtype=x.dtype) for _ in range(2))
+        dA, carry = (xp.zeros((b, N, E), dtype=x.dtype) for _ in range(2))
+        write = delta * x
+        for c, begin in reversed(list(enumerate(chunks))):
+            end = min(begin + CHUNK, T)
+            arrays = (dy, borders[c], states, dstates, dx, ddelta, dA, carry)
+            start("scan_backward", arrays, begin, end)
+            dC[:, begin:end] = (states[:, : end - begin] @ dy[:, begin:end, :, None])[..., 0]
+            dB[:, begin:end] = (dstates[:, : end - begin] @ write[:, begin:end, :, None])[..., 0]
+        dskip = rows(dy * x).sum(axis=0)
+        dpast = None if past is None else carry.swapaxes(1, 2)
+        return dx, ddelta, dA.sum(axis=0).T, dB, dC, dskip, dpast
+
+    return y, backward

@@ -1,0 +1,237 @@
+"""Faster rules of what mixes: GAM's convolution, memory and gate, and the Transformer's attention."""
+
+import math
+
+from minigam.engine import sequence
+from minigam.engine.cuda.elementwise import mask_arguments
+from minigam.engine.cuda.kernels import WARP, launch, packed
+from minigam.engine.cuda.linear import product
+from minigam.engine.cuda.softmax import softmax_backward, softmax_of
+from minigam.engine.numeric import rows
+
+SLAB = 64  # tokens that one thread adds up, for one channel
+
+# Compiled with K. One thread is one channel of one token.
+CONVOLUTION = r"""
+// What channel c of sequence b is at token t: of u (B, T, C), or before it of past (B, K-1, C), if any.
+__device__ REAL input_at(
+    const REAL* u, const REAL* past, size has_past, size b, size t, size c, size T, size C)
+{
+    if (t >= 0) return u[(b * T + t) * C + c];
+    return has_past ? past[(b * (K - 1) + t + K - 1) * C + c] : 0;
+}
+
+extern "C" __global__ void convolve(
+    const REAL* __restrict__ u, const REAL* __restrict__ weight, const REAL* __restrict__ bias,
+    const REAL* __restrict__ past, REAL* __restrict__ y, size has_past, size B, size T, size C)
+{
+    const size c = my_index() % C, t = my_index() / C % T, b = my_index() / C / T;
+    if (b >= B) return;
+    REAL sum = bias[c];
+    for (int j = 0; j < K; ++j)
+        sum += weight[c * K + j] * input_at(u, past, has_past, b, t - (K - 1) + j, c, T, C);
+    y[my_index()] = sum;
+}
+
+// The same filter, read backwards in time. dpast (B, K-1, C) is written if there was a past.
+extern "C" __global__ void convolve_du(
+    const REAL* __restrict__ weight, const REAL* __restrict__ dy, REAL* __restrict__ du,
+    REAL* __restrict__ dpast, size has_past, size B, size T, size C)
+{
+    const size before = K - 1, c = my_index() % C, b = my_index() / C / (before + T);
+    const size t = my_index() / C % (before + T) - before;
+    if (b >= B || (t < 0 && !has_past)) return;
+    REAL sum = 0;
+    for (int j = 0; j < K; ++j) {
+        const size later = t + before - j;  // the token to which this one is input j
+        if (later >= 0 && later < T) sum += weight[c * K + j] * dy[(b * T + later) * C + c];
+    }
+    if (t >= 0) du[(b * T + t) * C + c] = sum;
+    else dpast[(b * before + before + t) * C + c] = sum;
+}
+
+// One thread for one channel of `slab` tokens: their part of dweight and dbias, sums (slabs, K + 1, C).
+extern "C" __global__ void convolve_sums(
+    const REAL* __restrict__ u, const REAL* __restrict__ past, const REAL* __restrict__ dy,
+    REAL* __restrict__ sums, size has_past, size B, size T, size C, size slab)
+{
+    const size part = my_index() / C, c = my_index() % C, first = part * slab;
+    if (first >= B * T) return;
+    REAL dweight[K], dbias = 0;
+    for (int j = 0; j < K; ++j) dweight[j] = 0;
+    for (size token = first; token < B * T && token < first + slab; ++token) {
+        const REAL d = dy[token * C + c];
+        dbias += d;
+        for (int j = 0; j < K; ++j)
+            dweight[j] += d * input_at(u, past, has_past, token / T, token % T - (K - 1) + j, c, T, C);
+    }
+    for (int j = 0; j < K; ++j) sums[(part * (K + 1) + j) * C + c] = dweight[j];
+    sums[(part * (K + 1) + K) * C + c] = dbias;
+}
+"""
+
+
+@sequence.causal_conv1d.faster("cupy")
+def causal_conv1d(xp, u, weight, bias, past=None):
+    """Nothing padded; each output, and each gradient of an input, by one thread."""
+    (B, T, C), K = u.shape, weight.shape[-1]
+    has_past = int(past is not None)
+    u, weight, bias, before = packed(xp, u, weight, bias, past if has_past else bias)
+    sizes, y = (has_past, B, T, C), xp.empty(u.shape, dtype=u.dtype)
+    launch(xp, CONVOLUTION, "convolve", y.size, u, weight, bias, before, y, *sizes, K=K)
+
+    def backward(dy):
+        (dy,), du, slabs = packed(xp, dy), xp.empty(u.shape, dtype=u.dtype), -(-B * T // SLAB)
+        dpast = xp.empty((B, K - 1, C) if has_past else (0,), dtype=u.dtype)
+        sums = xp.empty((slabs, K + 1, C), dtype=u.dtype)
+        threads = B * (T + K - 1) * C
+        launch(xp, CONVOLUTION, "convolve_du", threads, weight, dy, du, dpast, *sizes, K=K)
+        launch(xp, CONVOLUTION, "convolve_sums", slabs * C, u, before, dy, sums, *sizes, SLAB, K=K)
+        total = sums.sum(axis=0)
+        return du, total[:K].T, total[K], dpast if has_past else None
+
+    return y, backward
+
+
+@sequence.associative_memory.faster("cupy")
+def associative_memory(xp, u, memory):
+    """Each softmax is one kernel, in place."""
+    shape, u = u.shape, rows(u)
+    a = product(xp, u, memory.T)  # (N, S)
+    softmax_of(xp, a, a)
+
+    def backward(dy):
+        dy = rows(dy)
+        ds = product(xp, dy, memory.T)
+        softmax_backward(xp, a, ds, ds)
+        dmemory = product(xp, a.T, dy)  # M as values
+        product(xp, ds.T, u, out=dmemory, add=True)  # M as keys
+        return product(xp, ds, memory).reshape(shape), dmemory
+
+    return product(xp, a, memory).reshape(shape), backward
+
+
+GATE = r"""
+// One thread is one channel of one token; its two gates lie C apart.
+extern "C" __global__ void fuse(
+    const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
+    REAL* __restrict__ y, size n, size C)
+{
+    const size i = my_index(), g = i + i / C * C;
+    if (i < n) y[i] = sigmoid(gate[g]) * local[i] + sigmoid(gate[g + C]) * global[i];
+}
+
+extern "C" __global__ void fuse_back(
+    const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
+    const REAL* __restrict__ dy, REAL* __restrict__ dlocal, REAL* __restrict__ dglobal,
+    REAL* __restrict__ dgate, size n, size C)
+{
+    const size i = my_index(), g = i + i / C * C;
+    if (i >= n) return;
+    const REAL p = sigmoid(gate[g]), q = sigmoid(gate[g + C]);
+    dlocal[i] = dy[i] * p;
+    dglobal[i] = dy[i] * q;
+    dgate[g] = dy[i] * local[i] * p * (1 - p);
+    dgate[g + C] = dy[i] * global[i] * q * (1 - q);
+}
+"""
+
+
+@sequence.gated_fusion.faster("cupy")
+def gated_fusion(xp, local_context, global_context, gate):
+    """Keeps its inputs alone; backward computes the two sigmoids again."""
+    shape, C = local_context.shape, local_context.shape[-1]
+    inputs, y = packed(xp, local_context, global_context, gate), xp.empty(shape, dtype=gate.dtype)
+    launch(xp, GATE, "fuse", y.size, *inputs, y, y.size, C)
+
+    def backward(dy):
+        (dy,), gradients = packed(xp, dy), [xp.empty(z.shape, dtype=z.dtype) for z in inputs]
+        launch(xp, GATE, "fuse_back", dy.size, *inputs, dy, *gradients, dy.size, C)
+        return tuple(gradients)
+
+    return y, backward
+
+
+ATTENTION = r"""
+// A warp for each query: a becomes the softmax of scale * a over the keys up to the query, 0 after it, and
+// kept the part of a that dropout keeps. A row of a belongs to query row % T, after P keys of a past.
+// Without dropout kept may be a itself.
+extern "C" __global__ void attend(
+    REAL* a, REAL* kept, size rows, size T, size P, REAL scale,
+    size first, word seed, size threshold, REAL keep_scale)
+{
+    const size row = my_row(), keys = P + T, visible = P + row % T + 1, begin = row * keys;
+    if (row >= rows) return;
+    REAL top = a[begin] * scale, total = 0;
+    for (size j = my_lane(); j < visible; j += 32) top = fmax(top, a[begin + j] * scale);  // as in softmax
+    top = max_of_warp(top);
+    for (size j = my_lane(); j < visible; j += 32) total += exp(a[begin + j] * scale - top);
+    total = sum_of_warp(total);
+    for (size j = my_lane(); j < keys; j += 32) {
+        const size i = begin + j;
+        const REAL weight = (j < visible ? exp(a[i] * scale - top) : 0) / total;
+        a[i] = weight;
+        kept[i] = weight * dropout_factor(first + i, seed, threshold, keep_scale);
+    }
+}
+
+// da, the gradient of the kept weights, becomes that of the products of queries and keys; kept as before.
+extern "C" __global__ void attend_back(
+    const REAL* a, REAL* da, REAL* kept, size rows, size keys, REAL scale,
+    size first, word seed, size threshold, REAL keep_scale)
+{
+    const size row = my_row(), begin = row * keys + my_lane(), end = (row + 1) * keys;
+    if (row >= rows) return;
+    REAL mean = 0;
+    for (size i = begin; i < end; i += 32) {
+        const REAL factor = dropout_factor(first + i, seed, threshold, keep_scale);
+        da[i] *= factor;
+        kept[i] = a[i] * factor;
+        mean += da[i] * a[i];
+    }
+    mean = sum_of_warp(mean);
+    for (size i = begin; i < end; i += 32) da[i] = a[i] * (da[i] - mean) * scale;
+}
+"""
+
+
+@sequence.causal_attention.faster("cupy")
+def causal_attention(
+    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
+):
+    """Scale, mask, softmax and dropout in one kernel between the two products, in place.
+
+    Keeps the heads and a, B H T (P+T) numbers; backward computes the mask of dropout again.
+    """
+    (B, T, C3), H = qkv.shape, n_heads
+    C, P = C3 // 3, 0 if past is None else past.shape[1]
+
+    def heads(z):  # (B, n, C) -> (B, H, n, D)
+        return xp.ascontiguousarray(z.reshape(B, z.shape[1], H, C // H).transpose(0, 2, 1, 3))
+
+    def merged(z):  # (B, H, n, D) -> (B, n, C)
+        return z.transpose(0, 2, 1, 3).reshape(B, z.shape[2], C)
+
+    kv = qkv[..., C:] if past is None else xp.concatenate([past, qkv[..., C:]], axis=1)  # (B, P+T, 2C)
+    q, k, v = heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:])
+    scale, n = 1.0 / math.sqrt(C // H), B * H * T
+    mask = mask_arguments(p, key, first_token * H * (P + T))
+    a = product(xp, q, k.swapaxes(-1, -2))  # (B, H, T, P+T)
+    kept = xp.empty(a.shape, dtype=a.dtype) if p > 0.0 else a
+    launch(xp, ATTENTION, "attend", n * WARP, a, kept, n, T, P, scale, *mask)
+    y = merged(product(xp, kept, v))
+    del kept  # computed again when wanted
+
+    def backward(dy):
+        dy = heads(dy)
+        ds, kept = product(xp, dy, v.swapaxes(-1, -2)), a
+        if p > 0.0:
+            kept = xp.empty(a.shape, dtype=a.dtype)
+        launch(xp, ATTENTION, "attend_back", n * WARP, a, ds, kept, n, P + T, scale, *mask)
+        dv = product(xp, kept.swapaxes(-1, -2), dy)
+        dq, dk = product(xp, ds, k), product(xp, ds.swapaxes(-1, -2), q)
+        dkv = xp.concatenate([merged(dk), merged(dv)], axis=-1)  # (B, P+T, 2C)
+        dqkv = xp.concatenate([merged(dq), dkv[:, P:]], axis=-1)
+        return dqkv, None if past is None else dkv[:, :P]
+
+    return y, backward

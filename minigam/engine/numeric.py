@@ -1,0 +1,98 @@
+"""Arithmetic that NumPy and CuPy lack, and tiles: as many rows at a time as a cache holds."""
+
+import math
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+
+
+def tiles(n: int, width: int = 1) -> list[slice]:
+    """Return slices of 0 .. n-1, each of as many rows of `width` numbers as a cache holds well."""
+    step = max(1, TILE // width)
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+TILE = 2**16  # numbers: many beside the cost of a call, few beside the cache
+
+
+def rows(z):
+    """Return z of shape (..., C) as a matrix (N, C) of its rows."""
+    return z.reshape(-1, z.shape[-1])
+
+
+def unbroadcast(g, shape: tuple[int, ...]):
+    """Sum `g` over the axes that broadcasting had repeated, back to `shape`."""
+    if g.shape == shape:
+        return g
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    repeated = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return g.sum(axis=repeated, keepdims=True) if repeated else g
+
+
+def shape_of(a) -> tuple[int, ...]:
+    """Return a's shape; a Python number is an array of no axes."""
+    return getattr(a, "shape", ())
+
+
+def scatter_add(xp: ModuleType, n_rows: int, ids, values):
+    """Return (n_rows, C) zeros to which row `values[i]` was added at row `ids[i]`, repeats too.
+
+    ids : (...) integers, 0 <= id < n_rows     values : (..., C)
+    On a GPU the order of the additions, and so the last bits, vary from run to run.
+    """
+    total = xp.zeros((n_rows, values.shape[-1]), dtype=values.dtype)
+    xp.add.at(total, ids.reshape(-1), rows(values))
+    return total
+
+
+def sigmoid(xp: ModuleType, z):
+    """Return 1 / (1 + exp(-z)), by way of tanh, which cannot overflow."""
+    return 0.5 * (1.0 + xp.tanh(0.5 * z))
+
+
+def erf(xp: ModuleType, x):
+    """Return the error function, 2/sqrt(pi) times the integral of exp(-s^2) from 0 to x.
+
+        erf(c + d) = sum over m of a_m(c) d^m,   c the grid point nearest to |x|
+
+    Tested: error under 1e-12 in float64 and under 2e-7 in float32. NumPy has no erf; math.erf
+    takes one number at a time. A Taylor series about the nearest of the points where
+    math.erf is known serves both precisions by its length alone, and holds no fitted constant.
+    CuPy has its own.
+    """
+    if hasattr(xp, "cuda"):
+        from cupyx.scipy.special import erf as device_erf
+
+        return device_erf(x)
+    series = xp.asarray(_erf_series(3 if x.dtype == np.float32 else 6).astype(x.dtype))
+    size = xp.minimum(xp.abs(x), _ERF_END)
+    nearest = xp.rint(size * _ERF_CELLS)
+    d = size - nearest / _ERF_CELLS
+    with np.errstate(invalid="ignore"):  # nan has no cell; it comes back through d
+        cell = nearest.astype(np.intp)
+    y = series[-1].take(cell, mode="clip")
+    for a in series[-2::-1]:  # Horner's rule
+        y = y * d + a.take(cell, mode="clip")
+    return xp.copysign(y, x)
+
+
+_ERF_END, _ERF_CELLS = 6.0, 128  # erf(6) is 1 in float64; grid points a unit
+
+
+@cache
+def _erf_series(terms: int) -> np.ndarray:
+    """Return (terms, points): the Taylor coefficients a_m of erf about every grid point c.
+
+    g = erf' obeys g' = -2 x g, so its own coefficients follow (m+1) g_{m+1} = -2 (c g_m + g_{m-1}),
+    and a_{m+1} = g_m / (m+1).
+    """
+    table = []
+    for i in range(int(_ERF_END * _ERF_CELLS) + 1):
+        c = i / _ERF_CELLS
+        a, before, g = [math.erf(c)], 0.0, 2.0 / math.sqrt(math.pi) * math.exp(-c * c)
+        for m in range(terms - 1):
+            a.append(g / (m + 1))
+            before, g = g, -2.0 * (c * g + before) / (m + 1)
+        table.append(a)
+    return np.array(table).T

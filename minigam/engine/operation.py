@@ -1,0 +1,120 @@
+"""Operations: a rule made into something that takes Tensors, checks them and keeps the tape."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, Generic, ParamSpec
+
+import numpy as np
+
+from minigam.engine.backend import xp_of
+from minigam.engine.tensor import OPS, Array, Node, Tensor, as_numbers, state
+
+Backward = Callable[[Array], tuple[Array, ...]]
+P = ParamSpec("P")
+
+
+class Op(Generic[P]):
+    """A differentiable operation: one reference rule, plus faster rules by backend.
+
+    integers : whether it also computes with integers alone; otherwise some input must be a float array
+    """
+
+    def __init__(self, rule: Callable[Concatenate[Any, P], tuple[Array, Backward]], integers: bool = False):
+        self.rule: Callable[..., tuple[Array, Backward]] = rule
+        self.fast: dict[str, Callable[..., tuple[Array, Backward]]] = {}
+        self.checks: Callable[..., None] | None = None
+        self.name, self.__doc__, self.__wrapped__, self.integers = rule.__name__, rule.__doc__, rule, integers
+        seen_by_callers = list(inspect.signature(rule).parameters.values())[1:]  # all but xp
+        self.__signature__ = inspect.Signature(seen_by_callers)
+        arrays = [p for p in seen_by_callers if p.kind is not p.KEYWORD_ONLY]
+        self.arguments = tuple(p.name for p in arrays)
+        self._required = sum(p.default is p.empty for p in arrays)
+        OPS[self.name] = self
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}{self.__signature__}>"
+
+    def __call__(self, *args: P.args, **settings: P.kwargs) -> Tensor:
+        by_name = not settings.keys().isdisjoint(self.arguments)
+        if by_name or not self._required <= len(args) <= len(self.arguments):
+            args, settings = self._by_position(args, settings)  # type: ignore[assignment]
+        arrays = self._arrays(args)
+        xp = xp_of(*arrays, where=self.name, names=self.arguments)
+        dtype = self._float_dtype(arrays)
+        if self.checks is not None:
+            self.checks(*arrays, **settings)
+        rule = self.fast.get(xp.__name__, self.rule) if state["fast"] else self.rule
+        y, backward = rule(xp, *arrays, **settings)
+        if dtype is not None and y.dtype != dtype:
+            raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
+        if state["observer"] is not None:
+            state["observer"](self.name, "forward", (y,))
+        given = args + (None,) * (len(self.arguments) - len(args))  # optional arguments left out
+        inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in given)
+        if not state["grad"] or not any(x is not None for x in inputs):
+            return Tensor(y)
+        return Tensor(y, True, Node(self.name, inputs, backward, y.shape, y.dtype))
+
+    def _by_position(self, args: tuple, settings: dict) -> tuple[tuple, dict]:
+        """Return the arguments with all arrays by position. Raises TypeError for a wrong number of them."""
+        try:
+            bound = self.__signature__.bind(*args, **settings)
+        except TypeError as e:
+            raise TypeError(f"{self.name}: {e}; wanted {self.name}{self.__signature__}") from None
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def _arrays(self, args: tuple) -> list[Array]:
+        """Return the arrays of the Tensors, and lists as arrays.
+
+        A list takes the dtype of the float arrays beside it, as a Python number does. A number becomes an
+        array where the rule wants one.
+        """
+        arrays = [a.data if isinstance(a, Tensor) else a for a in args]
+        loose = (list, tuple) if self.integers else (list, tuple, int, float)
+        for i, a in enumerate(arrays):
+            if isinstance(a, loose):
+                dtype = next((b.dtype for b in arrays if _is_float(b)), None)
+                a = xp_of(*arrays).asarray(as_numbers(a))
+                arrays[i] = a.astype(dtype) if dtype is not None and (_is_float(a) or self.integers) else a
+        return arrays
+
+    def _float_dtype(self, arrays: list[Array]) -> np.dtype | None:
+        """Return the one dtype of the float inputs, None when there is none: no implicit casts."""
+        dtypes = [a.dtype for a in arrays if _is_float(a)]
+        if not dtypes and self.integers:
+            return None
+        if not dtypes or dtypes.count(dtypes[0]) != len(dtypes):
+            named = zip(self.arguments, arrays, strict=False)
+            found = [f"{name} {tuple(a.shape)} is {a.dtype}" for name, a in named if hasattr(a, "dtype")]
+            wanted = "make them one dtype first" if dtypes else "wanted float32 or float64; convert it first"
+            raise TypeError(f"{self.name}: {', '.join(found)}; {wanted}")
+        return dtypes[0]
+
+    def check(self, check: Callable[..., None]) -> Callable[..., None]:
+        """Register what looks at arrays and settings before any rule runs, and raises if they do not fit."""
+        self.checks = check
+        return check
+
+    def faster(self, backend_name: str) -> Callable[[Callable], Callable]:
+        """Register another complete rule of the same contract for one backend."""
+
+        def register(rule: Callable) -> Callable:
+            self.fast[backend_name] = rule
+            return rule
+
+        return register
+
+
+def _is_float(a: object) -> bool:
+    return getattr(getattr(a, "dtype", None), "kind", "") == "f"
+
+
+def op(rule: Callable[Concatenate[Any, P], tuple[Array, Backward]]) -> Op[P]:
+    """Make an operation of a rule."""
+    return Op(rule)
+
+
+def integer_op(rule: Callable[Concatenate[Any, P], tuple[Array, Backward]]) -> Op[P]:
+    """Make an operation of a rule that computes with integers too."""
+    return Op(rule, integers=True)

@@ -1,0 +1,390 @@
+"""General differentiable operations, each a value and its hand-derived derivative.
+
+In every rule `xp` is the library of the arrays, `dy` is dL/dy, `dx` is dL/dx. A rule never
+writes into an array it was given. An operation's check, where it has one, stands below it.
+"""
+
+import math
+
+from minigam.engine.masks import keep_mask
+from minigam.engine.numeric import erf, rows, scatter_add, shape_of, unbroadcast
+from minigam.engine.numeric import sigmoid as sigmoid_of
+from minigam.engine.operation import integer_op, op
+from minigam.engine.tensor import ShapeError
+
+# ---------------------------------------------------------------------------- arithmetic
+
+
+@integer_op
+def add(xp, a, b):
+    """a + b, with NumPy's broadcasting."""
+    y, a_shape, b_shape = a + b, shape_of(a), shape_of(b)  # nothing else is kept
+
+    def backward(dy):
+        return unbroadcast(dy, a_shape), unbroadcast(dy, b_shape)
+
+    return y, backward
+
+
+@integer_op
+def sub(xp, a, b):
+    """a - b, with NumPy's broadcasting."""
+    y, a_shape, b_shape = a - b, shape_of(a), shape_of(b)
+
+    def backward(dy):
+        return unbroadcast(dy, a_shape), unbroadcast(-dy, b_shape)
+
+    return y, backward
+
+
+@integer_op
+def mul(xp, a, b):
+    """a * b entry by entry, with NumPy's broadcasting."""
+    y = a * b
+
+    def backward(dy):
+        return unbroadcast(dy * b, shape_of(a)), unbroadcast(dy * a, shape_of(b))
+
+    return y, backward
+
+
+@integer_op
+def div(xp, a, b):
+    """a / b entry by entry, with NumPy's broadcasting."""
+    y = a / b
+
+    def backward(dy):
+        return unbroadcast(dy / b, shape_of(a)), unbroadcast(-dy * y / b, shape_of(b))
+
+    return y, backward
+
+
+@integer_op
+def neg(xp, x):
+    """-x."""
+    return -x, lambda dy: (-dy,)
+
+
+@integer_op
+def power(xp, x, *, exponent: float):
+    """x ** exponent, for a number as exponent."""
+    exponent = exponent.item() if hasattr(exponent, "item") else exponent  # NumPy's would widen float32
+    y = x**exponent
+
+    def backward(dy):
+        # x ** 0 is 1 everywhere: no slope, and no 0 * infinity at x = 0.
+        return (dy * (exponent * x ** (exponent - 1)) if exponent else xp.zeros_like(x),)
+
+    return y, backward
+
+
+@power.check
+def _(x, *, exponent):
+    if not isinstance(exponent, (int, float)) and (not hasattr(exponent, "item") or exponent.shape):
+        raise TypeError(f"power: the exponent is a {type(exponent).__name__}, wanted one number")
+
+
+@integer_op
+def matmul(xp, a, b):
+    """a @ b, batched and broadcast over the leading axes.
+
+    a : (..., M, K)   b : (..., K, N)   returns (..., M, N)
+    Raises ShapeError for fewer than two axes or unequal K.
+    """
+    y = a @ b
+
+    def backward(dy):
+        da = dy @ b.swapaxes(-1, -2)
+        db = a.swapaxes(-1, -2) @ dy
+        return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
+
+    return y, backward
+
+
+@matmul.check
+def _(a, b):
+    if min(len(shape_of(a)), len(shape_of(b))) < 2 or a.shape[-1] != b.shape[-2]:
+        raise ShapeError(f"matmul: a {shape_of(a)} and b {shape_of(b)}, wanted (..., M, K) and (..., K, N)")
+
+
+# ------------------------------------------------------------------------ entry by entry
+
+
+@op
+def exp(xp, x):
+    """e to the power x."""
+    y = xp.exp(x)
+    return y, lambda dy: (dy * y,)
+
+
+@op
+def log(xp, x):
+    """Natural logarithm."""
+    return xp.log(x), lambda dy: (dy / x,)
+
+
+@op
+def tanh(xp, x):
+    """Hyperbolic tangent."""
+    y = xp.tanh(x)
+    return y, lambda dy: (dy * (1.0 - y * y),)
+
+
+@op
+def sigmoid(xp, x):
+    """1 / (1 + exp(-x)), in (0, 1)."""
+    y = sigmoid_of(xp, x)
+    return y, lambda dy: (dy * y * (1.0 - y),)
+
+
+@op
+def silu(xp, x):
+    """x sigmoid(x), in Mamba.   Source: Elfwing et al., arXiv 1702.03118."""
+    s = sigmoid_of(xp, x)
+    return x * s, lambda dy: (dy * s * (1.0 + x * (1.0 - s)),)
+
+
+@op
+def softplus(xp, x):
+    """log(1 + exp(x)), which is above 0; large x overflow nothing."""
+    y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
+    return y, lambda dy: (dy * sigmoid_of(xp, x),)
+
+
+@op
+def gelu(xp, x):
+    """Gaussian error linear unit, the exact one.   in E9
+
+        y = x Phi(x),   Phi(x) = (1 + erf(x / sqrt 2)) / 2,   phi = Phi'
+
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+    """
+    Phi = 0.5 * (1.0 + erf(xp, x * math.sqrt(0.5)))
+    y = x * Phi
+
+    def backward(dy):
+        phi = xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+        return (dy * (Phi + x * phi),)
+
+    return y, backward
+
+
+# ---------------------------------------------------------------------- shape and sums
+
+
+@integer_op
+def sum(xp, x, *, axis=None, keepdims: bool = False):
+    """Sum over `axis` (all axes when None)."""
+    y = x.sum(axis=axis, keepdims=keepdims)
+    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    kept = tuple(1 if i in {a % x.ndim for a in axes} else n for i, n in enumerate(x.shape))
+
+    def backward(dy):
+        return (dy.reshape(kept) + xp.zeros_like(x),)
+
+    return y, backward
+
+
+@integer_op
+def reshape(xp, x, *, shape: tuple[int, ...]):
+    """The same entries in another shape."""
+    before = x.shape
+    return x.reshape(shape), lambda dy: (dy.reshape(before),)
+
+
+@integer_op
+def transpose(xp, x, *, axes: tuple[int, ...]):
+    """The axes in another order: axis i of the result is axis axes[i] of x."""
+    y = x.transpose(axes)  # raises when an axis is missing, twice or not there
+    axes = tuple(a % x.ndim for a in axes)
+    inverse = tuple(axes.index(i) for i in range(x.ndim))
+    return y, lambda dy: (dy.transpose(inverse),)
+
+
+@integer_op
+def getitem(xp, x, *, index):
+    """x[index], for any index NumPy takes; repeated entries add up in the gradient."""
+    y = x[index]
+
+    def backward(dy):
+        dx = xp.zeros_like(x)
+        xp.add.at(dx, index, dy)
+        return (dx,)
+
+    return y, backward
+
+
+# ------------------------------------------------------------------------ for networks
+
+
+@op
+def softmax(xp, x):
+    """Softmax over the last axis.   y_i = exp(x_i) / sum over j of exp(x_j)"""
+    e = xp.exp(x - x.max(axis=-1, keepdims=True))
+    y = e / e.sum(axis=-1, keepdims=True)
+
+    def backward(dy):
+        return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)  # y_i (1[i=j] - y_j)
+
+    return y, backward
+
+
+@op
+def linear(xp, x, weight, bias=None):
+    """Affine map of the last axis.   y = x W^T + b
+
+    x : (..., C)   weight : (D, C)   bias : (D) or None   returns (..., D)
+    Raises ShapeError when the C or the D differ.
+    Source: torch.nn.functional.linear.
+    """
+    y = (rows(x) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])  # one product, not B of them
+    if bias is not None:
+        y = y + bias
+
+    def backward(dy):
+        dx = (rows(dy) @ weight).reshape(x.shape)
+        dweight = rows(dy).T @ rows(x)
+        dbias = rows(dy).sum(axis=0) if bias is not None else None
+        return dx, dweight, dbias
+
+    return y, backward
+
+
+@linear.check
+def _(x, weight, bias=None):
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ShapeError(f"linear: x {x.shape} and weight {weight.shape}, wanted (..., C) and (D, C)")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(f"linear: bias {bias.shape}, wanted {weight.shape[:1]}")
+
+
+@op
+def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
+    """Normalise the last axis, then scale and shift it.   E1
+
+        n = (x - mean) / sqrt(variance + eps),   y = n * weight + bias
+
+    x : (..., C)   weight, bias : (C)   returns (..., C)
+    Raises ShapeError when weight or bias is not (C).
+    Source: Ba, Kiros and Hinton, arXiv 1607.06450.
+    """
+    C = x.shape[-1]
+    centred = x - x.sum(axis=-1, keepdims=True) / C
+    variance = (centred * centred).sum(axis=-1, keepdims=True) / C
+    scale = 1.0 / xp.sqrt(variance + eps)
+    n = centred * scale
+    y = n * weight + bias
+
+    def backward(dy):
+        dn = dy * weight
+        mean_dn = dn.sum(axis=-1, keepdims=True) / C  # through the mean
+        mean_dn_n = (dn * n).sum(axis=-1, keepdims=True) / C  # through the variance
+        dx = scale * (dn - mean_dn - n * mean_dn_n)
+        return dx, rows(dy * n).sum(axis=0), rows(dy).sum(axis=0)
+
+    return y, backward
+
+
+@layer_norm.check
+def _(x, weight, bias, *, eps=0.0):
+    if not weight.shape == bias.shape == x.shape[-1:]:
+        raise ShapeError(f"layer_norm: weight {weight.shape}, bias {bias.shape}, wanted {x.shape[-1:]}")
+
+
+@op
+def embedding(xp, table, ids):
+    """Look up rows.   y_i = table[ids_i]
+
+    table : (V, C)   ids : (...) integers, checked by the caller to lie in 0 .. V-1
+    returns (..., C)
+    """
+    y = table[ids]
+
+    def backward(dy):
+        return scatter_add(xp, table.shape[0], ids, dy), None
+
+    return y, backward
+
+
+@op
+def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
+    """Zero each entry with probability p, and scale the others by 1 / (1 - p).
+
+    key         : integers that decide the mask, so that a step repeated is the same step
+    first_token : how many tokens (..., C) of the batch come before these: however it is split, a token has
+                  the same mask
+    Raises ValueError unless 0 <= p < 1.
+    Source: Srivastava et al., JMLR 15 (2014).
+    """
+    mask = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1]).astype(x.dtype) * (1.0 / (1.0 - p))
+    return x * mask, lambda dy: (dy * mask,)
+
+
+@dropout.check
+def _(x, *, p, **_which_mask):
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"dropout: p is {p}, wanted 0 <= p < 1")
+
+
+@op
+def cross_entropy(xp, logits, targets):
+    """Loss of every prediction, in nats.   y = log(sum over v of exp(logits_v)) - logits_target
+
+    logits  : (..., V)
+    targets : (...) integers below V; a negative one marks a place to ignore, whose loss is 0
+    returns (...)   one loss a place; divide their sum by the count of places for the mean
+    Raises ShapeError unless targets has one entry for each row of logits.
+    """
+    z = rows(logits)
+    z = z - z.max(axis=-1, keepdims=True)
+    e = xp.exp(z)
+    total = e.sum(axis=-1, keepdims=True)
+    counts = (targets >= 0).reshape(-1).astype(z.dtype)
+    at_target = xp.arange(len(z)), xp.maximum(targets, 0).reshape(-1)
+    loss = counts * (xp.log(total[:, 0]) - z[at_target])
+
+    def backward(dy):
+        dz = e / total  # softmax, less 1 at the target
+        dz[at_target] -= 1.0
+        dz *= (counts * dy.reshape(-1))[:, None]
+        return dz.reshape(logits.shape), None
+
+    return loss.reshape(targets.shape), backward
+
+
+@cross_entropy.check
+def _(logits, targets):
+    if targets.shape != logits.shape[:-1]:
+        raise ShapeError(f"cross_entropy: targets {targets.shape}, wanted {logits.shape[:-1]}")
+
+
+@op
+def linear_cross_entropy(xp, x, weight, targets):
+    """Mean loss of the predictions of a linear head, in nats.
+
+        logits = x W^T,   y = mean over targets that are not negative of cross_entropy(logits, targets)
+
+    x : (..., C)   weight : (V, C)   targets : (...) integers below V; a negative one is ignored
+    returns ()
+    Raises ShapeError when a shape does not fit.
+    Holds all logits at once; the faster rules hold those of a few rows.
+    """
+    logits, backward_linear = linear.rule(xp, x, weight)
+    losses, backward_losses = cross_entropy.rule(xp, logits, targets)
+    count = (targets >= 0).sum().astype(x.dtype)
+
+    def backward(dy):
+        dlogits, _ = backward_losses(xp.zeros_like(losses) + dy / count)
+        dx, dweight, _ = backward_linear(dlogits)
+        return dx, dweight, None
+
+    return losses.sum() / count, backward
+
+
+@linear_cross_entropy.check
+def _(x, weight, targets):
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or targets.shape != x.shape[:-1]:
+        raise ShapeError(
+            f"linear_cross_entropy: x {x.shape}, weight {weight.shape}, targets {targets.shape}, "
+            "wanted (..., C), (V, C), (...)"
+        )

@@ -1,0 +1,83 @@
+"""A cell of a table: one model trained in a run folder of its own, gone on with where it was stopped."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.data.corpus import Corpus
+from minigam.experiments import report
+from minigam.files import read_json, write_json
+from minigam.training import loop, session
+from minigam.training.run import Run, RunConfig
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a cell; what it reached is saved."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of an experiment: which model with which numbers."""
+
+    name: str  # of the run folder
+    model_type: str
+    model: ModelConfig
+    train: TrainConfig
+
+
+def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend: str) -> dict:
+    """Return what the cell measured, training it, or the rest of it, first where that is still to do.
+
+    returns the result of `training.evaluate`, "parameters", "reach", "seconds_per_epoch", and under
+    "measured" where and from which code it comes
+    Raises InputError when the folder holds a run of other settings, Interrupted after a Ctrl-C.
+    """
+    path = folder / cell.name
+    config = RunConfig(
+        cell.model_type,
+        replace(cell.model, vocab_size=len(corpus.tokenizer)),
+        data,
+        cell.train,
+        corpus.fingerprint(),
+    )
+    measured = report.provenance(backend)  # now: the code may change while it runs
+    begun = (path / "config.json").exists()
+    if begun and (other := _differences(Run(path).config, config)):
+        raise InputError(
+            f"{path}: a run of other settings ({other}); choose another --out, or delete the folder"
+        )
+    if (path / "result.json").exists():
+        return read_json(path / "result.json", remedy="delete it")
+    if begun:
+        run = Run(path)
+        model, optimizer, step = run.resume(backend)
+    else:
+        run, model, optimizer = session.begin(
+            path, cell.model_type, cell.model, data, cell.train, corpus, backend
+        )
+        step = 0
+    print(f"{cell.name}: {model.num_parameters():,} parameters, steps {step + 1} to {cell.train.steps}")
+    if loop.train(run, model, optimizer, corpus, step, name=cell.name) < cell.train.steps:
+        raise Interrupted
+    steps = [m["seconds"] for m in run.metrics() if "seconds" in m]
+    result = {
+        "measured": measured,
+        "parameters": model.num_parameters(),
+        "reach": model.reach,
+        "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
+        **session.finish(run, model, corpus),
+    }
+    write_json(path / "result.json", result)
+    return result
+
+
+def _differences(found: RunConfig, wanted: RunConfig) -> str:
+    """Return the settings in which two runs differ, with both values; nothing for equal ones."""
+    flat = [
+        {k: v for part in c.to_dict().values() if isinstance(part, dict) for k, v in part.items()}
+        | {"model_type": c.model_type, "corpus_sha256": c.corpus_sha256}
+        for c in (found, wanted)
+    ]
+    names = sorted(k for k in flat[0].keys() | flat[1].keys() if flat[0].get(k) != flat[1].get(k))
+    return ", ".join(f"{k} {flat[0].get(k)}, now {flat[1].get(k)}" for k in names)

@@ -1,0 +1,125 @@
+"""Write a page that shows what a trained GAM does with every word of a text."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from minigam import cli
+from minigam.config import MQAR, InputError
+from minigam.data.corpus import IGNORE, Corpus
+from minigam.data.pocketstories import REACH
+from minigam.explain.page import explanation, page, slot_words, what_is_known
+from minigam.files import write_text
+from minigam.models.decoding import continued, first_ids
+from minigam.models.gam import GAM
+from minigam.training.run import Run
+
+PROG = "minigam explain"
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=PROG, description=__doc__)
+    p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
+    p.add_argument(
+        "--prompt", metavar="TEXT", help="what to explain (default: a story of the validation set)"
+    )
+    p.add_argument("--story", type=int, metavar="N", help="which row of the validation set (default: 1)")
+    p.add_argument(
+        "--tokens", type=int, default=0, metavar="N", help="continue the prompt by so many first (default: 0)"
+    )
+    p.add_argument(
+        "--temperature", type=float, default=0.8, metavar="X",
+        help="of that: 0 takes the likeliest token, 1 samples as the model believes (default: 0.8)",
+    )  # fmt: skip
+    p.add_argument("--seed", type=int, default=0, help="decides what is sampled (default: 0)")
+    p.add_argument(
+        "--rows", type=int, default=200, metavar="N",
+        help="validation rows to read for the words that excite the slots (default: 200)",
+    )  # fmt: skip
+    p.add_argument(
+        "-o", "--out", type=Path, default=Path("explain.html"), metavar="FILE",
+        help="the page, one file that needs no other (default: explain.html)",
+    )  # fmt: skip
+    cli.add_backend_flag(p)
+    return p
+
+
+def _checked(args) -> Run:
+    """Return the run to explain. Raises InputError for what can be refused before the model loads."""
+    cli.require_at_least(args, story=1, tokens=0, temperature=0, seed=0, rows=1)
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise InputError(f"--out {args.out}: wanted a file in a folder that exists; choose another")
+    if args.prompt is not None and args.story is not None:
+        raise InputError("--story decides nothing beside --prompt; leave one away")
+    if args.prompt is None and args.tokens:
+        raise InputError("--tokens continues a --prompt, and none is given")
+    run = Run(args.run)
+    if run.config.model_type != "gam":
+        raise InputError(
+            f"{run.path}: a run of {run.config.model_type}, wanted one of gam: "
+            "gates and memory slots are what this page shows"
+        )
+    if run.config.data.dataset == MQAR:
+        raise InputError(f"{run.path}: trained on {MQAR}, wanted a run on text")
+    return run
+
+
+class Text(NamedTuple):
+    """What is explained: its tokens, the one that follows if that is known, and the first sampled one."""
+
+    title: str
+    ids: list[int]
+    after: int | None
+    first_sampled: int
+
+
+def _story(corpus: Corpus, n: int) -> Text:
+    """Return row n of the validation set, counted from 1."""
+    if n > len(corpus.valid):
+        raise InputError(
+            f"--story is {n}, wanted at most {len(corpus.valid)}, the rows of the validation set"
+        )
+    row = corpus.valid[n - 1]
+    *ids, after = row[row != IGNORE].tolist()
+    what = "story" if corpus.floor is not None else "row"
+    return Text(f"{what} {n} of the validation set", ids, after, len(ids))
+
+
+def _prompt(ids: list[int], model: GAM, tokenizer, args) -> Text:
+    """Return the prompt, continued as far as the flags say."""
+    whole, after = continued(model, tokenizer, ids, args.tokens, args.temperature, None, args.seed, True)
+    return Text("a prompt", whole, after, len(ids))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    run = _checked(args)
+    tokenizer, T = run.tokenizer(), run.config.model.block_size
+    prompt = None if args.prompt is None else first_ids(tokenizer, args.prompt)
+    if prompt is not None and len(prompt) + args.tokens > T:
+        raise InputError(
+            f"a prompt of {len(prompt)} tokens and {args.tokens} more, wanted at most "
+            f"the {T} of block_size, which the model reads at once; shorten one"
+        )
+    model = run.load_model(cli.choose_backend(args.backend))
+    corpus = run.corpus(progress=True)
+    story = prompt is None
+    text = _story(corpus, args.story or 1) if story else _prompt(prompt, model, tokenizer, args)
+    valid = corpus.valid[: args.rows]
+    heard = slot_words(model, valid, progress=True)
+    data = explanation(model, tokenizer, text.ids, text.after, heard, corpus.floor is not None)
+    data |= {
+        "run": run.path.resolve().name, "corpus": corpus.name, "title": text.title, "rows": len(valid),
+        "first_sampled": text.first_sampled, "recall_beyond": REACH,
+        "known": what_is_known(data["tokens"], corpus),
+    }  # fmt: skip
+    html = page(data)
+    try:
+        write_text(args.out, html)
+    except OSError as e:
+        raise InputError(f"--out {args.out}: {e.strerror or e}; choose a file that can be written") from e
+    print(f"{args.out}: {len(text.ids)} tokens, {len(html.encode()) / 1e3:.0f} kB; open it in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main, PROG)

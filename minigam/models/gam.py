@@ -1,0 +1,72 @@
+"""GAM: its block, local context by convolution, global context by memory, fused by a gate; and the model."""
+
+import numpy as np
+
+from minigam.config import GAMConfig
+from minigam.engine.sequence import associative_memory, gated_fusion
+from minigam.models.lm import LanguageModel
+from minigam.models.nn import (
+    BlockState,
+    CausalConv,
+    FeedForward,
+    LayerNorm,
+    Linear,
+    MaskCounter,
+    Module,
+    Parameter,
+    xavier_uniform,
+)
+
+
+class GAMBlock(Module):
+    """x + gate(local_context, global_context), then x + feed-forward.   E1-E9
+
+    `config.mixer` leaves parts out, as the paper's ablation does: "sum" adds the two contexts
+    without a gate, "local" and "global" keep one of them; what is unused is not created.
+    """
+
+    def __init__(self, config: GAMConfig, masks: MaskCounter, rng: np.random.Generator):
+        C, self.mixer = config.d_model, config.mixer
+        self.norm1, self.norm2 = LayerNorm(C), LayerNorm(C)
+        if self.mixer != "global":
+            self.conv = CausalConv(C, config.kernel_size, rng)
+        if self.mixer != "local":
+            self.memory = Parameter(xavier_uniform(rng, (config.n_slots, C)))  # (S, C)
+        if self.mixer == "gated":
+            self.gate = Linear(C, 2 * C, rng)
+        self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
+
+    def __call__(self, x, state: BlockState | None = None):  # (B, T, C) -> (B, T, C)
+        u = self.norm1(x)  # E1
+        x = x + self.mix(u, state)  # E8
+        return x + self.feed(self.norm2(x))  # E9
+
+    def new_state(self, batch: int) -> BlockState | None:
+        """Return the state before the first token: a past of zeros, which is E2's padding."""
+        return None if self.mixer == "global" else self.conv.new_state(batch)
+
+    def mix(self, u, state: BlockState | None):
+        if self.mixer == "global":
+            return associative_memory(u, self.memory)
+        local_context = self.conv(u, state)  # E2, sees K tokens
+        if self.mixer == "local":
+            return local_context
+        global_context = associative_memory(u, self.memory)  # E3-E5, sees one
+        if self.mixer == "sum":
+            return local_context + global_context
+        return gated_fusion(local_context, global_context, self.gate(u))  # E6-E7
+
+
+class GAM(LanguageModel):
+    """Gated Associative Memory (arXiv 2509.00605) as a language model.   E1-E9
+
+    Only the convolution moves information between tokens, so an output sees exactly
+    `reach` = 1 + L (K - 1) tokens.
+    """
+
+    Block, Config = GAMBlock, GAMConfig
+
+    @property
+    def reach(self) -> int:
+        c = self.config
+        return 1 if c.mixer == "global" else 1 + c.n_layers * (c.kernel_size - 1)

@@ -1,0 +1,162 @@
+"""Weights of the authors' PyTorch code: the same numbers under other names.
+
+    arrays = {name: t.numpy() for name, t in torch.load("gam.pt", weights_only=True).items()}
+    model = from_official(arrays)
+
+NAMES is the whole translation; the functions below only read it. `*` stands for the number of a
+block; a kind is a mixer of GAM, or "transformer". A shape is the published one, in the letters used
+everywhere: V vocabulary, T positions, C channels, S slots, K kernel size; "2C" is twice C, and "1"
+an axis that minigam leaves out.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from minigam.config import MIXERS, GAMConfig, TransformerConfig
+from minigam.engine.tensor import ShapeError
+from minigam.models.gam import GAM
+from minigam.models.lm import LanguageModel
+from minigam.models.transformer import Transformer
+
+KINDS = (*MIXERS, "transformer")
+EVERY, ANY_GAM, RIVAL = frozenset(KINDS), frozenset(MIXERS), {"transformer"}
+CONV, MEMORY, GATE = ANY_GAM - {"global"}, ANY_GAM - {"local"}, {"gated"}  # which mixers have which part
+CAUSAL_MASK = ".attn.bias"  # stored beside the authors' Transformer, and no weight
+
+NAMES = (
+    # published name               name here                         shape    kinds that have it
+    ("token_embedding.weight", "token_embedding.weight", "V C", EVERY),
+    ("pos_embedding.weight", "position_embedding.weight", "T C", EVERY),
+    ("blocks.*.ln1.weight", "blocks.*.norm1.weight", "C", ANY_GAM),
+    ("blocks.*.ln1.bias", "blocks.*.norm1.bias", "C", ANY_GAM),
+    ("blocks.*.causal_conv.weight", "blocks.*.conv.weight", "C 1 K", CONV),
+    ("blocks.*.causal_conv.bias", "blocks.*.conv.bias", "C", CONV),
+    ("blocks.*.memory_bank", "blocks.*.memory", "S C", MEMORY),
+    ("blocks.*.gate.weight", "blocks.*.gate.weight", "2C C", GATE),
+    ("blocks.*.gate.bias", "blocks.*.gate.bias", "2C", GATE),
+    ("blocks.*.ln2.weight", "blocks.*.norm2.weight", "C", ANY_GAM),
+    ("blocks.*.ln2.bias", "blocks.*.norm2.bias", "C", ANY_GAM),
+    ("blocks.*.ln_1.weight", "blocks.*.norm1.weight", "C", RIVAL),
+    ("blocks.*.ln_1.bias", "blocks.*.norm1.bias", "C", RIVAL),
+    ("blocks.*.attn.c_attn.weight", "blocks.*.attention.qkv.weight", "3C C", RIVAL),
+    ("blocks.*.attn.c_attn.bias", "blocks.*.attention.qkv.bias", "3C", RIVAL),
+    ("blocks.*.attn.c_proj.weight", "blocks.*.attention.out.weight", "C C", RIVAL),
+    ("blocks.*.attn.c_proj.bias", "blocks.*.attention.out.bias", "C", RIVAL),
+    ("blocks.*.ln_2.weight", "blocks.*.norm2.weight", "C", RIVAL),
+    ("blocks.*.ln_2.bias", "blocks.*.norm2.bias", "C", RIVAL),
+    ("blocks.*.ffn.0.weight", "blocks.*.feed.expand.weight", "4C C", EVERY),
+    ("blocks.*.ffn.0.bias", "blocks.*.feed.expand.bias", "4C", EVERY),
+    ("blocks.*.ffn.2.weight", "blocks.*.feed.contract.weight", "C 4C", EVERY),
+    ("blocks.*.ffn.2.bias", "blocks.*.feed.contract.bias", "C", EVERY),
+    ("ln_f.weight", "norm.weight", "C", EVERY),
+    ("ln_f.bias", "norm.bias", "C", EVERY),
+    ("head.weight", "token_embedding.weight", "V C", EVERY),  # tied: one matrix, two names
+)
+FIELDS = {"V": "vocab_size", "T": "block_size", "C": "d_model", "S": "n_slots", "K": "kernel_size"}
+
+
+def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: int = 8) -> GAM | Transformer:
+    """Build the GAM, or the Transformer, that published weights describe, in their dtype.
+
+    arrays  : by published name; float32 or float64, all alike. The kind is known by the names
+              that are there, the numbers of the configuration by the shapes; a number that no
+              shape shows (n_slots of "local", kernel_size of "global") keeps its default.
+              The causal mask that the authors' Transformer stores is skipped
+    dropout, n_heads : cannot be seen in weights
+    Raises KeyError listing names missing and unknown, TypeError or ShapeError listing misfits,
+    ValueError when head.weight is not token_embedding.weight.
+    """
+    arrays = {name: a for name, a in arrays.items() if not name.endswith(CAUSAL_MASK)}
+    n_layers = max(1, len({name.split(".")[1] for name in arrays if name.startswith("blocks.")}))
+    kind = min(KINDS, key=lambda k: len(_names(k, n_layers).keys() ^ arrays.keys()))  # fits best
+    names = _names(kind, n_layers)
+    missing, unknown = sorted(names.keys() - arrays.keys()), sorted(arrays.keys() - names.keys())
+    if missing or unknown:
+        raise KeyError(
+            f"from_official: missing {missing}, unknown {unknown}, "
+            f"read as {n_layers} blocks of kind {kind!r}; see minigam.interop.NAMES"
+        )
+    dtype = _dtype(arrays)
+    sizes = _sizes(names, arrays)
+    if not np.array_equal(arrays["head.weight"], arrays["token_embedding.weight"], equal_nan=True):
+        raise ValueError(
+            "from_official: head.weight is not token_embedding.weight; the model has one matrix for both, "
+            "so wanted the same numbers under both names"
+        )
+    shown = {FIELDS[letter]: n for letter, n in sizes.items()}
+    shown |= {"n_layers": n_layers, "dropout": dropout}
+    if kind == "transformer":
+        model = Transformer(TransformerConfig(n_heads=n_heads, **shown), dtype=dtype)
+    else:
+        model = GAM(GAMConfig(mixer=kind, **shown), dtype=dtype)
+    model.load_state_dict(
+        {ours: np.squeeze(arrays[name], _extra_axes(dims)) for name, (ours, dims) in names.items()}
+    )
+    return model
+
+
+def to_official(model: LanguageModel) -> dict[str, np.ndarray]:
+    """Return a copy of every weight on the host, under the published names and in their shapes.
+
+    head.weight and token_embedding.weight are one array, as they are one matrix.
+    """
+    if not isinstance(model, (GAM, Transformer)):
+        raise TypeError(f"to_official: {type(model).__name__}, wanted a GAM or a Transformer")
+    own = model.state_dict()
+    names = _names(model.config.mixer if isinstance(model, GAM) else "transformer", model.config.n_layers)
+    return {name: np.expand_dims(own[ours], _extra_axes(dims)) for name, (ours, dims) in names.items()}
+
+
+def _names(kind: str, n_layers: int) -> dict[str, tuple[str, list[str]]]:
+    """Return {published name: (name here, published shape in letters)} of one model."""
+    return {
+        name.replace("*", str(i)): (ours.replace("*", str(i)), shape.split())
+        for name, ours, shape, kinds in NAMES
+        if kind in kinds
+        for i in (range(n_layers) if "*" in name else [0])
+    }
+
+
+def _extra_axes(dims: list[str]) -> tuple[int, ...]:
+    return tuple(axis for axis, dim in enumerate(dims) if dim == "1")
+
+
+def _dtype(arrays) -> np.dtype:
+    """Return the dtype all arrays have. Raises TypeError listing those that have another."""
+    wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
+    if wrong:
+        raise TypeError(f"from_official: {', '.join(wrong)}; wanted NumPy arrays")
+    first = arrays["token_embedding.weight"].dtype
+    allowed = [first] if first in (np.float32, np.float64) else []
+    wrong = [f"{name} {a.dtype}" for name, a in arrays.items() if a.dtype not in allowed]
+    if wrong:
+        raise TypeError(f"from_official: {', '.join(wrong)}; wanted float32, or float64, for all")
+    return first
+
+
+def _sizes(names, arrays) -> dict[str, int]:
+    """Return what each letter stands for: the length that most shapes show for it.
+
+    Raises ShapeError listing the arrays whose shape disagrees.
+    """
+    shown = {letter: Counter() for letter in FIELDS}
+    for name, (_, dims) in names.items():
+        if arrays[name].ndim == len(dims):
+            for dim, n in zip(dims, arrays[name].shape, strict=True):
+                if dim in FIELDS:
+                    shown[dim][n] += 1
+    sizes = {letter: votes.most_common(1)[0][0] for letter, votes in shown.items() if votes}
+
+    def length(dim: str) -> int:  # "C" and "2C" are known by the letter, "1" is itself
+        return int(dim) if dim.isdigit() else int(dim[:-1] or 1) * sizes.get(dim[-1], -1)
+
+    wrong = [
+        f"{name} {arrays[name].shape}, wanted ({', '.join(dims)})"
+        for name, (_, dims) in names.items()
+        if arrays[name].shape != tuple(map(length, dims))
+    ]
+    if wrong:
+        read = ", ".join(f"{letter} {n}" for letter, n in sizes.items())
+        raise ShapeError(f"from_official: {'; '.join(wrong)}; with {read}")
+    return sizes

@@ -1,0 +1,212 @@
+"""Modules: named parameters, and the layers every model shares.
+
+Initial values are PyTorch's defaults for each layer, drawn on the host in float64, so that
+both backends and both precisions start from the same numbers.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigam.engine import backend, ops
+from minigam.engine.sequence import causal_conv1d
+from minigam.engine.tensor import ShapeError, Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that training changes."""
+
+    def __init__(self, array):
+        super().__init__(array, requires_grad=True)
+
+
+class MaskCounter:
+    """Numbers every dropout mask of one model: mask n is decided by (seed, n).
+
+    `drawn` is the whole state: put it back and the same masks follow. `first_token` says how many tokens
+    of the batch come before those at hand: a token has the same mask however the batch is split.
+    """
+
+    def __init__(self, seed: int):
+        self.seed, self.drawn, self.first_token = seed, 0, 0
+
+    def next_mask(self) -> dict:
+        """Return what tells a dropout rule which mask is next."""
+        self.drawn += 1
+        return {"key": (self.seed, self.drawn), "first_token": self.first_token}
+
+
+class Module:
+    """A function with parameters, found by walking the attributes in the order they were set."""
+
+    training = True
+
+    def children(self) -> Iterator[tuple[str, "Module"]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, list):
+                yield from ((f"{name}.{i}", m) for i, m in enumerate(value) if isinstance(m, Module))
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """Return every parameter once, also one that two modules share."""
+        return list({id(p): p for _, p in self.named_parameters()}.values())
+
+    def num_parameters(self) -> int:
+        """How many numbers training changes; tied uses share one parameter."""
+        return sum(p.data.size for p in self.parameters())
+
+    def train(self, mode: bool = True):
+        """Switch dropout on (or off) here and below; return self."""
+        self.training = mode
+        for _, child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self):
+        """Switch dropout off here and below; return self."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        for p in self.parameters():
+            p.grad = None
+
+    def to(self, name: str):
+        """Move every parameter, in place, to the backend called `name`; return self."""
+        for p in self.parameters():
+            p.data, p.grad = backend.to(p.data, name), None
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return a copy of every parameter on the host, by name."""
+        return {name: backend.to_numpy(p.data).copy() for name, p in self.named_parameters()}
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replace every parameter. Nothing changes unless every name, shape and dtype fits.
+
+        Raises KeyError listing missing and unknown names, ShapeError or TypeError listing misfits.
+        """
+        own = dict(self.named_parameters())
+        missing, unknown = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
+        if missing or unknown:
+            raise KeyError(f"load_state_dict: missing {missing}, unknown {unknown}")
+        for what, error in (("shape", ShapeError), ("dtype", TypeError)):
+            wrong = [
+                f"{name} {getattr(arrays[name], what)}, wanted {getattr(p, what)}"
+                for name, p in own.items()
+                if getattr(arrays[name], what) != getattr(p, what)
+            ]
+            if wrong:
+                raise error(f"load_state_dict: {'; '.join(wrong)}")
+        for name, p in own.items():
+            p.data = backend.xp_of(p.data).array(arrays[name])  # a copy, on the parameter's device
+
+
+# -------------------------------------------------------------------------- initial values
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> np.ndarray:
+    """Uniform in (-bound, bound)."""
+    return rng.uniform(-bound, bound, shape)
+
+
+def xavier_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Uniform with bound sqrt(6 / (rows + columns)).   Source: Glorot and Bengio (2010)."""
+    return uniform(rng, shape, math.sqrt(6.0 / sum(shape)))
+
+
+# -------------------------------------------------------------------------------- layers
+
+
+class Linear(Module):
+    """y = x W^T + b, from c_in to c_out channels; without b if `bias` is False."""
+
+    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator, bias: bool = True):
+        bound = 1.0 / math.sqrt(c_in)
+        self.weight = Parameter(uniform(rng, (c_out, c_in), bound))
+        self.bias = Parameter(uniform(rng, (c_out,), bound)) if bias else None
+
+    def __call__(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(Module):
+    """Normalise the C channels of every token, then scale and shift them.   E1"""
+
+    def __init__(self, c: int):
+        self.weight, self.bias = Parameter(np.ones(c)), Parameter(np.zeros(c))
+
+    def __call__(self, x):
+        return ops.layer_norm(x, self.weight, self.bias, eps=1e-5)
+
+
+class Embedding(Module):
+    """A learned vector for each of n ids; `initial` is (n, C)."""
+
+    def __init__(self, initial: np.ndarray):
+        self.weight = Parameter(initial)
+
+    def __call__(self, ids):
+        return ops.embedding(self.weight, ids)
+
+
+class Dropout(Module):
+    """Zero a share p of the entries while training; do nothing otherwise."""
+
+    def __init__(self, p: float, masks: MaskCounter):
+        self.p, self.masks = p, masks
+
+    def __call__(self, x):
+        if not self.training or self.p == 0.0:
+            return x
+        return ops.dropout(x, p=self.p, **self.masks.next_mask())
+
+
+class FeedForward(Module):
+    """Dropout(W_2 GELU(W_1 x + b_1) + b_2), on each token alone.   in E9"""
+
+    def __init__(self, c: int, hidden: int, p: float, masks: MaskCounter, rng: np.random.Generator):
+        self.expand, self.contract = Linear(c, hidden, rng), Linear(hidden, c, rng)
+        self.dropout = Dropout(p, masks)
+
+    def __call__(self, x):  # (B, T, C) -> (B, T, C)
+        return self.dropout(self.contract(ops.gelu(self.expand(x))))
+
+
+class CausalConv(Module):
+    """Depthwise causal convolution over the K latest tokens.   E2"""
+
+    def __init__(self, c: int, kernel_size: int, rng: np.random.Generator):
+        bound = 1.0 / math.sqrt(kernel_size)  # a depthwise filter has K inputs
+        self.weight = Parameter(uniform(rng, (c, kernel_size), bound))
+        self.bias = Parameter(uniform(rng, (c,), bound))
+
+    def __call__(self, u, state: "BlockState | None" = None):
+        past = state.advance(u.data) if state is not None else None
+        return causal_conv1d(u, self.weight, self.bias, past)
+
+    def new_state(self, batch: int) -> "BlockState":
+        """Return the state before the first token: a past of zeros, which is E2's padding."""
+        (C, K), zeros = self.weight.shape, backend.xp_of(self.weight.data).zeros
+        return BlockState(zeros((batch, K - 1, C), dtype=self.weight.dtype))
+
+
+class BlockState:
+    """All that a convolution remembers of the tokens before, and all that a GAM block does: K-1 inputs."""
+
+    def __init__(self, past):
+        self.past = past  # (B, K-1, C)
+
+    def advance(self, u):
+        """Return the past that `u` (B, T, C) continues, and remember the K-1 latest inputs."""
+        past, T = self.past, u.shape[1]
+        self.past = backend.xp_of(u).concatenate([past, u], axis=1)[:, T:]
+        return past

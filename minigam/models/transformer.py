@@ -1,0 +1,63 @@
+"""The paper's baseline: a pre-norm Transformer, attention by hand."""
+
+import numpy as np
+
+from minigam.config import TransformerConfig
+from minigam.engine.backend import xp_of
+from minigam.engine.sequence import causal_attention
+from minigam.models.lm import LanguageModel
+from minigam.models.nn import Dropout, FeedForward, LayerNorm, Linear, MaskCounter, Module
+
+
+class Attention(Module):
+    """Causal multi-head attention: one Linear for queries, keys and values, one for the output."""
+
+    def __init__(self, config: TransformerConfig, masks: MaskCounter, rng: np.random.Generator):
+        C = config.d_model
+        self.n_heads, self.p, self.masks = config.n_heads, config.dropout, masks
+        self.qkv, self.out = Linear(C, 3 * C, rng), Linear(C, C, rng)
+        self.dropout = Dropout(config.dropout, masks)
+
+    def __call__(self, x, state: "KeyValueCache | None" = None):  # (B, T, C) -> (B, T, C)
+        qkv = self.qkv(x)
+        past = state.advance(qkv.data) if state is not None else None
+        drop = {"p": self.p, **self.masks.next_mask()} if self.training and self.p else {}
+        return self.dropout(self.out(causal_attention(qkv, past, n_heads=self.n_heads, **drop)))
+
+
+class KeyValueCache:
+    """What attention remembers of the tokens before: the keys and values of them all."""
+
+    def __init__(self, past):
+        self.past = past  # (B, P, 2C), and P grows
+
+    def advance(self, qkv):
+        """Return the past that `qkv` (B, T, 3C) continues, and remember its keys and values too."""
+        past, C = self.past, qkv.shape[-1] // 3
+        self.past = xp_of(qkv).concatenate([past, qkv[..., C:]], axis=1)
+        return past
+
+
+class TransformerBlock(Module):
+    """x + attention, then x + feed-forward, each after a LayerNorm."""
+
+    def __init__(self, config: TransformerConfig, masks: MaskCounter, rng: np.random.Generator):
+        C = config.d_model
+        self.norm1, self.norm2 = LayerNorm(C), LayerNorm(C)
+        self.attention = Attention(config, masks, rng)
+        self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
+
+    def __call__(self, x, state: KeyValueCache | None = None):  # (B, T, C) -> (B, T, C)
+        x = x + self.attention(self.norm1(x), state)
+        return x + self.feed(self.norm2(x))
+
+    def new_state(self, batch: int) -> KeyValueCache:
+        """Return the state before the first token: nothing remembered."""
+        weight = self.attention.out.weight
+        return KeyValueCache(xp_of(weight.data).zeros((batch, 0, 2 * weight.shape[0]), dtype=weight.dtype))
+
+
+class Transformer(LanguageModel):
+    """The paper's baseline: every output sees every token before it, at a cost that grows with the square."""
+
+    Block, Config = TransformerBlock, TransformerConfig

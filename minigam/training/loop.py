@@ -1,0 +1,98 @@
+"""The training loop, inside a run folder, with a progress bar; Ctrl-C ends it after the step at hand."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam.data.corpus import Corpus, inputs_and_targets
+from minigam.engine.precision import using
+from minigam.models.lm import LanguageModel, count_targets
+from minigam.training.optim import AdamW
+from minigam.training.run import Run
+from minigam.training.schedule import batch_of, warmup_cosine
+from minigam.training.step import NonFinite, require_finite, train_step
+from minigam.training.validation import evaluate
+
+
+def train(
+    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, start: int, name: str | None = None
+) -> int:
+    """Train on from step `start` to the end, or to a Ctrl-C; return the last step done.
+
+    Everything measured goes to metrics.jsonl. A checkpoint is written each `checkpoint_every` steps, at the
+    end, and when Ctrl-C ends the run early.
+    name : what to call the run in the progress bar
+    Raises NonFinite, with the step, when the loss becomes it, and PrecisionUnavailable where the device does
+    not have the run's precision.
+    """
+    c, step = run.config.train, start
+    bar = tqdm(total=c.steps, initial=start, unit="step", disable=None, desc=name)
+    model.train()
+    with (
+        bar,
+        using(model.xp, c.precision),
+        noticing_interrupt() as interrupted,
+        np.errstate(over="ignore", invalid="ignore", divide="ignore"),
+    ):
+        while step < c.steps:
+            began = time.perf_counter()
+            rows = batch_of(step + 1, len(corpus.train), c.batch_size, c.seed)
+            ids, targets = inputs_and_targets(corpus.train[rows])
+            optimizer.lr = warmup_cosine(step + 1, c.steps, c.warmup_steps, c.lr)
+            try:
+                loss = train_step(model, optimizer, ids, targets, c.micro_batch or None, c.max_norm)
+            except NonFinite as e:
+                raise NonFinite(f"step {step + 1}: {e}") from e
+            step += 1
+            seconds, tokens = time.perf_counter() - began, count_targets(targets)
+            run.log({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+            if step % c.eval_every == 0 and step < c.steps:
+                line = {"step": step, **evaluate(model, corpus, c.eval_rows)}
+                run.log(line)
+                bar.write(f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
+            stop = interrupted()  # asked once, after the validation, so that what stops is saved
+            if step % c.checkpoint_every == 0 or step == c.steps or stop:
+                require_finite(model, step)  # a checkpoint is always one to go on from
+                run.save(model, optimizer, step)
+            if stop:
+                break
+    return step
+
+
+def _summary(line: dict) -> str:
+    text = f"validation loss {line['loss']:.3f}"
+    if "kinds" in line:
+        text += f" (floor {line['floor']:.3f})   " + "   ".join(
+            f"{kind} {k['loss']:.3f} ({k['floor']:.3f})" for kind, k in line["kinds"].items()
+        )
+    return text
+
+
+@contextmanager
+def noticing_interrupt() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C (or SIGTERM) came: the step at hand is finished
+    first. A second Ctrl-C stops at once."""
+    came = False
+
+    def notice(signum, frame):
+        nonlocal came
+        came = True
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        signal.signal(signum, before[signum])
+
+    try:
+        before = {s: signal.signal(s, notice) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, where no signal arrives
+        before = {}
+    try:
+        yield lambda: came
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

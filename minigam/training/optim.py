@@ -1,0 +1,181 @@
+"""AdamW with clipping of the gradient, and the loss scale that float16 needs."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from minigam.engine import backend
+from minigam.engine.backend import to_numpy, xp_of
+from minigam.engine.cuda import adamw
+from minigam.engine.numeric import tiles
+from minigam.models.nn import Parameter
+
+
+class LossScale:
+    """What the loss is multiplied by before the walk back, so that small gradients are above float16's least.
+
+    Halved when gradients become infinite, and that step is left out; doubled after GROWTH good steps.
+    Source: Micikevicius et al., arXiv 1710.03740; the numbers are those of torch.amp.GradScaler.
+    """
+
+    GROWTH = 2000
+
+    def __init__(self, value: float = 2.0**16, good_steps: int = 0):
+        self.value, self.good_steps = value, good_steps
+
+    def update(self, finite: bool) -> None:
+        """Take note of a step, whose gradients were finite or not."""
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if not finite:
+            self.value /= 2.0
+        elif self.good_steps == self.GROWTH:
+            self.value, self.good_steps = 2.0 * self.value, 0
+
+
+class AdamW:
+    """Adam with decoupled weight decay, in PyTorch's order of operations (see `update`).
+
+    parameters : changed in place; one without a gradient is left alone, and t counts the steps
+                 of all together (PyTorch counts each parameter's own)
+    lr         : learning rate; set `.lr` before a step to follow a schedule
+    loss_scale : what the gradients given to `step` are multiplied by; None for 1
+    The parameters are laid end to end in one array, of which each `.data` becomes a view, and the
+    moments in two more, so that a GPU can update them all at once.
+    """
+
+    def __init__(
+        self,
+        parameters,
+        lr: float = 3e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        eps: float = 1e-8,
+        loss_scale: LossScale | None = None,
+    ):
+        self.loss_scale = loss_scale
+        self.parameters: list[Parameter] = list(parameters)
+        if not self.parameters:
+            raise ValueError("AdamW: no parameters, wanted at least one")
+        self.lr, self.betas, self.weight_decay, self.eps = lr, betas, weight_decay, eps
+        self.steps = 0  # t
+        ends = np.cumsum([p.data.size for p in self.parameters]).tolist()
+        self.places = [slice(end - p.data.size, end) for p, end in zip(self.parameters, ends)]
+        self.m, self.v = (np.zeros(ends[-1], self.parameters[0].dtype) for _ in range(2))
+        self.views = [None] * len(self.parameters)
+        self.lay_out()
+
+    def lay_out(self) -> None:
+        """Make each parameter a view of `flat`: at first, and when something gave it another array since."""
+        if all(p.data is view for p, view in zip(self.parameters, self.views)):
+            return
+        self.xp = xp_of(*(p.data for p in self.parameters), where="AdamW")
+        found = {p.dtype for p in self.parameters} | {self.m.dtype}
+        if len(found) > 1:
+            raise TypeError(f"AdamW: parameters and moments of {sorted(map(str, found))}, wanted one dtype")
+        self.flat = self.xp.concatenate([p.data.reshape(-1) for p in self.parameters])
+        for p, place in zip(self.parameters, self.places):
+            p.data = self.flat[place].reshape(p.shape)
+        self.views = [p.data for p in self.parameters]
+        self.m, self.v = (backend.to(moments, self.xp.__name__) for moments in (self.m, self.v))
+
+    def zero_grad(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+    def step(self, max_norm: float = math.inf, loss=0.0):
+        """Clip all gradients together, update each parameter that has one; return the norm before.
+
+        max_norm : gradients are scaled down together so that their norm is at most this
+        loss     : unless this number and the norm are finite, nothing changes but the count of steps
+        returns    an array of one number, on the device: nobody waits for it here
+        Source of clipping: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
+        """
+        self.lay_out()
+        self.steps += 1
+        xp, faster = self.xp, FASTER.get(self.xp.__name__)
+        pieces = [
+            (at, p.grad.reshape(-1)) for p, at in zip(self.parameters, self.places) if p.grad is not None
+        ]
+        if faster and len(pieces) == len(self.parameters):  # all at once
+            pieces = [(slice(None), xp.concatenate([g for _, g in pieces]))]
+        squares = sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype))
+        norm = xp.sqrt(squares) / self.scale
+        factor = xp.where(xp.isfinite(norm + loss), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
+        for at, g in pieces:
+            (faster or update)(
+                xp, self.flat[at], g, self.m[at], self.v[at], factor / self.scale,
+                lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
+            )  # fmt: skip
+        return norm
+
+    @property
+    def scale(self) -> float:
+        """What a loss is to be multiplied by before its backward."""
+        return self.loss_scale.value if self.loss_scale else 1.0
+
+    def accepts(self, loss: float, norm: float) -> bool:
+        """Say whether training may go on after a step with this loss and norm, and adapt the loss scale.
+
+        A step that is not finite changed nothing, and is not counted. Where the gradients alone are at
+        fault and the loss scale is above 1, the step is left out and the scale halved.
+        """
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        self.steps -= not finite
+        if self.loss_scale and math.isfinite(loss) and (finite or self.loss_scale.value > 1.0):
+            self.loss_scale.update(finite)
+            return True
+        return finite
+
+    def state_dict(self, names: list[str]) -> dict[str, np.ndarray]:
+        """Return copies of both moments on the host, named after the parameters."""
+        return {
+            f"{kind}.{name}": to_numpy(moments[at]).reshape(p.shape).copy()
+            for kind, moments in (("m", self.m), ("v", self.v))
+            for name, p, at in zip(names, self.parameters, self.places, strict=True)
+        }
+
+    def load_state_dict(self, arrays: dict[str, np.ndarray], names: list[str], steps: int) -> None:
+        """Put back what `state_dict` gave, and the count of steps taken.
+
+        Raises ValueError, and changes nothing, when a shape or dtype does not fit.
+        """
+        for kind in "mv":
+            for name, p in zip(names, self.parameters, strict=True):
+                a = arrays[f"{kind}.{name}"]
+                if a.shape != p.shape or a.dtype != p.dtype:
+                    raise ValueError(f"{kind}.{name} {a.shape} {a.dtype}, wanted {p.shape} {p.dtype}")
+        self.m, self.v = (
+            self.xp.asarray(np.concatenate([arrays[f"{kind}.{name}"].reshape(-1) for name in names]))
+            for kind in "mv"
+        )
+        self.steps = steps
+
+
+def update(
+    xp, p, g, m, v, factor, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int
+):
+    """Take one step of AdamW, in place; nothing changes where `factor` is not finite.
+
+        g <- factor g,   p <- p (1 - lr decay)
+        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
+        p <- p - lr m_hat / (sqrt(v_hat) + eps),   m_hat = m / (1 - beta1^t),  v_hat = v / (1 - beta2^t)
+
+    p, g, m, v : (n) parameters, gradients, moments      factor : one number, scales the gradients
+    Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW.
+    """
+    if not math.isfinite(float(factor)):
+        return
+    (beta1, beta2), factor = betas, factor.astype(g.dtype)
+    correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
+    for part in tiles(len(p)):  # so that what is between stays in the cache
+        g_, p_, m_, v_ = factor * g[part], p[part], m[part], v[part]
+        p_ *= 1.0 - lr * weight_decay
+        m_ *= beta1
+        m_ += (1.0 - beta1) * g_
+        v_ *= beta2
+        v_ += (1.0 - beta2) * g_ * g_
+        p_ -= (lr / correction1) * m_ / (xp.sqrt(v_) / math.sqrt(correction2) + eps)
+
+
+FASTER: dict[str, Callable] = {"cupy": adamw.update}  # the same as `update`, by the name of the library

@@ -1,0 +1,214 @@
+"""Where the time of a training step goes: each operation, and the floor under its matrix products."""
+
+import math
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam.config import TrainConfig
+from minigam.data.corpus import Corpus, inputs_and_targets
+from minigam.engine import backend
+from minigam.engine.cpu.sequence import QUERIES
+from minigam.engine.tensor import observing
+from minigam.models.lm import LanguageModel, count_targets
+from minigam.training.optim import AdamW
+from minigam.training.schedule import batch_of
+from minigam.training.step import train_step
+
+OPTIMISER, REST = "the optimiser (clip and update)", "the rest (engine, data)"
+SECONDS, FEWEST, MOST = 10.0, 2, 20  # how long to measure, within these numbers of steps of each sort
+
+Product = tuple[int, int, int, int]  # (n, i, k, j): n products of (i, k) with (k, j)
+
+
+def _linear(dx, dweight, *others) -> list[Product]:
+    """y = x W^T, dx = dy W, dW = dy^T x, for x (..., C) and W (D, C)."""
+    (D, C), N = dweight.shape, dx.size // dx.shape[-1]
+    return [(1, N, C, D), (1, N, D, C), (1, D, N, C)]
+
+
+def _causal_attention(dqkv, *others) -> list[Product]:
+    """q k^T and dy v^T; a v, a^T dy, ds k and ds^T q. All heads as one: the flops are the same. NumPy's
+    rule takes the queries in blocks, and leaves out the keys after each."""
+    B, T, C = *dqkv.shape[:2], dqkv.shape[2] // 3
+    block = QUERIES if isinstance(dqkv, np.ndarray) else T
+    found = []
+    for start in range(0, T, block):
+        n, keys = min(block, T - start), min(start + block, T)
+        found += 2 * [(B, n, C, keys)] + 2 * [(B, n, keys, C)] + 2 * [(B, keys, n, C)]
+    return found
+
+
+def _matmul(da, db) -> list[Product]:
+    """y = a b, da = dy b^T, db = a^T dy, for a (..., i, k) and b (..., k, j)."""
+    i, k, j = *da.shape[-2:], db.shape[-1]
+    n = math.prod(np.broadcast_shapes(da.shape[:-2], db.shape[:-2]))
+    return [(n, i, k, j), (n, i, j, k), (n, k, i, j)]
+
+
+PRODUCTS: dict[str, Callable[..., list[Product]]] = {
+    "linear": _linear,
+    "linear_cross_entropy": _linear,
+    "associative_memory": lambda du, dmemory: 2 * _linear(du, dmemory),  # M as keys, M as values
+    "causal_attention": _causal_attention,
+    "matmul": _matmul,
+}
+
+
+def floor_seconds(products: Counter, xp, dtype, clock: Callable[[], float]) -> float:
+    """Return how long these products take alone, each into an output that is there already.
+
+    Each shape is timed, the median of five after a first, and counted as often as it comes.
+    """
+    total = 0.0
+    for (n, i, k, j), count in products.items():
+        a, b = xp.ones((n, i, k), dtype=dtype), xp.ones((n, k, j), dtype=dtype)
+        y, ends = xp.empty((n, i, j), dtype=dtype), []
+        for _ in range(6):
+            xp.matmul(a, b, out=y)
+            backend.synchronize(xp)
+            ends.append(clock())
+        total += count * float(np.median(np.diff(ends)))
+    return total
+
+
+class Watch:
+    """An observer for `tensor.observing` that charges to each operation the time since the result before.
+
+    That is its rule, and a little besides: the Python of the modules, and in backward the sum of the
+    gradients of a result used twice, which the operation that made it is charged. Between a backward
+    and the next forward the gradients of one part of the batch are added to those of the others: that
+    is the rest, as all before the first is, though it hides one lookup in an embedding. After the last
+    it is the optimiser's.
+    """
+
+    def __init__(self, xp, clock: Callable[[], float]):
+        self.xp, self.clock, self.at = xp, clock, clock()
+        self.seconds: dict[tuple[str, str], float] = defaultdict(float)  # of (operation, phase)
+        self.calls: Counter[str] = Counter()  # forward
+        self.products: Counter[Product] = Counter()
+        self.going_forward = False
+
+    def __call__(self, op: str, phase: str, arrays: tuple) -> None:
+        begins = phase == "forward" and not self.going_forward
+        self.charge(REST if begins else op, "" if begins else phase)
+        self.going_forward = phase == "forward"
+        self.calls[op] += phase == "forward"
+        if phase == "backward" and op in PRODUCTS:
+            self.products.update(PRODUCTS[op](*arrays))
+
+    def charge(self, name: str, phase: str = "") -> None:
+        """Charge to `name` the time since the last charge, once the device has done its work."""
+        backend.synchronize(self.xp)
+        before, self.at = self.at, self.clock()
+        self.seconds[name, phase] += self.at - before
+
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one training step takes.
+
+    seconds  : by (operation, phase), of the median watched step; phase "" for OPTIMISER and REST
+    calls    : forward, by operation
+    alone    : seconds of a step without the watch, the median
+    tokens   : targets of a step, the mean
+    products : its matrix products, and in `floor` the seconds they take alone
+    """
+
+    seconds: dict[tuple[str, str], float]
+    calls: Counter[str]
+    alone: float
+    tokens: float
+    products: Counter[Product]
+    floor: float
+
+
+def measure(
+    model: LanguageModel, corpus: Corpus, config: TrainConfig, clock: Callable[[], float] = time.perf_counter
+) -> Profile:
+    """Time training steps of `model`, watched and alone by turns. The model is trained by it.
+
+    clock : gives seconds
+    Raises NonFinite when a loss or a gradient becomes it.
+    """
+    xp, tokens = model.train().xp, []
+    optimizer = AdamW(model.parameters())  # its settings do not change its cost
+
+    def step(watched: bool) -> Watch:
+        watch = Watch(xp, clock)
+        rows = batch_of(len(tokens) + 1, len(corpus.train), config.batch_size, config.seed)
+        ids, targets = inputs_and_targets(corpus.train[rows])
+        with observing(watch if watched else None):
+            train_step(model, optimizer, ids, targets, config.micro_batch or None, config.max_norm)
+        watch.charge(OPTIMISER)
+        tokens.append(count_targets(targets))
+        bar.update()
+        return watch
+
+    bar = tqdm(desc="profiling", unit="step", leave=False, disable=None)
+    with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        warm_up = step(watched=False).total()  # not counted: its memory comes fresh from the system
+        pairs = min(MOST, max(FEWEST, int(SECONDS / (2.0 * warm_up))))
+        bar.total = 1 + 2 * pairs
+        alone, watched = zip(*((step(watched=False), step(watched=True)) for _ in range(pairs)), strict=True)
+        typical = sorted(watched, key=Watch.total)[pairs // 2]  # one step, so that its parts add up
+        floor = floor_seconds(typical.products, xp, model.token_embedding.weight.dtype, clock)
+    seconds, mean = float(np.median([w.total() for w in alone])), sum(tokens) / len(tokens)
+    return Profile(typical.seconds, typical.calls, seconds, mean, typical.products, floor)
+
+
+def text(profile: Profile) -> str:
+    """Return a table of the operations, the longest first, and how near the step is to its floor."""
+    ms = {key: 1e3 * seconds for key, seconds in profile.seconds.items()}
+    both: Counter[str] = Counter()
+    for (name, _), value in ms.items():
+        both[name] += value
+    lines = [f"{'operation':<32}{'calls':>7}{'forward ms':>12}{'backward ms':>13}{'both ms':>11}{'share':>8}"]
+    for name, value in both.most_common():
+        forward, backward = (ms.get((name, phase), 0.0) for phase in ("forward", "backward"))
+        cells = f"{profile.calls[name]:>7}{forward:>12.2f}{backward:>13.2f}" if profile.calls[name] else ""
+        lines.append(f"{name:<32}{cells:32}{value:>11.2f}{value / both.total():>8.1%}")
+    lines += [f"{'one step, watched':<64}{both.total():>11.2f}{1.0:>8.1%}"]
+    lines += [f"{'one step, alone':<64}{1e3 * profile.alone:>11.2f}", ""]
+    giga = 2e-9 * sum(count * math.prod(shape) for shape, count in profile.products.items())
+    lines.append(
+        f"{profile.tokens / profile.alone:,.0f} tokens/s. The matrix products alone take "
+        f"{profile.floor:.3g} s ({giga:,.3g} GFLOP at {giga / profile.floor:,.0f} GFLOP/s): "
+        f"the step reaches {profile.floor / profile.alone:.0%} of that floor."
+    )
+    return "\n".join(lines)
+
+
+def head(model: LanguageModel, config: TrainConfig) -> str:
+    """Return one line: the model, the sizes of a step, and what computes."""
+    c = model.config
+    parts = f", at most {config.micro_batch} at a time" if config.micro_batch else ""
+    return (
+        f"{type(model).__name__} of {model.num_parameters():,} parameters, V {c.vocab_size}, C {c.d_model}, "
+        f"L {c.n_layers}; {config.batch_size} rows of {c.block_size} tokens{parts}; "
+        f"backend {model.xp.__name__}, {blas()}, {os.cpu_count()} cores"
+    )
+
+
+def blas() -> str:
+    """Return which BLAS computes, for which processor it chose its kernels, and with how many threads."""
+    if find_spec("threadpoolctl") is None:  # a help, not a dependency
+        return "BLAS unknown without threadpoolctl"
+    from threadpoolctl import threadpool_info
+
+    found = {
+        f"{p['internal_api']} {p['version']} for {p.get('architecture', 'any processor')}, "
+        f"threads {p['num_threads']}"
+        for p in threadpool_info()
+        if p["user_api"] == "blas"
+    }
+    return " and ".join(sorted(found)) or "BLAS unknown to threadpoolctl"

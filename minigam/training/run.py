@@ -1,0 +1,246 @@
+"""A run folder: what a training run leaves on disk, and how it is read back.
+
+config.json            what was asked for, and a fingerprint of the data
+metrics.jsonl          one line a step, one a validation
+loss.png               the plot of it
+tokenizer.json         text to ids and back
+model.safetensors      the parameters
+optimizer.safetensors  all that resuming needs, in one file so that it is replaced as a whole:
+                       parameters, both moments, the step, the count of dropout masks drawn, and in
+                       float16 the scale of the loss
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minigam.config import MQAR, POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.data import corpus, tokenizer
+from minigam.data.corpus import Corpus
+from minigam.data.mqar import from_mqar
+from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
+from minigam.models import MODELS
+from minigam.models.lm import LanguageModel
+from minigam.training.optim import AdamW, LossScale
+
+FORMAT = "minigam run 1"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the outcome of a run, but for the machine."""
+
+    model_type: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    corpus_sha256: str
+
+    def to_dict(self) -> dict:
+        return {
+            "format": FORMAT,
+            "model_type": self.model_type,
+            "model": self.model.to_dict(),
+            "data": self.data.to_dict(),
+            "train": self.train.to_dict(),
+            "corpus_sha256": self.corpus_sha256,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "RunConfig":
+        """Raises InputError when it is not what `to_dict` gives."""
+        if values.get("format") != FORMAT:
+            raise InputError(
+                f"not the config.json of a run (format {values.get('format')!r}, wanted {FORMAT!r})"
+            )
+        if str(values.get("model_type")) not in MODELS:
+            raise InputError(f"model_type is {values.get('model_type')!r}, wanted one of {', '.join(MODELS)}")
+        try:
+            return cls(
+                values["model_type"],
+                MODELS[values["model_type"]].Config.from_dict(values["model"]),
+                DataConfig.from_dict(values["data"]),
+                TrainConfig.from_dict({"precision": "float32"} | values["train"]),  # older runs do not say it
+                values["corpus_sha256"],
+            )
+        except (KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"a part is missing or of another type ({e})") from e
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Corpus:
+    """Build the rows that a configuration names."""
+    if data.dataset == MQAR:
+        return from_mqar(block_size, data.mqar_rows, data.mqar_pairs, data.mqar_keys, data.data_seed)
+    if data.dataset != POCKETSTORIES:
+        return corpus.from_prepared(Path(data.dataset), block_size)
+    if data.text is None:
+        return corpus.from_pocketstories(
+            block_size, data.stories, data.valid_stories, data.data_seed, progress
+        )
+    valid = Path(data.valid) if data.valid is not None else None
+    return corpus.from_text(
+        Path(data.text), valid, block_size=block_size, tokenizer=data.tokenizer, vocab_size=data.bpe_size
+    )
+
+
+class Run:
+    """One run folder. `Run.create` begins one, `Run(path)` reads one."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise InputError(f"{path}: not a folder, wanted one that minigam train wrote")
+        values = read_json(self.path / "config.json")
+        try:
+            self.config = RunConfig.from_dict(values)
+        except InputError as e:
+            raise InputError(f"{self.path / 'config.json'}: {e}") from e
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, tokenizer) -> "Run":
+        """Begin a run in a new or empty folder."""
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(f.name not in ("tokenizer.json", "metrics.jsonl") for f in path.iterdir()):
+                raise InputError(
+                    f"{path}: not empty; continue it with --resume {path}, or choose another --out"
+                )
+            tokenizer.save(path / "tokenizer.json")
+            write_text(path / "metrics.jsonl", "")
+            write_json(path / "config.json", config.to_dict())  # last: with it the folder is a run
+        except OSError as e:
+            raise InputError(f"{path}: {e.strerror or e}; choose an --out that can be written") from e
+        return cls(path)
+
+    def tokenizer(self):
+        return tokenizer.load(self.path / "tokenizer.json")
+
+    def corpus(self, progress: bool = False) -> Corpus:
+        """Return the data of this run. Raises InputError when it is no longer what the run began with."""
+        c = self.config
+        made = make_corpus(c.data, c.model.block_size, progress)
+        same_words = made.tokenizer.to_json() == self.tokenizer().to_json()
+        if made.fingerprint() != c.corpus_sha256 or not same_words:
+            raise InputError(
+                f"{self.path}: the data has changed since the run began; restore it, or begin a new run"
+            )
+        return made
+
+    def new_model(self, backend: str = "numpy") -> LanguageModel:
+        """Return the model of this run with its initial values."""
+        return MODELS[self.config.model_type](self.config.model, seed=self.config.train.seed, backend=backend)
+
+    def load_model(self, backend: str = "numpy") -> LanguageModel:
+        """Return the model with the latest parameters, in eval mode."""
+        model = self.new_model(backend)
+        path = self.path / "model.safetensors"
+        self._load(path, model, read_arrays(path)[0])
+        return model.eval()
+
+    def _load(self, path: Path, model: LanguageModel, arrays: dict[str, np.ndarray]) -> None:
+        try:
+            model.load_state_dict(arrays)
+        except (KeyError, TypeError, ValueError) as e:
+            reason = str(e.args[0])
+            reason = reason if len(reason) < 300 else reason[:300] + " ..."
+            raise InputError(f"{path}: not the weights that config.json describes; {reason}") from e
+
+    def new_optimizer(self, model: LanguageModel) -> AdamW:
+        c = self.config.train
+        return AdamW(
+            model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay,
+            loss_scale=LossScale() if c.precision == "float16" else None,
+        )  # fmt: skip
+
+    def save(self, model: LanguageModel, optimizer: AdamW, step: int) -> None:
+        """Write a checkpoint. The file that resuming reads comes first and is complete alone:
+        a crash between the two files loses nothing."""
+        parameters = model.state_dict()
+        state = {f"p.{name}": a for name, a in parameters.items()} | optimizer.state_dict(list(parameters))
+        metadata = {
+            "format": "minigam training state 1",
+            "step": str(step),
+            "dropout_drawn": str(model.mask_counter.drawn),
+            "config_sha256": self.config.sha256(),
+        }
+        if optimizer.loss_scale:
+            metadata["loss_scale"] = json.dumps(vars(optimizer.loss_scale))
+        write_arrays(self.path / "optimizer.safetensors", state, metadata)
+        self._save_weights(parameters, step)
+
+    def _save_weights(self, parameters: dict[str, np.ndarray], step: int) -> None:
+        metadata = {"format": "minigam model 1", "step": str(step)}
+        write_arrays(self.path / "model.safetensors", parameters, metadata)
+
+    def saved_step(self) -> int:
+        """Return the step of the latest checkpoint."""
+        return int(read_arrays(self.path / "optimizer.safetensors")[1]["step"])
+
+    def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
+        """Return model, optimiser and step as the latest checkpoint has them.
+
+        Raises InputError for a checkpoint that is damaged, foreign, or of another config.json.
+        """
+        path, model = self.path / "optimizer.safetensors", self.new_model(backend)
+        weights = self.path / "model.safetensors"
+        if not path.exists() and not weights.exists():  # stopped before its first checkpoint
+            self._forget_metrics_after(0)
+            return model, self.new_optimizer(model), 0
+        arrays, metadata = read_arrays(path)
+        if not isinstance(metadata, dict) or metadata.get("format") != "minigam training state 1":
+            raise InputError(f"{path}: not a training state of minigam; restore the file or train again")
+        if metadata.get("config_sha256") != self.config.sha256():
+            raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
+        if weights.exists():
+            read_arrays(weights)  # damage is refused, though resuming needs no weights beside the state
+        names = [name for name, _ in model.named_parameters()]
+        self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
+        optimizer = self.new_optimizer(model)
+        try:
+            step = int(metadata["step"])
+            model.mask_counter.drawn = int(metadata["dropout_drawn"])
+            optimizer.load_state_dict(arrays, names, step)
+            if optimizer.loss_scale:
+                optimizer.loss_scale = LossScale(**json.loads(metadata["loss_scale"]))
+        except (KeyError, TypeError, ValueError) as e:
+            raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
+        self._save_weights(model.state_dict(), step)  # a crash may have come between the two files
+        self._forget_metrics_after(step)
+        return model, optimizer, step
+
+    def log(self, line: dict) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+
+    def metrics(self) -> list[dict]:
+        """Return the lines of metrics.jsonl, leaving out any that a crash or a hand has damaged."""
+        path, lines = self.path / "metrics.jsonl", []
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int) and "loss" in line:
+                lines.append(line)
+        return lines
+
+    def _forget_metrics_after(self, step: int) -> None:
+        kept = [json.dumps(m) + "\n" for m in self.metrics() if m["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(kept))
+
+    def plot(self) -> None:
+        """Write loss.png."""
+        from minigam.viz import loss_plot
+
+        metrics = self.metrics()
+        if metrics:
+            with replacing(self.path / "loss.png") as temporary:
+                loss_plot(metrics, title=self.path.name).savefig(temporary, dpi=120, format="png")

@@ -1,0 +1,386 @@
+"""The benchmarks: rivals do the same work, workers report themselves, ratios are those of one round."""
+
+import json
+import mmap
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import tiny
+from helpers.bench import TINY, needs_torch
+from helpers.commands import assert_refused
+from helpers.parity import assert_close, official_gradients
+
+from benchmarks import environment, floor, generate, gpu, measure, scaling, train_step
+from minigam import GAM, GAMConfig, Transformer, TransformerConfig
+from minigam.experiments import report
+from minigam.models import interop
+from minigam.models.decoding import Stream
+from minigam.training import step as training
+from minigam.training.optim import AdamW
+
+needs_all = pytest.mark.skipif(
+    not all(map(measure.find_spec, ("torch", "threadpoolctl", "autograd", "scipy"))),
+    reason="measures every rival: pip install -e '.[bench]'",
+)
+
+
+def batch(model, B: int = 3, T: int = 6):
+    return tiny.draw_ids(model, B, T, seed=1), tiny.draw_ids(model, B, T, seed=2)
+
+
+# ------------------------------------------------------------------------- the same work for all
+
+
+def peer_of(model, torch_models):
+    """Return PyTorch's model with the same weights, in their precision."""
+    import torch
+
+    peer = torch_models.LanguageModel(model.config).to(torch.float64)
+    peer.load_state_dict({name: torch.tensor(a) for name, a in interop.to_official(model).items()})
+    return peer
+
+
+def rivals():
+    yield tiny.gam(dropout=0.0)
+    config = TransformerConfig(
+        vocab_size=7, block_size=6, d_model=4, n_layers=2, n_heads=2, dropout=0.0, position_std=1.0
+    )
+    yield tiny.randomise(Transformer(config, dtype="float64"))
+
+
+@pytest.mark.parametrize("model", [*rivals()], ids=["gam", "transformer"])
+def test_torchs_loss_and_gradients_are_minigams(model):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
+    from benchmarks import torch_models
+
+    ids, targets = batch(model)
+    peer = peer_of(model, torch_models)
+    loss, wanted = model.loss(ids, targets), peer.loss(torch.tensor(ids), torch.tensor(targets))
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-10)
+    model.zero_grad()
+    loss.backward()
+    wanted.backward()
+    theirs = {name: p.grad.numpy() for name, p in peer.named_parameters(remove_duplicate=False)}
+    if isinstance(model, GAM):
+        assert_close(official_gradients(model), theirs, rtol=1e-9)
+    else:
+        qkv = model.blocks[0].attention.qkv.weight.grad
+        assert_close({"w": qkv}, {"w": theirs["blocks.0.attn.c_attn.weight"]}, rtol=1e-9)
+
+
+def own_losses(model, ids, targets, steps: int = 4) -> list[float]:
+    optimizer = AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    return [training.train_step(model, optimizer, ids, targets) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"micro_batch": 2, "fused": True}], ids=["eager", "tuned"])
+def test_torch_trains_as_minigam_does(settings):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
+    from benchmarks import torch_models
+
+    model = tiny.gam(dropout=0.0)
+    ids, targets = batch(model)
+    trainer = torch_models.Trainer(peer_of(model, torch_models), **settings)
+    theirs = [trainer.step(torch.tensor(ids), torch.tensor(targets)) for _ in range(4)]
+    np.testing.assert_allclose(theirs, own_losses(model, ids, targets), rtol=0, atol=1e-9)
+
+
+def test_autograd_trains_as_minigam_does():
+    pytest.importorskip("autograd.scipy.special", reason="compares with HIPS autograd itself")
+    from benchmarks import autograd_model
+
+    model = tiny.gam(dropout=0.0)
+    ids, targets = batch(model)
+    weights = interop.to_official(model)
+    del weights["head.weight"]
+    loss, gradients = autograd_model.value_and_grad(autograd_model.loss)(weights, ids, targets, 2)
+    own = model.loss(ids, targets)
+    assert own.item() == pytest.approx(loss, abs=1e-10)
+    own.backward()
+    assert_close(official_gradients(model), gradients, rtol=1e-9)
+    step = autograd_model.step_of(weights, 2)
+    theirs = [step(ids, targets) for _ in range(4)]
+    np.testing.assert_allclose(theirs, own_losses(model, ids, targets), rtol=0, atol=1e-9)
+
+
+def test_autograd_stays_in_float32():
+    pytest.importorskip("autograd.scipy.special", reason="runs HIPS autograd itself")
+    from benchmarks.autograd_model import step_of
+
+    weights = interop.to_official(tiny.gam(dtype="float32"))
+    del weights["head.weight"]
+    step_of(weights, 2)(*batch(tiny.gam()))
+    assert {a.dtype for a in weights.values()} == {np.dtype("float32")}
+
+
+def test_the_floor_is_the_matrix_products_of_a_step(monkeypatch):
+    """Count what is multiplied: micro-batches and chunks with a rest, each product of its own shapes."""
+    counted, product = [], np.matmul
+
+    def counting(a, b, out):
+        assert out.shape == (a.shape[0], b.shape[1])
+        counted.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        return product(a, b, out=out)
+
+    monkeypatch.setattr(floor.np, "matmul", counting)
+    monkeypatch.setattr(floor, "TOKENS", 5)
+    monkeypatch.setattr(floor, "HEAD_ROWS", 4)
+    floor.step(TINY, 13)()
+    assert sum(counted) == floor.flops(TINY, 13)
+    assert len(counted) == 2 * 3 * (9 + 6) + 4 * 3  # blocks, parts, linears and memory; then the head
+    assert floor.flops(GAMConfig(), 32 * 256) == pytest.approx(1.18e12, rel=0.01)
+
+
+# ---------------------------------------------------------------------------------- arithmetic
+
+
+def made_up(*rows: tuple[float, float]) -> list[dict]:
+    """Rounds in which "ours" takes the first number of seconds and "theirs" the second."""
+    return [
+        {"ours": {"seconds": a, "peak_mib": 10.0}, "theirs": {"seconds": b, "peak_mib": 25.0}}
+        for a, b in rows
+    ]
+
+
+def test_ratios_are_those_of_one_round():
+    found = made_up((1.0, 2.0), (10.0, 30.0), (2.0, 8.0))  # the machine was slow for a while
+    summary = measure.summary(found, "ours")
+    assert summary["theirs"]["time_ratio"] == {"median": 3.0, "least": 2.0, "most": 4.0}
+    assert summary["theirs"]["seconds"] == 8.0
+    assert summary["theirs"]["memory_ratio"] == {"median": 2.5, "least": 2.5, "most": 2.5}
+    assert summary["ours"]["time_ratio"] == {"median": 1.0, "least": 1.0, "most": 1.0}
+    assert measure.shown(summary["theirs"]["time_ratio"]) == "3.00 (2.00 to 4.00)"
+
+
+def test_rounds_go_to_and_fro():
+    order = []
+
+    def competitor(name):
+        return lambda: order.append(name) or {"name": name}
+
+    found = measure.rounds({name: competitor(name) for name in "abc"}, 2, "")
+    assert order == list("abccba")
+    assert [list(results) for results in found] == [list("abc")] * 2
+    assert all(r["name"] == name for results in found for name, r in results.items())
+
+
+def test_what_warms_up_is_not_timed(monkeypatch):
+    moments = iter([0.0, 5.0, 10.0, 11.0, 20.0, 22.0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(moments))
+    calls = []
+    found = measure.timed(lambda: calls.append(0), warm_up=2, steps=3)
+    assert len(calls) == 5
+    assert found == {"seconds": 2.0, "times": [5.0, 1.0, 2.0]}
+
+
+def test_linear_memory_is_the_same_for_every_token():
+    cells = {T: {"peak_mib": 7.0 + T / 1024} for T in (256, 512, 2048)} | {4096: {"peak_mib": None}}
+    assert scaling.growth(cells) == pytest.approx([1.0, 1.0])
+
+
+def test_windows_hold_one_move_of_the_stream_each(monkeypatch):
+    model = tiny.gam(block_size=6)
+    moved, restart, tokens = [], Stream._restart, []
+
+    def noticing(stream):
+        moved.append(len(tokens))
+        restart(stream)
+
+    text = model.continuation(tiny.draw_ids(model, 1, 6), 999)
+    next(text)  # reads the prompt
+    monkeypatch.setattr(Stream, "_restart", noticing)
+    while len(tokens) < 300:
+        tokens.append(next(text))
+    for p in (1, 2, 100, 250):
+        w = generate.window(p, generate.period_of(6))
+        assert w.start <= p <= w.stop
+        assert sum(w.start <= m < w.stop for m in moved) == 1, p
+    assert generate.window(1000, 128) == slice(936, 1064)
+    assert generate.window(10, 128) == slice(0, 128)
+    assert generate.positions(10_000) == [100, 1000, 10_000]
+    assert generate.positions(250) == [100, 250]
+    assert generate.positions(7) == [7]
+
+
+def test_speed_along_a_text_is_compared_within_its_round():
+    def at(first, last):
+        cell = {"held_mib": 5.0}
+        return {
+            "GAM": {
+                "at": {"100": cell | {"median": first, "mean": 2 * first},
+                       "1000": cell | {"median": last, "mean": 3 * last}}
+            }
+        }  # fmt: skip
+
+    found = generate.along([at(1.0, 1.5), at(10.0, 10.0), at(1.0, 2.0)], "GAM")
+    assert found["1000"]["median_ratio"] == {"median": 1.5, "least": 1.0, "most": 2.0}
+    assert found["1000"]["mean_ratio"]["median"] == pytest.approx(2.25)
+    assert found["100"]["tokens_per_second"] == pytest.approx(0.5)
+
+
+# ------------------------------------------------------------------------------------ workers
+
+
+def toy_job(**changes) -> dict:
+    job = {"kind": "floor", "model": TINY.to_dict(), "batch": 2, "warm_up": 1, "steps": 2}
+    return job | changes
+
+
+@pytest.mark.skipif(not measure.find_spec("threadpoolctl"), reason="a worker says what computes in it")
+def test_a_workers_memory_is_its_own():
+    ballast = np.ones(400 * measure.MIB, dtype=np.uint8)  # a child inherits this in Linux's ru_maxrss
+    result = measure.fresh(train_step.PROG, "floor", toy_job())
+    assert 10.0 < result["peak_mib"] < ballast.nbytes / measure.MIB
+    assert len(result["times"]) == 2
+    assert "threads" in result["libraries"]["blas"]
+
+
+def test_peak_and_present_memory_are_of_this_process():
+    before, size = measure.held_bytes(), 200 * measure.MIB
+    with mmap.mmap(-1, size) as ballast:  # from the system: malloc may have as much left over
+        ballast.write(bytes(size))
+        assert measure.held_bytes() - before > size * 3 // 4 or sys.platform != "linux"
+    assert measure.peak_bytes() >= size
+
+
+def test_a_worker_that_fails_is_one_line_with_its_name(capsys):
+    with pytest.raises(
+        measure.WorkerFailed, match=r"^PyTorch tuned failed with exit code 1: KeyError: 'no'$"
+    ):
+        measure.fresh(train_step.PROG, "PyTorch tuned", toy_job(kind="no"))
+
+    def main():
+        raise measure.WorkerFailed("PyTorch tuned failed")
+
+    with pytest.raises(SystemExit) as exit:
+        measure.run(main, train_step.work, "benchmarks.x")
+    assert exit.value.code == 1
+    assert capsys.readouterr().err == "benchmarks.x: PyTorch tuned failed\n"
+
+
+# ------------------------------------------------------------------------------------ commands
+
+
+def test_a_result_names_the_command_that_made_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/x.py", "--out", "a folder"])
+    for module, name in (("benchmarks.x", "benchmarks.x"), ("minigam.x.__main__", "minigam.x")):
+        running = SimpleNamespace(__spec__=SimpleNamespace(name=module))
+        monkeypatch.setitem(sys.modules, "__main__", running)
+        assert report.command() == f"python -m {name} --out 'a folder'"
+
+
+@needs_all
+def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
+    toy = train_step.Size(TINY, batch=4, warm_up=1, steps=2, autograd=True)
+    monkeypatch.setitem(train_step.CONFIGS, "small", toy)
+    monkeypatch.setattr(train_step, "MALLOC", {"default malloc": {}})
+    assert train_step.main(["--config", "small", "--pairs", "1", "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "train_step.json").read_text())
+    found = content["configs"]["small"]
+    (results,) = found["rounds"]
+    assert list(found["sweep"]) == ["4 rows at a time, default malloc"]
+    losses = [results[name]["first_loss"] for name in (train_step.MINIGAM, train_step.AUTOGRAD)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # the same weights and the same text
+    for name in (train_step.REFERENCE, train_step.TORCH, train_step.TUNED, train_step.FLOOR):
+        ratio = results[name]["seconds"] / results[train_step.MINIGAM]["seconds"]
+        assert found["summary"][name]["time_ratio"]["median"] == pytest.approx(ratio)
+        assert len(results[name]["times"]) == 2
+    assert "torch" in results[train_step.TUNED]["libraries"]
+    assert "torch" not in results[train_step.MINIGAM]["libraries"]
+    out, text = capsys.readouterr().out, (tmp_path / "train_step.md").read_text()
+    assert out.startswith(content["environment"]) and text.startswith(content["environment"])
+    assert "V 7, T 6, C 4, L 2, S 3, K 3, B 4, dropout 0.0" in text
+    assert (tmp_path / "train_step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def answers(module, name, job, settings=None):
+    """A worker that answers at once: twice the length takes twice as long."""
+    seconds = 0.001 * job.get("length", 1)
+    cell = {"median": seconds, "mean": seconds, "held_mib": 90.0}
+    peak = 50.0 + job.get("length", 0)
+    return {"seconds": seconds, "peak_mib": peak, "before_mib": 50.0, "at": {str(job.get("tokens")): cell}}
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    monkeypatch.setattr(measure, "require", lambda *packages: None)
+    monkeypatch.setattr(measure, "fresh", answers)
+    monkeypatch.setattr(environment, "line", lambda: "a machine")
+
+
+def test_scaling_writes_exponents_and_leaves_out_what_does_not_fit(no_workers, tmp_path):
+    flags = ["--lengths", "64", "16", "32", "--pairs", "2", "--memory", "0.04", "--out", str(tmp_path)]
+    assert scaling.main(flags) == 0
+    content = json.loads((tmp_path / "scaling.json").read_text())
+    gam = content["cells"]["minigam GAM"]
+    assert list(gam) == ["16", "32", "64"]
+    assert (gam["32"]["time_ms"], gam["32"]["peak_mib"]) == (32.0, 32.0)
+    assert gam["64"]["time_ms"] is None  # 64 MiB foreseen
+    assert gam["64"]["foreseen_mib"] == pytest.approx(64.0)
+    assert content["exponents"]["minigam GAM"]["peak_mib"] == pytest.approx(1.0)
+    assert content["wide"]["peak_mib"] == 50.0 + 8192
+    text = (tmp_path / "scaling.md").read_text()
+    assert "left out" in text and "8242 MiB" in text and text.startswith("a machine\n")
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_generation_is_reported_along_the_text(no_workers, tmp_path):
+    flags = ["--tokens=7", "--peer-tokens=9", "--models=mamba", "--pairs=2", f"--out={tmp_path}"]
+    assert generate.main(flags) == 0
+    content = json.loads((tmp_path / "generate.json").read_text())
+    assert list(content["summary"]) == ["minigam GAM", "minigam Mamba", generate.TORCH]
+    assert content["speedup"] == {"median": 1.0, "least": 1.0, "most": 1.0}
+    text = (tmp_path / "generate.md").read_text()
+    assert text.count(" 1000 |") == 3  # tokens a second, all three
+    assert (tmp_path / "generate.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", ["minigam", pytest.param("torch", marks=needs_torch)])
+def test_a_text_is_continued_and_timed(kind):
+    result = generate.work(kind, "gam", TINY.to_dict(), tokens=110)
+    assert list(result["at"]) == ["100", "110"]
+    for cell in result["at"].values():
+        assert cell["median"] > 0.0 and cell["mean"] > 0.0 and cell["held_mib"] > 1.0
+
+
+@pytest.mark.parametrize(("library", "model_type"), scaling.LINES.values(), ids=scaling.LINES)
+def test_a_step_of_any_length_is_measured(library, model_type):
+    if library == "torch":
+        pytest.importorskip("torch", reason="measures PyTorch")
+    config = scaling.CONFIGS[model_type].to_dict() | {"d_model": 8, "n_layers": 1, "vocab_size": 9}
+    result = scaling.work(library, model_type, config, length=12, steps=2)
+    assert len(result["times"]) == 2 and result["before_mib"] > 1.0
+
+
+@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu])
+def test_rounds_and_folders_are_refused_before_anything_runs(command, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refused(command.main, ["--pairs=0"], capsys, "--pairs is 0", "at least 1")
+    assert_refused(command.main, [f"--out={tmp_path / 'file'}"], capsys, "no folder that can be written")
+    assert_refused(command.main, ["--parts=none", "--pears=1"], capsys, "--")
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "wanted"),
+    [
+        (train_step, ["--steps=0"], "--steps is 0"),
+        (train_step, ["--config=huge"], "'huge'"),
+        (scaling, ["--lengths", "256", "0"], "--lengths is 0"),
+        (scaling, ["--memory=nan"], "--memory is nan"),
+        (generate, ["--tokens=0"], "--tokens is 0"),
+        (generate, ["--peer-tokens=0"], "--peer-tokens is 0"),
+        (gpu, ["--precisions=int8"], "'int8'"),
+        (gpu, ["--steps=0"], "--steps is 0"),
+    ],
+)
+def test_numbers_are_refused(command, flags, wanted, capsys):
+    assert_refused(command.main, flags, capsys, wanted)
+
+
+@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu, environment])
+def test_a_rival_that_is_not_installed_is_one_line(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "find_spec", lambda name: None)
+    flags = [] if command is environment else [f"--out={tmp_path}"]
+    assert_refused(command.main, flags, capsys, "torch is not installed", ".[bench]")

@@ -1,0 +1,27 @@
+"""The runs that pages are made of."""
+
+from pathlib import Path
+
+import pytest
+from helpers.commands import ON_TEXT, SMALL
+from helpers.pages import HOSTILE
+
+from minigam import train
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory) -> Path:
+    """A run on PocketStories: two layers, K 3, so that its reach is 5."""
+    path = tmp_path_factory.mktemp("stories") / "run"
+    assert train.main([*SMALL, "--n-layers=2", "--kernel-size=3", f"--out={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory) -> Path:
+    """A run on text, character by character."""
+    folder = tmp_path_factory.mktemp("letters")
+    (folder / "t.txt").write_text(f"{HOSTILE} and some other letters\tof a text.\n" * 40, encoding="utf-8")
+    flags = [*ON_TEXT, f"--text={folder / 't.txt'}", "--block-size=64", f"--out={folder / 'run'}"]
+    assert train.main(flags) == 0
+    return folder / "run"

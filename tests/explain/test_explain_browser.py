@@ -1,0 +1,332 @@
+"""The page of minigam.explain in a real browser, headless Chromium: what a reader sees and can do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.pages import HOSTILE, data_of, write
+
+from minigam.explain import page as explain
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `browser`)")
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+# The least contrast of any text with what lies under it (WCAG 2), and the text that has it. A canvas
+# reads every way of writing a colour.
+CONTRAST = """
+const brush = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+function rgba(color) {
+  brush.clearRect(0, 0, 1, 1); brush.fillStyle = color; brush.fillRect(0, 0, 1, 1);
+  return [...brush.getImageData(0, 0, 1, 1).data];
+}
+function light(color) {
+  const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const [r, g, b] = rgba(color).map((c) => linear(c / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+function under(node) {
+  while (node && rgba(getComputedStyle(node).backgroundColor)[3] === 0) node = node.parentElement;
+  return node ? getComputedStyle(node).backgroundColor : "white";
+}
+let worst = [Infinity, ""], seen = 0;
+for (const node of document.body.querySelectorAll("*")) {
+  const text = [...node.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data.trim()).join("");
+  if (!text || !node.checkVisibility()) continue;
+  const [a, b] = [getComputedStyle(node).color, under(node)].map(light);
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  seen += 1;
+  if (ratio < worst[0]) worst = [ratio, text];
+}
+return [...worst, seen];
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """One Chromium for all tests, in a window for a desk."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def story(stories, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "story.html"
+    write(stories, path)
+    return path
+
+
+@pytest.fixture
+def opened(browser, story):
+    """The page of a story at 1100 x 800 pixels, light, just opened; and the data it holds."""
+    look(browser)
+    browser.get(story.as_uri())
+    return browser, data_of(story.read_text(encoding="utf-8"))
+
+
+def look(browser, width: int = 1100, height: int = 800, scheme: str = "light") -> None:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+
+
+def text(browser, selector: str) -> str:
+    return browser.find_element(By.CSS_SELECTOR, selector).text
+
+
+def texts(browser, selector: str) -> list[str]:
+    found = browser.find_elements(By.CSS_SELECTOR, selector)
+    return browser.execute_script("return arguments[0].map((e) => e.textContent)", found)
+
+
+def buttons(browser) -> list:
+    return browser.find_elements(By.CSS_SELECTOR, "#text button")
+
+
+def slots_shown(browser) -> list[str]:
+    return texts(browser, "#memory tbody td:first-child")
+
+
+def choose(browser, name: str, value) -> None:
+    browser.find_element(By.CSS_SELECTOR, f"input[name={name}][value='{value}']").click()
+
+
+def having(browser, name: str) -> list[int]:
+    """Return which tokens have a class."""
+    script = "return [...arguments[0]].map((b) => b.classList.contains(arguments[1]))"
+    return [i for i, has in enumerate(browser.execute_script(script, buttons(browser), name)) if has]
+
+
+def current(browser) -> int:
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#text button')].findIndex((b) => b === document.activeElement)"
+    )
+
+
+def test_it_opens_without_an_error_and_asks_nobody(browser, story):
+    browser.get("about:blank")
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(story.as_uri())
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked == [story.as_uri()]
+    assert len(buttons(browser)) > 50
+
+
+def test_the_policy_lets_nothing_in(opened):
+    browser, _ = opened
+    answer = browser.execute_async_script(
+        "const [done] = arguments; fetch('data:,x').then(() => done('came'), () => done('refused'))"
+    )
+    assert answer == "refused"
+    browser.get_log("browser")  # where Chromium says so
+
+
+def test_pointing_at_a_token_shows_its_slots_and_its_reach(opened):
+    browser, data = opened
+    layer = data["layers"][-1]
+    for t in (12, 40):
+        ActionChains(browser).move_to_element(buttons(browser)[t]).perform()
+        assert text(browser, "#token") == data["tokens"][t]["text"]
+        assert slots_shown(browser) == [str(slot) for slot, _ in layer["slots"][t]]
+        words = texts(browser, "#memory .words")
+        assert words == [", ".join(w for w, _ in layer["words"][str(s)]) for s, _ in layer["slots"][t]]
+        assert having(browser, "seen") == list(range(t - 4, t + 1))  # a reach of 5
+        assert "Sees 5 tokens" in text(browser, "#said")
+
+
+def test_what_comes_next_is_there_with_the_generators_probability(opened):
+    browser, data = opened
+    t = next(i for i, e in enumerate(data["next"]) if e["choices"] > 5)
+    ActionChains(browser).move_to_element(buttons(browser)[t]).perform()
+    rows = texts(browser, "#next tbody tr td:first-child")
+    assert [w.removeprefix("\u25b8 ") for w in rows] == [w for w, *_ in data["next"][t]["words"]]
+    assert [w for w in rows if w.startswith("\u25b8")] == [f"\u25b8 {data['tokens'][t + 1]['text']}"]
+    note, following = text(browser, "#next .note"), data["tokens"][t + 1]
+    assert f"can write {data['next'][t]['choices']} different words" in note
+    assert f"{following['cost']:.2f} nats to the model, and the floor is {following['floor']:.2f}" in note
+
+
+def test_a_word_out_of_reach_is_pointed_at(opened):
+    browser, data = opened
+    t = next(i for i, token in enumerate(data["tokens"]) if token["back"] > 13) - 1
+    ActionChains(browser).move_to_element(buttons(browser)[t]).perform()
+    back = data["tokens"][t + 1]["back"]
+    assert texts(browser, "#text .settles .word")[0].startswith(data["tokens"][t + 1 - back]["text"])
+    assert "out of reach, so this model can only guess" in text(browser, "#next .note")
+
+
+def test_the_layer_switch_changes_what_is_shown(opened):
+    browser, data = opened
+    ActionChains(browser).move_to_element(buttons(browser)[20]).perform()
+    shown = []
+    for n, layer in enumerate(data["layers"]):
+        choose(browser, "layer", n)
+        assert slots_shown(browser) == [str(slot) for slot, _ in layer["slots"][20]]
+        chips = texts(browser, "#text li:nth-child(21) .chip")
+        assert chips == [f"{layer[k][20]:.2f}".removeprefix("0") for k in ("local", "global")]
+        shown.append(texts(browser, "#text .chip"))
+    assert shown[0] != shown[1]
+    choose(browser, "measure", "cost")
+    costs = [f"{token['cost']:.2f}" for token in data["tokens"][1:]]
+    assert texts(browser, "#text .chip") == ["\u2013", *costs]
+    choose(browser, "measure", "slots")
+    assert texts(browser, "#text .chip")[20].startswith(f"{data['layers'][-1]['slots'][20][0][0]}: ")
+
+
+def test_keys_walk_through_the_text(opened):
+    browser, data = opened
+    buttons(browser)[0].send_keys("")
+    last = len(data["tokens"]) - 1
+
+    def press(key) -> int:
+        ActionChains(browser).send_keys(key).perform()
+        stops = browser.execute_script(
+            "return [...document.querySelectorAll('#text button')].map((b) => b.tabIndex)"
+        )
+        assert stops.count(0) == 1
+        assert stops.index(0) == current(browser)
+        assert text(browser, "#token") == data["tokens"][current(browser)]["text"]
+        return current(browser)
+
+    assert press(Keys.HOME) == 0
+    assert press(Keys.ARROW_LEFT) == 0
+    assert press(Keys.ARROW_RIGHT) == 1
+    assert press(Keys.ARROW_RIGHT) == 2
+    below = press(Keys.ARROW_DOWN)
+    assert 5 < below < 25
+    assert press(Keys.ARROW_UP) == 2
+    assert press(Keys.END) == last
+    assert press(Keys.ARROW_RIGHT) == last
+    ActionChains(browser).send_keys(Keys.TAB).perform()
+    assert current(browser) == -1  # one press of Tab leaves the text
+
+
+def test_a_held_token_stays_until_let_go(opened):
+    browser, data = opened
+    point = ActionChains(browser)
+    some = buttons(browser)
+    some[10].click()
+    assert some[10].get_attribute("aria-pressed") == "true"
+    point.move_to_element(some[14]).perform()
+    assert text(browser, "#token") == data["tokens"][10]["text"]
+    some[20].click()
+    assert some[20].get_attribute("aria-pressed") == "true", "the hold moves"
+    assert some[10].get_attribute("aria-pressed") == "false"
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    ActionChains(browser).move_to_element(some[15]).perform()
+    assert text(browser, "#token") == data["tokens"][15]["text"]
+    assert not browser.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")
+
+
+def test_what_a_screen_reader_is_told(opened):
+    browser, data = opened
+    ActionChains(browser).move_to_element(buttons(browser)[3]).perform()
+    said = browser.find_element(By.ID, "said")
+    assert said.get_attribute("aria-live") == "polite"
+    assert f"Token 4 of {len(data['tokens'])}" in said.text
+    label = buttons(browser)[3].get_attribute("aria-label")
+    assert label.startswith(f"{data['tokens'][3]['text']}, local gate .")
+    chosen = browser.find_elements(By.CSS_SELECTOR, "fieldset input:checked")
+    assert [radio.get_attribute("name") for radio in chosen] == ["layer", "measure"]
+    legend = text(browser, "#legend p")
+    assert legend.count(". ") == 2  # three sentences
+
+
+def test_a_phone_needs_no_scrolling_sideways(opened):
+    browser, _ = opened
+    look(browser, 360, 740)
+    browser.refresh()
+    for n in (0, 30, 60):
+        browser.execute_script("arguments[0].focus()", buttons(browser)[n])
+        top = """
+            const [button] = arguments, r = button.getBoundingClientRect();
+            return button.contains(document.elementFromPoint(r.left + r.width / 2, r.bottom - 2));
+        """
+        assert browser.execute_script(top, buttons(browser)[n])  # nothing lies upon it
+        buttons(browser)[n].click()
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    edges = browser.execute_script("""
+        const boxes = [...document.querySelectorAll("#text button, #details, fieldset label")];
+        return boxes.map((e) => e.getBoundingClientRect()).map((r) => [r.left, r.right, r.height]);
+    """)
+    for left, right, height in edges:
+        assert 0 <= left < right <= 360
+        assert height >= 24
+    assert text(browser, "#token")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_what_is_under_it(opened, scheme):
+    browser, data = opened
+    look(browser, scheme=scheme)
+    browser.find_element(By.CSS_SELECTOR, "#equations summary").click()
+    page = browser.execute_script(
+        "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )
+    assert max(page) < 60 if scheme == "dark" else min(page) > 200
+    for measure in ("cost", "slots", "gates"):
+        choose(browser, "measure", measure)
+        for n in range(len(data["layers"])):
+            choose(browser, "layer", n)
+            ratio, worst, seen = browser.execute_script(CONTRAST)
+            assert seen > 2 * len(data["tokens"])
+            assert ratio >= 4.5, worst
+
+
+def test_text_is_only_text(browser, letters, tmp_path):
+    look(browser)
+    path = tmp_path / "hostile.html"
+    write(letters, path, f"--prompt={HOSTILE}", "--tokens=1")
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    assert browser.get_log("browser") == []
+    assert browser.title == "Inside a GAM: run, a prompt"
+    words = texts(browser, "#text .word")
+    assert "".join(words[:-1]).replace("\u2423", " ") == HOSTILE
+    assert having(browser, "sampled") == [len(words) - 1]
+    buttons(browser)[0].click()
+    assert "the floor is not known" in text(browser, "#next .note")
+
+
+@pytest.mark.parametrize(
+    ("mixer", "there"), [("sum", ["slots", "cost"]), ("global", ["slots", "cost"]), ("local", ["cost"])]
+)
+def test_a_mixer_without_a_part_says_what_it_lacks(browser, stories, tmp_path, mixer, there):
+    look(browser)
+    path = tmp_path / f"{mixer}.html"
+    data = write(stories, path)
+    data["model"] |= {"mixer": mixer, "reach": 1 if mixer == "global" else 5}
+    for layer in data["layers"]:
+        layer |= {"local": None, "global": None}
+        if mixer == "local":
+            layer |= {"slots": None, "words": {}}
+    path.write_text(explain.page(data), encoding="utf-8")
+    browser.get_log("browser")
+    browser.get(path.as_uri())
+    assert browser.get_log("browser") == []
+    inputs = browser.find_elements(By.CSS_SELECTOR, "input[name=measure]")
+    assert [i.get_attribute("value") for i in inputs] == there
+    assert f"Its mixer, {mixer}" in text(browser, "#legend p:last-of-type")
+    assert (text(browser, "#gates"), bool(text(browser, "#memory"))) == ("", mixer != "local")
+    assert text(browser, "#next tbody")

@@ -1,0 +1,211 @@
+"""A pretend CUDA for the pretend GPU: the kernels' own source, compiled for the processor, and a cuBLAS.
+
+The threads of a block are coroutines that take turns: each runs until it waits for its warp, or ends.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from helpers import fakegpu
+from minigam.engine.cuda import linear as products
+from minigam.engine.tensor import OPS
+from minigam.training import optim
+
+SHIM = r"""
+#include <cmath>
+#include <cstring>
+#include <ucontext.h>
+using std::erf; using std::exp; using std::fabs; using std::fmax; using std::log;
+using std::log1p; using std::sqrt; using std::tanh;
+struct Dim { int x, y, z; };
+static Dim threadIdx, blockIdx, blockDim, gridDim;
+#define __global__
+#define __device__
+
+struct Thread { ucontext_t context; bool ended; int waits; char brought[2][8]; char stack[1 << 15]; };
+static Thread threads[1024];
+static ucontext_t scheduler;
+
+// What lane `lane ^ mask` brings. All of a warp bring something, then all take: twice as many places as
+// needed, because who takes first may bring the next before the others have taken.
+template <class T> T __shfl_xor_sync(unsigned warp, T value, int mask) {
+    const int me = threadIdx.x, turn = threads[me].waits++ % 2;
+    std::memcpy(threads[me].brought[turn], &value, sizeof value);
+    swapcontext(&threads[me].context, &scheduler);
+    std::memcpy(&value, threads[me ^ mask].brought[turn], sizeof value);
+    return value;
+}
+
+template <class T> T atomicAdd(T* place, T value) { const T old = *place; *place += value; return old; }
+
+// Run `body` as each thread of each block; return 0, or 1 if some threads of a warp ended while others
+// waited for them.
+template <class Body> int run(int blocks, int n, Body body) {
+    static Body* life;
+    life = &body;
+    gridDim = {blocks, 1, 1}; blockDim = {n, 1, 1};
+    for (int b = 0; b < blocks; ++b) {
+        blockIdx = {b, 0, 0};
+        for (int i = 0; i < n; ++i) {
+            Thread& t = threads[i];
+            t.ended = false; t.waits = 0;
+            getcontext(&t.context);
+            t.context.uc_stack.ss_sp = t.stack; t.context.uc_stack.ss_size = sizeof t.stack;
+            t.context.uc_link = &scheduler;
+            makecontext(&t.context, [] { (*life)(); threads[threadIdx.x].ended = true; }, 0);
+        }
+        for (bool all = false; !all;) {
+            all = true;
+            for (int i = 0; i < n; ++i) if (!threads[i].ended) {
+                threadIdx = {i, 0, 0};
+                swapcontext(&scheduler, &threads[i].context);
+                all = all && threads[i].ended;
+            }
+            for (int i = 0; i < n; ++i) {
+                const Thread &t = threads[i], &first = threads[i / 32 * 32];
+                if (t.ended != first.ended || t.waits != first.waits) return 1;
+            }
+        }
+    }
+    return 0;
+}
+"""
+FENCE = 64  # numbers before and behind each array: who reads or writes there is found out
+POISON = -(2**62)  # what they are where numbers are whole; elsewhere nan
+KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
+
+
+class RawModule:
+    """What CuPy's class of this name does with `code` and `options`, on the host."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...]):
+        self.real = np.dtype("float64" if "-DREAL=double" in options else "float32")
+        self.parameters = {
+            name: [p.replace("__restrict__", "").strip() for p in text.split(",")]
+            for name, text in KERNEL.findall(code)
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
+            source.write_text("\n".join([SHIM, code, *map(self._runner, self.parameters)]))
+            command = ["g++", "-O1", "-shared", "-fPIC", *options, "-o", library, source]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            self.library = ctypes.CDLL(str(library))
+
+    def _runner(self, name: str) -> str:
+        """Return a C function that runs every thread of a launch."""
+        parameters = self.parameters[name]
+        names = ", ".join(re.search(r"\w+$", p)[0] for p in parameters)
+        return (
+            f'extern "C" int run_{name}(int blocks, int threads, {", ".join(parameters)}) '
+            f"{{ return run(blocks, threads, [&] {{ {name}({names}); }}); }}"
+        )
+
+    def get_function(self, name: str):
+        return partial(self._launch, name)
+
+    def _launch(self, name: str, grid: tuple, block: tuple, arguments: tuple) -> None:
+        (blocks,), (threads,) = grid, block
+        assert 0 < blocks < 2**31
+        assert 0 < threads <= 1024
+        assert threads % 32 == 0
+        copies, fenced, passed = {}, [], []
+        for parameter, a in zip(self.parameters[name], arguments, strict=True):
+            kind = {"REAL": self.real, "size": np.dtype("int64"), "word": np.dtype("uint64")}[
+                re.search(r"REAL|size|word", parameter)[0]
+            ]
+            if "*" not in parameter:
+                assert type(a) is kind.type, f"{name}: {parameter}: {a!r}"
+                passed.append(np.ctypeslib.as_ctypes_type(kind)(a))
+                continue
+            assert type(a) is fakegpu.DeviceArray, f"{name}: {parameter}: {a!r}"
+            assert a.dtype == kind, f"{name}: {parameter}: {a.dtype}"
+            assert a.flags.c_contiguous, f"{name}: {parameter}: a kernel needs its numbers side by side"
+            poison = np.nan if kind.kind == "f" else POISON
+            place = a._host.ctypes.data  # one array given twice is one on the device as well
+            copies.setdefault(place, np.pad(a._host.ravel(), FENCE, constant_values=poison))
+            fenced.append((parameter, a._host, copies[place]))
+            passed.append(ctypes.c_void_p(copies[place][FENCE:].ctypes.data))
+        fault = getattr(self.library, f"run_{name}")(blocks, threads, *passed)
+        assert not fault, f"{name}: some threads of a warp ended while others waited for them"
+        for parameter, array, copy in fenced:
+            ends = np.concatenate([copy[:FENCE], copy[-FENCE:]])
+            assert (np.isnan(ends) if copy.dtype.kind == "f" else ends == POISON).all(), (
+                f"{name}: {parameter}: written outside"
+            )
+            if "const" not in parameter:
+                array[...] = copy[FENCE:-FENCE].reshape(array.shape)
+
+
+# ------------------------------------------------------------------------------------------- cuBLAS
+
+KINDS = {0: np.float32, 1: np.float64, 2: np.float16}  # cudaDataType_t
+COMPUTES = {68: np.float32, 77: np.float32, 70: np.float64}  # cublasComputeType_t
+calls: list[SimpleNamespace] = []  # of what was asked, for tests to look at
+
+
+def gemm_strided_batched(
+    handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB,
+    beta, C, Ctype, ldc, strideC, batch, compute, algorithm,
+):  # fmt: skip
+    """C = alpha op(A) op(B) + beta C for each of a batch, every matrix column by column.
+
+    The names and their order are those of cublasGemmStridedBatchedEx, given by position; A to C addresses.
+    """
+    assert handle == "handle"
+    assert (Ctype == 1) == (compute == 70)
+    assert Atype == Btype
+    calls.append(SimpleNamespace(kind=KINDS[Atype], out=KINDS[Ctype], compute=compute))
+
+    def matrices(address: int, kind: int, columns: int, leading: int, stride: int) -> np.ndarray:
+        dtype, n = np.dtype(KINDS[kind]), (batch - 1) * stride + columns * leading
+        memory = (ctypes.c_char * (n * dtype.itemsize)).from_address(address)
+        flat = np.frombuffer(memory, dtype)
+        strides = (stride * dtype.itemsize, leading * dtype.itemsize, dtype.itemsize)
+        return np.lib.stride_tricks.as_strided(flat, (batch, columns, leading), strides).swapaxes(1, 2)
+
+    def operand(address: int, kind: int, turned: int, rows: int, columns: int, leading: int, stride: int):
+        rows, columns = (columns, rows) if turned else (rows, columns)
+        assert leading >= rows
+        z = matrices(address, kind, columns, leading, stride)[:, :rows].astype(COMPUTES[compute])
+        return z.swapaxes(1, 2) if turned else z
+
+    alpha, beta = (np.ctypeslib.as_array(ctypes.cast(p, ctypes.POINTER(
+        np.ctypeslib.as_ctypes_type(COMPUTES[compute]))), (1,))[0] for p in (alpha, beta))  # fmt: skip
+    assert ldc >= m
+    product = operand(A, Atype, transa, m, k, lda, strideA) @ operand(B, Btype, transb, k, n, ldb, strideB)
+    out = matrices(C, Ctype, n, ldc, strideC)[:, :m]
+    out[...] = alpha * product + (beta * out if beta else 0.0)  # what was there is not read for beta 0
+
+
+CUBLAS = SimpleNamespace(
+    gemmStridedBatchedEx=gemm_strided_batched,
+    CUBLAS_COMPUTE_32F=68, CUBLAS_COMPUTE_64F=70, CUBLAS_COMPUTE_32F_FAST_TF32=77, CUBLAS_GEMM_DEFAULT=-1,
+)  # fmt: skip
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels' emulation")
+DEVICES = [
+    pytest.param("fakegpu", marks=needs_compiler, id="emulated"),
+    pytest.param("cupy", marks=pytest.mark.gpu),
+]
+each_device = pytest.mark.parametrize("library", DEVICES)
+
+
+def install(monkeypatch) -> None:
+    """Let the pretend GPU run CuPy's faster rules, its kernels and products by the emulators here."""
+    real = products.cublas
+    monkeypatch.setattr(products, "cublas", lambda xp: (CUBLAS, "handle") if xp is fakegpu.xp else real(xp))
+    monkeypatch.setattr(fakegpu.xp, "RawModule", RawModule, raising=False)
+    for table in [*(op.fast for op in OPS.values()), optim.FASTER]:
+        if "cupy" in table:
+            monkeypatch.setitem(table, "fakegpu", table["cupy"])

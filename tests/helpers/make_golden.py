@@ -1,0 +1,72 @@
+"""Write tests/golden: what PyTorch answers, for the tests to compare with where it is not installed.
+
+    python tests/helpers/make_golden.py
+
+Each file keeps the inputs beside the answers, so no random stream has to stay as it is today.
+The versions that made a file are in its metadata.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from helpers import reference_torch, tiny
+from minigam.config import MIXERS
+from minigam.models.interop import to_official
+
+FOLDER = Path(__file__).parent / "golden"
+MADE = {"made": f"python tests/helpers/make_golden.py; torch {torch.__version__}; numpy {np.__version__}"}
+
+
+def model_case(mixer: str) -> dict[str, np.ndarray]:
+    """Weights, ids and targets of a tiny model; its logits, loss and gradients by PyTorch."""
+    model = tiny.gam(mixer, seed=3)
+    arrays = to_official(model)
+    ids, targets = (tiny.draw_ids(model, B=2, T=5, seed=seed) for seed in (1, 2))
+    targets[0, 1] = -1  # not predicted
+    w = reference_torch.leaves(arrays)
+    loss = reference_torch.loss(w, torch.tensor(ids), torch.tensor(targets))
+    loss.backward()
+    return {
+        "ids": ids,
+        "targets": targets,
+        "logits": reference_torch.logits(w, torch.tensor(ids)).detach().numpy(),
+        "loss": loss.detach().numpy(),
+        **{f"weight.{name}": a for name, a in arrays.items()},
+        **{f"gradient.{name}": t.grad.numpy() for name, t in w.items()},
+    }
+
+
+def adamw_case(dtype: str, steps: int = 30) -> dict[str, np.ndarray]:
+    """A parameter under PyTorch's AdamW: its value after each step, and all that decided it."""
+    rng = np.random.default_rng(4)
+    scale = np.array([1e-9, 1e-8, 1e-6, 1e-2, 1.0, 1e3])  # around eps, where eps matters, and far above
+    gradients = (scale * rng.standard_normal((steps, scale.size))).astype(dtype)
+    rates = 0.05 * rng.random(steps)
+    settings = {"betas": (0.8, 0.97), "weight_decay": 0.3, "eps": 1e-7}
+    p = torch.nn.Parameter(torch.tensor(rng.standard_normal(scale.size).astype(dtype)))
+    start, path = p.detach().numpy().copy(), []
+    optimizer = torch.optim.AdamW([p], **settings)
+    for g, rate in zip(gradients, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = float(rate)
+        p.grad = torch.tensor(g)
+        optimizer.step()
+        path.append(p.detach().numpy().copy())
+    return {
+        "start": start,
+        "gradients": gradients,
+        "rates": rates,
+        "path": np.stack(path),
+        **{name: np.array(value) for name, value in settings.items()},
+    }
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    cases = {f"gam-{mixer}": model_case(mixer) for mixer in MIXERS}
+    cases |= {f"adamw-{dtype}": adamw_case(dtype) for dtype in ("float32", "float64")}
+    for name, arrays in cases.items():
+        contiguous = {key: np.ascontiguousarray(a).reshape(a.shape) for key, a in arrays.items()}
+        save_file(contiguous, FOLDER / f"{name}.safetensors", metadata=MADE)

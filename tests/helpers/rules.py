@@ -1,0 +1,39 @@
+"""What the tests of rules share: one pass forward and back, and how close is close."""
+
+import numpy as np
+
+from minigam import reference_only
+from minigam.engine import backend
+from minigam.engine.tensor import Tensor
+
+
+def value_and_gradients(case, tensors, cotangent=None) -> list:
+    """Return the arrays y, dx, ... of one pass forward and one back, from a random dy if none is given."""
+    y = case.op(*tensors, **case.settings)
+    if cotangent is None:
+        cotangent = np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
+    y.backward(backend.xp_of(y.data).asarray(cotangent))
+    return [y.data, *(t.grad for t in tensors if isinstance(t, Tensor))]
+
+
+def assert_all_close(got, want, rtol: float) -> None:
+    """Compare arrays, each within rtol of its largest entry, or of 1 where that is more."""
+    for a, b in zip(got, want, strict=True):
+        a, b = backend.to_numpy(a), backend.to_numpy(b)
+        np.testing.assert_allclose(a, b, rtol=0.0, atol=rtol * np.abs(b).max(initial=1.0))
+
+
+def assert_faster_equals_reference(case, library: str, monkeypatch) -> None:
+    fast, runs = case.op.fast[library], []
+
+    def counted(xp, *arrays, **settings):
+        runs.append(library)
+        return fast(xp, *arrays, **settings)
+
+    monkeypatch.setitem(case.op.fast, library, counted)
+    got = value_and_gradients(case, case.tensors(library=library))
+    assert runs, "the faster rule did not run"
+    with reference_only():
+        want = value_and_gradients(case, case.tensors(library=library))
+    assert len(runs) == 1, "the faster rule ran where the reference was asked for"
+    assert_all_close(got, want, rtol=1e-10)
