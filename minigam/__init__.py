@@ -1,24 +1,44 @@
 """minigam: Gated Associative Memory from scratch, to learn, check and use.
 
 This is the public API. Importing it loads NumPy and nothing else that is heavy, and decides nothing: every
-operation runs where its inputs are. `minigam` on the command line lists the commands.
+operation runs where its inputs are. What LATER names is imported when it is asked for. On the command line,
+`minigam` lists the commands.
 """
 
-from minigam import viz
-from minigam.config import GAMConfig, MambaConfig, TransformerConfig
-from minigam.engine import backend, ops, sequence
+from importlib import import_module
+from typing import Any
+
+from minigam import config, viz
+from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfig
+from minigam.engine import backend, masks, memory, numeric, ops, sequence
 from minigam.engine.operation import op
-from minigam.engine.tensor import Tensor, no_grad, reference_only
-from minigam.gradcheck import gradcheck
-from minigam.models import GAM, Mamba, Transformer, nn
+from minigam.engine.tensor import Tensor, no_grad, observing, reference_only
+from minigam.gradcheck import gradcheck  # the function, in place of the package that has its name
+from minigam.models import GAM, GAMBlock, Mamba, MambaBlock, Transformer, TransformerBlock, interop, nn
+from minigam.models.decoding import Stream
 from minigam.models.interop import from_official, to_official
 from minigam.training.optim import AdamW
 from minigam.training.schedule import warmup_cosine
 from minigam.training.step import train_step
 
+LATER = {  # module, or module:name
+    "NGram": "data.ngram:NGram", "anatomy": "models.anatomy", "course": "course", "experiments": "experiments",
+    "from_pocketstories": "data.corpus:from_pocketstories", "from_text": "data.corpus:from_text",
+    "inputs_and_targets": "data.corpus:inputs_and_targets", "mqar": "data.mqar",
+    "pocketstories": "data.pocketstories", "profile": "training.profile", "validation": "training.validation",
+}  # fmt: skip
 __all__ = [
-    "GAM", "AdamW", "GAMConfig", "Mamba", "MambaConfig", "Tensor", "Transformer", "TransformerConfig",
-    "backend", "from_official", "gradcheck", "nn", "no_grad", "op", "ops", "reference_only", "sequence",
-    "to_official", "train_step", "viz", "warmup_cosine",
+    "GAM", "AdamW", "GAMBlock", "GAMConfig", "Mamba", "MambaBlock", "MambaConfig", "Stream", "Tensor",
+    "TrainConfig", "Transformer", "TransformerBlock", "TransformerConfig", "backend", "config",
+    "from_official", "gradcheck", "interop", "masks", "memory", "nn", "no_grad", "numeric", "observing", "op",
+    "ops", "reference_only", "sequence", "to_official", "train_step", "viz", "warmup_cosine", *LATER,
 ]  # fmt: skip
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"minigam has no {name!r}; its public names are in minigam.__all__")
+    place, _, attribute = LATER[name].partition(":")
+    module = import_module(f"minigam.{place}")
+    return getattr(module, attribute) if attribute else module

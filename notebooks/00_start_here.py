@@ -16,8 +16,7 @@ import numpy as np
 from IPython.display import Markdown, display
 
 import minigam
-from minigam import GAM, GAMConfig, MambaConfig, Tensor, TransformerConfig, gradcheck, ops, viz
-from minigam.config import TrainConfig
+from minigam import GAM, GAMConfig, MambaConfig, Tensor, TrainConfig, TransformerConfig, gradcheck, ops, viz
 from minigam.course import check, library, notebooks, show
 
 # %% [markdown]
@@ -408,5 +407,5 @@ assert np.abs(compare(x, np.ones((1, 4)))[..., 0] - x.sum(axis=-1)).max() < 1e-1
 # * The nine equations of a GAM block, run once and compared.
 # * Broadcasting, `@` over the last axis, sums with `keepdims`: most of the code of this course is these three.
 #
-# **Read on in the code:** `minigam/gam.py`, the block you have just seen, in fewer than sixty lines; and `minigam/graph.py`, which
+# **Read on in the code:** `minigam/models/gam.py`, the block you have just seen, in fewer than sixty lines; and `minigam/viz/graph.py`, which
 # drew it. Then notebook 01.

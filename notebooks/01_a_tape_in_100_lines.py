@@ -580,7 +580,7 @@ print("lines:", sum(len(inspect.getsource(part).splitlines()) for part in parts)
 # %% [markdown]
 # ## 9. The same computation with minigam
 #
-# minigam's engine, `minigam/tensor.py`, is built like yours. Give both the same numbers and the same small network:
+# minigam's engine, `minigam/engine/tensor.py`, is built like yours. Give both the same numbers and the same small network:
 #
 # $$ s = \tanh(x\, W_1 + b_1)\, W_2 + b_2, \qquad L = \frac{1}{B}\sum_{i} \log\!\big(1 + e^{-t_i s_i}\big) $$
 #
@@ -689,5 +689,5 @@ show(
 # * Repeating forward is summing backward: for broadcasting, and for every value that is used more than once.
 # * How sure are we of a derivative? Notebook 02 makes `differences` into a check that can fail.
 #
-# **Read on in the code:** `minigam/tensor.py`, `Tensor.backward` and `_order`; then `minigam/ops.py`, whose rules are yours with an
+# **Read on in the code:** `minigam/engine/tensor.py`, `Tensor.backward` and `_order`; then `minigam/engine/ops.py`, whose rules are yours with an
 # `xp` in front.

@@ -14,9 +14,8 @@ from unittest import mock
 
 import numpy as np
 
-from minigam import GAM, GAMConfig, Tensor, gradcheck, ops, sequence, viz
+from minigam import GAM, GAMConfig, Tensor, gradcheck, op, ops, sequence, viz
 from minigam.course import check, show
-from minigam.tensor import op
 
 # %% [markdown]
 # ## 1. A wrong gradient also trains
@@ -816,7 +815,7 @@ def values_only(xp, u, memory):
     return y, lambda dy: (backward(dy)[0], a.reshape(-1, 4).T @ dy.reshape(-1, 8))
 
 
-with mock.patch("minigam.gam.associative_memory", values_only):  # in the same model
+with mock.patch("minigam.models.gam.associative_memory", values_only):  # in the same model
     try:
         gradcheck(losses, *parameters, directions=5)
     except AssertionError as e:
@@ -851,7 +850,7 @@ assert max(share.values()) < 1.0 and min(share.values()) > 1e-3
 
 # %% [markdown]
 # So: every operation entry by entry on small arrays, every layer too, and whole models along a few directions. That is
-# what `python -m minigam.gradcheck` does, for everything in this project.
+# what `minigam gradcheck` does, for everything in this project.
 
 # %% [markdown]
 # ## What you have now

@@ -16,9 +16,8 @@ import types
 
 import numpy as np
 
-from minigam import GAM, GAMConfig, Tensor, backend, gradcheck, ops, viz
+from minigam import GAM, GAMConfig, Tensor, backend, gradcheck, numeric, op, ops, viz
 from minigam.course import check, library, show
-from minigam.tensor import op
 
 # %% [markdown]
 # ## 1. One rule, any library
@@ -494,7 +493,7 @@ V, C = 50, 8
 ids = xp.asarray(rng.integers(V, size=(4, 25)))
 values = xp.asarray(rng.standard_normal((4, 25, C)))
 by_product = scatter_rows(xp, V, ids, values)
-assert float(abs(by_product - backend.scatter_add(xp, V, ids, values)).max()) < 1e-12
+assert float(abs(by_product - numeric.scatter_add(xp, V, ids, values)).max()) < 1e-12
 
 lost = xp.zeros((V, C))
 lost[ids.reshape(-1)] += values.reshape(-1, C)  # the mistake
@@ -503,14 +502,14 @@ print(f"with += {rows_lost} of {V} rows are wrong: those whose id repeats")
 assert rows_lost > 5
 
 places, terms = rng.integers(3, size=3000), rng.standard_normal((3000, 1)).astype(np.float32)
-there = backend.scatter_add(np, 3, places, terms)
-back = backend.scatter_add(np, 3, places[::-1], terms[::-1])  # the same terms, last first
+there = numeric.scatter_add(np, 3, places, terms)
+back = numeric.scatter_add(np, 3, places[::-1], terms[::-1])  # the same terms, last first
 print(f"another order of the additions moves a sum by up to {np.abs(there - back).max():.0e}")
 assert 0.0 < np.abs(there - back).max() < 1e-2
 
 # %% [markdown]
 # The product with H is right, portable, and wasteful: H has V N entries for N ids, nearly all of them 0. For V = 10,000 words and
-# 8,192 tokens, 82 million. What minigam really does is in `minigam/fast_numpy` and `minigam/fast_cupy`; notebook 15 measures.
+# 8,192 tokens, 82 million. What minigam really does is in `minigam/engine/cpu` and `minigam/engine/cuda`; notebook 15 measures.
 
 # %% [markdown]
 # ## 5. What a sum loses
@@ -713,4 +712,4 @@ show(
 # * The next notebook puts the first rule of the GAM on this ground: the causal convolution. Notebook 12 uses the timer's
 #   ideas to ask how cost grows with length.
 #
-# **Read on in the code:** `minigam/backend.py`, all of it; `class Op` in `minigam/tensor.py`; `tests/fakegpu.py`.
+# **Read on in the code:** `minigam/engine/backend.py`, all of it; `class Op` in `minigam/engine/operation.py`; `tests/helpers/fakegpu.py`.

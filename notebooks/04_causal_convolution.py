@@ -844,5 +844,5 @@ show(
 # * The one number that the rest of the course comes back to: L layers of K taps see $1 + L(K-1)$ tokens.
 # * A local context that treats every text alike. Notebook 05 asks a memory instead, and 06 lets each token choose.
 #
-# **Read on in the code:** `minigam/sequence.py`, `causal_conv1d`; the faster rule of the same name in
-# `minigam/fast_numpy/mixers.py`, which pads nothing; and `CausalConv` and `BlockState` in `minigam/nn.py`.
+# **Read on in the code:** `minigam/engine/sequence.py`, `causal_conv1d`; the faster rule of the same name in
+# `minigam/engine/cpu/sequence.py`, which pads nothing; and `CausalConv` and `BlockState` in `minigam/models/nn.py`.

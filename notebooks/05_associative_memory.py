@@ -442,5 +442,5 @@ assert spread < 0.1
 # * No token sees another here. What moves information between tokens is the convolution of notebook 04, and nothing
 #   else: the next notebook lets a gate choose between the two, and 09 shows what follows.
 #
-# **Read on in the code:** `minigam/sequence.py`, `associative_memory`, and the faster rule of the same name in
-# `minigam/fast_numpy/mixers.py`.
+# **Read on in the code:** `minigam/engine/sequence.py`, `associative_memory`, and the faster rule of the same name in
+# `minigam/engine/cpu/sequence.py`.

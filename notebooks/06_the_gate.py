@@ -11,10 +11,9 @@
 # %% tags=["setup"]
 import numpy as np
 
-from minigam import GAM, GAMConfig, Tensor, gradcheck, nn, no_grad, ops, sequence, viz
-from minigam.config import MIXERS
+from minigam import GAM, GAMConfig, Tensor, config, gradcheck, nn, no_grad, ops, sequence, viz
 from minigam.course import check, show, trained
-from minigam.experiments.paper import TABLE3
+from minigam.experiments import paper
 
 # %% [markdown]
 # ## 1. Two answers to one question
@@ -594,12 +593,12 @@ def model_parameters(c):
 
 
 small = {"vocab_size": 11, "block_size": 7, "d_model": 8, "n_layers": 3, "n_slots": 5}
-for mixer in MIXERS:  # tiny models, made and counted
+for mixer in config.MIXERS:  # tiny models, made and counted
     tiny = GAMConfig(**small, kernel_size=4, mixer=mixer)
     assert GAM(tiny).num_parameters() == model_parameters(tiny)
 
 print("mixer     by the formula   paper (million)")
-for mixer, (millions, _) in TABLE3.items():  # the published size, by the formula alone
+for mixer, (millions, _) in paper.TABLE3.items():  # the published size, by the formula alone
     count = model_parameters(GAMConfig(mixer=mixer))
     print(f"{mixer:8s} {count:15,}   {millions}")
     assert round(count / 1e6, 1) == millions
@@ -610,7 +609,7 @@ for mixer, (millions, _) in TABLE3.items():  # the published size, by the formul
 
 # %%
 figure, axes = viz.panels("parameters (million)", "validation loss (nats), from the paper")
-for (mixer, (_, perplexity)), style in zip(TABLE3.items(), "oDs^", strict=True):
+for (mixer, (_, perplexity)), style in zip(paper.TABLE3.items(), "oDs^", strict=True):
     count = model_parameters(GAMConfig(mixer=mixer)) / 1e6
     label = f"{mixer}, {perplexity}"
     axes.plot(count, np.log(perplexity), f"k{style}", markersize=7, label=label)
@@ -621,7 +620,7 @@ show(
     "Four points. Gated has the most parameters and the lowest loss, global nearly the same "
     "loss with fewer, sum and local a loss higher by some hundredths of a nat.",
 )
-losses = {mixer: float(np.log(perplexity)) for mixer, (_, perplexity) in TABLE3.items()}
+losses = {mixer: float(np.log(perplexity)) for mixer, (_, perplexity) in paper.TABLE3.items()}
 print(f"from the best to the worst: {max(losses.values()) - min(losses.values()):.3f} nats")
 assert min(losses, key=losses.get) == "gated"
 assert max(losses.values()) - min(losses.values()) < 0.06
@@ -731,5 +730,5 @@ assert abs(losses["global side shut"] - losses["as trained"]) < 0.05
 # * A gate learns as far as it is undecided: $p(1-p)$, at most a quarter. Begin near $g = 0$.
 # * The number of parameters of each mixer, and of the model, from its configuration. Notebook 07 builds the block.
 #
-# **Read on in the code:** `minigam/sequence.py`, `gated_fusion`; `minigam/gam.py`, where the four mixers are ten lines;
-# and `sigmoid` in `minigam/backend.py`.
+# **Read on in the code:** `minigam/engine/sequence.py`, `gated_fusion`; `minigam/models/gam.py`, where the four mixers are ten lines;
+# and `sigmoid` in `minigam/engine/numeric.py`.

@@ -14,11 +14,8 @@ import math
 
 import numpy as np
 
-from minigam import GAM, GAMConfig, Tensor, gradcheck, interop, ops, viz
-from minigam.backend import erf, keep_mask
+from minigam import GAM, GAMBlock, GAMConfig, Tensor, gradcheck, interop, masks, nn, numeric, ops, viz
 from minigam.course import check, show
-from minigam.gam import GAMBlock
-from minigam.nn import MaskCounter
 
 # %%
 rng = np.random.default_rng(7)
@@ -235,7 +232,7 @@ assert worst < 1e-6
 # Far on the right everything is below, and $y = x$. Far on the left nothing is, and $y = 0$. Between them the bend is smooth.
 
 # %%
-Phi = lambda x: 0.5 * (1.0 + erf(np, x / math.sqrt(2.0)))
+Phi = lambda x: 0.5 * (1.0 + numeric.erf(np, x / math.sqrt(2.0)))
 phi = lambda x: np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
 population = rng.standard_normal(200_000)
 for place in (-1.0, 0.0, 0.5, 2.0):
@@ -243,7 +240,7 @@ for place in (-1.0, 0.0, 0.5, 2.0):
 assert abs(float(Phi(np.array(0.3)) - 0.5 * (1.0 + math.erf(0.3 / math.sqrt(2.0))))) < 1e-12
 
 # %% [markdown]
-# NumPy has no error function. `minigam.backend` has one for arrays, `erf(np, x)`; Python's `math.erf` takes one number
+# NumPy has no error function. `minigam.numeric` has one for arrays, `numeric.erf(np, x)`; Python's `math.erf` takes one number
 # at a time.
 #
 # The derivative comes from the product rule. $\Phi' = \varphi$, because $\Phi$ is the integral of $\varphi$ up to $x$:
@@ -266,7 +263,7 @@ assert abs(float(Phi(np.array(0.3)) - 0.5 * (1.0 + math.erf(0.3 / math.sqrt(2.0)
 def gelu(x):
     """Return (y, slope), both of the shape of x: y = GELU(x), and dy/dx at each entry."""
     # SOLUTION
-    Phi = 0.5 * (1.0 + erf(np, x / math.sqrt(2.0)))
+    Phi = 0.5 * (1.0 + numeric.erf(np, x / math.sqrt(2.0)))
     phi = np.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
     return x * Phi, Phi + x * phi
     # END
@@ -343,7 +340,7 @@ assert np.abs(by_paths - leaf.grad[0]).max() < 1e-12
 
 # %%
 config = GAMConfig(d_model=32, n_slots=16, kernel_size=3, dropout=0.0)
-tower = [GAMBlock(config, MaskCounter(0), rng) for _ in range(24)]
+tower = [GAMBlock(config, nn.MaskCounter(0), rng) for _ in range(24)]
 bottom, top = rng.standard_normal((2, 2, 16, 32))  # (B, T, C) each
 
 
@@ -408,7 +405,7 @@ assert last["neither"] < 1e-12
 # %%
 p, ones = 0.1, np.ones((4, 8, 6))
 key = (42, 1)  # a seed, and the number of the mask
-m = keep_mask(np, key, p, ones.shape)
+m = masks.keep_mask(np, key, p, ones.shape)
 y = ops.dropout(Tensor(ones), p=p, key=key).data
 assert np.abs(y - ones * m / (1.0 - p)).max() < 1e-12
 one = lambda number: ops.dropout(Tensor(ones), p=p, key=(42, number)).data
@@ -423,9 +420,9 @@ assert abs(many.mean() - 1.0) < 0.01 and np.abs(many - 1.0).max() < 0.1
 # drawn (one for each dropout layer and step), and the place of the entry in the batch. The same step again is the same noise again, on a processor and on a GPU.
 
 # %%
-assert (keep_mask(np, key, p, ones.shape) == m).all()  # again, the same
-assert (keep_mask(np, (42, 2), p, ones.shape) != m).any()  # the next mask is another
-second_half = keep_mask(np, key, p, (2, 8, 6), first=2 * 8 * 6)  # rows 2 and 3 alone
+assert (masks.keep_mask(np, key, p, ones.shape) == m).all()  # again, the same
+assert (masks.keep_mask(np, (42, 2), p, ones.shape) != m).any()  # the next mask is another
+second_half = masks.keep_mask(np, key, p, (2, 8, 6), first=2 * 8 * 6)  # rows 2 and 3 alone
 assert (second_half == m[2:]).all()
 assert ops.dropout(Tensor(ones), p=0.0, key=key).data.tolist() == ones.tolist()
 
@@ -497,7 +494,7 @@ check.ex_07_4(block)
 # hide a LayerNorm that forgot them):
 
 # %%
-theirs = GAMBlock(GAMConfig(d_model=8, n_slots=5, kernel_size=3), MaskCounter(0), rng).eval()
+theirs = GAMBlock(GAMConfig(d_model=8, n_slots=5, kernel_size=3), nn.MaskCounter(0), rng).eval()
 for parameter in theirs.parameters():
     parameter.data = rng.standard_normal(parameter.shape)
 x = rng.standard_normal((2, 7, 8))
@@ -760,5 +757,5 @@ assert "missing ['blocks.1.memory_bank']" in message
 # * Each of the 22,599,680 parameters in its place: most work on one token alone.
 # * A number to expect before the first step, log V + 1/6. The next notebook, 08, takes the steps.
 #
-# **Read on in the code:** `minigam/gam.py`, `minigam/lm.py` and `minigam/nn.py`; `layer_norm`, `gelu` and `dropout` in
-# `minigam/ops.py`; the table `NAMES` in `minigam/interop.py`.
+# **Read on in the code:** `minigam/models/gam.py`, `minigam/models/lm.py` and `minigam/models/nn.py`; `layer_norm`, `gelu` and `dropout` in
+# `minigam/engine/ops.py`; the table `NAMES` in `minigam/models/interop.py`.

@@ -16,12 +16,22 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from minigam import GAM, GAMConfig, Tensor, no_grad, ops, pocketstories, viz
-from minigam.corpus import from_pocketstories, inputs_and_targets
+from minigam import (
+    GAM,
+    AdamW,
+    GAMConfig,
+    Tensor,
+    from_pocketstories,
+    inputs_and_targets,
+    nn,
+    no_grad,
+    ops,
+    pocketstories,
+    train_step,
+    validation,
+    viz,
+)
 from minigam.course import check, show, trained
-from minigam.nn import Parameter
-from minigam.optim import AdamW
-from minigam.training import evaluate, train_step
 
 # %%
 rng = np.random.default_rng(8)
@@ -247,7 +257,7 @@ check.ex_08_3(adamw)
 # %%
 theta = rng.standard_normal((3, 4))
 m, v = np.zeros((2, 3, 4))
-parameter = Parameter(theta)
+parameter = nn.Parameter(theta)
 optimizer = AdamW([parameter], lr=0.01)
 for t in range(1, 21):
     g = rng.standard_normal((3, 4))
@@ -325,7 +335,7 @@ assert valley(adam[-1]) < 0.5 * valley(descent[-1])
 #    \lVert g \rVert = \sqrt{\sum_{\text{all parameters}} g^2} $$
 
 # %%
-pair = [Parameter(np.zeros(3)), Parameter(np.zeros((2, 2)))]
+pair = [nn.Parameter(np.zeros(3)), nn.Parameter(np.zeros((2, 2)))]
 optimizer = AdamW(pair, lr=0.01)
 pair[0].grad, pair[1].grad = np.array([3.0, 0.0, 4.0]), np.full((2, 2), 6.0)
 g = np.concatenate([q.grad.reshape(-1) for q in pair])
@@ -493,7 +503,7 @@ for came in together.values():
     counts = np.unique(came, return_counts=True)[1]
     surprise -= (counts * np.log(counts / counts.sum())).sum()
 lowest = surprise / (targets >= 0).sum()
-unseen, know_nothing = evaluate(pupil, little)["loss"], math.log(len(little.tokenizer))
+unseen, know_nothing = validation.evaluate(pupil, little)["loss"], math.log(len(little.tokenizer))
 print(f"loss at first {by_heart[0]:.2f}, at last {by_heart[-1]:.3f}, at best {lowest:.3f}")
 print(f"on stories it has not seen {unseen:.2f}, with equal scores log V = {know_nothing:.2f}")
 assert lowest - 1e-3 < by_heart[-1] < lowest + 0.1
@@ -519,7 +529,7 @@ show(
 # ## 7. A corpus with a known floor
 #
 # A loss of 0.6: is that good? For ordinary text nobody knows, because nobody knows how much of it can be foreseen.
-# [PocketStories](../minigam/pocketstories.py) is written by a program that throws dice, so here it is known exactly.
+# [PocketStories](../minigam/data/pocketstories.py) is written by a program that throws dice, so here it is known exactly.
 #
 # Say the words of a text come with the probabilities $q$, and a model gives them $p$. Its mean loss is at least the *entropy* of
 # $q$, and more by the divergence between the two, which is never negative:
@@ -727,5 +737,5 @@ assert np.mean(made) > 1.5
 # * Two habits: overfit one batch before you train, and ask what the lowest possible loss is before you judge one.
 # * A model that is nearly perfect where the last 13 tokens decide, and guesses where they do not. Notebook 09 asks what exactly it sees.
 #
-# **Read on in the code:** `minigam/optim.py`, `train_step` and `fit` in `minigam/training.py`, `minigam/pocketstories.py` and
-# `minigam/grammar.py`.
+# **Read on in the code:** `minigam/training/optim.py`, `minigam/training/step.py` and `loop.py`, `minigam/data/pocketstories.py` and
+# `minigam/data/grammar.py`.

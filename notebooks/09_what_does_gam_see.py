@@ -15,12 +15,19 @@ import math
 import numpy as np
 from tqdm import tqdm
 
-from minigam import GAM, GAMConfig, Mamba, Transformer, no_grad, viz
-from minigam.corpus import inputs_and_targets
+from minigam import (
+    GAM,
+    GAMConfig,
+    Mamba,
+    Stream,
+    Transformer,
+    inputs_and_targets,
+    mqar,
+    no_grad,
+    pocketstories,
+    viz,
+)
 from minigam.course import check, results, show, trained
-from minigam.lm import Stream
-from minigam.mqar import distances, mqar
-from minigam.pocketstories import KINDS, SLOTS, stories
 
 # %% [markdown]
 # ## 1. Who talks to whom?
@@ -392,8 +399,8 @@ assert stored["GAM"]["mean"][R] == 0
 # mention $n$ tokens before the *predicted* word is $d = n - 1$ places before the *present* token. In sight is $d \le R - 1$, and so $n \le R$.
 
 # %%
-names = lambda slot, form="name": {value[form] for value in SLOTS[slot]}
-told = list(stories(len(rows), 1))  # their seed is 1
+names = lambda slot, form="name": {value[form] for value in pocketstories.SLOTS[slot]}
+told = list(pocketstories.stories(len(rows), 1))  # their seed is 1
 story = told[0]
 text = [token.text for token in story]
 assert text == [words[i] for i in targets[0, : len(story)]]
@@ -441,8 +448,8 @@ with no_grad():
 kinds = corpus.kinds[0, : len(story)]
 figure, axes = viz.panels("position in the story (tokens)", "loss (nats)", size=(9.0, 3.2))
 axes.vlines(np.arange(len(story)), 0, losses, color="0.75", linewidth=1)
-for kind, style in zip(KINDS, ("k.", "ws", "k^"), strict=True):
-    at = np.flatnonzero(kinds == KINDS.index(kind))
+for kind, style in zip(pocketstories.KINDS, ("k.", "ws", "k^"), strict=True):
+    at = np.flatnonzero(kinds == pocketstories.KINDS.index(kind))
     axes.plot(at, losses[at], style, markersize=5, markeredgecolor="k", label=kind)
 axes.legend(frameon=False)
 show(
@@ -450,8 +457,8 @@ show(
     "One stem a token. Syntax lies at zero, but for one token; choices between 0 and 3 nats; the "
     "recall tokens between 0.5 and 3.",
 )
-assert losses[kinds == KINDS.index("syntax")].mean() < 0.2
-assert losses[kinds == KINDS.index("recall")].mean() > 1.0
+assert losses[kinds == pocketstories.KINDS.index("syntax")].mean() < 0.2
+assert losses[kinds == pocketstories.KINDS.index("recall")].mean() > 1.0
 
 # %% [markdown]
 # A floor is the mean of $-\log$ of the exact probability: what the generator itself would lose. Over all validation stories, by kind:
@@ -464,7 +471,7 @@ with no_grad():
         parts.append(model.token_losses(rows[i : i + 40], targets[i : i + 40]).numpy())
 losses, told_kind, counted = np.concatenate(parts), corpus.kinds[:N], targets[:N] >= 0
 print("kind       loss   floor   (nats per token)")
-for i, kind in enumerate(KINDS):
+for i, kind in enumerate(pocketstories.KINDS):
     chosen = counted & (told_kind == i)
     loss, floor = losses[chosen].mean(), corpus.floor[:N][chosen].mean()
     print(f"{kind:8} {loss:6.3f} {floor:7.3f}")
@@ -576,7 +583,7 @@ def exchangeable(text, j):
 found = {family: [] for family in families}
 for i in range(N):
     text_i = [token.text for token in told[i]]
-    for j in np.flatnonzero(counted[i] & (told_kind[i] == KINDS.index("recall"))):
+    for j in np.flatnonzero(counted[i] & (told_kind[i] == pocketstories.KINDS.index("recall"))):
         family, m = exchangeable(text_i, j)
         found[family].append((losses[i, j], math.log(m), text_i[j]))
 
@@ -682,7 +689,7 @@ assert share_in_reach(back, int(back.max())) == 1.0
 # %%
 n_keys = 8
 # 200 rows of 24 tokens, each with 4 pairs; the keys are 1 .. 8, the values 9 .. 16.
-tokens, answers = mqar(200, np.full(200, 4), 24, n_keys, n_keys, np.random.default_rng(91))
+tokens, answers = mqar.mqar(200, np.full(200, 4), 24, n_keys, n_keys, np.random.default_rng(91))
 called = [".", *(f"{letter}{i}" for letter in "kv" for i in range(1, n_keys + 1))]
 print("read  ", " ".join(f"{called[i]:2}" for i in tokens[0]))
 print("answer", " ".join(f"{called[i] if i >= 0 else '':2}" for i in answers[0]))
@@ -727,7 +734,7 @@ check.ex_09_5(answer_in_sight)
 # pair at distance $n$ from its query needs $R \ge n + 1$: here the query itself is the present token, and is counted.)
 
 # %%
-far = distances(tokens, answers)
+far = mqar.distances(tokens, answers)
 right = {
     reach_of: np.concatenate(
         [
@@ -895,5 +902,5 @@ assert slowest < 1.5 * fastest, "the 10,000th token takes about the time of the 
 # * Two limits to keep apart: what a model cannot see, and what it sees and does not use.
 # * The reason to want a GAM all the same: its memory and its time for a token never grow.
 #
-# **Read on in the code:** `GAM.reach` and `Stream` in `minigam/lm.py`; `minigam/experiments/reach.py`, `minigam/mqar.py` and
-# `minigam/pocketstories.py`.
+# **Read on in the code:** `GAM.reach` in `minigam/models/gam.py`, `Stream` in `minigam/models/decoding.py`; `minigam/experiments/reach.py`, `minigam/data/mqar.py` and
+# `minigam/data/pocketstories.py`.

@@ -17,19 +17,19 @@ import numpy as np
 from minigam import (
     GAM,
     GAMConfig,
+    Stream,
     Tensor,
     Transformer,
+    TransformerBlock,
     TransformerConfig,
     gradcheck,
+    mqar,
+    nn,
     ops,
     sequence,
     viz,
 )
 from minigam.course import check, show
-from minigam.lm import Stream
-from minigam.mqar import distances, mqar
-from minigam.nn import MaskCounter
-from minigam.transformer import TransformerBlock
 
 # %% [markdown]
 # ## 1. Three roles for every token
@@ -399,7 +399,7 @@ assert products(8192, 8192) > 10 * products(8192, 512)
 
 # %%
 config = TransformerConfig(vocab_size=11, d_model=C, n_layers=1, n_heads=2, dropout=0.0)
-block = TransformerBlock(config, MaskCounter(0), np.random.default_rng(3)).eval()
+block = TransformerBlock(config, nn.MaskCounter(0), np.random.default_rng(3)).eval()
 weight = {name: p.data for name, p in block.named_parameters()}
 for name, z in weight.items():
     print(f"{name:24} {z.shape}")
@@ -610,12 +610,12 @@ def read(tokens):
 
 
 pairs = np.full(100, 8)
-tokens, wanted = mqar(100, pairs, length, n_keys, n_keys, np.random.default_rng(11))
+tokens, wanted = mqar.mqar(100, pairs, length, n_keys, n_keys, np.random.default_rng(11))
 in_front = np.zeros((100, 1), dtype=tokens.dtype)
 x, seen = read(np.concatenate([in_front, tokens], axis=1))
 answered = x[:, 1:, place["answer"]].argmax(axis=-1)
 right = (answered == wanted)[wanted >= 0]
-far = distances(tokens, wanted)
+far = mqar.distances(tokens, wanted)
 print(f"{right.mean():.1%} of {len(right)} queries right, pairs up to {far.max()} tokens back")
 assert right.all()
 assert far.max() > 13
@@ -625,7 +625,7 @@ assert far.max() > 13
 # each has its weight on one place, the value after its twin.
 
 # %%
-small, small_wanted = mqar(1, np.array([3]), 14, n_keys, n_keys, np.random.default_rng(3))
+small, small_wanted = mqar.mqar(1, np.array([3]), 14, n_keys, n_keys, np.random.default_rng(3))
 row = np.concatenate([[0], small[0]])
 _, (first, second) = read(row[None])
 called = [".", *(f"k{i}" for i in range(n_keys)), *(f"v{i}" for i in range(n_keys))]
@@ -664,4 +664,4 @@ assert all(first[0, t, t - 1] > 0.99 for t in range(1, len(row)))
 # * GAM's memory as attention to constants: one formula, two machines, and a table of what separates them.
 # * Weights, chosen by hand, that answer associative recall at any distance. Notebook 11 asks what a state of constant size can do, 12 what it all costs.
 #
-# **Read on in the code:** `causal_attention` in `minigam/sequence.py`, and `minigam/transformer.py`, whose `KeyValueCache` is your exercise 10.5.
+# **Read on in the code:** `causal_attention` in `minigam/engine/sequence.py`, and `minigam/models/transformer.py`, whose `KeyValueCache` is your exercise 10.5.

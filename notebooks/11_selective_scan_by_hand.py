@@ -16,12 +16,20 @@ from time import perf_counter
 import numpy as np
 from tqdm import tqdm
 
-from minigam import Mamba, MambaConfig, Tensor, gradcheck, sequence, viz
-from minigam.backend import track_memory
+from minigam import (
+    AdamW,
+    Mamba,
+    MambaConfig,
+    Tensor,
+    gradcheck,
+    memory,
+    no_grad,
+    reference_only,
+    sequence,
+    train_step,
+    viz,
+)
 from minigam.course import check, show
-from minigam.optim import AdamW
-from minigam.tensor import no_grad, reference_only
-from minigam.training import train_step
 
 # %% [markdown]
 # ## 1. From a differential equation to one step
@@ -678,7 +686,7 @@ for dtype, length in ((np.float64, 50), (np.float32, 400)):
         assert not np.isfinite(direct[-1])
 
 # %% [markdown]
-# `minigam/fast_numpy/scan.py` stays with the recurrence and changes what surrounds it:
+# `minigam/engine/cpu/selective_scan.py` stays with the recurrence and changes what surrounds it:
 #
 # * **It keeps one state in 16 tokens**, at the borders of chunks, where the reference keeps every state. Backward starts at the border
 #   before a chunk and computes the 16 states between anew: one more forward pass, a sixteenth of the memory.
@@ -707,9 +715,9 @@ def both_ways():
 def measured():
     """Return the results, the median time in ms and the peak memory in MiB."""
     ms = typical_ms(both_ways)
-    with track_memory(np) as memory:
+    with memory.track_memory(np) as taken:
         found = both_ways()
-    return found, ms, memory.peak_bytes / 2**20
+    return found, ms, taken.peak_bytes / 2**20
 
 
 fast = measured()
@@ -738,7 +746,7 @@ assert plain[2] > states_mib > fast[2]
 # $$ \mathrm{out} = \big(\mathrm{scan}(x, \delta, A, B, C, \mathrm{skip}) \odot \mathrm{SiLU}(z)\big)\, W_{\text{out}}^\top $$
 #
 # $A_{\log}$ is learned and not A, so that A stays below 0 whatever an optimiser does. Here is the block with your scan, beside
-# `minigam.mamba.MambaBlock`.
+# `minigam.MambaBlock`.
 
 # %%
 silu = lambda v: v / (1.0 + np.exp(-v))
@@ -902,5 +910,5 @@ assert good[25] < 0.5 * np.log(16) and min(bare[:25]) > 0.9 * np.log(16)
 # * A recurrence of maps $a h + b$ is a scan: $\log T$ rounds where depth counts, T steps where work does.
 # * Mamba remembers what fits a state of fixed size. Attention keeps everything, GAM a dozen tokens: notebook 12 counts what each costs.
 #
-# **Read on in the code:** `minigam/sequence.py`, `selective_scan`; `minigam/mamba.py`; the faster rules in
-# `minigam/fast_numpy/scan.py` and, one thread a channel, `minigam/fast_cupy/scan.py`.
+# **Read on in the code:** `minigam/engine/sequence.py`, `selective_scan`; `minigam/models/mamba.py`; the faster rules in
+# `minigam/engine/cpu/selective_scan.py` and, one thread a channel, `minigam/engine/cuda/selective_scan.py`.

@@ -16,14 +16,24 @@ from time import perf_counter
 import numpy as np
 from tqdm import tqdm
 
-from minigam import GAM, GAMConfig, Mamba, MambaConfig, Transformer, TransformerConfig, viz
-from minigam.backend import keep_freed_memory, synchronize
+from minigam import (
+    GAM,
+    GAMConfig,
+    Mamba,
+    MambaConfig,
+    Stream,
+    Transformer,
+    TransformerConfig,
+    memory,
+    observing,
+    profile,
+    viz,
+)
+from minigam import (
+    backend as backends,
+)
 from minigam.course import check, library, results, show
-from minigam.experiments import paper
-from minigam.experiments.scaling import Block
-from minigam.lm import Stream
-from minigam.profile import PRODUCTS
-from minigam.tensor import observing
+from minigam.experiments import paper, scaling
 
 # %%
 xp = library()
@@ -107,13 +117,13 @@ assert parts["memory"] < 0.2 * total and parts["convolution"] < 0.001 * total
 
 
 # %%
-def counted(block: Block) -> Counter:
+def counted(block: scaling.Block) -> Counter:
     """Return the flops of the products of one step, forward and backward, by operation."""
     found = Counter()
 
     def watch(op, phase, arrays):
-        if phase == "backward" and op in PRODUCTS:
-            found[op] += sum(2 * n * i * k * j for n, i, k, j in PRODUCTS[op](*arrays))
+        if phase == "backward" and op in profile.PRODUCTS:
+            found[op] += sum(2 * n * i * k * j for n, i, k, j in profile.PRODUCTS[op](*arrays))
 
     with observing(watch):
         block.step()
@@ -128,7 +138,7 @@ SMALL = {
     "mamba": {"expand": 2, "d_state": 8},
 }
 backend = xp.__name__
-seen = counted(Block("gam", SMALL, T=96, backend=backend))
+seen = counted(scaling.Block("gam", SMALL, T=96, backend=backend))
 parts = gam_flops(96, 64, 48, 4)
 print(dict(seen))
 assert seen["associative_memory"] == 3 * parts["memory"]
@@ -179,7 +189,7 @@ check.ex_12_2(transformer_flops)
 H = 4
 for T in (96, 128, 512):
     q = 128 if xp is np and T > 128 else T
-    seen = counted(Block("transformer", SMALL, T=T, backend=backend))
+    seen = counted(scaling.Block("transformer", SMALL, T=T, backend=backend))
     parts = transformer_flops(T, 64, H)
     assert sum(parts.values()) == 24 * T * 64**2 + 4 * T**2 * 64
     assert seen["linear"] == 3 * (parts["projections"] + parts["feed-forward"])
@@ -200,11 +210,11 @@ for T in (96, 128, 512):
 # %%
 for S in (64, 512):
     for C in (64, 512):
-        memory = [gam_flops(T, C, S, K=3)["memory"] for T in (S // 2, S, 2 * S)]
+        of_memory = [gam_flops(T, C, S, K=3)["memory"] for T in (S // 2, S, 2 * S)]
         attention = [transformer_flops(T, C, H=8)["attention"] for T in (S // 2, S, 2 * S)]
-        assert attention[0] < memory[0]
-        assert attention[1] == memory[1]
-        assert attention[2] > memory[2]
+        assert attention[0] < of_memory[0]
+        assert attention[1] == of_memory[1]
+        assert attention[2] > of_memory[2]
 
 # %% [markdown]
 # ### Exercise 12.3 ★★☆ The crossover of whole blocks
@@ -317,10 +327,10 @@ def seconds(f, repeats=5):
     """Return the least time of a call, after one that does not count."""
     times = []
     for _ in range(repeats + 1):
-        synchronize(xp)
+        backends.synchronize(xp)
         began = perf_counter()
         f()
-        synchronize(xp)
+        backends.synchronize(xp)
         times.append(perf_counter() - began)
     return min(times[1:])
 
@@ -381,13 +391,13 @@ assert abs(products_s / pass_s - 32 / ridge) < 1e-9 * 32 / ridge  # 256 flops ag
 # lines just where arrays become large.
 
 # %%
-keep_freed_memory()
+memory.keep_freed_memory()
 lengths = [128, 256, 512, 1024, 2048]
 LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 times = {label: [] for label in LABELS.values()}
 peaks = {label: [] for label in LABELS.values()}
 for model_type, T in tqdm([(m, T) for T in lengths for m in LABELS], leave=False):
-    block = Block(model_type, SMALL, T, backend)
+    block = scaling.Block(model_type, SMALL, T, backend)
     for _ in range(2):
         block.step()
     repeats = 7 if T < 2048 else 5
@@ -577,7 +587,7 @@ assert 0.7 < run["10000"]["median_ms"] / run["100"]["median_ms"] < 1.4
 # %% [markdown]
 # ## 6. The whole measurement, and the paper's
 #
-# `python -m minigam.experiments table2 --scale small` measured up to 8192 tokens, on two processor cores, C = 256, batch 2, float32:
+# `minigam experiments table2 --scale small` measured up to 8192 tokens, on two processor cores, C = 256, batch 2, float32:
 
 # %%
 table2 = results("table2_small")
@@ -635,5 +645,5 @@ assert by_flops < 2 < by_clock
 # * An exponent is a local thing: $1 + T / (6C + T)$ for the Transformer. A fit over short lengths says nothing about long ones.
 # * Flops are half of the story. Intensity and the roofline say when bytes are the other.
 #
-# **Read on in the code:** `minigam/experiments/scaling.py` makes table 2; `minigam/profile.py` counts products; `minigam/fast_numpy/mixers.py`,
+# **Read on in the code:** `minigam/experiments/scaling.py` makes table 2; `minigam/training/profile.py` counts products; `minigam/engine/cpu/sequence.py`,
 # `causal_attention`, leaves out the masked blocks. Notebook 15 makes things fast.

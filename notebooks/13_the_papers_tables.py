@@ -15,12 +15,9 @@ from itertools import pairwise
 import numpy as np
 from IPython.display import Markdown
 
-from minigam import GAM, GAMConfig, viz
-from minigam.corpus import from_pocketstories
+from minigam import GAM, GAMConfig, NGram, from_pocketstories, viz
 from minigam.course import check, results, show
-from minigam.experiments import paper
-from minigam.experiments.report import table
-from minigam.ngram import NGram
+from minigam.experiments import paper, report
 
 # %%
 NAMES = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
@@ -37,7 +34,7 @@ for corpus, rows in paper.TABLE1.items():
                 f"{perplexity}",
             ]
         )
-Markdown(table(heads, lines))
+Markdown(report.table(heads, lines))
 
 # %% [markdown]
 # ## 1. Three units for one number
@@ -109,7 +106,7 @@ body = [[name, f"{a:.1f}", f"{b:,.0f}", f"{c:.2f}"] for name, (a, b, c) in found
 assert found["characters"][0] < found["words"][0]  # per token
 assert found["characters"][2] > found["words"][2]  # per byte
 heads = ["tokens are", "perplexity per token", "perplexity per word", "bits per byte"]
-Markdown(table(heads, body))
+Markdown(report.table(heads, body))
 
 # %% [markdown]
 # By perplexity per token the model of characters looks many times better. Per word, or per byte, it is far worse: the same text costs it several times as much. (Words win
@@ -169,7 +166,7 @@ for context in ([], ["the"], ["the", "fox"], ["owl", "fox"], ["a", "b"]):
     )
 
 # %% [markdown]
-# Such n-grams, in a better-mixed form (Kneser-Ney, `minigam/ngram.py`), stand beside every model of this project. **Ours on PocketStories**: three models of nearly equal size, 800 steps each, one seed. The floor is what the generator itself would pay, *syntax*, *choice* and *recall* are the kinds of tokens of notebook 08.
+# Such n-grams, in a better-mixed form (Kneser-Ney, `minigam/data/ngram.py`), stand beside every model of this project. **Ours on PocketStories**: three models of nearly equal size, 800 steps each, one seed. The floor is what the generator itself would pay, *syntax*, *choice* and *recall* are the kinds of tokens of notebook 08.
 
 # %%
 stored = results("table1_pocketstories")
@@ -188,7 +185,7 @@ parts = [f"{f:.3f}" for f in floors]
 body.append(["floor", "", f"{floor:.3f}", f"{math.exp(floor):.2f}", *parts])
 sizes = [r["parameters"] for r in measured.values() if "parameters" in r]
 assert max(sizes) < 1.03 * min(sizes), "budgets within 3 %"
-Markdown(table(["PocketStories", "parameters", "loss (nats)", "perplexity", *KINDS], body))
+Markdown(report.table(["PocketStories", "parameters", "loss (nats)", "perplexity", *KINDS], body))
 
 # %%
 figure, axes = viz.panels("loss (nats per token)", n=2, size=(9.0, 3.2))
@@ -228,7 +225,7 @@ ranked = sorted(wiki, key=lambda name: wiki[name]["loss"])
 print("best first:", ", ".join(ranked))
 losses = [wiki[name]["loss"] for name in ("Mamba", "trigram", "GAM", "Transformer")]
 assert losses == sorted(losses)
-Markdown(table(["WikiText-2, test to valid", "loss (nats)", "perplexity", "tokens"], body))
+Markdown(report.table(["WikiText-2, test to valid", "loss (nats)", "perplexity", "tokens"], body))
 
 # %% [markdown]
 # Without the n-grams you would read: Mamba first, then GAM, then the Transformer. With them you read more: after so few steps on so little text only one of the three is past what counting triples reaches.
@@ -297,7 +294,7 @@ assert mean > 2 * error and mean < 2 * apart(fewer, more, 120)
 assert abs(difference(*halves, 120)[0]) < 4 * difference(*halves, 120)[1]
 print(f"{len(more):,} tokens")
 heads = ["5-grams of", "difference", "standard error", "ratio", "from the means apart"]
-Markdown(table(heads, body))
+Markdown(report.table(heads, body))
 
 # %% [markdown]
 # Two thousandths of a nat can be told from nothing on these tokens, *if* the difference is taken token by token. From the errors of two separate means it would have passed for noise. And how long must a block be?
@@ -400,7 +397,7 @@ show(
 last = {line[0]: float(line[-1]) for line in body}
 assert last["paper, GAM"] < 1.3 and last["ours, GAM"] < 1.5
 assert last["paper, Transformer"] > 1.6 and last["ours, Transformer"] > 1.6
-Markdown(table(["time (ms)", *map(str, paper.LENGTHS), "p at the end"], body))
+Markdown(report.table(["time (ms)", *map(str, paper.LENGTHS), "p at the end"], body))
 
 # %% [markdown]
 # The shapes agree: linear against square, on a GPU and on a processor. What the table does not say:
@@ -437,7 +434,7 @@ for mixer, (millions, perplexity) in paper.TABLE3.items():
     body.append([LABELS[mixer], *cells])
 assert sees["global"] == 1 and sees["gated"] == sees["local"] == 13
 heads = ["paper, table 3", "parameters", "perplexity", "nats behind full", "sees tokens"]
-Markdown(table(heads, body))
+Markdown(report.table(heads, body))
 
 # %% [markdown]
 # Look at the last column, which is ours. **"Global only" sees one token**: without the convolution nothing moves between tokens, so it can know no more than a bigram, and the position. And it comes within a hundredth of a nat of the full model, and well ahead of "local
@@ -449,7 +446,7 @@ behind = {mixer: math.log(row[1] / best) for mixer, row in paper.TABLE3.items()}
 assert behind["global"] < 0.01 and behind["local"] > 4 * behind["global"]
 
 # %% [markdown]
-# Ours, on PocketStories (`python -m minigam.experiments table3 --scale small --seeds 0 1`):
+# Ours, on PocketStories (`minigam experiments table3 --scale small --seeds 0 1`):
 
 # %%
 cells = results("table3_small")["cells"]
@@ -469,7 +466,7 @@ sentence = (
 )
 assert abs(gain) < 3 * apart, "what memory and gate bring is within the noise here"
 assert mean["global"] - mean["gated"] > 100 * apart, "what the convolution brings is not"
-Markdown(f"{table(heads, body)}\n{sentence}")
+Markdown(f"{report.table(heads, body)}\n{sentence}")
 
 # %% [markdown]
 # In the paper the variant without the convolution comes second of four; here it is far behind the other three, which cannot be
@@ -526,4 +523,4 @@ assert max(stored["GAM"]["mean"][13:]) == 0.0
 # 5. Could a model that *cannot* do the task get this number? (One that sees a single token got 905.)
 # 6. Which tokens make the difference?
 #
-# **Read on in the code:** `minigam/experiments/comparison.py` (tables 1 and 3), `scaling.py` (table 2), `minigam/evaluate.py` (`units`), `minigam/ngram.py`.
+# **Read on in the code:** `minigam/experiments/comparison.py` (tables 1 and 3), `scaling.py` (table 2), `minigam/evaluate.py` (`units`), `minigam/data/ngram.py`.

@@ -15,11 +15,8 @@ import numpy as np
 from IPython.display import Markdown
 from tqdm import tqdm
 
-from minigam import Tensor, anatomy, no_grad, ops, sequence, viz
-from minigam.corpus import inputs_and_targets
+from minigam import Stream, Tensor, anatomy, inputs_and_targets, no_grad, ops, pocketstories, sequence, viz
 from minigam.course import check, show, trained
-from minigam.lm import Stream
-from minigam.pocketstories import KINDS
 
 # %% [markdown]
 # The model is the one that `make train` makes: 4 layers, 128 channels, 64 slots a layer, a convolution over 4 tokens,
@@ -156,7 +153,7 @@ figure, axes = viz.panels("layer", n=2, size=(9.0, 3.6))
 found = {}
 for a, name in zip(axes, ("local", "global"), strict=True):
     gates = [getattr(v, f"{name}_gate") for v in views]  # (N, T, C) each
-    for kind, kind_name in enumerate(KINDS):
+    for kind, kind_name in enumerate(pocketstories.KINDS):
         by_story = [mean_by_kind(gate.mean(axis=-1), kinds, counted, 3) for gate in gates]
         rows = [mean_and_error(m[:, kind]) for m in by_story]
         means, errors = np.array(rows).T  # (L) each
@@ -483,7 +480,7 @@ check.ex_14_4(cost)
 # %%
 asked = [([layer], what) for what in ("memory", "convolution", "gates") for layer in range(L)]
 asked += [(range(L), what) for what in ("memory", "gates", "convolution")]
-table = [f"| cut out (rise in nats ± standard error) | {' | '.join((*KINDS, 'all'))} |"]
+table = [f"| cut out (rise in nats ± standard error) | {' | '.join((*pocketstories.KINDS, 'all'))} |"]
 table += ["|---|" + "---|" * 4]
 rise = {}
 for layers, what in tqdm(asked, desc="cutting", leave=False):
@@ -559,7 +556,7 @@ def places(*before):
 truth = {
     words[corpus.valid[n, t + 1]]: float(np.exp(-corpus.floor[n, t]))
     for n, t in places("with", "a")
-    if corpus.kinds[n, t] == KINDS.index("choice")
+    if corpus.kinds[n, t] == pocketstories.KINDS.index("choice")
 }
 P = np.array(list(truth.values()))
 assert abs(P.sum() - 1.0) < 1e-6, "all words that can come here were seen"
@@ -707,4 +704,4 @@ print("\n" + " ".join(words[i] for i in written[:110]))
 # * A cut tells what looking cannot: readable parts need not be needed parts. Here the first convolution carries the model.
 # * A step of E2 that makes a GAM read for ever with L (K - 1) C remembered numbers, whatever the length.
 #
-# **Read on in the code:** `minigam/anatomy.py` (looking in), `Stream` in `minigam/lm.py`, `BlockState` in `minigam/nn.py`.
+# **Read on in the code:** `minigam/models/anatomy.py` (looking in), `Stream` in `minigam/models/decoding.py`, `BlockState` in `minigam/models/nn.py`.

@@ -21,17 +21,19 @@ from minigam import (
     GAM,
     GAMConfig,
     Tensor,
-    backend,
+    TrainConfig,
+    from_pocketstories,
     gradcheck,
+    inputs_and_targets,
+    memory,
+    numeric,
+    op,
     ops,
     profile,
     reference_only,
     viz,
 )
-from minigam.config import TrainConfig
-from minigam.corpus import from_pocketstories, inputs_and_targets
 from minigam.course import check, results, show
-from minigam.tensor import op
 
 # %% [markdown]
 # ## 1. Measure first
@@ -234,7 +236,7 @@ same(gelu_in_place(x, dy))
 
 
 # %%
-def gelu_tiled(x, dy, tile=backend.TILE):
+def gelu_tiled(x, dy, tile=numeric.TILE):
     flat_x, flat_y, flat_slope = (z.reshape(-1) for z in (x, y, slope))
     for start in range(0, x.size, tile):
         part = slice(start, start + tile)
@@ -320,8 +322,8 @@ for tile in tqdm(sizes, desc="tiles", leave=False):
 figure, axes = viz.panels("numbers in a tile", "time per number (ns)")
 axes.loglog(sizes, ns, "ko-", markersize=4)
 axes.set_xscale("log", base=2)
-axes.axvline(backend.TILE, color="0.5", linestyle=":")
-axes.annotate("TILE", (backend.TILE, 0.7 * max(ns)), xytext=(5, 0), textcoords="offset points")
+axes.axvline(numeric.TILE, color="0.5", linestyle=":")
+axes.annotate("TILE", (numeric.TILE, 0.7 * max(ns)), xytext=(5, 0), textcoords="offset points")
 show(
     figure,
     "Time per number against the size of a tile, both logarithmic: highest for tiles of a "
@@ -422,14 +424,14 @@ check.ex_15_2(fuse_into)
 # An array of many megabytes is asked for from the operating system, which hands out its memory page by page, at the moment each page is first touched, filled
 # with zeros: a *page fault*. Freed, it goes back, and the next one begins anew. So a fresh array is a hidden pass, and a slow one.
 #
-# A process can tell its C library to keep what is freed, and `train_step` does so (`backend.keep_freed_memory`). As this notebook
+# A process can tell its C library to keep what is freed, and `train_step` does so (`memory.keep_freed_memory`). As this notebook
 # has called it above and it cannot be undone, we look at a new process.
 
 # %%
 script = """
 import resource, time
 import numpy as np
-from minigam.backend import keep_freed_memory
+from minigam import memory
 
 n, buffer = 2**23, np.ones(2**23, np.float32)
 
@@ -451,7 +453,7 @@ def report(name, f):
 
 report("fresh", fresh)
 report("reused", reused)
-keep_freed_memory()
+memory.keep_freed_memory()
 report("fresh, freed memory kept", fresh)
 """
 done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -525,9 +527,9 @@ def loss_and_gradient(ids, targets):
 sizes, peaks = (1, 2, 3, 4, 8, 16), []
 whole_loss, whole_gradient = loss_and_gradient(ids, targets)
 for size in sizes:
-    with backend.track_memory(np) as memory:
+    with memory.track_memory(np) as taken:
         loss, gradient = in_parts(loss_and_gradient, ids, targets, size)
-    peaks.append(memory.peak_bytes / 2**20)
+    peaks.append(taken.peak_bytes / 2**20)
     assert abs(loss - whole_loss) < 1e-5
     assert np.abs(gradient - whole_gradient).max() < 1e-4 * np.abs(whole_gradient).max()
 figure, axes = viz.panels("rows in a part", "peak memory of a step (MiB)")
@@ -629,9 +631,9 @@ for name, f in (
     ("yours, 128 rows", lambda: head_loss(x, weight, targets, 128)),
     ("the project's", of_the_tape),
 ):
-    with backend.track_memory(np) as memory:
+    with memory.track_memory(np) as taken:
         found[name] = f()
-    print(f"{name:<17}{memory.peak_bytes / 2**20:7.1f} MiB{median_ms(f, 3):8.1f} ms")
+    print(f"{name:<17}{taken.peak_bytes / 2**20:7.1f} MiB{median_ms(f, 3):8.1f} ms")
 for name in ("yours, 128 rows", "the project's"):
     for ours, theirs in zip(found[name], found["reference"], strict=True):
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
@@ -798,5 +800,5 @@ Markdown("\n".join(lines))
 # * Four rules of your own that fit into the cache or into little memory, and give the same numbers.
 # * A floor to compare with, and an honest place beside it.
 #
-# **Read on in the code:** `minigam/fast_numpy/general.py` (every trick of this notebook), `minigam/training.py` (`_parts`), `minigam/profile.py`,
-# `minigam/tensor.py` (`Op.faster`).
+# **Read on in the code:** `minigam/engine/cpu/ops.py` (every trick of this notebook), `minigam/training/step.py` (`parts_of`), `minigam/training/profile.py`,
+# `minigam/engine/operation.py` (`Op.faster`).

@@ -1,8 +1,10 @@
 """Layers and language models, each model beside its block. MODELS has them by the name commands know."""
 
-from minigam.models.gam import GAM
+from minigam.models.gam import GAM, GAMBlock
 from minigam.models.lm import LanguageModel
-from minigam.models.mamba import Mamba
-from minigam.models.transformer import Transformer
+from minigam.models.mamba import Mamba, MambaBlock
+from minigam.models.transformer import Transformer, TransformerBlock
+
+__all__ = ["GAM", "MODELS", "GAMBlock", "Mamba", "MambaBlock", "Transformer", "TransformerBlock"]
 
 MODELS: dict[str, type[LanguageModel]] = {"gam": GAM, "transformer": Transformer, "mamba": Mamba}
