@@ -22,16 +22,19 @@ from minigam.training.schedule import warmup_cosine
 from minigam.training.step import train_step
 
 LATER = {  # module, or module:name
-    "NGram": "data.ngram:NGram", "anatomy": "models.anatomy", "course": "course", "experiments": "experiments",
-    "from_pocketstories": "data.corpus:from_pocketstories", "from_text": "data.corpus:from_text",
-    "inputs_and_targets": "data.corpus:inputs_and_targets", "mqar": "data.mqar",
-    "pocketstories": "data.pocketstories", "profile": "training.profile", "validation": "training.validation",
+    "NGram": "data.ngram:NGram", "anatomy": "models.anatomy", "course": "course",
+    "experiments": "experiments", "from_pocketstories": "data.corpus:from_pocketstories",
+    "from_text": "data.corpus:from_text", "inputs_and_targets": "data.corpus:inputs_and_targets",
+    "mqar": "data.mqar", "pocketstories": "data.pocketstories", "profile": "training.profile",
+    "validation": "training.validation",
 }  # fmt: skip
 __all__ = [
-    "GAM", "AdamW", "GAMBlock", "GAMConfig", "Mamba", "MambaBlock", "MambaConfig", "Stream", "Tensor",
-    "TrainConfig", "Transformer", "TransformerBlock", "TransformerConfig", "backend", "config",
-    "from_official", "gradcheck", "interop", "masks", "memory", "nn", "no_grad", "numeric", "observing", "op",
-    "ops", "reference_only", "sequence", "to_official", "train_step", "viz", "warmup_cosine", *LATER,
+    "GAM", "AdamW", "GAMBlock", "GAMConfig", "Mamba", "MambaBlock", "MambaConfig", "NGram", "Stream",
+    "Tensor", "TrainConfig", "Transformer", "TransformerBlock", "TransformerConfig", "anatomy", "backend",
+    "config", "course", "experiments", "from_official", "from_pocketstories", "from_text", "gradcheck",
+    "inputs_and_targets", "interop", "masks", "memory", "mqar", "nn", "no_grad", "numeric", "observing",
+    "op", "ops", "pocketstories", "profile", "reference_only", "sequence", "to_official", "train_step",
+    "validation", "viz", "warmup_cosine",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
