@@ -1,4 +1,4 @@
-"""Comparisons of minigam with PyTorch and HIPS autograd, and its own floors; run from the project's folder.
+"""Comparisons of minigam with PyTorch, HIPS autograd and its own lower bound; run from the project's folder.
 
     python -m benchmarks.train_step   one training step: time and peak memory, against every rival
     python -m benchmarks.scaling      one training step against the length of the text

@@ -6,43 +6,42 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from minigam import __version__
+
 COMMANDS = ("train", "generate", "evaluate", "explain", "data", "experiments", "gradcheck", "course")
 
 
+def module_of(name: str) -> str:
+    """Return the module of a command: a file, or what a folder has as `__main__`."""
+    return f"{name}.__main__" if (Path(__file__).parent / name).is_dir() else name
+
+
 def listing() -> str:
-    """Return one line for each command."""
+    """Return one line for each command, read from its file, so that none has to be loaded."""
     lines = ["minigam: Gated Associative Memory from scratch\n\nCommands (each has --help):\n"]
     for name in COMMANDS:
-        doc = ast.get_docstring(ast.parse(_source(name).read_text(encoding="utf-8"))) or ""
+        source = Path(__file__).parent / f"{module_of(name).replace('.', '/')}.py"
+        doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
         lines.append(f"  minigam {name:<12}{doc.splitlines()[0]}")
     return "\n".join(lines)
 
 
-def _source(name: str) -> Path:
-    folder = Path(__file__).parent / name
-    return folder / "__main__.py" if folder.is_dir() else folder.with_suffix(".py")
-
-
 def main() -> None:
-    """Run the command that the first argument names; exit with its code, or with 2 where there is none."""
-    name, *rest = sys.argv[1:] or [""]
+    """Run the command that the first argument names; exit with its code, with 2 for an unknown one."""
+    name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        from minigam import cli
+        from minigam import cli  # here, so that the listing loads no command
 
-        command = import_module(
-            f"minigam.{name}.__main__" if _source(name).stem == "__main__" else f"minigam.{name}"
-        )
+        command = import_module(f"minigam.{module_of(name)}")
         cli.run(lambda: command.main(rest), command.PROG)
-    if name in ("--version", "-V"):
-        from minigam import __version__
-
+    elif name in ("-h", "--help"):
+        print(listing())
+    elif name in ("-V", "--version"):
         print(f"minigam {__version__}")
-        return
-    print(listing())
-    if name not in ("", "-h", "--help"):
+    else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        guess = f", did you mean minigam {near[0]}?" if near else "; the commands are those above"
-        print(f"minigam: no command {name!r}{guess}", file=sys.stderr)
+        guess = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+        print(f"minigam: no command {name!r}, {guess} (--help lists them)", file=sys.stderr)
         sys.exit(2)
 
 

@@ -5,9 +5,11 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from io import TextIOWrapper
 from pathlib import Path
+from typing import Any, NoReturn
 
 from minigam.config import InputError
 from minigam.engine import backend
@@ -17,11 +19,11 @@ class Parser(argparse.ArgumentParser):
     """argparse with one line an error, a guess at what was meant, --like-this for --like_this, and no
     path without a name."""
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
         self.register("type", Path, _path)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         args = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), a) for a in args]
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -36,14 +38,14 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown argument {unknown[0]}{f', did you mean {near[0]}?' if near else ''}")
         return parsed
 
-    def _chosen(self, args: list[str]):
+    def _chosen(self, args: list[str]) -> Iterator["argparse.ArgumentParser"]:
         """Yield this parser and the one of the subcommand that the arguments name."""
         yield self
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 yield from (action.choices[a] for a in args if a in action.choices)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message} (--help lists the flags)\n")
 
 
@@ -68,9 +70,9 @@ def add_flags(
             continue
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" (default: {default})"
-        kind = Path if f.default is None else type(f.default)
+        kind: type = Path if f.default is None else type(f.default)
         choices = f.metadata.get("choices")
-        shape = {"type": kind, "choices": choices}
+        shape: dict[str, Any] = {"type": kind, "choices": choices}
         if kind is bool:
             shape = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
         elif choices is None:
@@ -120,10 +122,11 @@ def choose_backend(name: str) -> str:
     return chosen
 
 
-def run(main: Callable[[], int], prog: str) -> None:
+def run(main: Callable[[], int], prog: str) -> NoReturn:
     """Call a command's main and exit: 2 and one line for what the user can mend, 1 and one line
     when memory runs out, 130 for Ctrl-C."""
-    if sys.stdout is not None:  # each line when it is printed, and ? for what a terminal cannot show
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Each line when it is printed, and ? for what a terminal cannot show.
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     try:
         code = main()

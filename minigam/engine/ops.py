@@ -10,7 +10,7 @@ from minigam.engine.masks import keep_mask
 from minigam.engine.numeric import erf, rows, scatter_add, shape_of, unbroadcast
 from minigam.engine.numeric import sigmoid as sigmoid_of
 from minigam.engine.operation import integer_op, op
-from minigam.engine.tensor import ShapeError
+from minigam.engine.tensor import ShapeError, Tensor
 
 # ---------------------------------------------------------------------------- arithmetic
 
@@ -80,7 +80,8 @@ def power(xp, x, *, exponent: float):
 
 @power.check
 def _(x, *, exponent):
-    if not isinstance(exponent, (int, float)) and (not hasattr(exponent, "item") or exponent.shape):
+    of_numpy = getattr(exponent, "shape", None) == () and not isinstance(exponent, Tensor)
+    if not isinstance(exponent, (int, float)) and not of_numpy:
         raise TypeError(f"power: the exponent is a {type(exponent).__name__}, wanted one number")
 
 

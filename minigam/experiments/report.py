@@ -86,10 +86,11 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """Return the command line that is running."""
+    """Return the command line that is running, a command of minigam in its short form."""
     spec = sys.modules["__main__"].__spec__
-    program = ["-m", spec.name.removesuffix(".__main__")] if spec is not None else [sys.argv[0]]
-    return shlex.join(["python", *program, *sys.argv[1:]])
+    name = spec.name.removesuffix(".__main__") if spec is not None else Path(sys.argv[0]).stem
+    ours = name.split(".")[0] == "minigam"
+    return shlex.join([*(name.split(".") if ours else ["python", "-m", name]), *sys.argv[1:]])
 
 
 def provenance(backend_name: str) -> dict:

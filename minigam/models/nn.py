@@ -5,19 +5,22 @@ both backends and both precisions start from the same numbers.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from textwrap import indent
+from typing import Any, Self
 
 import numpy as np
 
 from minigam.engine import backend, ops
 from minigam.engine.sequence import causal_conv1d
-from minigam.engine.tensor import ShapeError, Tensor
+from minigam.engine.tensor import Array, ShapeError, Tensor
 
 
 class Parameter(Tensor):
     """A tensor that training changes."""
 
-    def __init__(self, array):
+    def __init__(self, array: Array) -> None:
         super().__init__(array, requires_grad=True)
 
 
@@ -28,10 +31,10 @@ class MaskCounter:
     of the batch come before those at hand: a token has the same mask however the batch is split.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int) -> None:
         self.seed, self.drawn, self.first_token = seed, 0, 0
 
-    def next_mask(self) -> dict:
+    def next_mask(self) -> dict[str, Any]:
         """Return what tells a dropout rule which mask is next."""
         self.drawn += 1
         return {"key": (self.seed, self.drawn), "first_token": self.first_token}
@@ -41,6 +44,8 @@ class Module:
     """A function with parameters, found by walking the attributes in the order they were set."""
 
     training = True
+
+    __call__: Callable[..., Tensor]  # each its own
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         for name, value in vars(self).items():
@@ -56,6 +61,17 @@ class Module:
         for name, child in self.children():
             yield from child.named_parameters(f"{prefix}{name}.")
 
+    def __repr__(self) -> str:
+        """Name this module, its parameters by shape and its settings; below it its children."""
+        shown = [f"{name} {list(v.shape)}" for name, v in vars(self).items() if isinstance(v, Parameter)]
+        shown += [f"{name}={v}" for name, v in vars(self).items() if type(v) in (int, float, str)]
+        size = f"  {self.num_parameters():,} parameters" if self.parameters() else ""
+        lines = [type(self).__name__ + (f"({', '.join(shown)})" if shown else "") + size]
+        for text, alike in groupby(self.children(), key=lambda child: repr(child[1])):
+            first, *others = (name for name, _ in alike)
+            lines.append(indent(f"{first}{f' to {others[-1]}, each' if others else ''}: {text}", "  "))
+        return "\n".join(lines)
+
     def parameters(self) -> list[Parameter]:
         """Return every parameter once, also one that two modules share."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
@@ -64,14 +80,14 @@ class Module:
         """How many numbers training changes; tied uses share one parameter."""
         return sum(p.data.size for p in self.parameters())
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Switch dropout on (or off) here and below; return self."""
         self.training = mode
         for _, child in self.children():
             child.train(mode)
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Switch dropout off here and below; return self."""
         return self.train(False)
 
@@ -79,7 +95,7 @@ class Module:
         for p in self.parameters():
             p.grad = None
 
-    def to(self, name: str):
+    def to(self, name: str) -> Self:
         """Move every parameter, in place, to the backend called `name`; return self."""
         for p in self.parameters():
             p.data, p.grad = backend.to(p.data, name), None
@@ -129,42 +145,42 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarr
 class Linear(Module):
     """y = x W^T + b, from c_in to c_out channels; without b if `bias` is False."""
 
-    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator, bias: bool = True):
+    def __init__(self, c_in: int, c_out: int, rng: np.random.Generator, bias: bool = True) -> None:
         bound = 1.0 / math.sqrt(c_in)
         self.weight = Parameter(uniform(rng, (c_out, c_in), bound))
         self.bias = Parameter(uniform(rng, (c_out,), bound)) if bias else None
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
 
 class LayerNorm(Module):
     """Normalise the C channels of every token, then scale and shift them.   E1"""
 
-    def __init__(self, c: int):
+    def __init__(self, c: int) -> None:
         self.weight, self.bias = Parameter(np.ones(c)), Parameter(np.zeros(c))
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, eps=1e-5)
 
 
 class Embedding(Module):
     """A learned vector for each of n ids; `initial` is (n, C)."""
 
-    def __init__(self, initial: np.ndarray):
+    def __init__(self, initial: np.ndarray) -> None:
         self.weight = Parameter(initial)
 
-    def __call__(self, ids):
+    def __call__(self, ids: Array) -> Tensor:
         return ops.embedding(self.weight, ids)
 
 
 class Dropout(Module):
     """Zero a share p of the entries while training; do nothing otherwise."""
 
-    def __init__(self, p: float, masks: MaskCounter):
+    def __init__(self, p: float, masks: MaskCounter) -> None:
         self.p, self.masks = p, masks
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
         return ops.dropout(x, p=self.p, **self.masks.next_mask())
@@ -173,23 +189,23 @@ class Dropout(Module):
 class FeedForward(Module):
     """Dropout(W_2 GELU(W_1 x + b_1) + b_2), on each token alone.   in E9"""
 
-    def __init__(self, c: int, hidden: int, p: float, masks: MaskCounter, rng: np.random.Generator):
+    def __init__(self, c: int, hidden: int, p: float, masks: MaskCounter, rng: np.random.Generator) -> None:
         self.expand, self.contract = Linear(c, hidden, rng), Linear(hidden, c, rng)
         self.dropout = Dropout(p, masks)
 
-    def __call__(self, x):  # (B, T, C) -> (B, T, C)
+    def __call__(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
         return self.dropout(self.contract(ops.gelu(self.expand(x))))
 
 
 class CausalConv(Module):
     """Depthwise causal convolution over the K latest tokens.   E2"""
 
-    def __init__(self, c: int, kernel_size: int, rng: np.random.Generator):
+    def __init__(self, c: int, kernel_size: int, rng: np.random.Generator) -> None:
         bound = 1.0 / math.sqrt(kernel_size)  # a depthwise filter has K inputs
         self.weight = Parameter(uniform(rng, (c, kernel_size), bound))
         self.bias = Parameter(uniform(rng, (c,), bound))
 
-    def __call__(self, u, state: "BlockState | None" = None):
+    def __call__(self, u: Tensor, state: "BlockState | None" = None) -> Tensor:
         past = state.advance(u.data) if state is not None else None
         return causal_conv1d(u, self.weight, self.bias, past)
 
@@ -202,10 +218,10 @@ class CausalConv(Module):
 class BlockState:
     """All that a convolution remembers of the tokens before, and all that a GAM block does: K-1 inputs."""
 
-    def __init__(self, past):
+    def __init__(self, past: Array) -> None:
         self.past = past  # (B, K-1, C)
 
-    def advance(self, u):
+    def advance(self, u: Array) -> Array:
         """Return the past that `u` (B, T, C) continues, and remember the K-1 latest inputs."""
         past, T = self.past, u.shape[1]
         self.past = backend.xp_of(u).concatenate([past, u], axis=1)[:, T:]

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: each operation, and the floor under its matrix products."""
+"""Where the time of a training step goes: each operation, and the matrix products alone, a lower bound."""
 
 import math
 import os
@@ -61,17 +61,39 @@ PRODUCTS: dict[str, Callable[..., list[Product]]] = {
 }
 
 
-def floor_seconds(products: Counter, xp, dtype, clock: Callable[[], float]) -> float:
-    """Return how long these products take alone, each into an output that is there already.
+def flops(products: Counter[Product]) -> int:
+    """Return the floating-point operations of these products, 2 for each multiplication and its addition."""
+    return 2 * sum(count * math.prod(shape) for shape, count in products.items())
+
+
+def matrix_products(products: Counter[Product], xp, dtype) -> Callable[[], None]:
+    """Return a function that computes these products once, each into an output that is there already.
+
+    Products of one shape share their arrays, of ones: the work is the same.
+    """
+    operands = []
+    for (n, i, k, j), count in products.items():
+        a, b = xp.ones((n, i, k), dtype=dtype), xp.ones((n, k, j), dtype=dtype)
+        operands.append((a, b, xp.empty((n, i, j), dtype=dtype), count))
+
+    def compute() -> None:
+        for a, b, y, count in operands:
+            for _ in range(count):
+                xp.matmul(a, b, out=y)
+
+    return compute
+
+
+def bound_seconds(products: Counter[Product], xp, dtype, clock: Callable[[], float]) -> float:
+    """Return how long these products take alone: a lower bound for any code that uses this BLAS.
 
     Each shape is timed, the median of five after a first, and counted as often as it comes.
     """
     total = 0.0
-    for (n, i, k, j), count in products.items():
-        a, b = xp.ones((n, i, k), dtype=dtype), xp.ones((n, k, j), dtype=dtype)
-        y, ends = xp.empty((n, i, j), dtype=dtype), []
+    for shape, count in products.items():
+        compute, ends = matrix_products(Counter({shape: 1}), xp, dtype), []
         for _ in range(6):
-            xp.matmul(a, b, out=y)
+            compute()
             backend.synchronize(xp)
             ends.append(clock())
         total += count * float(np.median(np.diff(ends)))
@@ -121,7 +143,7 @@ class Profile:
     calls    : forward, by operation
     alone    : seconds of a step without the watch, the median
     tokens   : targets of a step, the mean
-    products : its matrix products, and in `floor` the seconds they take alone
+    products : its matrix products, and in `bound` the seconds they take alone
     """
 
     seconds: dict[tuple[str, str], float]
@@ -129,7 +151,7 @@ class Profile:
     alone: float
     tokens: float
     products: Counter[Product]
-    floor: float
+    bound: float
 
 
 def measure(
@@ -161,13 +183,13 @@ def measure(
         bar.total = 1 + 2 * pairs
         alone, watched = zip(*((step(watched=False), step(watched=True)) for _ in range(pairs)), strict=True)
         typical = sorted(watched, key=Watch.total)[pairs // 2]  # one step, so that its parts add up
-        floor = floor_seconds(typical.products, xp, model.token_embedding.weight.dtype, clock)
+        bound = bound_seconds(typical.products, xp, model.token_embedding.weight.dtype, clock)
     seconds, mean = float(np.median([w.total() for w in alone])), sum(tokens) / len(tokens)
-    return Profile(typical.seconds, typical.calls, seconds, mean, typical.products, floor)
+    return Profile(typical.seconds, typical.calls, seconds, mean, typical.products, bound)
 
 
 def text(profile: Profile) -> str:
-    """Return a table of the operations, the longest first, and how near the step is to its floor."""
+    """Return a table of the operations, the longest first, and how near the step is to its lower bound."""
     ms = {key: 1e3 * seconds for key, seconds in profile.seconds.items()}
     both: Counter[str] = Counter()
     for (name, _), value in ms.items():
@@ -179,11 +201,11 @@ def text(profile: Profile) -> str:
         lines.append(f"{name:<32}{cells:32}{value:>11.2f}{value / both.total():>8.1%}")
     lines += [f"{'one step, watched':<64}{both.total():>11.2f}{1.0:>8.1%}"]
     lines += [f"{'one step, alone':<64}{1e3 * profile.alone:>11.2f}", ""]
-    giga = 2e-9 * sum(count * math.prod(shape) for shape, count in profile.products.items())
+    giga = 1e-9 * flops(profile.products)
     lines.append(
         f"{profile.tokens / profile.alone:,.0f} tokens/s. The matrix products alone take "
-        f"{profile.floor:.3g} s ({giga:,.3g} GFLOP at {giga / profile.floor:,.0f} GFLOP/s): "
-        f"the step reaches {profile.floor / profile.alone:.0%} of that floor."
+        f"{profile.bound:.3g} s ({giga:,.3g} GFLOP at {giga / profile.bound:,.0f} GFLOP/s): "
+        f"the step reaches {profile.bound / profile.alone:.0%} of that lower bound."
     )
     return "\n".join(lines)
 

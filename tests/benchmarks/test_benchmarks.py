@@ -12,12 +12,12 @@ from helpers.bench import TINY, needs_torch
 from helpers.commands import assert_refused
 from helpers.parity import assert_close, official_gradients
 
-from benchmarks import environment, floor, generate, gpu, measure, scaling, train_step
+from benchmarks import environment, generate, gpu, measure, scaling, train_step
 from minigam import GAM, GAMConfig, Transformer, TransformerConfig
 from minigam.experiments import report
 from minigam.models import interop
 from minigam.models.decoding import Stream
-from minigam.training import step as training
+from minigam.training import step
 from minigam.training.optim import AdamW
 
 needs_all = pytest.mark.skipif(
@@ -72,7 +72,7 @@ def test_torchs_loss_and_gradients_are_minigams(model):
 
 def own_losses(model, ids, targets, steps: int = 4) -> list[float]:
     optimizer = AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
-    return [training.train_step(model, optimizer, ids, targets) for _ in range(steps)]
+    return [step.train_step(model, optimizer, ids, targets) for _ in range(steps)]
 
 
 @pytest.mark.parametrize("settings", [{}, {"micro_batch": 2, "fused": True}], ids=["eager", "tuned"])
@@ -100,8 +100,8 @@ def test_autograd_trains_as_minigam_does():
     assert own.item() == pytest.approx(loss, abs=1e-10)
     own.backward()
     assert_close(official_gradients(model), gradients, rtol=1e-9)
-    step = autograd_model.step_of(weights, 2)
-    theirs = [step(ids, targets) for _ in range(4)]
+    peer_step = autograd_model.step_of(weights, 2)
+    theirs = [peer_step(ids, targets) for _ in range(4)]
     np.testing.assert_allclose(theirs, own_losses(model, ids, targets), rtol=0, atol=1e-9)
 
 
@@ -115,22 +115,36 @@ def test_autograd_stays_in_float32():
     assert {a.dtype for a in weights.values()} == {np.dtype("float32")}
 
 
-def test_the_floor_is_the_matrix_products_of_a_step(monkeypatch):
-    """Count what is multiplied: micro-batches and chunks with a rest, each product of its own shapes."""
+def flops_of_a_step(config, tokens: int) -> int:
+    """What the equations say: gate, feed-forward and memory of every block, and the head; forward, and twice
+    as much backward."""
+    C, S, V = config.d_model, config.n_slots, config.vocab_size
+    return 6 * tokens * (config.n_layers * (2 * C * C + 2 * 4 * C * C + 2 * S * C) + C * V)
+
+
+@pytest.mark.parametrize("numbers", [10**9, 1], ids=["one part", "parts of a row"])
+def test_the_lower_bound_is_the_matrix_products_of_a_step(numbers, monkeypatch):
+    """Counted where they are multiplied, after the step of minigam that names them."""
     counted, product = [], np.matmul
 
     def counting(a, b, out):
-        assert out.shape == (a.shape[0], b.shape[1])
-        counted.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        counted.append(2 * out.size * a.shape[-1])
         return product(a, b, out=out)
 
-    monkeypatch.setattr(floor.np, "matmul", counting)
-    monkeypatch.setattr(floor, "TOKENS", 5)
-    monkeypatch.setattr(floor, "HEAD_ROWS", 4)
-    floor.step(TINY, 13)()
-    assert sum(counted) == floor.flops(TINY, 13)
-    assert len(counted) == 2 * 3 * (9 + 6) + 4 * 3  # blocks, parts, linears and memory; then the head
-    assert floor.flops(GAMConfig(), 32 * 256) == pytest.approx(1.18e12, rel=0.01)
+    monkeypatch.setattr(step, "WIDEST", numbers)
+    monkeypatch.setattr(np, "matmul", counting)
+    result = train_step.work("products", TINY.to_dict(), batch=3, warm_up=1, steps=2)
+    assert len(result["times"]) == 2
+    assert sum(counted) == 3 * result["flops"]
+    assert result["flops"] == flops_of_a_step(TINY, 3 * TINY.block_size)
+
+
+def test_a_step_of_the_published_size_is_about_a_teraflop():
+    size = train_step.CONFIGS["published"]
+    assert size.model == GAMConfig()
+    tokens = size.batch * size.model.block_size
+    assert (size.batch, tokens) == (32, 32 * 256)
+    assert flops_of_a_step(size.model, tokens) == pytest.approx(1.18e12, rel=0.01)
 
 
 # ---------------------------------------------------------------------------------- arithmetic
@@ -224,14 +238,14 @@ def test_speed_along_a_text_is_compared_within_its_round():
 
 
 def toy_job(**changes) -> dict:
-    job = {"kind": "floor", "model": TINY.to_dict(), "batch": 2, "warm_up": 1, "steps": 2}
+    job = {"kind": "products", "model": TINY.to_dict(), "batch": 2, "warm_up": 1, "steps": 2}
     return job | changes
 
 
 @pytest.mark.skipif(not measure.find_spec("threadpoolctl"), reason="a worker says what computes in it")
 def test_a_workers_memory_is_its_own():
     ballast = np.ones(400 * measure.MIB, dtype=np.uint8)  # a child inherits this in Linux's ru_maxrss
-    result = measure.fresh(train_step.PROG, "floor", toy_job())
+    result = measure.fresh(train_step.PROG, train_step.BOUND, toy_job())
     assert 10.0 < result["peak_mib"] < ballast.nbytes / measure.MIB
     assert len(result["times"]) == 2
     assert "threads" in result["libraries"]["blas"]
@@ -283,10 +297,11 @@ def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
     assert list(found["sweep"]) == ["4 rows at a time, default malloc"]
     losses = [results[name]["first_loss"] for name in (train_step.MINIGAM, train_step.AUTOGRAD)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # the same weights and the same text
-    for name in (train_step.REFERENCE, train_step.TORCH, train_step.TUNED, train_step.FLOOR):
+    for name in (train_step.REFERENCE, train_step.TORCH, train_step.TUNED, train_step.BOUND):
         ratio = results[name]["seconds"] / results[train_step.MINIGAM]["seconds"]
         assert found["summary"][name]["time_ratio"]["median"] == pytest.approx(ratio)
         assert len(results[name]["times"]) == 2
+    assert found["floor_flops"] == flops_of_a_step(TINY, 4 * TINY.block_size)
     assert "torch" in results[train_step.TUNED]["libraries"]
     assert "torch" not in results[train_step.MINIGAM]["libraries"]
     out, text = capsys.readouterr().out, (tmp_path / "train_step.md").read_text()

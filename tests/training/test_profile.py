@@ -125,7 +125,7 @@ def test_the_clock_is_read_after_the_device_has_done_its_work(corpus, monkeypatc
     said.clear()
     watch("exp", "forward", ())
     watch.charge(OPTIMISER)
-    profile.floor_seconds(Counter({(1, 2, 3, 4): 1}), backend.get("numpy"), "float32", clock)
+    profile.bound_seconds(Counter({(1, 2, 3, 4): 1}), backend.get("numpy"), "float32", clock)
     assert said == ["waited", "clock"] * 8
 
 
@@ -153,8 +153,7 @@ def multiplications(kind: str, V: int) -> int:
 @pytest.mark.parametrize("kind", ["gam", "transformer", "mamba"])
 def test_the_products_are_those_of_the_equations(kind, corpus):
     products = measure(make(kind, corpus), corpus, CONFIG).products
-    counted = sum(2 * count * math.prod(shape) for shape, count in products.items())
-    assert counted == 3 * 2 * B * T * multiplications(kind, len(corpus.tokenizer))
+    assert profile.flops(products) == 3 * 2 * B * T * multiplications(kind, len(corpus.tokenizer))
 
 
 def test_the_products_of_matmul_have_its_shapes(rng):
@@ -175,16 +174,33 @@ def test_every_operation_with_products_exists():
     assert profile.PRODUCTS.keys() - {"linear_cross_entropy"} <= tensor.OPS.keys()
 
 
-def test_the_floor_counts_each_shape_as_often_as_it_comes():
+@pytest.mark.parametrize("library", ["numpy", "fakegpu"])
+def test_matrix_products_are_computed_as_often_as_they_come_into_one_output(library, monkeypatch):
+    xp, computed = backend.get(library), []
+    product = xp.matmul
+
+    def watched(a, b, out):
+        computed.append((a.shape, b.shape, out.shape, out.dtype, id(out)))
+        return product(a, b, out=out)
+
+    compute = profile.matrix_products(Counter({(1, 2, 3, 4): 3, (5, 4, 3, 2): 1}), xp, "float32")
+    monkeypatch.setattr(xp, "matmul", watched)
+    compute()
+    ((first, three), (second, one)) = Counter(computed).items()
+    assert (first[:4], three) == (((1, 2, 3), (1, 3, 4), (1, 2, 4), "float32"), 3)
+    assert (second[:4], one) == (((5, 4, 3), (5, 3, 2), (5, 4, 2), "float32"), 1)
+
+
+def test_the_bound_counts_each_shape_as_often_as_it_comes():
     ticks = iter([0, 1, 2, 3, 4, 100, 0, 9, 19, 29, 39, 49])  # medians 1 and 10
     products = Counter({(1, 2, 3, 4): 3, (5, 2, 3, 4): 2})
-    floor = profile.floor_seconds(products, backend.get("numpy"), "float32", lambda: next(ticks))
-    assert floor == 3 * 1 + 2 * 10
+    bound = profile.bound_seconds(products, backend.get("numpy"), "float32", lambda: next(ticks))
+    assert bound == 3 * 1 + 2 * 10
 
 
 def test_it_watches_where_the_model_is(corpus, monkeypatch):
     asked = []
-    monkeypatch.setattr(profile, "floor_seconds", lambda products, xp, *_: asked.append(xp.__name__))
+    monkeypatch.setattr(profile, "bound_seconds", lambda products, xp, *_: asked.append(xp.__name__))
     found = [measure(make("gam", corpus, name), corpus, CONFIG) for name in ("numpy", "fakegpu")]
     assert asked == ["numpy", "fakegpu"]
     assert found[0].products == found[1].products
@@ -207,7 +223,7 @@ def test_the_table_is_sorted_and_adds_up():
     assert len({len(line) for line in lines[:6]}) == 1
     assert lines[-1].startswith("500 tokens/s")
     assert "0.02 s (0.024 GFLOP at 1 GFLOP/s)" in lines[-1]
-    assert lines[-1].endswith("25% of that floor.")
+    assert lines[-1].endswith("25% of that lower bound.")
 
 
 def test_the_head_does_without_threadpoolctl(corpus, monkeypatch):
@@ -228,7 +244,7 @@ def test_the_command_prints_a_table_and_writes_nothing(kind, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code, out, err = call(train.main, [*SMALL, "--profile", f"--model={kind}"], capsys)
     assert code == 0, err
-    for part in ("rows of 128 tokens", "linear", OPTIMISER, REST, "tokens/s", "of that floor"):
+    for part in ("rows of 128 tokens", "linear", OPTIMISER, REST, "tokens/s", "of that lower bound"):
         assert part in out
     assert not list(tmp_path.iterdir())
 
