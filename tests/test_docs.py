@@ -9,6 +9,7 @@ import pytest
 import minigam
 from minigam import __main__ as listing
 from minigam import train
+from minigam.config import PRESETS
 from minigam.course import notebooks
 from minigam.data import pocketstories
 from minigam.training.run import Run
@@ -53,7 +54,7 @@ def test_the_stored_run_is_the_default_run():
     config = Run(RESULT).config
     stored = config.model.to_dict() | config.train.to_dict() | config.data.to_dict()
     parts = (type(config.model)(), type(config.train)(), type(config.data)())
-    defaults = {k: v for part in parts for k, v in part.to_dict().items()} | train.PRESETS["small"]
+    defaults = {k: v for part in parts for k, v in part.to_dict().items()} | PRESETS["small"]
     vocabulary = len(pocketstories.vocabulary())
     assert stored == defaults | {"vocab_size": vocabulary}
 
@@ -96,13 +97,13 @@ def test_links_and_files_exist():
 
 
 def test_functions_of_the_equation_table_exist():
-    rows = [line for line in README.splitlines() if re.match(r"\| (E\d|  ?\|)", line) or "`lm." in line]
-    named = re.findall(r"`(ops|sequence|gam|nn|lm)\.(\w+)`", "\n".join(rows))
+    rows = [line for line in README.splitlines() if re.match(r"\| (E\d|  ?\|)", line)]
+    functions = re.findall(r"`(?:(ops|sequence|nn)\.)?(\w+)`", "".join(row.split("|")[3] for row in rows))
     assert {"layer_norm", "causal_conv1d", "associative_memory", "gated_fusion", "GAMBlock"} <= {
-        name for _, name in named
+        name for _, name in functions
     }
-    for room, name in named:
-        assert hasattr(getattr(minigam, room), name), f"{room}.{name}"
+    for module, name in functions:
+        assert hasattr(getattr(minigam, module) if module else minigam, name), f"{module}.{name}"
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,8 @@ def test_functions_of_the_equation_table_exist():
 )
 def test_commands_and_make_targets_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
-    for command in re.findall(r"python -m minigam\.(\w+)", text):
+    assert "python -m minigam" not in text, "the short form is `minigam NAME`"
+    for command in re.findall(r"(?:^|`)minigam (\w+)", text, flags=re.MULTILINE):
         assert command in listing.COMMANDS
     for command in re.findall(r"python -m benchmarks\.(\w+)", text):
         assert (ROOT / "benchmarks" / f"{command}.py").exists(), command
@@ -121,7 +123,7 @@ def test_commands_and_make_targets_exist(document):
 
 
 def test_flags_in_the_readme_are_known():
-    for line in re.findall(r"`(python -m minigam\.train[^`]*)`", README):
+    for line in re.findall(r"`(minigam train[^`]*)`", README):
         for word in shlex.split(line):
             if word.startswith("--"):
                 assert word in train.parser().format_help()

@@ -174,19 +174,17 @@ def test_every_operation_with_products_exists():
     assert profile.PRODUCTS.keys() - {"linear_cross_entropy"} <= tensor.OPS.keys()
 
 
-@pytest.mark.parametrize("library", ["numpy", "fakegpu"])
-def test_matrix_products_are_computed_as_often_as_they_come_into_one_output(library, monkeypatch):
-    xp, computed = backend.get(library), []
-    product = xp.matmul
+def test_products_are_computed_as_often_as_they_come_each_shape_into_one_output(monkeypatch):
+    computed, product = [], np.matmul
 
     def watched(a, b, out):
+        product(a, b, out=out)
         computed.append((a.shape, b.shape, out.shape, out.dtype, id(out)))
-        return product(a, b, out=out)
 
-    compute = profile.matrix_products(Counter({(1, 2, 3, 4): 3, (5, 4, 3, 2): 1}), xp, "float32")
-    monkeypatch.setattr(xp, "matmul", watched)
+    compute = profile.matrix_products(Counter({(1, 2, 3, 4): 3, (5, 4, 3, 2): 1}), np, "float32")
+    monkeypatch.setattr(np, "matmul", watched)
     compute()
-    ((first, three), (second, one)) = Counter(computed).items()
+    (first, three), (second, one) = Counter(computed).items()
     assert (first[:4], three) == (((1, 2, 3), (1, 3, 4), (1, 2, 4), "float32"), 3)
     assert (second[:4], one) == (((5, 4, 3), (5, 3, 2), (5, 4, 2), "float32"), 1)
 
