@@ -66,7 +66,7 @@ def work(kind: str, model: dict, batch: int, warm_up: int, steps: int, **setting
     ids, targets = (rng.integers(config.vocab_size, size=shape) for _ in range(2))
     if kind == "products":
         products = products_of_a_step(config, ids, targets)
-        compute = matrix_products(products, np, np.float32)
+        compute = matrix_products(products, np, np.dtype("float32"))
         return measure.timed(compute, warm_up, steps) | {"flops": flops(products)}
     step = STEPS[kind](config, ids, targets, **settings)
     first = step()

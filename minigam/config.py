@@ -5,6 +5,7 @@ A field's `help` is its documentation and the text of its command-line flag.
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, TypeVar
 
 
 class InputError(ValueError):
@@ -12,7 +13,10 @@ class InputError(ValueError):
     what came, what was wanted, what to do. Commands print it and exit with code 2."""
 
 
-def setting(default, help: str, **metadata):
+Value = TypeVar("Value")
+
+
+def setting(default: Value, help: str, **metadata: Any) -> Value:
     """A dataclass field with its default and its help text."""
     return field(default=default, metadata={"help": help, **metadata})
 
@@ -21,6 +25,7 @@ MIXERS = ("gated", "sum", "local", "global")
 PRECISIONS = ("float32", "tf32", "float16")
 
 
+@dataclass(frozen=True)
 class Checked:
     """Base of the configurations: bounds that hold, and a way to and from JSON."""
 
@@ -38,7 +43,7 @@ class Checked:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict):
+    def from_dict(cls, values: dict) -> Self:
         """Build from what `to_dict` gave. Raises InputError for unknown or missing names."""
         known = {f.name for f in fields(cls)}
         if wrong := set(values) ^ known:
@@ -190,6 +195,9 @@ PRESETS: dict[str, dict] = {  # where the defaults of a training come from
 }  # fmt: skip
 
 
-def build(config: type, values: dict):
+Config = TypeVar("Config", bound=Checked)
+
+
+def build(config: type[Config], values: dict) -> Config:
     """Make a configuration of those values that it has a field for."""
     return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})

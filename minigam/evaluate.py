@@ -116,7 +116,7 @@ def verdict(result: dict) -> str:
     """Return one line: whether the model predicts better than the best of the n-grams."""
     name, losses = result["model"], {n: r["loss"] for n, r in result["results"].items() if n != "floor"}
     own = losses.pop(name)
-    best = min(losses, key=losses.get)
+    best = min(losses, key=losses.__getitem__)
     numbers = f"{own:.4f} nats per token against {losses[best]:.4f} of the {best}"
     if own < losses[best]:
         return f"The {name} predicts better than n-grams do: {numbers}."

@@ -17,7 +17,7 @@ from minigam.config import InputError
 
 
 @contextmanager
-def replacing(path: Path):
+def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, which takes its place when the block ends well.
 
     A crash at any moment leaves the old file or the new one, never half of one.
@@ -36,7 +36,7 @@ def replacing(path: Path):
 
 
 @contextmanager
-def replacing_folder(path: Path):
+def replacing_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder beside `path`, which takes its place when the block ends well.
 
     A crash leaves the old folder or the new one, or, between two renames, none: never half of one.
@@ -142,7 +142,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
 
 

@@ -2,9 +2,10 @@
 
 import shlex
 import sys
+from argparse import Namespace
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minigam import cli
 from minigam.config import POCKETSTORIES, PRESETS, DataConfig, InputError, ModelConfig, TrainConfig, build
@@ -14,7 +15,9 @@ from minigam.engine import backend as backends
 from minigam.engine.precision import require, using
 from minigam.models import MODELS
 from minigam.models.decoding import first_ids, write
+from minigam.models.lm import LanguageModel
 from minigam.training import loop, profile, session
+from minigam.training.optim import AdamW
 from minigam.training.run import Run, make_corpus
 from minigam.training.step import NonFinite
 
@@ -95,14 +98,14 @@ _FLAGS = {
 }
 
 
-def _begin(args, given: dict, backend: str):
+def _begin(args: Namespace, given: dict, backend: str) -> tuple[Run, LanguageModel, AdamW, Corpus]:
     """Make the corpus and the run folder that the flags describe."""
     asked = _asked(args, given, backend)
     path = args.out or _next_free(asked.corpus.name)
     return *session.begin(path, *asked, backend), asked.corpus
 
 
-def _profile(args, given: dict, backend: str) -> int:
+def _profile(args: Namespace, given: dict, backend: str) -> int:
     """Time the steps of the training that the flags describe."""
     asked = _asked(args, given, backend)
     config = replace(asked.model, vocab_size=len(asked.corpus.tokenizer))
@@ -126,7 +129,7 @@ class Asked(NamedTuple):
     corpus: Corpus
 
 
-def _asked(args, given: dict, backend: str) -> Asked:
+def _asked(args: Namespace, given: dict, backend: str) -> Asked:
     """Check the flags that describe a new training, and make its corpus."""
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
@@ -158,7 +161,7 @@ def _unused(data: DataConfig) -> dict[str, str]:
     return dict.fromkeys(stories, "beside --text") | by_characters
 
 
-def _absolute(name: str, value):
+def _absolute(name: str, value: Any) -> Any:
     """Make absolute what names a file or a prepared folder, so that resuming works from any folder."""
     if name == "dataset" and value not in ("", POCKETSTORIES):
         return str(find_prepared(value))
@@ -172,7 +175,7 @@ def _next_free(name: str) -> Path:
     return path
 
 
-def _reopen(args, given: dict):
+def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
     """Open a run to continue, refusing any flag that says something else than the run does."""
     run = Run(args.resume)
     if args.out is not None:
@@ -193,7 +196,7 @@ def _reopen(args, given: dict):
     return run, run.corpus(progress=True)
 
 
-def _describe(run: Run, model, corpus) -> str:
+def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
     c = run.config
     reach = f", sees {model.reach} tokens" if model.reach is not None else ""
     return (
@@ -203,7 +206,7 @@ def _describe(run: Run, model, corpus) -> str:
     )
 
 
-def _finish(run: Run, model, corpus, prompt: str) -> None:
+def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str) -> None:
     """Validate on everything, plot, and print the table and a sample."""
     print(table(session.finish(run, model, corpus), model.reach))
     sample = write(model.eval(), corpus.tokenizer, prompt, seed=run.config.train.seed)

@@ -3,7 +3,7 @@
 #
 # **Goal.** Find out where the time of a training step goes, and take it away: fewer passes over memory, work that stays in the cache, no
 # fresh arrays, logits that never exist whole. Every step is measured, and held equal to the plain rule. At the end you know
-# what NumPy can do, which floor nobody gets below, and how near to it this project comes, PyTorch beside it.
+# what NumPy can do, which time is a lower bound for any code, and how near to it this project comes, PyTorch beside it.
 #
 # **Time.** 75 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows, C channels, V vocabulary, B rows of a batch, T tokens.
 
@@ -711,7 +711,7 @@ with reference_only():
     assert gradcheck(softplus, x) < 1e-6
 
 # %% [markdown]
-# ## 10. The floor
+# ## 10. The lower bound
 #
 # What is left when all passes are free? The products. That of (i, k) with (k, j) has $2\,i\,k\,j$ floating-point operations and, if each matrix goes
 # through memory once, $4\,(ik + kj + ij)$ bytes. Operations per byte, its *intensity* (notebook 12), decide who waits for whom:
@@ -731,14 +731,14 @@ print(profile.blas())
 print(f"product of {m} x {m}: {intensity:6.1f} operations a byte, {product:8.2f} GFLOP/s")
 print(f"one matrix, times 2:     {1 / 8:8.2f} operations a byte, {a_pass:8.2f} GFLOP/s")
 print(
-    f"\nThe step profiled above: its products alone take {1e3 * measured.floor:.1f} ms "
+    f"\nThe step profiled above: its products alone take {1e3 * measured.bound:.1f} ms "
     f"of {1e3 * measured.alone:.1f} ms, "
-    f"so it runs at {measured.floor / measured.alone:.0%} of the floor's speed."
+    f"so it runs at {measured.bound / measured.alone:.0%} of their speed."
 )
 
 # %% [markdown]
-# Products are left to BLAS, and nobody who computes them with this library gets below their
-# time. The larger the model, the larger their share, and the nearer the floor: per token, of the order of $C^2$ operations in a product stand against $C$ in a pass.
+# Products are left to BLAS, and their time is a lower bound for any code that uses this
+# BLAS. The larger the model, the larger their share, and the nearer the bound: per token, of the order of $C^2$ operations in a product stand against $C$ in a pass.
 #
 # ## 11. Beside PyTorch
 #
@@ -779,10 +779,11 @@ lines = [
 for name, measurement in stored["configs"].items():
     for label, found in measurement["summary"].items():
         ratio = sorted(found["time_ratio"].values())
+        peak = "" if label == "matrix products alone" else f"{found['peak_mib']:,.0f}"
         lines.append(
             f"| {name} | {label} | {found['seconds']:.3f} "
             f"| {ratio[1]:.2f} ({ratio[0]:.2f} to {ratio[2]:.2f}) "
-            f"| {found['peak_mib']:,.0f} |"
+            f"| {peak} |"
         )
     summary = measurement["summary"]
     assert summary["PyTorch tuned"]["seconds"] < summary["minigam"]["seconds"]
@@ -798,7 +799,7 @@ Markdown("\n".join(lines))
 #
 # * A habit: profile, count the passes, change one thing, hold it equal, measure again.
 # * Four rules of your own that fit into the cache or into little memory, and give the same numbers.
-# * A floor to compare with, and an honest place beside it.
+# * A lower bound to compare with, and an honest place beside it.
 #
 # **Read on in the code:** `minigam/engine/cpu/ops.py` (every trick of this notebook), `minigam/training/step.py` (`parts_of`), `minigam/training/profile.py`,
 # `minigam/engine/operation.py` (`Op.faster`).

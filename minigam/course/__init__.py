@@ -7,7 +7,8 @@ import sys
 from contextlib import redirect_stdout
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from minigam.config import PRESETS, DataConfig, GAMConfig, InputError, TrainConfig, build
 from minigam.data.corpus import Corpus
@@ -59,7 +60,7 @@ def results(name: str) -> dict:
     return read_json(found[0], remedy="run its command again")
 
 
-def library():
+def library() -> ModuleType:
     """Return the array library that computes here, CuPy where a GPU answers, and say which."""
     name, why = backend.choose("auto")
     print(f"computing with {name} ({why})")
@@ -92,4 +93,4 @@ def trained() -> tuple[Run, GAM, Corpus]:
             )
         unfinished.rename(folder)
     run = Run(folder)
-    return run, run.load_model("numpy"), corpus
+    return run, cast(GAM, run.load_model("numpy")), corpus

@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def exercise(check: Callable) -> Callable:
     number = check.__name__.removeprefix("ex_").replace("_", ".")
 
     @functools.wraps(check)
-    def judged(*answers) -> None:
+    def judged(*answers: Any) -> None:
         wanted = len(inspect.signature(check).parameters)
         if len(answers) != wanted:
             raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {wanted}")
@@ -84,7 +85,7 @@ def _copy(a):
     return {k: _copy(v) for k, v in a.items()} if type(a) is dict else a
 
 
-def _same(before, after) -> bool:
+def _same(before: Any, after: Any) -> bool:
     """Return whether the arrays of what `_copy` copied are still equal."""
     if isinstance(before, np.ndarray):
         return np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
@@ -99,7 +100,7 @@ def _shapes(args: tuple) -> str:
     return f"({', '.join(map(_shown, args))})"
 
 
-def _shown(a) -> str:
+def _shown(a: object) -> str:
     """Return an argument in few letters: the shape of an array, the name of a function or a library."""
     if isinstance(a, np.ndarray | Tensor):
         return str(a.shape)
@@ -119,8 +120,8 @@ def _plain(e: Exception) -> str:
 
 def _line(e: Exception) -> str:
     """Return where in the learner's cell it happened."""
-    cells = [f for f in traceback.extract_tb(e.__traceback__) if "ipykernel" in f.filename and f.line]
-    return f", in the line: {cells[-1].line.strip()}" if cells else ""
+    lines = [f.line for f in traceback.extract_tb(e.__traceback__) if "ipykernel" in f.filename and f.line]
+    return f", in the line: {lines[-1].strip()}" if lines else ""
 
 
 def require(condition: bool, message: str) -> None:
@@ -129,7 +130,7 @@ def require(condition: bool, message: str) -> None:
         raise NotYet(message)
 
 
-def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
+def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
     """Raise NotYet unless `got` is `want`, both numbers or arrays (or Tensors, or lists).
 
     where    : what was asked, for the message: "u of shape (2, 5, 4)"
@@ -154,7 +155,7 @@ def expect(got, want, where: str, mistakes: dict | None = None, rtol: float | No
     raise NotYet(f"{where}:{entry} {got[worst]:.9g}, wanted {want[worst]:.9g}")
 
 
-def numbers(got, where: str) -> np.ndarray:
+def numbers(got: Any, where: str) -> np.ndarray:
     """Return what an answer gave as an array on the host. Raises NotYet where it is no numbers."""
     if got is None or got is Ellipsis:
         raise NotYet(f"{where}: still to be written")
@@ -182,8 +183,9 @@ def _close(got: np.ndarray, want: np.ndarray, rtol: float | None) -> bool:
 
 
 def gradients(
-    got, f: Callable, arrays: tuple, dy, names: str, where: str, mistakes: dict | None = None
-) -> None:
+    got: Any, f: Callable, arrays: tuple, dy: np.ndarray | float, names: str, where: str,
+    mistakes: dict | None = None,
+) -> None:  # fmt: skip
     """Raise NotYet unless `got` are the gradients of <dy, f(*arrays)>, by finite differences of f.
 
     got      : what the answer gave, one gradient an array
@@ -191,16 +193,16 @@ def gradients(
     names    : of the arrays, in one text: "u weight bias"
     mistakes : {name: {what to say: the gradient that a plausible mistake gives}}
     """
-    names = names.split()
-    got = (got,) if len(names) == 1 and not isinstance(got, tuple) else got
-    if not isinstance(got, tuple | list) or len(got) != len(names):
+    wanted = names.split()
+    got = (got,) if len(wanted) == 1 and not isinstance(got, tuple) else got
+    if not isinstance(got, tuple | list) or len(got) != len(wanted):
         count = len(got) if isinstance(got, tuple | list) else 1
         came = "one gradient" if count == 1 else f"{count} gradients"
-        raise NotYet(f"{where}: {came}, wanted {len(names)}: those of {', '.join(names)}")
-    for i, (name, gradient) in enumerate(zip(names, got, strict=True)):
+        raise NotYet(f"{where}: {came}, wanted {len(wanted)}: those of {', '.join(wanted)}")
+    for i, (name, gradient) in enumerate(zip(wanted, got, strict=True)):
         x = Tensor(arrays[i].astype(np.float64))  # a copy, which the differences move
 
-        def loss(i=i, x=x):
+        def loss(i: int = i, x: Tensor = x) -> float:
             return float((dy * f(*arrays[:i], x.data, *arrays[i + 1 :])).sum())
 
         numeric = differences(loss, x, EPS)

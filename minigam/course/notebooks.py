@@ -14,10 +14,14 @@ import re
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minigam.config import InputError
 from minigam.course import PROJECT, in_clone
 from minigam.files import read_json, sha256_of, write_text
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 FOLDER = PROJECT / "notebooks"
 STUB = 'raise NotImplementedError("replace this line")'
@@ -50,7 +54,7 @@ def chosen(numbers: list[str]) -> list[Path]:
     return [known[n.zfill(2)] for n in numbers] or list(known.values())
 
 
-def read(source: Path):
+def read(source: Path) -> "NotebookNode":
     """Return the notebook of a source, as its author wrote it."""
     import jupytext
 
@@ -62,7 +66,7 @@ def read(source: Path):
     return notebook
 
 
-def exercises(notebook) -> list[Exercise]:
+def exercises(notebook: "NotebookNode") -> list[Exercise]:
     """Return the exercises of a notebook as `read` gives it, in their order.
 
     Raises InputError for one without its check, or without a solution.
@@ -78,7 +82,7 @@ def exercises(notebook) -> list[Exercise]:
     return found
 
 
-def setup(notebook) -> str:
+def setup(notebook: "NotebookNode") -> str:
     """Return the imports that every exercise may use."""
     return next(c.source for c in notebook.cells if "setup" in c.metadata.get("tags", ()))
 
@@ -91,12 +95,12 @@ def _stubbed(code: str) -> str:
     return _SOLUTION.sub(lambda m: f"{m['indent']}{STUB}\n", code).rstrip()
 
 
-def with_solutions(source: Path):
+def with_solutions(source: Path) -> "NotebookNode":
     """Return the notebook that is stored: solutions in place, folded below each check once more."""
     return _built(source, "solution")
 
 
-def for_learners(source: Path):
+def for_learners(source: Path) -> "NotebookNode":
     """Return the learner's copy: stubs in place of the solutions, which stand folded below each check.
 
     Its metadata keep the SHA-256 of the source it was made from.
@@ -114,7 +118,7 @@ def is_outdated(copy: Path, source: Path) -> bool:
         return False
 
 
-def _built(source: Path, kind: str):
+def _built(source: Path, kind: str) -> "NotebookNode":
     """Return the notebook with the `kind` of each exercise in its cell, and its solution below its check."""
     import nbformat
 
@@ -138,7 +142,7 @@ def _built(source: Path, kind: str):
     return notebook
 
 
-def execute(notebook, folder: Path) -> None:
+def execute(notebook: "NotebookNode", folder: Path) -> None:
     """Run every cell in a fresh kernel, in `folder`; outputs stay in the notebook, but for progress bars.
 
     Raises nbclient's CellExecutionError, CellTimeoutError or DeadKernelError where a cell fails.
@@ -159,7 +163,7 @@ def execute(notebook, folder: Path) -> None:
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.name == "stdout"]
 
 
-def store(notebook, path: Path) -> None:
+def store(notebook: "NotebookNode", path: Path) -> None:
     """Write a notebook, whole or not at all."""
     import nbformat
 
@@ -167,7 +171,7 @@ def store(notebook, path: Path) -> None:
     write_text(path, nbformat.writes(notebook) + "\n")
 
 
-def stored(source: Path):
+def stored(source: Path) -> "NotebookNode":
     """Return the stored, executed notebook of a source. Raises InputError where there is none."""
     import nbformat
 
@@ -177,7 +181,7 @@ def stored(source: Path):
     return nbformat.read(path, as_version=4)
 
 
-def faults(built, stored) -> list[str]:
+def faults(built: "NotebookNode", stored: "NotebookNode") -> list[str]:
     """Return what makes a stored notebook another than its source gives: stale cells, missing outputs.
 
     built : the same notebook made anew; where it was executed too, each kind of output is wanted
@@ -201,7 +205,7 @@ def faults(built, stored) -> list[str]:
     return found
 
 
-def _kinds(cell) -> set[str]:
+def _kinds(cell: "NotebookNode") -> set[str]:
     """Return the kinds of a cell's outputs."""
     kinds = {k for o in cell.outputs if "data" in o for k in o.data}
     return kinds | {o.name for o in cell.outputs if o.output_type == "stream"}

@@ -1,5 +1,6 @@
 """Download the paper's datasets, and prepare them or your own copies for training."""
 
+from argparse import Namespace
 from pathlib import Path
 
 from minigam import cli
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _list(args) -> None:
+def _list(args: Namespace) -> None:
     for name, dataset in DATASETS.items():
         some = next(iter(dataset.hub.values()))
         print(f"{name}   {some.repo} at {some.revision[:8]}, licence {dataset.licence}")
@@ -77,14 +78,14 @@ def _list(args) -> None:
             print(f"  prepared in {out}: {counts}")
 
 
-def _fetch(args) -> None:
+def _fetch(args: Namespace) -> None:
     folder = args.data_root / args.dataset
     for file in DATASETS[args.dataset].hub.values():
         done = fetch(file, folder, trust=args.trust_download, offline=args.offline)
         print(f"{folder / file.path}: {done}")
 
 
-def _prepare(args) -> None:
+def _prepare(args: Namespace) -> None:
     cli.require_at_least(args, train_rows=1, valid_rows=1, vocab_size=1)
     if args.folder is not None and (args.train or args.valid):
         raise InputError("--from finds its files by their names; leave --train and --valid away, or --from")

@@ -59,7 +59,7 @@ class Corpus:
         for rows in (self.train, self.valid):
             digest.update(str(rows.shape).encode())
             for part in _parts(rows):
-                digest.update(np.ascontiguousarray(part, dtype="<i4"))
+                digest.update(np.ascontiguousarray(part, dtype="<i4").data)
         return digest.hexdigest()
 
     def train_tokens(self) -> int:
@@ -100,7 +100,7 @@ def from_pocketstories(
     end = tokenizer.id_of[pocketstories.BOUNDARY]
     bar = tqdm(total=n_train + n_valid, desc="writing stories", leave=False, disable=not progress or None)
 
-    def split(n: int, split_seed: int):
+    def split(n: int, split_seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = np.full((n, block_size + 1), IGNORE, dtype=np.int32)
         kinds = np.zeros((n, block_size), dtype=np.int8)
         floor = np.zeros((n, block_size), dtype=np.float64)

@@ -18,11 +18,11 @@ is the probability of the story. No model can predict better on average; that is
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 Value = dict[str, str]  # one value of a slot: its "name" and its other forms
 
@@ -122,7 +122,7 @@ class Grammar:
                     nats += math.log(len(self.slots[node.slot]))
         return nats, length
 
-    def _nodes(self):
+    def _nodes(self) -> Iterator[str | Say]:
         stack = list(self.rules.values())
         while stack:
             for node in stack.pop():
@@ -134,7 +134,7 @@ class Grammar:
     def _says(self) -> set[Say]:
         return {node for node in self._nodes() if isinstance(node, Say)}
 
-    def _texts(self, say: Say, among: tuple[int, ...]):
+    def _texts(self, say: Say, among: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield the token `say` becomes, and the values it then has, for values among bit masks."""
         slots = [self.slots[s] for s in say.slots]
         ranges = ([i for i in range(len(v)) if mask >> i & 1] for v, mask in zip(slots, among, strict=True))
@@ -242,7 +242,7 @@ class _Parser:
         self.rule, self.slots = rule, slots
         self.pieces = [*self.PIECE.findall(text), None]
 
-    def fail(self, what: str):
+    def fail(self, what: str) -> NoReturn:
         raise ValueError(f"rule {self.rule!r}: {what}")
 
     def sequence(self, closers: tuple = (None,)) -> list:

@@ -4,6 +4,8 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -72,10 +74,10 @@ class _Progress(tqdm):
 
     steps_back = 0
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any):
         super().__init__(disable=None, **settings)  # shown to a terminal alone
 
-    def update(self, n=1):
+    def update(self, n: float = 1) -> bool | None:
         self.steps_back += n < 0
         if self.steps_back > 5:
             raise ConnectionError("the server cut six attempts and resumed none")
@@ -113,7 +115,7 @@ def _download(file: HubFile, folder: Path) -> None:
         ) from e
 
 
-def _library():
+def _library() -> ModuleType:
     # Both are read when the library is first imported. Its other protocol writes to a cache outside our
     # folder, as does what it would ask a server besides files, and mirrors have neither.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")

@@ -47,7 +47,8 @@ class NGram:
         if tokens.shape[1] == 0:
             raise ValueError("NGram: no token to count, wanted at least one after the first of a row")
         contexts, context = np.zeros(1, np.int64), np.zeros(tokens.shape[1], np.int64)
-        ngram, seen = context, []
+        seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        ngram = context
         for k in range(order):
             inside = tokens[k] <= vocab_size  # the others would begin before their row
             if not inside.any():

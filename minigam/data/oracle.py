@@ -39,11 +39,12 @@ class Known(NamedTuple):
 
 def read(tokens: Sequence[str]) -> list[Known]:
     """Return what the generator says of each token. A story begins after a boundary, not before."""
-    found, place, options, begin = [], None, {}, 0
+    options: dict[str, tuple[float, Place]] = {}
+    found, begin = [], 0
     for i, token in enumerate(tokens):
-        p, place = options.get(token, (None, None))
-        nats = lookback = None
-        if p is not None:
+        place = nats = lookback = None
+        if token in options:
+            p, place = options[token]
             nats = -math.log(p) if p < 1.0 else 0.0
             lookback = 0 if token == BOUNDARY else _told(place.choices)[i - begin].lookback
         if token == BOUNDARY:

@@ -13,6 +13,7 @@ numbers on every platform and in every version, which Python's documentation pro
 """
 
 import random
+from collections.abc import Iterator
 from functools import cache
 
 from minigam.data.grammar import Grammar, Token
@@ -130,7 +131,7 @@ def vocabulary() -> list[str]:
     return [BOUNDARY, *grammar().vocabulary()]
 
 
-def stories(n: int, seed: int):
+def stories(n: int, seed: int) -> Iterator[list[Token]]:
     """Yield n stories, each a list of Token; the same seed gives the same stories, everywhere."""
     uniform = random.Random(seed).random
 

@@ -5,6 +5,8 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from minigam.config import InputError
 from minigam.data.pocketstories import BOUNDARY
@@ -18,7 +20,6 @@ class _TableTokenizer:
     """A tokeniser that is a list of tokens, the id of each its place."""
 
     kind: str
-    end: int | None = None
 
     def __init__(self, vocabulary: list[str]):
         self.vocabulary = vocabulary
@@ -40,7 +41,7 @@ class _TableTokenizer:
                 f"unknown {'words' if self.kind == 'word' else 'characters'} {listed}; "
                 f"wanted some of the {len(self)} that the run's tokenizer.json lists"
             )
-        return [self.id_of.get(t, default) for t in tokens]
+        return [self.id_of[t] if default is None else self.id_of.get(t, default) for t in tokens]
 
     def to_json(self) -> str:
         content = {"format": "minigam", "kind": self.kind, "vocabulary": self.vocabulary}
@@ -64,7 +65,7 @@ class WordTokenizer(_TableTokenizer):
     def split(self, text: str) -> list[str]:
         return self.TOKEN.findall(text)
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Return readable text: `encode` gives back the ids, a story to a paragraph."""
         text = " ".join(self.vocabulary[i] for i in ids)
         text = re.sub(r" ([,.!?:”])", r"\1", text).replace("“ ", "“")
@@ -75,6 +76,7 @@ class CharTokenizer(_TableTokenizer):
     """One character, one token."""
 
     kind = "char"
+    end: int | None = None
 
     @classmethod
     def train(cls, text: str) -> "CharTokenizer":
@@ -84,7 +86,7 @@ class CharTokenizer(_TableTokenizer):
     def split(self, text: str) -> list[str]:
         return list(text)
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.vocabulary[i] for i in ids)
 
 
@@ -92,9 +94,8 @@ class _LibraryTokenizer:
     """A tokeniser of the `tokenizers` library."""
 
     kind: str
-    end: int | None = None
 
-    def __init__(self, inner):
+    def __init__(self, inner: Any):
         self.inner = inner
 
     def __len__(self) -> int:
@@ -114,6 +115,7 @@ class BPETokenizer(_LibraryTokenizer):
     """Byte-pair encoding over bytes, so that no text is unknown and every text comes back as it was."""
 
     kind = "bpe"
+    end: int | None = None
 
     @classmethod
     def train(cls, text: str, vocab_size: int) -> "BPETokenizer":
@@ -132,7 +134,7 @@ class BPETokenizer(_LibraryTokenizer):
         inner.train_from_iterator(text.splitlines(keepends=True), trainer)
         return cls(inner)
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         return self.inner.decode(list(ids))
 
 
@@ -194,9 +196,10 @@ class PaperTokenizer(_LibraryTokenizer):
 
     def encode_documents(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text, [EOS] after them."""
+        assert self.end is not None  # `train` gives it a number
         return [[*encoding.ids, self.end] for encoding in self.inner.encode_batch(texts)]
 
-    def decode(self, ids) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Return readable text, documents as paragraphs. White space is a guess: the tokens lack it."""
         documents: list[list[str]] = [[]]
         for i in ids:
@@ -224,7 +227,7 @@ def _spaced(words: list[str]) -> str:
     return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)  # the first of two opens, the second closes
 
 
-def _tokenizers():
+def _tokenizers() -> ModuleType:
     try:
         import tokenizers
     except ImportError as e:
@@ -235,7 +238,10 @@ def _tokenizers():
     return tokenizers
 
 
-def load(path: Path):
+Tokenizer = WordTokenizer | CharTokenizer | BPETokenizer | PaperTokenizer
+
+
+def load(path: Path) -> Tokenizer:
     """Read a tokenizer.json. Raises InputError when it is none."""
     content = read_json(path)
     kinds = {cls.kind: cls for cls in (WordTokenizer, CharTokenizer)}

@@ -8,6 +8,7 @@ when somebody asks for it by name.
 import sys
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def owner(array: object) -> ModuleType | None:
     return next((_OWNER[t] for t in type(array).__mro__ if t in _OWNER), None)
 
 
-def xp_of(*arrays: object, where: str = "operation", names: tuple[str, ...] = ()) -> ModuleType:
+def xp_of(*arrays: Any, where: str = "operation", names: tuple[str, ...] = ()) -> ModuleType:
     """Return the one library that owns every array given; NumPy when there is none.
 
     where, names : what to call the operation and its arguments in the error
@@ -118,7 +119,7 @@ def choose(name: str) -> tuple[str, str]:
     return "cupy", f"{gpu} answers"
 
 
-def to(array, name: str):
+def to(array: Any, name: str) -> Any:
     """Return `array` (any library's, or a list) held by the library called `name`."""
     library, source = get(name), owner(array)
     if source is library:
@@ -128,7 +129,7 @@ def to(array, name: str):
     return library.asarray(array)
 
 
-def to_numpy(array) -> np.ndarray:
+def to_numpy(array: Any) -> np.ndarray:
     """Return `array` on the host, without a copy when it is there already."""
     return np.asarray(to(array, "numpy"))
 

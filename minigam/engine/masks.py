@@ -5,8 +5,12 @@ from types import ModuleType
 
 import numpy as np
 
+from minigam.engine.tensor import Array
 
-def keep_mask(xp: ModuleType, key: tuple[int, ...], p: float, shape: tuple[int, ...], first: int = 0):
+
+def keep_mask(
+    xp: ModuleType, key: tuple[int, ...], p: float, shape: tuple[int, ...], first: int = 0
+) -> Array:
     """Return for every entry whether dropout keeps it: False with probability p, to the nearest 1/65536.
 
     key   : non-negative integers that decide the mask, the same in every library

@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import tracemalloc
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType, SimpleNamespace
@@ -27,7 +28,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @contextmanager
-def track_memory(xp: ModuleType):
+def track_memory(xp: ModuleType) -> Iterator[SimpleNamespace]:
     """Measure array memory inside a `with` block: afterwards its target has `.peak_bytes`.
 
     NumPy: the peak of traced allocations above what was held at the start (tracemalloc,

@@ -6,6 +6,8 @@ from types import ModuleType
 
 import numpy as np
 
+from minigam.engine.tensor import Array
+
 
 def tiles(n: int, width: int = 1) -> list[slice]:
     """Return slices of 0 .. n-1, each of as many rows of `width` numbers as a cache holds well."""
@@ -16,12 +18,12 @@ def tiles(n: int, width: int = 1) -> list[slice]:
 TILE = 2**16  # numbers: many beside the cost of a call, few beside the cache
 
 
-def rows(z):
+def rows(z: Array) -> Array:
     """Return z of shape (..., C) as a matrix (N, C) of its rows."""
     return z.reshape(-1, z.shape[-1])
 
 
-def unbroadcast(g, shape: tuple[int, ...]):
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Sum `g` over the axes that broadcasting had repeated, back to `shape`."""
     if g.shape == shape:
         return g
@@ -30,12 +32,12 @@ def unbroadcast(g, shape: tuple[int, ...]):
     return g.sum(axis=repeated, keepdims=True) if repeated else g
 
 
-def shape_of(a) -> tuple[int, ...]:
+def shape_of(a: Array) -> tuple[int, ...]:
     """Return a's shape; a Python number is an array of no axes."""
     return getattr(a, "shape", ())
 
 
-def scatter_add(xp: ModuleType, n_rows: int, ids, values):
+def scatter_add(xp: ModuleType, n_rows: int, ids: Array, values: Array) -> Array:
     """Return (n_rows, C) zeros to which row `values[i]` was added at row `ids[i]`, repeats too.
 
     ids : (...) integers, 0 <= id < n_rows     values : (..., C)
@@ -46,12 +48,12 @@ def scatter_add(xp: ModuleType, n_rows: int, ids, values):
     return total
 
 
-def sigmoid(xp: ModuleType, z):
+def sigmoid(xp: ModuleType, z: Array) -> Array:
     """Return 1 / (1 + exp(-z)), by way of tanh, which cannot overflow."""
     return 0.5 * (1.0 + xp.tanh(0.5 * z))
 
 
-def erf(xp: ModuleType, x):
+def erf(xp: ModuleType, x: Array) -> Array:
     """Return the error function, 2/sqrt(pi) times the integral of exp(-s^2) from 0 to x.
 
         erf(c + d) = sum over m of a_m(c) d^m,   c the grid point nearest to |x|

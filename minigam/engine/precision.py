@@ -7,7 +7,9 @@ float16 : to 11 bits, and nothing above 65,504 or below 6e-8. Whatever is above 
 Sums and results are float32 in all three, as is everything that is no matrix product.
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 
 from minigam.engine.backend import BackendUnavailable
 
@@ -24,7 +26,7 @@ def current() -> str:
     return _state["precision"]
 
 
-def require(xp, name: str) -> None:
+def require(xp: ModuleType, name: str) -> None:
     """Raise PrecisionUnavailable if the device of this library does not have the precision."""
     have, needed = capability(xp), NEEDED[name]
     if have < needed:
@@ -35,13 +37,13 @@ def require(xp, name: str) -> None:
         )
 
 
-def capability(xp) -> int:
+def capability(xp: ModuleType) -> int:
     """Return ten times the compute capability of the device at hand; 0 for a processor."""
     return int(xp.cuda.Device().compute_capability) if hasattr(xp, "cuda") else 0
 
 
 @contextmanager
-def using(xp, name: str):
+def using(xp: ModuleType, name: str) -> Iterator[None]:
     """Compute in this precision inside a `with` block. Raises PrecisionUnavailable as `require` does."""
     require(xp, name)
     before, _state["precision"] = _state["precision"], name

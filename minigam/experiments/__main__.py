@@ -1,6 +1,7 @@
 """Rerun the paper's experiments: three tables, recall against distance, and the measured reach."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from minigam import cli
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run(args, backend: str) -> None:
+def _run(args: Namespace, backend: str) -> None:
     kind = args.experiment
     if kind in ("table1", "table3"):
         dataset = args.dataset

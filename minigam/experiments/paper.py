@@ -14,7 +14,7 @@ TABLE1 = {
 }
 # Table 2: one block, forward and backward, batch 16, mixed precision; milliseconds and megabytes.
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
-TABLE2 = {
+TABLE2: dict[str, dict[str, tuple]] = {
     "gam": {
         "time_ms": (8.97, 13.09, 25.86, 51.94, 105.03, 217.30),
         "peak_mb": (179.42, 325.48, 617.60, 1201.85, 2370.35, 4707.35),

@@ -1,6 +1,7 @@
 """Multi-query associative recall: accuracy against distance, with GAM's reach drawn as a line."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +17,13 @@ from minigam.models.lm import LanguageModel
 from minigam.training.run import Run, make_corpus
 from minigam.viz import recall_plot
 
-SHARED = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
-LINES = {
+SHARED: dict[str, Any] = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
+LINES: dict[str, tuple[str, dict]] = {
     "gam": ("GAM", {"n_slots": 128, "kernel_size": 7}),
     "transformer": ("Transformer", {"n_heads": 2}),
     "mamba": ("Mamba", {"expand": 3, "d_state": 16}),
 }
-TRAIN = {
+TRAIN: dict[str, Any] = {
     "batch_size": 64, "micro_batch": 64, "warmup_steps": 100, "weight_decay": 0.01,
     "eval_every": 200, "checkpoint_every": 100,
 }  # fmt: skip
@@ -37,7 +38,8 @@ def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: s
     """Train what is not finished; write recall.json, .md and .png into `out`."""
     data = DataConfig(dataset=MQAR, mqar_rows=ROWS, mqar_pairs=PAIRS, mqar_keys=KEYS, data_seed=seed)
     corpus = make_corpus(data, SHARED["block_size"])
-    found, curves, reach = {}, {}, {}
+    found: dict[str, dict] = {}
+    curves, reach = {}, {}
     for name in names:
         label, numbers = LINES[name]
         model = MODELS[name].Config(**(SHARED | numbers))
@@ -116,7 +118,7 @@ def _markdown(found: dict[str, dict], chance: float) -> str:
     body = []
     for name, c in found.items():
         often = {d: at["accuracy"] for d, at in curves[name].items() if at["queries"] >= OFTEN}
-        worst = min(often, key=often.get)
+        worst = min(often, key=often.__getitem__)
         line = [
             LINES[name][0],
             f"{c['result']['parameters']:,}",

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from minigam.models import MODELS
 from minigam.models.nn import MaskCounter
 from minigam.viz import scaling_plot
 
-SCALES = {
+SCALES: dict[str, dict[str, Any]] = {
     "small": {
         "batch": 2,
         "d_model": 256,

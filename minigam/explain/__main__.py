@@ -1,12 +1,14 @@
 """Write a page that shows what a trained GAM does with every word of a text."""
 
+from argparse import Namespace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from minigam import cli
 from minigam.config import MQAR, InputError
 from minigam.data.corpus import IGNORE, Corpus
 from minigam.data.pocketstories import REACH
+from minigam.data.tokenizer import Tokenizer
 from minigam.explain.page import explanation, page, slot_words, what_is_known
 from minigam.files import write_text
 from minigam.models.decoding import continued, first_ids
@@ -43,7 +45,7 @@ def parser() -> cli.Parser:
     return p
 
 
-def _checked(args) -> Run:
+def _checked(args: Namespace) -> Run:
     """Return the run to explain. Raises InputError for what can be refused before the model loads."""
     cli.require_at_least(args, story=1, tokens=0, temperature=0, seed=0, rows=1)
     if args.out.is_dir() or not args.out.parent.is_dir():
@@ -84,7 +86,7 @@ def _story(corpus: Corpus, n: int) -> Text:
     return Text(f"{what} {n} of the validation set", ids, after, len(ids))
 
 
-def _prompt(ids: list[int], model: GAM, tokenizer, args) -> Text:
+def _prompt(ids: list[int], model: GAM, tokenizer: Tokenizer, args: Namespace) -> Text:
     """Return the prompt, continued as far as the flags say."""
     whole, after = continued(model, tokenizer, ids, args.tokens, args.temperature, None, args.seed, True)
     return Text("a prompt", whole, after, len(ids))
@@ -100,10 +102,9 @@ def main(argv: list[str] | None = None) -> int:
             f"a prompt of {len(prompt)} tokens and {args.tokens} more, wanted at most "
             f"the {T} of block_size, which the model reads at once; shorten one"
         )
-    model = run.load_model(cli.choose_backend(args.backend))
+    model = cast(GAM, run.load_model(cli.choose_backend(args.backend)))  # `_checked` saw to it
     corpus = run.corpus(progress=True)
-    story = prompt is None
-    text = _story(corpus, args.story or 1) if story else _prompt(prompt, model, tokenizer, args)
+    text = _story(corpus, args.story or 1) if prompt is None else _prompt(prompt, model, tokenizer, args)
     valid = corpus.valid[: args.rows]
     heard = slot_words(model, valid, progress=True)
     data = explanation(model, tokenizer, text.ids, text.after, heard, corpus.floor is not None)

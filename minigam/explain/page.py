@@ -12,6 +12,7 @@ from minigam.data import oracle
 from minigam.data.corpus import IGNORE, Corpus, inputs_and_targets
 from minigam.data.grammar import Token
 from minigam.data.pocketstories import KINDS, kind_of
+from minigam.data.tokenizer import Tokenizer
 from minigam.models import anatomy
 from minigam.models.gam import GAM
 
@@ -22,7 +23,7 @@ PART = 16  # rows read at a time, to bound the memory
 
 
 def explanation(
-    model: GAM, tokenizer, ids: list[int], after: int | None, heard: list[np.ndarray], exact: bool
+    model: GAM, tokenizer: Tokenizer, ids: list[int], after: int | None, heard: list[np.ndarray], exact: bool
 ) -> dict:
     """Return what the page shows of one text, as JSON can hold it.
 
@@ -60,7 +61,7 @@ def explanation(
     }  # fmt: skip
 
 
-def _expected(logs: np.ndarray, actual: list[int], follows: dict[str, float], tokenizer) -> dict:
+def _expected(logs: np.ndarray, actual: list[int], follows: dict[str, float], tokenizer: Tokenizer) -> dict:
     """Return the likeliest words and the actual one, with the model's and the generator's probability, and
     how many words the generator could write; None and 0 where it is not known."""
     likely = [int(i) for i in np.argsort(-logs, kind="stable")[:NEXT]]
@@ -75,20 +76,20 @@ def _expected(logs: np.ndarray, actual: list[int], follows: dict[str, float], to
 
 def _floor(name: str, known: oracle.Known) -> dict:
     """Return the floor of a token, its kind, and how far back it must be looked up, where they are known."""
-    if known.nats is None:
+    if known.nats is None or known.lookback is None:
         return {"floor": None, "kind": None, "back": 0}
     kind = KINDS[kind_of(Token(name, known.nats, known.lookback))]
     return {"floor": _rounded(known.nats), "kind": kind, "back": known.lookback}
 
 
-def _layer(view: anatomy.BlockView, heard: np.ndarray | None, tokenizer) -> dict:
+def _layer(view: anatomy.BlockView, heard: np.ndarray | None, tokenizer: Tokenizer) -> dict:
     """Return the gates (mean over channels) and the slots that answer most, token by token."""
     gates = {"local": view.local_gate, "global": view.global_gate}
     shown: dict = {
         k: None if g is None else [_rounded(m) for m in g[0].mean(axis=-1)] for k, g in gates.items()
     }
     shown["slots"], shown["words"] = None, {}
-    if view.shares is not None:
+    if view.shares is not None and heard is not None:
         a = view.shares[0]  # (T, S)
         top = np.argsort(-a, axis=-1, kind="stable")[:, :SLOTS]
         shown["slots"] = [[[int(s), _rounded(a[t, s])] for s in row] for t, row in enumerate(top)]
@@ -96,7 +97,7 @@ def _layer(view: anatomy.BlockView, heard: np.ndarray | None, tokenizer) -> dict
     return shown
 
 
-def _exciting(shares: np.ndarray, tokenizer) -> list:
+def _exciting(shares: np.ndarray, tokenizer: Tokenizer) -> list:
     """Return the words a slot answers to most, with its mean share: [[word, share]]. nan is unheard."""
     order = np.argsort(-np.nan_to_num(shares, nan=-1.0), kind="stable")[:WORDS]
     return [[piece(tokenizer, int(i)), _rounded(shares[i])] for i in order if not math.isnan(shares[i])]
@@ -118,12 +119,13 @@ def slot_words(model: GAM, valid: np.ndarray, least: int = 3, progress: bool = F
         ids, _ = inputs_and_targets(rows)
         seen = np.where(rows[:, :-1] == IGNORE, IGNORE, ids)
         for both, view in zip(sums, anatomy.views(model, ids)[1], strict=True):
+            assert view.shares is not None  # the mixer has a memory
             for old, new in zip(both, anatomy.share_sums(view.shares, seen, c.vocab_size), strict=True):
                 old += new
     return [anatomy.mean_shares(total, count, least) for total, count in sums]
 
 
-def piece(tokenizer, i: int) -> str:
+def piece(tokenizer: Tokenizer, i: int) -> str:
     """Return one token as a reader should see it."""
     if hasattr(tokenizer, "vocabulary"):
         return tokenizer.vocabulary[i]

@@ -1,5 +1,7 @@
 """Is the gradient right? Finite differences against the tape."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from minigam.engine.backend import to_numpy, xp_of
@@ -7,7 +9,7 @@ from minigam.engine.tensor import Tensor, no_grad
 
 
 def gradcheck(
-    f,
+    f: Callable[..., Tensor],
     *inputs: Tensor,
     eps: float = 1e-5,
     rtol: float = 1e-6,
@@ -56,7 +58,7 @@ def gradcheck(
     return max(_entries(loss, i, x, eps, rtol, atol) for i, x in enumerate(inputs))
 
 
-def differences(loss, x: Tensor, eps: float) -> np.ndarray:
+def differences(loss: Callable[[], float], x: Tensor, eps: float) -> np.ndarray:
     """Return dL/dx of a function `loss()` of x's entries, by central differences, on the host.
 
         (L(x + eps e_j) - L(x - eps e_j)) / (2 eps)   for every entry j
@@ -76,7 +78,7 @@ def differences(loss, x: Tensor, eps: float) -> np.ndarray:
     return numeric
 
 
-def _entries(loss, i: int, x: Tensor, eps: float, rtol: float, atol: float) -> float:
+def _entries(loss: Callable[[], float], i: int, x: Tensor, eps: float, rtol: float, atol: float) -> float:
     """Compare every entry of one input's gradient; return the worst error over the largest entry."""
     numeric = differences(loss, x, eps)
     grad = to_numpy(x.grad)
@@ -91,7 +93,10 @@ def _entries(loss, i: int, x: Tensor, eps: float, rtol: float, atol: float) -> f
     return float(error.max(initial=0.0) / max(scale, atol / rtol))
 
 
-def _along(loss, inputs, rng: np.random.Generator, eps: float, rtol: float, atol: float) -> float:
+def _along(
+    loss: Callable[[], float], inputs: Sequence[Tensor], rng: np.random.Generator,
+    eps: float, rtol: float, atol: float,
+) -> float:  # fmt: skip
     """Compare the derivative along one random direction of length 1 through all inputs."""
     direction = [rng.standard_normal(x.shape) for x in inputs]
     length = sum(float((d * d).sum()) for d in direction) ** 0.5

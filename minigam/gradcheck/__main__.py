@@ -4,13 +4,17 @@ Exit code 1 when one is wrong.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from minigam import cli, gradcheck
 from minigam.config import InputError
 from minigam.files import replacing
-from minigam.gradcheck.cases import CASES, LAYERS, MODELS
+from minigam.gradcheck.cases import CASES, LAYERS, MODELS, ModuleCase, OpCase, Problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PROG = "minigam gradcheck"
 SWEPT = {  # operation, and its line in the plot
@@ -23,12 +27,12 @@ SWEPT = {  # operation, and its line in the plot
 
 # Let every error pass, so that it is returned. An error is relative to the largest entry of the
 # gradient, or to atol / rtol = 1e-3 where that is more; the ratio is the same wherever gradcheck is called.
-ANY_ERROR = {"rtol": 1e6, "atol": 1e3}
+ANY_ERROR: dict[str, Any] = {"rtol": 1e6, "atol": 1e3}
 
 
-def worst_error(case, problem, seed: int) -> tuple[float, str]:
+def worst_error(case: OpCase | ModuleCase, problem: Problem, seed: int) -> tuple[float, str]:
     """Return the worst relative error of a case, and what is wrong with it or ''."""
-    settings = {"eps": case.step, "directions": case.directions, "seed": seed}
+    settings: dict[str, Any] = {"eps": case.step, "directions": case.directions, "seed": seed}
     try:
         return gradcheck(problem.f, *problem.leaves, rtol=case.limit, atol=1e-3 * case.limit, **settings), ""
     except AssertionError as e:
@@ -54,7 +58,7 @@ def table(results: list[tuple]) -> str:
     return "\n".join(lines)
 
 
-def plot_eps_sweep(seed: int, library: str):
+def plot_eps_sweep(seed: int, library: str) -> "Figure":
     """Plot the worst error against eps: a U, with rounding on its left and truncation on its right.
 
     The convolution is linear in every single entry, so it has no truncation: half a U.

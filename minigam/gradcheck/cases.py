@@ -7,11 +7,11 @@ no other.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from minigam.config import MIXERS, GAMConfig, MambaConfig, TransformerConfig
+from minigam.config import MIXERS, GAMConfig, MambaConfig, ModelConfig, TransformerConfig
 from minigam.engine import ops, sequence
 from minigam.engine.operation import Op
 from minigam.engine.tensor import Tensor
@@ -31,6 +31,7 @@ from minigam.gradcheck.arguments import (
     transposed,
 )
 from minigam.models.gam import GAM, GAMBlock
+from minigam.models.lm import LanguageModel
 from minigam.models.mamba import Mamba, MambaBlock, SelectiveSSM, StepSize
 from minigam.models.nn import (
     CausalConv,
@@ -82,13 +83,13 @@ class OpCase:
     def __str__(self) -> str:
         return f"{self.name} {self.label}".strip()
 
-    def inputs(self, seed: int = 0, dtype="float64") -> list:
+    def inputs(self, seed: int = 0, dtype: str = "float64") -> list:
         """Draw the arguments on the host: arrays (integers stay integers), numbers, None."""
         rng = np.random.default_rng([seed, *str(self).encode()])
         drawn = [draw(a, rng) for a in self.arguments]
         return [a.astype(dtype, copy=False) if has_gradient(a) else a for a in drawn]
 
-    def tensors(self, seed: int = 0, dtype="float64", library: str = "numpy") -> list:
+    def tensors(self, seed: int = 0, dtype: str = "float64", library: str = "numpy") -> list:
         """The same on a device, what can have a gradient as Tensors that require one."""
         return [place(a, library) for a in self.inputs(seed, dtype)]
 
@@ -104,7 +105,9 @@ class OpCase:
         return Problem(lambda *leaves: self.op(*tensors, **self.settings), leaves, shapes)
 
 
-def case(op: Op, *arguments, label="", flat=(), step=1e-5, **settings) -> OpCase:
+def case(
+    op: Op, *arguments: Any, label: str = "", flat: tuple[str, ...] = (), step: float = 1e-5, **settings: Any
+) -> OpCase:
     """One line of CASES: what is not named here is a setting of the operation."""
     return OpCase(op=op, arguments=arguments, settings=settings, label=label, flat=flat, step=step)
 
@@ -155,7 +158,7 @@ def rewind_dropout(module: Module) -> None:
         rewind_dropout(child)
 
 
-def layer(kind: type[Module], make, *arguments, label="") -> ModuleCase:
+def layer(kind: type[Module], make: Callable[..., Module], *arguments: Any, label: str = "") -> ModuleCase:
     """One line of LAYERS: every entry of every parameter and input is checked."""
     return ModuleCase(
         kind="layer", make=make, call=kind.__call__, arguments=arguments,
@@ -164,8 +167,9 @@ def layer(kind: type[Module], make, *arguments, label="") -> ModuleCase:
 
 
 def model(
-    kind: type[Module], config, *, label: str, batch: int = 2, tokens: int = 5, call=None
-) -> ModuleCase:
+    kind: type[LanguageModel], config: ModelConfig, *, label: str, batch: int = 2, tokens: int = 5,
+    call: Callable[..., Tensor] | None = None,
+) -> ModuleCase:  # fmt: skip
     """The losses of all predictions but one that is ignored, or `call`; along random directions."""
     V = config.vocab_size
     return ModuleCase(
@@ -314,7 +318,7 @@ CASES = [
 ]  # fmt: skip
 
 # Not smaller: the norm of a few channels bends so sharply that finite differences lose it.
-SMALL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
+SMALL: dict[str, Any] = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
 SECOND = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "d_state": 3, "expand": 2}
 RIVAL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
 BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}

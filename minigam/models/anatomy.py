@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigam.engine import numeric, ops
-from minigam.engine.tensor import Tensor, no_grad
+from minigam.engine.tensor import Array, Tensor, no_grad
 from minigam.models.gam import GAM, GAMBlock
 
 
@@ -22,7 +22,7 @@ class BlockView:
     shares: np.ndarray | None
 
 
-def views(model: GAM, ids) -> tuple[np.ndarray, list[BlockView]]:
+def views(model: GAM, ids: Array) -> tuple[np.ndarray, list[BlockView]]:
     """Read ids (B, T); return the logits (B, T, V) and one view a block, on the host, without dropout."""
     was_training = model.training
     model.eval()
@@ -34,7 +34,7 @@ def views(model: GAM, ids) -> tuple[np.ndarray, list[BlockView]]:
         model.train(was_training)
 
 
-def _read(model: GAM, ids) -> tuple[Tensor, list[Tensor]]:
+def _read(model: GAM, ids: Array) -> tuple[Tensor, list[Tensor]]:
     """Return the logits, and u of E1 for every block, (B, T, C) each."""
     seen: list = []
     for block in model.blocks:

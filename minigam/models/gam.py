@@ -4,6 +4,7 @@ import numpy as np
 
 from minigam.config import GAMConfig
 from minigam.engine.sequence import associative_memory, gated_fusion
+from minigam.engine.tensor import Tensor
 from minigam.models.lm import LanguageModel
 from minigam.models.nn import (
     BlockState,
@@ -36,7 +37,7 @@ class GAMBlock(Module):
             self.gate = Linear(C, 2 * C, rng)
         self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
 
-    def __call__(self, x, state: BlockState | None = None):  # (B, T, C) -> (B, T, C)
+    def __call__(self, x: Tensor, state: BlockState | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         u = self.norm1(x)  # E1
         x = x + self.mix(u, state)  # E8
         return x + self.feed(self.norm2(x))  # E9
@@ -45,7 +46,7 @@ class GAMBlock(Module):
         """Return the state before the first token: a past of zeros, which is E2's padding."""
         return None if self.mixer == "global" else self.conv.new_state(batch)
 
-    def mix(self, u, state: BlockState | None):
+    def mix(self, u: Tensor, state: BlockState | None) -> Tensor:
         if self.mixer == "global":
             return associative_memory(u, self.memory)
         local_context = self.conv(u, state)  # E2, sees K tokens
@@ -65,6 +66,7 @@ class GAM(LanguageModel):
     """
 
     Block, Config = GAMBlock, GAMConfig
+    config: GAMConfig
 
     @property
     def reach(self) -> int:

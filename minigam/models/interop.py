@@ -10,6 +10,7 @@ an axis that minigam leaves out.
 """
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -84,10 +85,10 @@ def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: 
             "from_official: head.weight is not token_embedding.weight; the model has one matrix for both, "
             "so wanted the same numbers under both names"
         )
-    shown = {FIELDS[letter]: n for letter, n in sizes.items()}
+    shown: dict[str, Any] = {FIELDS[letter]: n for letter, n in sizes.items()}
     shown |= {"n_layers": n_layers, "dropout": dropout}
     if kind == "transformer":
-        model = Transformer(TransformerConfig(n_heads=n_heads, **shown), dtype=dtype)
+        model: GAM | Transformer = Transformer(TransformerConfig(n_heads=n_heads, **shown), dtype=dtype)
     else:
         model = GAM(GAMConfig(mixer=kind, **shown), dtype=dtype)
     model.load_state_dict(
@@ -122,7 +123,7 @@ def _extra_axes(dims: list[str]) -> tuple[int, ...]:
     return tuple(axis for axis, dim in enumerate(dims) if dim == "1")
 
 
-def _dtype(arrays) -> np.dtype:
+def _dtype(arrays: dict[str, np.ndarray]) -> np.dtype:
     """Return the dtype all arrays have. Raises TypeError listing those that have another."""
     wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
     if wrong:
@@ -135,12 +136,12 @@ def _dtype(arrays) -> np.dtype:
     return first
 
 
-def _sizes(names, arrays) -> dict[str, int]:
+def _sizes(names: dict[str, tuple[str, list[str]]], arrays: dict[str, np.ndarray]) -> dict[str, int]:
     """Return what each letter stands for: the length that most shapes show for it.
 
     Raises ShapeError listing the arrays whose shape disagrees.
     """
-    shown = {letter: Counter() for letter in FIELDS}
+    shown: dict[str, Counter[int]] = {letter: Counter() for letter in FIELDS}
     for name, (_, dims) in names.items():
         if arrays[name].ndim == len(dims):
             for dim, n in zip(dims, arrays[name].shape, strict=True):

@@ -7,6 +7,7 @@ logits = LayerNorm(x) E^T,   E the token embedding again (tied)
 
 import math
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,13 @@ class LanguageModel(nn.Module):
     """
 
     Block: type
-    Config: type
+    Config: type[ModelConfig]
+    config: ModelConfig
 
     def __init__(
-        self, config: ModelConfig | None = None, *, seed: int = 0, backend: str = "numpy", dtype="float32"
-    ):
+        self, config: ModelConfig | None = None, *, seed: int = 0, backend: str = "numpy",
+        dtype: "np.typing.DTypeLike" = "float32",
+    ):  # fmt: skip
         self.config = config = config if config is not None else self.Config()
         initial, masks = np.random.SeedSequence(seed).spawn(2)
         rng, C = np.random.default_rng(initial), config.d_model
@@ -56,7 +59,7 @@ class LanguageModel(nn.Module):
         return None
 
     @property
-    def xp(self):
+    def xp(self) -> ModuleType:
         """The array library that holds the parameters."""
         return backend.xp_of(self.token_embedding.weight.data)
 
@@ -68,11 +71,13 @@ class LanguageModel(nn.Module):
         start  : position of the first token
         Raises ShapeError, TypeError or ValueError for ids the model cannot take.
         """
-        x = self._features(self.here(self.checked(ids)), states, start)
-        return ops.linear(x, self.token_embedding.weight)  # (B, T, V)
+        return ops.linear(self.features(ids, states, start), self.token_embedding.weight)  # (B, T, V)
+
+    def features(self, ids: Array, states: list | None = None, start: int = 0) -> Tensor:
+        """Return what the head reads, (B, T, C): everything above but the last product."""
+        return self._features(self.here(self.checked(ids)), states, start)
 
     def _features(self, ids: Array, states: list | None = None, start: int = 0) -> Tensor:
-        """Return what the head reads, (B, T, C): everything above but the last product."""
         T, longest = ids.shape[1], self.config.block_size
         if start + T > longest:
             raise ShapeError(f"ids: {T} tokens from position {start}, wanted at most block_size {longest}")

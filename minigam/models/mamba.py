@@ -12,6 +12,7 @@ from minigam.config import MambaConfig
 from minigam.engine import ops
 from minigam.engine.backend import xp_of
 from minigam.engine.sequence import selective_scan
+from minigam.engine.tensor import Array, Tensor
 from minigam.models.lm import LanguageModel
 from minigam.models.nn import (
     BlockState,
@@ -33,7 +34,7 @@ class StepSize(Module):
         delta = np.exp(rng.uniform(math.log(0.001), math.log(0.1), c_out)).clip(1e-4)
         self.bias = Parameter(delta + np.log(-np.expm1(-delta)))  # softplus(bias) = delta
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         return ops.softplus(ops.linear(x, self.weight, self.bias))
 
 
@@ -60,7 +61,7 @@ class SelectiveSSM(Module):
         self.D = Parameter(np.ones(E))
         self.contract = Linear(E, C, rng, bias=False)
 
-    def __call__(self, u, state: "MambaState | None" = None):  # (B, T, C) -> (B, T, C)
+    def __call__(self, u: Tensor, state: "MambaState | None" = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         E, R, N = self.D.shape[0], self.rank, self.n
         xz = self.expand(u)
         x = ops.silu(self.conv(xz[..., :E], state.conv if state is not None else None))
@@ -76,10 +77,10 @@ class SelectiveSSM(Module):
 class MambaState:
     """What a Mamba block remembers: its convolution's latest inputs, and the N states of each channel."""
 
-    def __init__(self, conv: BlockState, h):
+    def __init__(self, conv: BlockState, h: Array):
         self.conv, self.h = conv, h  # h is (B, E, N)
 
-    def remember(self, h) -> None:
+    def remember(self, h: Array) -> None:
         """Keep the state after the tokens just read."""
         self.h = h
 
@@ -93,7 +94,7 @@ class MambaBlock(Module):
             self.norm = LayerNorm(config.d_model)
         self.ssm = SelectiveSSM(config, rng)
 
-    def __call__(self, x, state: MambaState | None = None):  # (B, T, C) -> (B, T, C)
+    def __call__(self, x: Tensor, state: MambaState | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         return x + self.ssm(self.norm(x), state) if self.residual else self.ssm(x, state)
 
     def new_state(self, batch: int) -> MambaState:
@@ -108,3 +109,4 @@ class Mamba(LanguageModel):
     """The paper's second baseline: every output sees every token before it, as far as its states remember."""
 
     Block, Config = MambaBlock, MambaConfig
+    config: MambaConfig

@@ -5,6 +5,7 @@ import numpy as np
 from minigam.config import TransformerConfig
 from minigam.engine.backend import xp_of
 from minigam.engine.sequence import causal_attention
+from minigam.engine.tensor import Array, Tensor
 from minigam.models.lm import LanguageModel
 from minigam.models.nn import Dropout, FeedForward, LayerNorm, Linear, MaskCounter, Module
 
@@ -18,7 +19,7 @@ class Attention(Module):
         self.qkv, self.out = Linear(C, 3 * C, rng), Linear(C, C, rng)
         self.dropout = Dropout(config.dropout, masks)
 
-    def __call__(self, x, state: "KeyValueCache | None" = None):  # (B, T, C) -> (B, T, C)
+    def __call__(self, x: Tensor, state: "KeyValueCache | None" = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         qkv = self.qkv(x)
         past = state.advance(qkv.data) if state is not None else None
         drop = {"p": self.p, **self.masks.next_mask()} if self.training and self.p else {}
@@ -28,10 +29,10 @@ class Attention(Module):
 class KeyValueCache:
     """What attention remembers of the tokens before: the keys and values of them all."""
 
-    def __init__(self, past):
+    def __init__(self, past: Array):
         self.past = past  # (B, P, 2C), and P grows
 
-    def advance(self, qkv):
+    def advance(self, qkv: Array) -> Array:
         """Return the past that `qkv` (B, T, 3C) continues, and remember its keys and values too."""
         past, C = self.past, qkv.shape[-1] // 3
         self.past = xp_of(qkv).concatenate([past, qkv[..., C:]], axis=1)
@@ -47,7 +48,7 @@ class TransformerBlock(Module):
         self.attention = Attention(config, masks, rng)
         self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
 
-    def __call__(self, x, state: KeyValueCache | None = None):  # (B, T, C) -> (B, T, C)
+    def __call__(self, x: Tensor, state: KeyValueCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         x = x + self.attention(self.norm1(x), state)
         return x + self.feed(self.norm2(x))
 
@@ -61,3 +62,4 @@ class Transformer(LanguageModel):
     """The paper's baseline: every output sees every token before it, at a cost that grows with the square."""
 
     Block, Config = TransformerBlock, TransformerConfig
+    config: TransformerConfig

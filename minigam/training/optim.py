@@ -1,7 +1,8 @@
 """AdamW with clipping of the gradient, and the loss scale that float16 needs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import ModuleType
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from minigam.engine import backend
 from minigam.engine.backend import to_numpy, xp_of
 from minigam.engine.cuda import adamw
 from minigam.engine.numeric import tiles
+from minigam.engine.tensor import Array
 from minigam.models.nn import Parameter
 
 
@@ -46,7 +48,7 @@ class AdamW:
 
     def __init__(
         self,
-        parameters,
+        parameters: Iterable[Parameter],
         lr: float = 3e-4,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.1,
@@ -62,7 +64,7 @@ class AdamW:
         ends = np.cumsum([p.data.size for p in self.parameters]).tolist()
         self.places = [slice(end - p.data.size, end) for p, end in zip(self.parameters, ends)]
         self.m, self.v = (np.zeros(ends[-1], self.parameters[0].dtype) for _ in range(2))
-        self.views = [None] * len(self.parameters)
+        self.views: list[Array] = [None] * len(self.parameters)
         self.lay_out()
 
     def lay_out(self) -> None:
@@ -83,7 +85,7 @@ class AdamW:
         for p in self.parameters:
             p.grad = None
 
-    def step(self, max_norm: float = math.inf, loss=0.0):
+    def step(self, max_norm: float = math.inf, loss: Array = 0.0) -> Array:
         """Clip all gradients together, update each parameter that has one; return the norm before.
 
         max_norm : gradients are scaled down together so that their norm is at most this
@@ -153,8 +155,9 @@ class AdamW:
 
 
 def update(
-    xp, p, g, m, v, factor, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int
-):
+    xp: ModuleType, p: Array, g: Array, m: Array, v: Array, factor: Array, *,
+    lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int,
+) -> None:  # fmt: skip
     """Take one step of AdamW, in place; nothing changes where `factor` is not finite.
 
         g <- factor g,   p <- p (1 - lr decay)

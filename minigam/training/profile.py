@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from minigam.config import TrainConfig
 from minigam.data.corpus import Corpus, inputs_and_targets
 from minigam.engine import backend
 from minigam.engine.cpu.sequence import QUERIES
-from minigam.engine.tensor import observing
+from minigam.engine.tensor import Array, observing
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW
 from minigam.training.schedule import batch_of
@@ -27,16 +28,16 @@ SECONDS, FEWEST, MOST = 10.0, 2, 20  # how long to measure, within these numbers
 Product = tuple[int, int, int, int]  # (n, i, k, j): n products of (i, k) with (k, j)
 
 
-def _linear(dx, dweight, *others) -> list[Product]:
+def _linear(dx: Array, dweight: Array, *others: Array) -> list[Product]:
     """y = x W^T, dx = dy W, dW = dy^T x, for x (..., C) and W (D, C)."""
     (D, C), N = dweight.shape, dx.size // dx.shape[-1]
     return [(1, N, C, D), (1, N, D, C), (1, D, N, C)]
 
 
-def _causal_attention(dqkv, *others) -> list[Product]:
+def _causal_attention(dqkv: Array, *others: Array) -> list[Product]:
     """q k^T and dy v^T; a v, a^T dy, ds k and ds^T q. All heads as one: the flops are the same. NumPy's
     rule takes the queries in blocks, and leaves out the keys after each."""
-    B, T, C = *dqkv.shape[:2], dqkv.shape[2] // 3
+    (B, T), C = dqkv.shape[:2], dqkv.shape[2] // 3
     block = QUERIES if isinstance(dqkv, np.ndarray) else T
     found = []
     for start in range(0, T, block):
@@ -45,9 +46,9 @@ def _causal_attention(dqkv, *others) -> list[Product]:
     return found
 
 
-def _matmul(da, db) -> list[Product]:
+def _matmul(da: Array, db: Array) -> list[Product]:
     """y = a b, da = dy b^T, db = a^T dy, for a (..., i, k) and b (..., k, j)."""
-    i, k, j = *da.shape[-2:], db.shape[-1]
+    (i, k), j = da.shape[-2:], db.shape[-1]
     n = math.prod(np.broadcast_shapes(da.shape[:-2], db.shape[:-2]))
     return [(n, i, k, j), (n, i, j, k), (n, k, i, j)]
 
@@ -66,7 +67,7 @@ def flops(products: Counter[Product]) -> int:
     return 2 * sum(count * math.prod(shape) for shape, count in products.items())
 
 
-def matrix_products(products: Counter[Product], xp, dtype) -> Callable[[], None]:
+def matrix_products(products: Counter[Product], xp: ModuleType, dtype: np.dtype) -> Callable[[], None]:
     """Return a function that computes these products once, each into an output that is there already.
 
     Products of one shape share their arrays, of ones: the work is the same.
@@ -84,7 +85,9 @@ def matrix_products(products: Counter[Product], xp, dtype) -> Callable[[], None]
     return compute
 
 
-def bound_seconds(products: Counter[Product], xp, dtype, clock: Callable[[], float]) -> float:
+def bound_seconds(
+    products: Counter[Product], xp: ModuleType, dtype: np.dtype, clock: Callable[[], float]
+) -> float:
     """Return how long these products take alone: a lower bound for any code that uses this BLAS.
 
     Each shape is timed, the median of five after a first, and counted as often as it comes.
@@ -110,7 +113,7 @@ class Watch:
     it is the optimiser's.
     """
 
-    def __init__(self, xp, clock: Callable[[], float]):
+    def __init__(self, xp: ModuleType, clock: Callable[[], float]):
         self.xp, self.clock, self.at = xp, clock, clock()
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)  # of (operation, phase)
         self.calls: Counter[str] = Counter()  # forward
@@ -162,7 +165,8 @@ def measure(
     clock : gives seconds
     Raises NonFinite when a loss or a gradient becomes it.
     """
-    xp, tokens = model.train().xp, []
+    tokens: list[int] = []
+    xp = model.train().xp
     optimizer = AdamW(model.parameters())  # its settings do not change its cost
 
     def step(watched: bool) -> Watch:
@@ -191,15 +195,16 @@ def measure(
 def text(profile: Profile) -> str:
     """Return a table of the operations, the longest first, and how near the step is to its lower bound."""
     ms = {key: 1e3 * seconds for key, seconds in profile.seconds.items()}
-    both: Counter[str] = Counter()
+    both: dict[str, float] = defaultdict(float)
     for (name, _), value in ms.items():
         both[name] += value
+    whole = sum(both.values())
     lines = [f"{'operation':<32}{'calls':>7}{'forward ms':>12}{'backward ms':>13}{'both ms':>11}{'share':>8}"]
-    for name, value in both.most_common():
+    for name, value in sorted(both.items(), key=lambda item: -item[1]):
         forward, backward = (ms.get((name, phase), 0.0) for phase in ("forward", "backward"))
         cells = f"{profile.calls[name]:>7}{forward:>12.2f}{backward:>13.2f}" if profile.calls[name] else ""
-        lines.append(f"{name:<32}{cells:32}{value:>11.2f}{value / both.total():>8.1%}")
-    lines += [f"{'one step, watched':<64}{both.total():>11.2f}{1.0:>8.1%}"]
+        lines.append(f"{name:<32}{cells:32}{value:>11.2f}{value / whole:>8.1%}")
+    lines += [f"{'one step, watched':<64}{whole:>11.2f}{1.0:>8.1%}"]
     lines += [f"{'one step, alone':<64}{1e3 * profile.alone:>11.2f}", ""]
     giga = 1e-9 * flops(profile.products)
     lines.append(

@@ -21,6 +21,7 @@ from minigam.config import MQAR, POCKETSTORIES, DataConfig, InputError, ModelCon
 from minigam.data import corpus, tokenizer
 from minigam.data.corpus import Corpus
 from minigam.data.mqar import from_mqar
+from minigam.data.tokenizer import Tokenizer
 from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
 from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
@@ -103,7 +104,7 @@ class Run:
             raise InputError(f"{self.path / 'config.json'}: {e}") from e
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, tokenizer) -> "Run":
+    def create(cls, path: Path, config: RunConfig, tokenizer: Tokenizer) -> "Run":
         """Begin a run in a new or empty folder."""
         path = Path(path)
         try:
@@ -119,7 +120,7 @@ class Run:
             raise InputError(f"{path}: {e.strerror or e}; choose an --out that can be written") from e
         return cls(path)
 
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         return tokenizer.load(self.path / "tokenizer.json")
 
     def corpus(self, progress: bool = False) -> Corpus:

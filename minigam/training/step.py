@@ -76,11 +76,11 @@ def parts_of(model: LanguageModel, ids: Array, targets: Array, micro_batch: int 
     """Check a batch and move it to the device, once; return its parts that have targets."""
     ids = model.checked(ids)
     targets = model.checked_targets(targets, ids)
-    total, T = count_targets(targets), targets.shape[1]
+    total, (B, T) = count_targets(targets), targets.shape
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
     here, wanted, found = model.here(ids), model.here(targets), []
-    for rows, begin, start, end in places(model, *targets.shape, micro_batch):
+    for rows, begin, start, end in places(model, B, T, micro_batch):
         count, part = count_targets(targets[rows, start:end]), (rows, slice(begin, end))
         predicted = wanted[part]
         if begin < start:  # these tokens are read again, and were predicted before

@@ -55,7 +55,7 @@ def summary(corpus: Corpus, losses: np.ndarray) -> dict:
     n = len(losses)
     counted = inputs_and_targets(corpus.valid[:n])[1] >= 0
     result: dict = {"loss": losses[counted].mean(), "tokens": int(counted.sum())}
-    if corpus.kinds is not None:
+    if corpus.kinds is not None and corpus.floor is not None:
         floor, kinds = corpus.floor[:n], corpus.kinds[:n]
         result["floor"] = floor[counted].mean()
         chosen = {name: counted & (kinds == i) for i, name in enumerate(KINDS)}

@@ -1,6 +1,6 @@
 """Plots of cost against the length of the text, on logarithmic axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ Fit = float | tuple[float, float]  # an exponent, or that and its standard error
 
 def complexity_plot(
     lengths: Sequence[int],
-    measured: dict[str, Values],
+    measured: Mapping[str, Values],
     fits: dict[str, Fit] | None = None,
     ylabel: str = "time (ms)",
 ) -> "Figure":
@@ -33,7 +33,7 @@ def complexity_plot(
 
 
 def draw_against_length(
-    axes: "Axes", lengths: Sequence[int], measured: dict[str, Values], fits: dict[str, Fit], ylabel: str
+    axes: "Axes", lengths: Sequence[int], measured: Mapping[str, Values], fits: dict[str, Fit], ylabel: str
 ) -> None:
     """Draw on these axes what `complexity_plot` shows."""
     for (label, values), style in zip(measured.items(), cycle(STYLES), strict=False):

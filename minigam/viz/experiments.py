@@ -44,7 +44,7 @@ def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None]
     axes = figure.subplots()
     for (label, by_distance), style in zip(curves.items(), cycle(STYLES), strict=False):
         known = {int(d): c["accuracy"] for d, c in by_distance.items()}
-        axes.plot(known.keys(), known.values(), style, markersize=4, label=label)
+        axes.plot([*known], [*known.values()], style, markersize=4, label=label)
     for label, tokens in reach.items():
         if tokens is not None:
             axes.axvline(tokens, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
@@ -68,7 +68,7 @@ def reach_plot(influence: dict[str, list[float]], reach: dict[str, int | None]) 
     axes = figure.subplots()
     for (label, values), style in zip(influence.items(), cycle(STYLES), strict=False):
         known = {d: v for d, v in enumerate(values) if v > 0.0}
-        axes.plot(known.keys(), known.values(), style, markersize=3, label=label)
+        axes.plot([*known], [*known.values()], style, markersize=3, label=label)
     for label, tokens in reach.items():
         if tokens is not None:
             axes.axvline(tokens - 0.5, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")

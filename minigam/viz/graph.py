@@ -6,7 +6,7 @@ with matplotlib.
 """
 
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 164, 40  # pixels: a box
 _LINE, _GAP_X, _GAP_Y = 8, 18, 34  # pixels: a line passing by, gaps
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     lines: list[list[Point]]
 
 
-def layout(root) -> Layout | None:
+def layout(root: Any) -> Layout | None:
     """Place the graph that made `root`, leaves on top; None beyond 400 tensors.
 
     Only what a gradient flows through is there: an input that requires none is not kept.
@@ -64,7 +64,7 @@ def layout(root) -> Layout | None:
     )
 
 
-def draw(root) -> str | None:
+def draw(root: Any) -> str | None:
     """Return an SVG of the graph that made `root`, as `layout` places it; None beyond 400 tensors."""
     placed = layout(root)
     if placed is None:
@@ -93,11 +93,11 @@ def head(end: Point) -> tuple[Point, Point, Point]:
     return (x - 4, y - 6), end, (x + 4, y - 6)
 
 
-def _inputs(tensor) -> list:
+def _inputs(tensor: Any) -> list:
     return [x for x in getattr(tensor, "inputs", ()) if x is not None]
 
 
-def _depths(root) -> dict:
+def _depths(root: Any) -> dict:
     """Map every tensor to its longest distance from a leaf."""
     depth: dict = {}
     stack = [root]
@@ -118,7 +118,8 @@ def _rows(depth: dict) -> tuple[dict, list[list]]:
     A leaf sinks to the row above its first use, so that its line is short. A longer line gets a
     place (source, row) in every row it passes, so that no box hides it.
     """
-    row_of, users = dict(depth), {tensor: [] for tensor in depth}
+    row_of = dict(depth)
+    users: dict[Any, list] = {tensor: [] for tensor in depth}
     for tensor in depth:
         for source in _inputs(tensor):
             users[source].append(tensor)
@@ -134,7 +135,7 @@ def _rows(depth: dict) -> tuple[dict, list[list]]:
     return row_of, rows
 
 
-def _at(source, row: int, row_of: dict):
+def _at(source: Any, row: int, row_of: dict) -> Any:
     """Return what stands for `source` in a row: itself, or its line passing by."""
     return source if row_of[source] == row else (source, row)
 
@@ -149,7 +150,7 @@ def _centres(row_of: dict, rows: list[list]) -> dict:
             above = [centre[_at(source, i - 1, row_of)] for source in sources]
             wish[item] = sum(above) / len(above) if above else float("inf")  # leaves: rightmost
         left = _GAP_X
-        for item in sorted(row, key=wish.get):
+        for item in sorted(row, key=wish.__getitem__):
             half = (_LINE if isinstance(item, tuple) else WIDTH) / 2
             centre[item] = left + half if wish[item] == float("inf") else max(left + half, wish[item])
             left = centre[item] + half + _GAP_X
@@ -168,7 +169,7 @@ def _line(way: list[float], row: int) -> list[Point]:
     return corners
 
 
-def _box(tensor, x: float, y: float) -> Box:
+def _box(tensor: Any, x: float, y: float) -> Box:
     leaf = not hasattr(tensor, "op")
     title = (tensor.name or "leaf") if leaf else tensor.op
     title = title if len(title) <= 22 else f"…{title[-21:]}"  # what fits the box

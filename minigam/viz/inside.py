@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 COLUMNS = 4  # slots side by side
 
 
-def gates_plot(tokens: Sequence[str], local_gates, global_gates) -> "Figure":
+def gates_plot(
+    tokens: Sequence[str], local_gates: "np.typing.ArrayLike", global_gates: "np.typing.ArrayLike"
+) -> "Figure":
     """Plot both gates of every layer over the tokens of a text, a panel a layer.
 
     tokens                    : the T words, in their order

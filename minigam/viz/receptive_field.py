@@ -6,6 +6,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 COLUMNS = 84  # characters in a line of a drawn text
 POINTS = 9.0  # size of its letters
@@ -120,7 +121,7 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "F
     return figure
 
 
-def _box(column: int, line: int, letters: int, fill: bool, framed: bool):
+def _box(column: int, line: int, letters: int, fill: bool, framed: bool) -> "Rectangle":
     from matplotlib.patches import Rectangle
 
     return Rectangle(

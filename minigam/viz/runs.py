@@ -3,8 +3,6 @@
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from minigam.viz.style import STYLES
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
     validations = [m for m in metrics if "lr" not in m]
     by_kind = any("kinds" in m for m in validations)
     figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharex=True, sharey=True))
+    axes = figure.subplots(1, 2 if by_kind else 1, sharex=True, sharey=True, squeeze=False)[0]
     steps = [m["step"] for m in training]
     axes[0].plot(
         steps, [m["loss"] for m in training], color="0.75", linewidth=0.8, label="training, each step"
@@ -67,7 +65,7 @@ def comparison_plot(
     validations = {label: lines for label, lines in validations.items() if lines}
     by_kind = all("recall" in v[-1].get("kinds", {}) for v in validations.values())
     figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, 2 if by_kind else 1, sharex=True))
+    axes = figure.subplots(1, 2 if by_kind else 1, sharex=True, squeeze=False)[0]
     for (label, lines), style in zip(validations.items(), cycle(STYLES), strict=False):
         steps = [m["step"] for m in lines]
         axes[0].plot(steps, [m["loss"] for m in lines], style, markersize=4, label=label)

@@ -1,6 +1,6 @@
 """Plots of the engine: the tape of a tensor."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigam.viz import graph
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 _PIXELS = 100.0  # an inch, so that 100 dpi show the layout's own pixels
 
 
-def graph_plot(tensor) -> "Figure":
+def graph_plot(tensor: Any) -> "Figure":
     """Draw how a tensor was made, leaves on top, in the layout of `Tensor._repr_svg_`.
 
     tensor : a Tensor, or whatever else `minigam.graph` can draw, itself or its `.node`

@@ -273,10 +273,10 @@ def test_a_worker_that_fails_is_one_line_with_its_name(capsys):
 
 def test_a_result_names_the_command_that_made_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/x.py", "--out", "a folder"])
-    for module, name in (("benchmarks.x", "benchmarks.x"), ("minigam.x.__main__", "minigam.x")):
+    for module, name in (("benchmarks.x", "python -m benchmarks.x"), ("minigam.x.__main__", "minigam x")):
         running = SimpleNamespace(__spec__=SimpleNamespace(name=module))
         monkeypatch.setitem(sys.modules, "__main__", running)
-        assert report.command() == f"python -m {name} --out 'a folder'"
+        assert report.command() == f"{name} --out 'a folder'"
 
 
 @needs_all

@@ -1,6 +1,6 @@
 """The scan's faster rules at the sizes where they change their course; CUDA's, emulated.
 
-That they equal the reference on every case of the table is tested in test_ops.py and test_fast_cupy.py.
+That they equal the reference on every case of the table is tested in test_ops.py and test_cuda_rules.py.
 """
 
 import tracemalloc
@@ -12,12 +12,7 @@ from helpers import fakecuda, tiny
 from helpers.rules import assert_all_close, value_and_gradients
 
 from minigam import Mamba, MambaConfig, Tensor, backend, reference_only
-from minigam.engine import memory, numeric
-from minigam.engine.cpu import ops as general
-from minigam.engine.cpu import selective_scan as numpy_scan
-from minigam.engine.cpu import sequence as mixers
-from minigam.engine.cuda import kernels
-from minigam.engine.cuda import selective_scan as cupy_scan
+from minigam.engine import cpu, cuda, memory, numeric
 from minigam.engine.ops import linear_cross_entropy
 from minigam.engine.sequence import causal_attention, selective_scan
 from minigam.gradcheck.cases import CASES, transposed
@@ -25,7 +20,7 @@ from minigam.gradcheck.cases import CASES, transposed
 LIBRARIES = ["numpy", *fakecuda.DEVICES]
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 each_dtype = pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-5)])
-CHUNK = numpy_scan.CHUNK
+CHUNK = cpu.selective_scan.CHUNK
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +53,12 @@ def reference(arrays) -> list[np.ndarray]:
 # --------------------------------------------------------------------------- equal to the reference
 
 BY_NUMPY = [c for c in CASES if "numpy" in c.op.fast]
-TINY = {(numeric, "TILE"): 8, (general, "ROWS"): 3, (mixers, "QUERIES"): 2, (numpy_scan, "TILE"): 8}
+TINY = {
+    (numeric, "TILE"): 8,
+    (cpu.ops, "ROWS"): 3,
+    (cpu.sequence, "QUERIES"): 2,
+    (cpu.selective_scan, "TILE"): 8,
+}
 
 
 @pytest.mark.parametrize("case", BY_NUMPY, ids=str)
@@ -66,8 +66,8 @@ TINY = {(numeric, "TILE"): 8, (general, "ROWS"): 3, (mixers, "QUERIES"): 2, (num
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 2e-6)])
 def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
     """In float32 the measure is the reference in float64, and twice the error it has itself in float32."""
-    for (room, name), value in TINY.items() if size == "many tiles" else ():
-        monkeypatch.setattr(room, name, value)
+    for (module, name), value in TINY.items() if size == "many tiles" else ():
+        monkeypatch.setattr(module, name, value)
     tensors = [case.tensors(dtype=dtype) for _ in range(2)]
     exact = [
         Tensor(t.data.astype("float64"), True) if isinstance(t, Tensor) else t
@@ -85,8 +85,8 @@ def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
 def test_long_rows_of_attention_and_of_logits_cross_several_blocks():
     rng = np.random.default_rng(0)
     draw = lambda *shape: Tensor(rng.standard_normal(shape), requires_grad=True)  # noqa: E731
-    T, V = 2 * mixers.QUERIES + 3, 5
-    x, W, ids = draw(2, general.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, general.ROWS))
+    T, V = 2 * cpu.sequence.QUERIES + 3, 5
+    x, W, ids = draw(2, cpu.ops.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, cpu.ops.ROWS))
     for op, inputs, settings in (
         (causal_attention, [draw(2, T, 12)], {"n_heads": 2, "p": 0.3, "key": (1,), "first_token": 1}),
         (linear_cross_entropy, [x, W, ids], {}),
@@ -114,16 +114,16 @@ def test_every_number_of_tokens_gives_the_reference_result(library, dtype, rtol,
 
 
 def test_the_emulated_sizes_need_several_blocks_the_last_one_not_full():
-    assert kernels.THREADS < 3 * 50 < 2 * kernels.THREADS
-    assert cupy_scan.CHUNK == CHUNK
+    assert cuda.kernels.THREADS < 3 * 50 < 2 * cuda.kernels.THREADS
+    assert cuda.selective_scan.CHUNK == CHUNK
 
 
 @pytest.mark.parametrize(("sequences", "tiles"), [(0.5, 5), (1, 5), (2.5, 3), (9, 1)])
 def test_every_number_of_sequences_in_a_tile_gives_the_reference_result(sequences, tiles, monkeypatch):
     b, T, E, N = 5, CHUNK + 3, 4, 3
-    monkeypatch.setattr(numpy_scan, "TILE", int(sequences * CHUNK * E * N))
-    seen, tile = set(), numpy_scan.tile
-    monkeypatch.setattr(numpy_scan, "tile", lambda z, here: seen.add(here[0].start) or tile(z, here))
+    monkeypatch.setattr(cpu.selective_scan, "TILE", int(sequences * CHUNK * E * N))
+    seen, tile = set(), cpu.selective_scan.tile
+    monkeypatch.setattr(cpu.selective_scan, "tile", lambda z, here: seen.add(here[0].start) or tile(z, here))
     arrays = inputs(b, T, E, N, past=True)
     assert_all_close(scan(arrays), reference(arrays), 1e-12)
     assert len(seen) == tiles

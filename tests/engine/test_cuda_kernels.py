@@ -11,14 +11,7 @@ from helpers.fakecuda import each_device, needs_compiler
 from helpers.rules import assert_all_close
 
 from minigam import backend
-from minigam.engine.cuda import adamw, kernels, softmax
-from minigam.engine.cuda import cross_entropy as losses
-from minigam.engine.cuda import elementwise as pointwise
-from minigam.engine.cuda import embedding as tables
-from minigam.engine.cuda import layer_norm as rows
-from minigam.engine.cuda import linear as products
-from minigam.engine.cuda import selective_scan as scan
-from minigam.engine.cuda import sequence as mixers
+from minigam.engine import cuda
 from minigam.training import optim
 
 
@@ -53,8 +46,8 @@ def test_products_of_every_layout(batch, layout, other, dtype, rtol, library):
     for M, K, n in ((4, 5, 6), (1, 5, 1), (4, 1, 6)):
         a, b = (rng.standard_normal((*batch, *size)).astype(dtype) for size in ((M, K), (K, n)))
         operands = [laid_out(xp, xp.asarray(z), how) for z, how in ((a, layout), (b, other))]
-        got, total = products.product(xp, *operands), xp.ones((*batch, M, n), dtype=dtype)
-        assert products.product(xp, *operands, out=total, add=True) is total
+        got, total = cuda.linear.product(xp, *operands), xp.ones((*batch, M, n), dtype=dtype)
+        assert cuda.linear.product(xp, *operands, out=total, add=True) is total
         assert_all_close([got, total], [a @ b, a @ b + 1.0], rtol)
         assert (type(got), got.dtype) == (xp.ndarray, np.dtype(dtype))
 
@@ -64,7 +57,7 @@ def test_a_transposed_batch_is_not_copied(monkeypatch):
     copied = []
     monkeypatch.setattr(fakegpu.xp, "ascontiguousarray", lambda z: copied.append(z.shape) or z)
     a = fakegpu.xp.ones((2, 3, 5, 4), dtype="float32")
-    products.product(fakegpu.xp, a.swapaxes(-1, -2), a)
+    cuda.linear.product(fakegpu.xp, a.swapaxes(-1, -2), a)
     assert (2, 3, 4, 5) not in copied
 
 
@@ -83,7 +76,7 @@ SETTINGS = {"lr": 0.01, "betas": (0.9, 0.95), "weight_decay": 0.1, "eps": 1e-8, 
 @each_device
 @each_dtype
 def test_adamw_in_one_kernel_equals_the_update(library, dtype, rtol):
-    xp, n = backend.get(library), 2 * kernels.THREADS + 7
+    xp, n = backend.get(library), 2 * cuda.kernels.THREADS + 7
     got, want = flat_arrays(library, n, dtype), flat_arrays("numpy", n, dtype)
     optim.FASTER[library](xp, *got, xp.asarray(np.asarray(0.7, dtype)), **SETTINGS)
     optim.update(np, *want, np.asarray(0.7, dtype), **SETTINGS)
@@ -105,8 +98,9 @@ def test_adamw_changes_nothing_where_the_factor_is_not_finite(library, factor):
 
 def softmax_launch(x, y, **sizes):
     sizes = {"rows": 2, "width": 3} | sizes
-    kernels.launch(
-        fakegpu.xp, softmax.SOFTMAX, "softmax", 2 * kernels.WARP, x, y, sizes["rows"], sizes["width"]
+    threads = 2 * cuda.kernels.WARP
+    cuda.kernels.launch(
+        fakegpu.xp, cuda.softmax.SOFTMAX, "softmax", threads, x, y, sizes["rows"], sizes["width"]
     )
 
 
@@ -124,16 +118,16 @@ def test_a_launch_refuses_what_its_kernel_would_misread():
 def test_the_launcher_rounds_up_to_whole_blocks_and_starts_none_for_nothing(monkeypatch):
     started, x = [], fakegpu.xp.ones((2, 3), dtype="float32")
     monkeypatch.setattr(
-        kernels, "kernel", lambda *_: lambda grid, block, passed: started.append((grid, block))
+        cuda.kernels, "kernel", lambda *_: lambda grid, block, passed: started.append((grid, block))
     )
     for threads in (0, 1, 128, 129):
-        kernels.launch(fakegpu.xp, softmax.SOFTMAX, "softmax", threads, x, x, 2, 3)
+        cuda.kernels.launch(fakegpu.xp, cuda.softmax.SOFTMAX, "softmax", threads, x, x, 2, 3)
     assert started == [((1,), (128,)), ((1,), (128,)), ((2,), (128,))]
 
 
 @needs_compiler
 def test_compiling_is_announced_once(capsys):
-    for cached in (kernels.announce, kernels.module, kernels.kernel):
+    for cached in (cuda.kernels.announce, cuda.kernels.module, cuda.kernels.kernel):
         cached.cache_clear()
     x = fakegpu.xp.ones((2, 3), dtype="float32")
     for _ in range(2):
@@ -169,18 +163,18 @@ extern "C" __global__ void count(REAL* y, size n) { y[my_index()] = sum_of_warp(
 def test_the_emulator_finds_faults(name, dtype, n, fault):
     y = fakegpu.xp.zeros(n, dtype=dtype)
     if fault is None:
-        kernels.launch(fakegpu.xp, BAD, name, n, y, n)
+        cuda.kernels.launch(fakegpu.xp, BAD, name, n, y, n)
         np.testing.assert_array_equal(y.get(), 32.0)
         return
     with pytest.raises(AssertionError, match=fault):
-        kernels.launch(fakegpu.xp, BAD, name, n, y, n)
+        cuda.kernels.launch(fakegpu.xp, BAD, name, n, y, n)
 
 
 @needs_compiler
 def test_the_emulated_warp_adds_what_all_its_threads_bring():
-    n = 3 * kernels.THREADS
+    n = 3 * cuda.kernels.THREADS
     y = fakegpu.xp.zeros(n, dtype="float32")
-    kernels.launch(fakegpu.xp, BAD, "count", n, y, n)
+    cuda.kernels.launch(fakegpu.xp, BAD, "count", n, y, n)
     np.testing.assert_array_equal(y.get(), 31 * 32 / 2)
 
 
@@ -188,21 +182,30 @@ def test_the_emulated_warp_adds_what_all_its_threads_bring():
 
 SOURCES = {
     name: source
-    for room in (adamw, losses, mixers, pointwise, rows, scan, softmax, tables)
-    for name, source in vars(room).items()
+    for module in (
+        cuda.adamw,
+        cuda.cross_entropy,
+        cuda.elementwise,
+        cuda.embedding,
+        cuda.layer_norm,
+        cuda.selective_scan,
+        cuda.sequence,
+        cuda.softmax,
+    )
+    for name, source in vars(module).items()
     if isinstance(source, str) and "__global__" in source
 }
 MACROS = ["-DN=16", "-DK=3", "-DVALUE=gelu", "-DSLOPE=gelu_slope"]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc compiles the kernels for a device")
-@pytest.mark.parametrize("real", kernels.REAL.values())
+@pytest.mark.parametrize("real", cuda.kernels.REAL.values())
 def test_every_source_compiles_for_a_device(real, tmp_path):
     assert len(SOURCES) == 11
     files = []
     for name, source in SOURCES.items():
         files.append(tmp_path / f"{name}.cu")
-        files[-1].write_text(kernels.COMMON + source)
+        files[-1].write_text(cuda.kernels.COMMON + source)
     options = ["-arch=sm_90", "-ptx", f"-DREAL={real}", *MACROS, "-Werror", "all-warnings"]
     done = subprocess.run(["nvcc", *options, *files], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

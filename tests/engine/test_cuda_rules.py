@@ -21,12 +21,7 @@ from minigam import (
     reference_only,
     sequence,
 )
-from minigam.engine import masks
-from minigam.engine.cuda import cross_entropy as losses
-from minigam.engine.cuda import embedding as tables
-from minigam.engine.cuda import kernels
-from minigam.engine.cuda import layer_norm as rows
-from minigam.engine.cuda import sequence as mixers
+from minigam.engine import cuda, masks
 from minigam.engine.tensor import OPS, ShapeError, Tensor
 from minigam.gradcheck.arguments import ids, some_ignored, strided, transposed
 from minigam.gradcheck.cases import CASES, case
@@ -86,14 +81,14 @@ each_batch = pytest.mark.parametrize("case", BATCHES, ids=str)
 
 
 def test_every_faster_rule_has_a_batch_of_several_blocks():
-    assert {c.op for c in BATCHES} | {sequence.selective_scan} == set(FAST)  # the scan's are in test_fast.py
+    assert {c.op for c in BATCHES} | {sequence.selective_scan} == set(FAST)  # the scan's: test_cpu_rules.py
 
 
 @each_device
 @each_dtype
 @each_batch
 def test_several_blocks_the_last_not_full(case, library, dtype, rtol, monkeypatch):
-    monkeypatch.setattr(losses, "ROWS", 50)  # of logits at a time: three parts
+    monkeypatch.setattr(cuda.cross_entropy, "ROWS", 50)  # of logits at a time: three parts
     got, want = both(case, library, dtype)
     assert {(type(a), str(a.dtype)) for a in got} == {(backend.get(library).ndarray, dtype)}
     assert_all_close(got, want, rtol)
@@ -194,7 +189,7 @@ def test_dropout_has_the_mask_of_the_backend_bit_for_bit(shape, first_token, lib
 def test_embedding_adds_in_the_order_of_the_ids(library):
     case = next(c for c in BATCHES if c.op is ops.embedding)
     table, ids = case.inputs(dtype="float32")
-    assert ids.size > 2 * tables.SLAB
+    assert ids.size > 2 * cuda.embedding.SLAB
     want = np.zeros_like(table)
     dy = np.random.default_rng(1).standard_normal((*ids.shape, C)).astype("float32")
     np.add.at(want, ids.reshape(-1), dy.reshape(-1, C))
@@ -204,7 +199,7 @@ def test_embedding_adds_in_the_order_of_the_ids(library):
 
 @needs_compiler
 def test_logits_of_all_rows_never_exist(monkeypatch):
-    monkeypatch.setattr(losses, "ROWS", 50)
+    monkeypatch.setattr(cuda.cross_entropy, "ROWS", 50)
     case, made, empty = next(c for c in BATCHES if c.op is ops.linear_cross_entropy), [], fakegpu.xp.empty
     monkeypatch.setattr(fakegpu.xp, "empty", lambda shape, dtype: made.append(shape) or empty(shape, dtype))
     value_and_gradients(case, case.tensors(library="fakegpu"))
@@ -224,10 +219,10 @@ def test_attention_keeps_one_array_that_grows_with_the_square(monkeypatch):
 
 def test_the_batches_are_several_blocks_and_slabs_the_last_not_full():
     tokens = N[0] * N[1]
-    assert tokens * C > 2 * kernels.THREADS
-    assert tokens * kernels.WARP % kernels.THREADS
-    assert tokens > 2 * rows.SLAB == 2 * mixers.SLAB
-    assert tokens % rows.SLAB
+    assert tokens * C > 2 * cuda.kernels.THREADS
+    assert tokens * cuda.kernels.WARP % cuda.kernels.THREADS
+    assert tokens > 2 * cuda.layer_norm.SLAB == 2 * cuda.sequence.SLAB
+    assert tokens % cuda.layer_norm.SLAB
 
 
 # ------------------------------------------------------------------------------------------ whole models

@@ -13,11 +13,10 @@ from helpers.steps import batch, tiny
 
 from minigam import backend, train
 from minigam.config import PRECISIONS, InputError
-from minigam.engine import precision
-from minigam.engine.cuda import linear as products
+from minigam.engine import cuda, precision
 from minigam.engine.precision import PrecisionUnavailable
 from minigam.files import read_arrays
-from minigam.training import step as training
+from minigam.training import step
 from minigam.training.optim import AdamW, LossScale
 from minigam.training.run import Run
 from minigam.training.step import NonFinite, train_step
@@ -54,7 +53,7 @@ def operands(dtype="float32") -> list[np.ndarray]:
 def test_a_product_asks_cublas_for_the_precision_that_is_set(name, dtype, kind, compute, capable):
     a, b = map(xp.asarray, operands(dtype))
     with precision.using(xp, name):
-        y = products.product(xp, a, b)
+        y = cuda.linear.product(xp, a, b)
     call = fakecuda.calls[-1]
     assert (call.kind, call.out, call.compute, y.dtype) == (kind, np.dtype(dtype).type, compute, dtype)
 
@@ -68,7 +67,7 @@ def test_float16_rounds_what_goes_in_and_not_what_comes_out(library, monkeypatch
     a *= 1000.0  # so that sums are beyond float16
     here, rounded = backend.get(library), [z.astype("float16").astype("float64") for z in (a, b.T)]
     with precision.using(here, "float16"):
-        y = products.product(here, here.asarray(a), here.asarray(b))
+        y = cuda.linear.product(here, here.asarray(a), here.asarray(b))
     np.testing.assert_allclose(backend.to_numpy(y), rounded[0] @ rounded[1].T, rtol=1e-4)
     assert np.abs(backend.to_numpy(y) - a.astype("float64") @ b).max() > 1e-2
 
@@ -80,7 +79,7 @@ def test_tf32_on_a_device_is_less_exact_and_not_wrong():
     exact, got = a.astype("float64") @ b, {}
     for name in ("float32", "tf32"):
         with precision.using(here, name):
-            y = products.product(here, here.asarray(a), here.asarray(b))
+            y = cuda.linear.product(here, here.asarray(a), here.asarray(b))
         got[name] = np.abs(backend.to_numpy(y) - exact).max()
     assert got["float32"] < 1e-4
     assert 1e-3 < got["tf32"] < 0.2
@@ -184,7 +183,7 @@ def test_a_scale_that_has_fallen_to_one_grows_again(monkeypatch):
 def test_what_no_scale_mends_is_an_error(monkeypatch):
     model, (ids, targets) = tiny(), batch()
     optimizer = AdamW(model.parameters(), loss_scale=LossScale(2.0))
-    monkeypatch.setattr(training, "first_non_finite", lambda *args: "here")
+    monkeypatch.setattr(step, "first_non_finite", lambda *args: "here")
     monkeypatch.setattr(optimizer, "step", lambda *args: np.float64(math.inf))
     train_step(model, optimizer, ids, targets)
     assert optimizer.loss_scale.value == 1.0

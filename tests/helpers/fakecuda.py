@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from helpers import fakegpu
-from minigam.engine.cuda import linear as products
+from minigam.engine import cuda
 from minigam.engine.tensor import OPS
 from minigam.training import optim
 
@@ -203,8 +203,12 @@ each_device = pytest.mark.parametrize("library", DEVICES)
 
 def install(monkeypatch) -> None:
     """Let the pretend GPU run CuPy's faster rules, its kernels and products by the emulators here."""
-    real = products.cublas
-    monkeypatch.setattr(products, "cublas", lambda xp: (CUBLAS, "handle") if xp is fakegpu.xp else real(xp))
+    real = cuda.linear.cublas
+
+    def cublas(xp):
+        return (CUBLAS, "handle") if xp is fakegpu.xp else real(xp)
+
+    monkeypatch.setattr(cuda.linear, "cublas", cublas)
     monkeypatch.setattr(fakegpu.xp, "RawModule", RawModule, raising=False)
     for table in [*(op.fast for op in OPS.values()), optim.FASTER]:
         if "cupy" in table:

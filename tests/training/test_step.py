@@ -10,7 +10,7 @@ from minigam.engine.tensor import Tensor
 from minigam.models.gam import GAM
 from minigam.models.mamba import Mamba
 from minigam.models.transformer import Transformer
-from minigam.training import step as training
+from minigam.training import step
 from minigam.training.optim import AdamW
 from minigam.training.step import NonFinite, train_step
 
@@ -50,7 +50,7 @@ def test_left_to_itself_a_step_takes_parts_whose_widest_array_is_bounded(monkeyp
     loss = model.mean_loss
     monkeypatch.setattr(model, "mean_loss", lambda ids, *rest: shapes.append(ids.shape) or loss(ids, *rest))
     for numbers, rows in ((10**9, [6]), (4 * 4 * C * T + 1, [4, 2]), (1, [1] * 5)):  # the last has no target
-        monkeypatch.setattr(training, "WIDEST", numbers)
+        monkeypatch.setattr(step, "WIDEST", numbers)
         shapes.clear()
         train_step(model, AdamW(model.parameters()), ids, targets)
         assert shapes == [(n, T) for n in rows]
@@ -65,7 +65,7 @@ def test_a_long_row_is_split_exactly(mixer, kernel_size, dropout, monkeypatch):
     ids, targets = rng.integers(0, 7, (2, 90)), rng.integers(-1, 7, (2, 90))
     results = []
     for numbers in (10**9, 1):
-        monkeypatch.setattr(training, "WIDEST", numbers)
+        monkeypatch.setattr(step, "WIDEST", numbers)
         model, shapes = GAM(config, dtype="float64"), []
         loss = model.mean_loss
         monkeypatch.setattr(
@@ -83,9 +83,9 @@ def test_a_long_row_is_split_exactly(mixer, kernel_size, dropout, monkeypatch):
 
 def test_a_long_row_of_a_model_that_sees_everything_is_not_split(monkeypatch):
     config = Transformer.Config(vocab_size=7, block_size=40, d_model=8, n_layers=1, n_heads=2)
-    monkeypatch.setattr(training, "WIDEST", 1)
+    monkeypatch.setattr(step, "WIDEST", 1)
     model = Transformer(config)
-    assert list(training.places(model, 2, 40, None)) == [
+    assert list(step.places(model, 2, 40, None)) == [
         (slice(0, 1), 0, 0, 40),
         (slice(1, 2), 0, 0, 40),
     ]
@@ -169,7 +169,7 @@ def test_loss_accepts_tensors_of_ids():
 
 
 def test_a_step_takes_lists_and_unsigned_integers(monkeypatch):
-    monkeypatch.setattr(training, "WIDEST", 1)
+    monkeypatch.setattr(step, "WIDEST", 1)
     config = GAMConfig(vocab_size=7, block_size=60, d_model=4, n_layers=1, n_slots=3)
     ids, targets = np.random.default_rng(0).integers(0, 7, (2, 2, 60))
     losses = []

@@ -7,7 +7,7 @@ import pytest
 from minigam.config import GAMConfig
 from minigam.data.corpus import from_pocketstories
 from minigam.models.gam import GAM
-from minigam.training import step as training
+from minigam.training import step
 from minigam.training.validation import evaluate
 
 
@@ -34,7 +34,7 @@ def test_evaluation_reads_a_long_row_in_parts_and_says_the_same(monkeypatch):
     losses = model.token_losses
     monkeypatch.setattr(model, "token_losses", lambda *a: shapes.append(a[0].shape) or losses(*a))
     for widest in (10**9, 1):
-        monkeypatch.setattr(training, "WIDEST", widest)
+        monkeypatch.setattr(step, "WIDEST", widest)
         found.append(evaluate(model, corpus, batch=1)["loss"])
     assert max(T for _, T in shapes) == 128 > min(T for _, T in shapes)
     assert found[0] == pytest.approx(found[1], rel=1e-13)

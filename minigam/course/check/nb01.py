@@ -107,7 +107,8 @@ class _Value:
     """A node or a leaf, as the notebook has them, which counts how often it is asked."""
 
     def __init__(self, name: str, *inputs: "_Value", rule=None):
-        self.name, self._inputs, self._rule, self.looks, self.passed = name, inputs, rule, 0, []
+        self.name, self._inputs, self._rule, self.looks = name, inputs, rule, 0
+        self.passed: list = []
         if inputs:
             self.op = name
             self.backward = self._backward

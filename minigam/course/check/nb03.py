@@ -2,6 +2,7 @@
 
 import operator
 import types
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from minigam.engine import backend
 class DeviceArray:
     """Hides a NumPy array; has what NumPy has, by the same names, and meets its own kind and numbers only."""
 
-    __hash__ = None
+    __hash__: Any = None
 
     def __init__(self, hidden: np.ndarray):
         self.hidden = hidden

@@ -142,7 +142,7 @@ def ex_15_3(in_parts):
         )
         if B > 1:
             targets[1] = -1  # a row without a target
-        asked = []
+        asked: list[int] = []
 
         def loss_and_gradient(some_ids, some_targets, theta=theta, asked=asked):
             counts = np.asarray(some_targets) >= 0
