@@ -11,7 +11,7 @@ from typing import Any
 from minigam import config, viz
 from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfig
 from minigam.engine import backend, masks, memory, numeric, ops, sequence
-from minigam.engine.operation import op
+from minigam.engine.dispatch import op
 from minigam.engine.tensor import Tensor, no_grad, observing, reference_only
 from minigam.gradcheck import gradcheck  # the function, in place of the package that has its name
 from minigam.models import GAM, GAMBlock, Mamba, MambaBlock, Transformer, TransformerBlock, interop, nn

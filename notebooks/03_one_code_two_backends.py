@@ -395,7 +395,7 @@ assert max(worst) < 1e-5
 # %% [markdown]
 # The last digits can differ because `"numpy"` has faster rules of its own, and the device got the plain ones.
 #
-# The tests of this project run every operation, layer and model on such a device (`tests/fakegpu.py`), stricter than
+# The tests of this project run every operation, layer and model on such a device (`tests/helpers/fakegpu.py`), stricter than
 # this one: it has only the functions that CuPy has. What it cannot tell is how fast a GPU is, and the differences that
 # come next.
 
@@ -712,4 +712,4 @@ show(
 # * The next notebook puts the first rule of the GAM on this ground: the causal convolution. Notebook 12 uses the timer's
 #   ideas to ask how cost grows with length.
 #
-# **Read on in the code:** `minigam/engine/backend.py`, all of it; `class Op` in `minigam/engine/operation.py`; `tests/helpers/fakegpu.py`.
+# **Read on in the code:** `minigam/engine/backend.py`, all of it; `class Op` in `minigam/engine/dispatch.py`; `tests/helpers/fakegpu.py`.

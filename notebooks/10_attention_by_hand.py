@@ -664,4 +664,4 @@ assert all(first[0, t, t - 1] > 0.99 for t in range(1, len(row)))
 # * GAM's memory as attention to constants: one formula, two machines, and a table of what separates them.
 # * Weights, chosen by hand, that answer associative recall at any distance. Notebook 11 asks what a state of constant size can do, 12 what it all costs.
 #
-# **Read on in the code:** `causal_attention` in `minigam/engine/sequence.py`, and `minigam/models/transformer.py`, whose `KeyValueCache` is your exercise 10.5.
+# **Read on in the code:** `minigam/engine/attention.py`, and `minigam/models/transformer.py`, whose `KeyValueCache` is your exercise 10.5.

@@ -910,5 +910,5 @@ assert good[25] < 0.5 * np.log(16) and min(bare[:25]) > 0.9 * np.log(16)
 # * A recurrence of maps $a h + b$ is a scan: $\log T$ rounds where depth counts, T steps where work does.
 # * Mamba remembers what fits a state of fixed size. Attention keeps everything, GAM a dozen tokens: notebook 12 counts what each costs.
 #
-# **Read on in the code:** `minigam/engine/sequence.py`, `selective_scan`; `minigam/models/mamba.py`; the faster rules in
+# **Read on in the code:** `minigam/engine/selective_scan.py`; `minigam/models/mamba.py`; the faster rules in
 # `minigam/engine/cpu/selective_scan.py` and, one thread a channel, `minigam/engine/cuda/selective_scan.py`.

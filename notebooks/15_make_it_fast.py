@@ -802,4 +802,4 @@ Markdown("\n".join(lines))
 # * A lower bound to compare with, and an honest place beside it.
 #
 # **Read on in the code:** `minigam/engine/cpu/ops.py` (every trick of this notebook), `minigam/training/step.py` (`parts_of`), `minigam/training/profile.py`,
-# `minigam/engine/operation.py` (`Op.faster`).
+# `minigam/engine/dispatch.py` (`Op.faster`).

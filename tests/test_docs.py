@@ -96,6 +96,13 @@ def test_links_and_files_exist():
             assert target[1:] in headings if target[0] == "#" else (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("source", notebooks.sources(), ids=lambda p: p.stem)
+def test_files_that_a_notebook_names_exist(source):
+    text = source.read_text(encoding="utf-8")
+    for path in re.findall(r"(?:tests|minigam|benchmarks|notebooks)/[\w/.]*\w", text):
+        assert (ROOT / path).exists() or path == "notebooks/exercises", path
+
+
 def test_functions_of_the_equation_table_exist():
     rows = [line for line in README.splitlines() if re.match(r"\| (E\d|  ?\|)", line)]
     functions = re.findall(r"`(?:(ops|sequence|nn)\.)?(\w+)`", "".join(row.split("|")[3] for row in rows))

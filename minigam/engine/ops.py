@@ -6,10 +6,10 @@ writes into an array it was given. An operation's check, where it has one, stand
 
 import math
 
+from minigam.engine.dispatch import integer_op, op
 from minigam.engine.masks import keep_mask
 from minigam.engine.numeric import erf, rows, scatter_add, shape_of, unbroadcast
 from minigam.engine.numeric import sigmoid as sigmoid_of
-from minigam.engine.operation import integer_op, op
 from minigam.engine.tensor import ShapeError, Tensor
 
 # ---------------------------------------------------------------------------- arithmetic

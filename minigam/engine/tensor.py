@@ -18,7 +18,7 @@ from minigam.engine.backend import xp_of
 Array = Any  # an array of NumPy or of CuPy, which a type checker cannot tell apart here
 Axes = int | tuple[int, ...] | None
 
-OPS: dict[str, Callable[..., "Tensor"]] = {}  # every operation by name; operation.py fills it
+OPS: dict[str, Callable[..., "Tensor"]] = {}  # every operation by name; dispatch.py fills it
 state: dict[str, Any] = {"grad": True, "fast": True, "observer": None}
 
 

@@ -8,7 +8,7 @@ from minigam import cli
 from minigam.config import POCKETSTORIES, DataConfig
 from minigam.data.corpus import find_prepared
 from minigam.experiments import comparison, paper, reach, recall, scaling
-from minigam.experiments.cell import Interrupted
+from minigam.experiments.training_cell import Interrupted
 from minigam.training.step import NonFinite
 
 PROG = "minigam experiments"

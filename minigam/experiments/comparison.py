@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from minigam.config import POCKETSTORIES, DataConfig, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus
 from minigam.experiments import paper, report
-from minigam.experiments.cell import Cell, trained
+from minigam.experiments.training_cell import Cell, trained
 from minigam.files import read_json
 from minigam.models import MODELS
 from minigam.training.run import Run, make_corpus

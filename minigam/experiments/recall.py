@@ -11,7 +11,7 @@ from minigam.data.mqar import distances
 from minigam.engine import backend as backends
 from minigam.engine.tensor import no_grad
 from minigam.experiments import report
-from minigam.experiments.cell import Cell, trained
+from minigam.experiments.training_cell import Cell, trained
 from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
 from minigam.training.run import Run, make_corpus

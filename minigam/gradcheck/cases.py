@@ -13,7 +13,7 @@ import numpy as np
 
 from minigam.config import MIXERS, GAMConfig, MambaConfig, ModelConfig, TransformerConfig
 from minigam.engine import ops, sequence
-from minigam.engine.operation import Op
+from minigam.engine.dispatch import Op
 from minigam.engine.tensor import Tensor
 from minigam.gradcheck.arguments import (
     apart,

@@ -1,8 +1,8 @@
 """Plots, each a function that returns a matplotlib Figure. matplotlib is imported when one is drawn."""
 
+from minigam.viz.anatomy import gates_plot, slots_plot
 from minigam.viz.cost import complexity_plot
 from minigam.viz.experiments import reach_plot, recall_plot, scaling_plot
-from minigam.viz.inside import gates_plot, slots_plot
 from minigam.viz.receptive_field import influence_map, receptive_field, text_in_sight
 from minigam.viz.runs import comparison_plot, loss_plot
 from minigam.viz.style import STYLES, panels

@@ -4,10 +4,11 @@ import ast
 import re
 import types
 from importlib import import_module
+from pathlib import Path
 
+import answers
 import numpy as np
 import pytest
-from answers import WRONG
 
 from minigam.course import PROJECT, check, notebooks
 from minigam.course.judge import NotYet
@@ -15,8 +16,8 @@ from minigam.course.judge import NotYet
 SOURCES = notebooks.sources()
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
 
-for room in (PROJECT / "tests" / "answers").glob("nb*.py"):
-    import_module(f"answers.{room.stem}")
+for module in sorted(Path(answers.__file__).parent.glob("nb*.py")):
+    import_module(f"answers.{module.stem}")
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +153,11 @@ def _single(z):
 @each_exercise
 def test_there_are_wrong_answers(at):
     number = f"{at[0].stem[:2]}_{at[1] + 1}"
-    assert sum(w.number == number for w in WRONG) >= 2
+    assert sum(w.number == number for w in answers.WRONG) >= 2
 
 
 @pytest.mark.parametrize(
-    "wrong", WRONG, ids=lambda w: f"{w.number}-{getattr(w.answers[0], '__name__', 'value')}"
+    "wrong", answers.WRONG, ids=lambda w: f"{w.number}-{getattr(w.answers[0], '__name__', 'value')}"
 )
 def test_a_wrong_answer_is_told_its_mistake(wrong):
     with pytest.raises(NotYet, match=re.escape(wrong.says)):

@@ -157,7 +157,7 @@ def digest(stories) -> str:
 
 def test_stories_are_the_same_bits_everywhere(stories):
     """A new hash is a new corpus: every figure about it must then be measured again.
-    `python tests/test_pocketstories.py` stores it."""
+    `PYTHONPATH=tests python tests/data/test_pocketstories.py` stores it."""
     assert digest(stories) == HASH.read_text().strip()
 
 

@@ -56,7 +56,7 @@ BY_NUMPY = [c for c in CASES if "numpy" in c.op.fast]
 TINY = {
     (numeric, "TILE"): 8,
     (cpu.ops, "ROWS"): 3,
-    (cpu.sequence, "QUERIES"): 2,
+    (cpu.attention, "QUERIES"): 2,
     (cpu.selective_scan, "TILE"): 8,
 }
 
@@ -85,7 +85,7 @@ def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
 def test_long_rows_of_attention_and_of_logits_cross_several_blocks():
     rng = np.random.default_rng(0)
     draw = lambda *shape: Tensor(rng.standard_normal(shape), requires_grad=True)  # noqa: E731
-    T, V = 2 * cpu.sequence.QUERIES + 3, 5
+    T, V = 2 * cpu.attention.QUERIES + 3, 5
     x, W, ids = draw(2, cpu.ops.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, cpu.ops.ROWS))
     for op, inputs, settings in (
         (causal_attention, [draw(2, T, 12)], {"n_heads": 2, "p": 0.3, "key": (1,), "first_token": 1}),

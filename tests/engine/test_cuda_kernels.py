@@ -189,6 +189,7 @@ SOURCES = {
         cuda.embedding,
         cuda.layer_norm,
         cuda.selective_scan,
+        cuda.attention,
         cuda.sequence,
         cuda.softmax,
     )

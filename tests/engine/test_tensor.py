@@ -10,7 +10,7 @@ from helpers import fakegpu
 
 from minigam import no_grad, ops, reference_only
 from minigam.engine.backend import BackendMismatch
-from minigam.engine.operation import op
+from minigam.engine.dispatch import op
 from minigam.engine.tensor import OPS, ShapeError, Tensor, observing
 from minigam.models.nn import LayerNorm, Linear
 

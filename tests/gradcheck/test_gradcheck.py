@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minigam import Tensor, backend, cli, gradcheck, ops
-from minigam.engine.operation import op
+from minigam.engine.dispatch import op
 from minigam.engine.tensor import OPS
 from minigam.gradcheck import __main__ as command
 from minigam.gradcheck.cases import CASES, LAYERS, MODELS

@@ -1,6 +1,6 @@
-"""Write tests/golden: what PyTorch answers, for the tests to compare with where it is not installed.
+"""Write tests/helpers/golden: what PyTorch answers, for the tests to compare with where it is not installed.
 
-    python tests/helpers/make_golden.py
+    cd tests && python -m helpers.make_golden
 
 Each file keeps the inputs beside the answers, so no random stream has to stay as it is today.
 The versions that made a file are in its metadata.
@@ -17,7 +17,7 @@ from minigam.config import MIXERS
 from minigam.models.interop import to_official
 
 FOLDER = Path(__file__).parent / "golden"
-MADE = {"made": f"python tests/helpers/make_golden.py; torch {torch.__version__}; numpy {np.__version__}"}
+MADE = {"made": f"python -m helpers.make_golden; torch {torch.__version__}; numpy {np.__version__}"}
 
 
 def model_case(mixer: str) -> dict[str, np.ndarray]:

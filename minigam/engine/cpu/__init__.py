@@ -5,4 +5,4 @@ that fewer large arrays are asked for; sums as products with ones, which BLAS do
 what backward reads. Python stays single-threaded: BLAS uses the cores.
 """
 
-from minigam.engine.cpu import ops, selective_scan, sequence  # noqa: F401  importing registers the rules
+from minigam.engine.cpu import attention, ops, selective_scan, sequence  # noqa: F401  importing registers the rules

@@ -5,14 +5,14 @@ Letters of the scan: b sequences, T tokens, E channels, N states of each; q toke
 
 import numpy as np
 
-from minigam.engine import sequence
+from minigam.engine import selective_scan as reference
 from minigam.engine.numeric import rows
 
 CHUNK = 16  # tokens between two states that are kept: a sixteenth of what the reference keeps
 TILE = 400_000  # numbers in a work array: many beside the cost of a call, few beside the cache
 
 
-@sequence.selective_scan.faster("numpy")
+@reference.selective_scan.faster("numpy")
 def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     """The same recurrence, a chunk of tokens of a few sequences at a time, in arrays used again and again.
 

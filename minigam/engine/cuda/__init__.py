@@ -7,7 +7,8 @@ run, so the same numbers give the same bits. Memory needs no code: CuPy's defaul
 Compiled and emulated in the tests, not yet run on a device.
 """
 
-from minigam.engine.cuda import (  # noqa: F401  # noqa: F401  importing registers the rules
+from minigam.engine.cuda import (  # noqa: F401  # noqa: F401  importing registers
+    attention,
     cross_entropy,
     elementwise,
     embedding,

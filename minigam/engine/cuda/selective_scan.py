@@ -3,7 +3,7 @@
 Letters: b sequences, T tokens, E channels, N states of each.
 """
 
-from minigam.engine import sequence
+from minigam.engine import selective_scan as reference
 from minigam.engine.cuda.kernels import launch, packed
 from minigam.engine.numeric import rows
 
@@ -104,7 +104,7 @@ extern "C" __global__ void scan_backward(
 """
 
 
-@sequence.selective_scan.faster("cupy")
+@reference.selective_scan.faster("cupy")
 def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     """The same recurrence with the states in registers; only those at the borders of chunks are kept.
 

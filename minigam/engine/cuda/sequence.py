@@ -1,10 +1,7 @@
 """Faster rules of what mixes: GAM's convolution, memory and gate, and the Transformer's attention."""
 
-import math
-
 from minigam.engine import sequence
-from minigam.engine.cuda.elementwise import mask_arguments
-from minigam.engine.cuda.kernels import WARP, launch, packed
+from minigam.engine.cuda.kernels import launch, packed
 from minigam.engine.cuda.linear import product
 from minigam.engine.cuda.softmax import softmax_backward, softmax_of
 from minigam.engine.numeric import rows
@@ -148,90 +145,5 @@ def gated_fusion(xp, local_context, global_context, gate):
         (dy,), gradients = packed(xp, dy), [xp.empty(z.shape, dtype=z.dtype) for z in inputs]
         launch(xp, GATE, "fuse_back", dy.size, *inputs, dy, *gradients, dy.size, C)
         return tuple(gradients)
-
-    return y, backward
-
-
-ATTENTION = r"""
-// A warp for each query: a becomes the softmax of scale * a over the keys up to the query, 0 after it, and
-// kept the part of a that dropout keeps. A row of a belongs to query row % T, after P keys of a past.
-// Without dropout kept may be a itself.
-extern "C" __global__ void attend(
-    REAL* a, REAL* kept, size rows, size T, size P, REAL scale,
-    size first, word seed, size threshold, REAL keep_scale)
-{
-    const size row = my_row(), keys = P + T, visible = P + row % T + 1, begin = row * keys;
-    if (row >= rows) return;
-    REAL top = a[begin] * scale, total = 0;
-    for (size j = my_lane(); j < visible; j += 32) top = fmax(top, a[begin + j] * scale);  // as in softmax
-    top = max_of_warp(top);
-    for (size j = my_lane(); j < visible; j += 32) total += exp(a[begin + j] * scale - top);
-    total = sum_of_warp(total);
-    for (size j = my_lane(); j < keys; j += 32) {
-        const size i = begin + j;
-        const REAL weight = (j < visible ? exp(a[i] * scale - top) : 0) / total;
-        a[i] = weight;
-        kept[i] = weight * dropout_factor(first + i, seed, threshold, keep_scale);
-    }
-}
-
-// da, the gradient of the kept weights, becomes that of the products of queries and keys; kept as before.
-extern "C" __global__ void attend_back(
-    const REAL* a, REAL* da, REAL* kept, size rows, size keys, REAL scale,
-    size first, word seed, size threshold, REAL keep_scale)
-{
-    const size row = my_row(), begin = row * keys + my_lane(), end = (row + 1) * keys;
-    if (row >= rows) return;
-    REAL mean = 0;
-    for (size i = begin; i < end; i += 32) {
-        const REAL factor = dropout_factor(first + i, seed, threshold, keep_scale);
-        da[i] *= factor;
-        kept[i] = a[i] * factor;
-        mean += da[i] * a[i];
-    }
-    mean = sum_of_warp(mean);
-    for (size i = begin; i < end; i += 32) da[i] = a[i] * (da[i] - mean) * scale;
-}
-"""
-
-
-@sequence.causal_attention.faster("cupy")
-def causal_attention(
-    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
-):
-    """Scale, mask, softmax and dropout in one kernel between the two products, in place.
-
-    Keeps the heads and a, B H T (P+T) numbers; backward computes the mask of dropout again.
-    """
-    (B, T, C3), H = qkv.shape, n_heads
-    C, P = C3 // 3, 0 if past is None else past.shape[1]
-
-    def heads(z):  # (B, n, C) -> (B, H, n, D)
-        return xp.ascontiguousarray(z.reshape(B, z.shape[1], H, C // H).transpose(0, 2, 1, 3))
-
-    def merged(z):  # (B, H, n, D) -> (B, n, C)
-        return z.transpose(0, 2, 1, 3).reshape(B, z.shape[2], C)
-
-    kv = qkv[..., C:] if past is None else xp.concatenate([past, qkv[..., C:]], axis=1)  # (B, P+T, 2C)
-    q, k, v = heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:])
-    scale, n = 1.0 / math.sqrt(C // H), B * H * T
-    mask = mask_arguments(p, key, first_token * H * (P + T))
-    a = product(xp, q, k.swapaxes(-1, -2))  # (B, H, T, P+T)
-    kept = xp.empty(a.shape, dtype=a.dtype) if p > 0.0 else a
-    launch(xp, ATTENTION, "attend", n * WARP, a, kept, n, T, P, scale, *mask)
-    y = merged(product(xp, kept, v))
-    del kept  # computed again when wanted
-
-    def backward(dy):
-        dy = heads(dy)
-        ds, kept = product(xp, dy, v.swapaxes(-1, -2)), a
-        if p > 0.0:
-            kept = xp.empty(a.shape, dtype=a.dtype)
-        launch(xp, ATTENTION, "attend_back", n * WARP, a, ds, kept, n, P + T, scale, *mask)
-        dv = product(xp, kept.swapaxes(-1, -2), dy)
-        dq, dk = product(xp, ds, k), product(xp, ds.swapaxes(-1, -2), q)
-        dkv = xp.concatenate([merged(dk), merged(dv)], axis=-1)  # (B, P+T, 2C)
-        dqkv = xp.concatenate([merged(dq), dkv[:, P:]], axis=-1)
-        return dqkv, None if past is None else dkv[:, :P]
 
     return y, backward

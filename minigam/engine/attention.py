@@ -1,0 +1,73 @@
+"""The Transformer's sequence map, by hand: causal attention and its gradient.
+
+Letters: B batch, T tokens, C channels, H heads, D = C / H channels of a head, P tokens of a past.
+"""
+
+import math
+
+from minigam.engine.dispatch import op
+from minigam.engine.masks import keep_mask
+from minigam.engine.tensor import ShapeError
+
+
+@op
+def causal_attention(
+    xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
+):
+    """Let every token take a mean of the values before it, weighted by how its query meets their keys.
+
+        s = q k^T / sqrt(D), minus infinity where a key comes after the query
+        a = Dropout(softmax(s)),   y = a v,   in each of H heads alone
+
+    qkv  : (B, T, 3C)   queries, keys and values, each H heads of D channels side by side
+    past : (B, P, 2C) or None   keys and values of the tokens before, when a sequence comes in parts
+    p, key, first_token : share of the weights a to drop, and what decides which (see `ops.dropout`)
+    returns (B, T, C)
+    Raises ShapeError when H does not divide C, or past does not fit.
+    Cost: 4 B T (P+T) C flop forward, twice that backward; keeps two arrays of B H T (P+T) numbers,
+    which is what grows with the square of the length.
+    Source: Vaswani et al., arXiv 1706.03762; dropout on the weights as in GPT-2.
+    """
+    (B, T, C3), H = qkv.shape, n_heads
+    C = C3 // 3
+    P = 0 if past is None else past.shape[1]
+    kv = qkv[..., C:] if past is None else xp.concatenate([past, qkv[..., C:]], axis=1)  # (B, P+T, 2C)
+
+    def heads(z):  # (B, n, C) -> (B, H, n, D)
+        return z.reshape(B, z.shape[1], H, C // H).transpose(0, 2, 1, 3)
+
+    def merged(z):  # (B, H, n, D) -> (B, n, C)
+        return z.transpose(0, 2, 1, 3).reshape(B, z.shape[2], C)
+
+    q, k, v = heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:])
+    scale = 1.0 / math.sqrt(C // H)
+    after = xp.arange(P + T) > (P + xp.arange(T))[:, None]  # keys that come after the query
+    s = xp.where(after, -math.inf, (q @ k.swapaxes(-1, -2)) * scale)  # (B, H, T, P+T)
+    e = xp.exp(s - s.max(axis=-1, keepdims=True))
+    a = e / e.sum(axis=-1, keepdims=True)
+    kept = 1.0
+    if p > 0.0:
+        kept = keep_mask(xp, key, p, a.shape, first_token * H * (P + T)).astype(a.dtype) * (1.0 / (1.0 - p))
+    y = merged((a * kept) @ v)
+
+    def backward(dy):
+        dy = heads(dy)
+        dv = (a * kept).swapaxes(-1, -2) @ dy  # y = (a kept) v, through v
+        da = (dy @ v.swapaxes(-1, -2)) * kept  # through a
+        ds = a * (da - (da * a).sum(axis=-1, keepdims=True)) * scale  # softmax: a_i (1[i=j] - a_j)
+        dq, dk = merged(ds @ k), merged(ds.swapaxes(-1, -2) @ q)  # s = q k^T
+        dkv = xp.concatenate([dk, merged(dv)], axis=-1)  # (B, P+T, 2C)
+        return xp.concatenate([dq, dkv[:, P:]], axis=-1), None if past is None else dkv[:, :P]
+
+    return y, backward
+
+
+@causal_attention.check
+def _(qkv, past=None, *, n_heads, **_dropout):
+    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_heads):
+        raise ShapeError(
+            f"causal_attention: qkv {qkv.shape}, wanted (B, T, 3C) with C a multiple of {n_heads} heads"
+        )
+    B, _, C3 = qkv.shape
+    if past is not None and (past.ndim != 3 or past.shape != (B, past.shape[1], C3 // 3 * 2)):
+        raise ShapeError(f"causal_attention: past {past.shape}, wanted ({B}, P, {C3 // 3 * 2})")

@@ -1,0 +1,67 @@
+"""Mamba's sequence map, by hand: the selective scan and its gradient.
+
+Letters: B batch, T tokens, E expanded channels, N states of each.
+"""
+
+from minigam.engine.dispatch import op
+from minigam.engine.numeric import rows
+from minigam.engine.tensor import ShapeError
+
+
+@op
+def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
+    """Carry N numbers for each channel through time, and let the input decide what is kept.
+
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,   y_t = C_t h_t + skip x_t
+
+    x, delta : (B, T, E)   the input, and its step size, above 0
+    A        : (E, N)      negative: how fast each state forgets (zero-order hold: a = exp(delta A))
+    B, C     : (B, T, N)   what is written and what is read, for each token its own
+    skip     : (E)         the paper's D
+    past     : (B, E, N) or None   the state before the first token; None is zero
+    remember : called, if given, with the state (B, E, N) after the last token
+    returns    (B, T, E)   token t has seen every token up to t and none after it
+    Raises ShapeError when a shape does not fit.
+    Cost: O(B T E N); keeps the states, B T E N numbers. Token by token, as the recurrence reads.
+    Source: Gu and Dao, arXiv 2312.00752, section 3; B discretised by delta B, as in their code.
+    """
+    (b, T, E), N = x.shape, A.shape[1]
+    states = [xp.zeros((b, E, N), dtype=x.dtype) if past is None else past]
+    for t in range(T):
+        a = xp.exp(delta[:, t, :, None] * A)  # (B, E, N)
+        states.append(a * states[t] + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None])
+    y = xp.stack([(h * C[:, t, None]).sum(axis=-1) for t, h in enumerate(states[1:])], axis=1) + skip * x
+    if remember is not None:
+        remember(states[-1])
+
+    def backward(dy):
+        dx, ddelta, dB, dC = dy * skip, xp.zeros_like(delta), xp.zeros_like(B), xp.zeros_like(C)
+        dA, dh = xp.zeros_like(A), xp.zeros_like(states[0])
+        for t in range(T - 1, -1, -1):
+            before, h, dy_t, step = states[t], states[t + 1], dy[:, t, :, None], delta[:, t, :, None]
+            dh = dh + dy_t * C[:, t, None]  # h_t is read at t, and used by h_{t+1}
+            dC[:, t] = (dy_t * h).sum(axis=1)
+            dB[:, t] = (dh * step * x[:, t, :, None]).sum(axis=1)
+            written = (dh * B[:, t, None]).sum(axis=-1)  # through delta_t x_t
+            dx[:, t] += written * delta[:, t]
+            a = xp.exp(step * A)
+            decayed = dh * before * a  # through the exponent delta_t A
+            ddelta[:, t] = written * x[:, t] + (decayed * A).sum(axis=-1)
+            dA += (decayed * step).sum(axis=0)
+            dh = dh * a
+        return dx, ddelta, dA, dB, dC, rows(dy * x).sum(axis=0), None if past is None else dh
+
+    return y, backward
+
+
+@selective_scan.check
+def _(x, delta, A, B, C, skip, past=None, *, remember=None):
+    if x.ndim != 3 or A.ndim != 2:
+        raise ShapeError(f"selective_scan: x {x.shape} and A {A.shape}, wanted (B, T, E) and (E, N)")
+    (b, T, E), N = x.shape, A.shape[1]
+    for name, z, wanted in (
+        ("delta", delta, (b, T, E)), ("A", A, (E, N)), ("B", B, (b, T, N)), ("C", C, (b, T, N)),
+        ("skip", skip, (E,)), ("past", past, (b, E, N)),
+    ):  # fmt: skip
+        if z is not None and z.shape != wanted:
+            raise ShapeError(f"selective_scan: {name} {z.shape}, wanted {wanted} beside x {x.shape}")
