@@ -75,6 +75,14 @@ def _gone(dy: Array) -> tuple[Array, ...]:
     raise RuntimeError("backward: this graph was released by backward(retain_graph=False); compute it again")
 
 
+Operator = Callable[["Tensor", Any], "Tensor"]
+
+
+def _operator(name: str) -> tuple[Operator, Operator]:
+    """Return the methods for `tensor op other` and `other op tensor`."""
+    return lambda a, b: OPS[name](a, b), lambda a, b: OPS[name](b, a)
+
+
 class Tensor:
     """An array, its gradient, and how it was made.
 
@@ -145,43 +153,19 @@ class Tensor:
         """Return these values as a new leaf held by the backend called `name`."""
         return Tensor(backend.to(self.data, name), self.requires_grad, name=self.name)
 
-    # ------------------------------------------- operators: each is the operation of its name in ops.py
+    # Operators: each is the operation of its name in ops.py; the second of a pair has the operands swapped.
 
-    def __add__(self, other: Any) -> "Tensor":
-        return OPS["add"](self, other)
-
-    def __radd__(self, other: Any) -> "Tensor":
-        return OPS["add"](other, self)
-
-    def __sub__(self, other: Any) -> "Tensor":
-        return OPS["sub"](self, other)
-
-    def __rsub__(self, other: Any) -> "Tensor":
-        return OPS["sub"](other, self)
-
-    def __mul__(self, other: Any) -> "Tensor":
-        return OPS["mul"](self, other)
-
-    def __rmul__(self, other: Any) -> "Tensor":
-        return OPS["mul"](other, self)
-
-    def __truediv__(self, other: Any) -> "Tensor":
-        return OPS["div"](self, other)
-
-    def __rtruediv__(self, other: Any) -> "Tensor":
-        return OPS["div"](other, self)
+    __add__, __radd__ = _operator("add")
+    __sub__, __rsub__ = _operator("sub")
+    __mul__, __rmul__ = _operator("mul")
+    __truediv__, __rtruediv__ = _operator("div")
+    __matmul__, __rmatmul__ = _operator("matmul")
 
     def __neg__(self) -> "Tensor":
         return OPS["neg"](self)
 
     def __pow__(self, exponent: float) -> "Tensor":
         return OPS["power"](self, exponent=exponent)
-
-    def __matmul__(self, other: Any) -> "Tensor":
-        return OPS["matmul"](self, other)
-
-    def __rmatmul__(self, other: Any) -> "Tensor":
-        return OPS["matmul"](other, self)
 
     def __getitem__(self, index: Any) -> "Tensor":
         return OPS["getitem"](self, index=index)

@@ -6,14 +6,19 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minigam.config import InputError
 from minigam.engine import backend
 from minigam.files import read_json, replacing, write_json, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GIB = 2**30
 
@@ -104,7 +109,7 @@ def provenance(backend_name: str) -> dict:
     }
 
 
-def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure) -> None:
+def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure") -> None:
     """Write NAME.json, NAME.md and NAME.png, and print the Markdown.
 
     cells : what was measured, each with its provenance under "measured"
@@ -151,7 +156,7 @@ class Cells:
                 )
             self.found = content["cells"]
 
-    def get(self, name: str, measure):
+    def get(self, name: str, measure: Callable[[], dict]) -> dict:
         """Return the measurement called `name`; measure it when it is not there yet."""
         if name not in self.found:
             self.path.parent.mkdir(parents=True, exist_ok=True)

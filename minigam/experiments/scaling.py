@@ -1,6 +1,7 @@
 """Table 2: time and peak memory of one block, forward and backward, against the length of the text."""
 
 import math
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -136,9 +137,7 @@ def table2(
         if expected > limit_gib * 1024:
             found[m][T] = left_out(expected)
         else:
-            found[m][T] = cells.get(
-                f"{m} T {T}", lambda m=m, T=T: measure(m, numbers, T, backend, repeats, seed)
-            )
+            found[m][T] = cells.get(f"{m} T {T}", partial(measure, m, numbers, T, backend, repeats, seed))
     fits = {m: fits_of(found[m]) for m in models}
     content = settings | {
         "limit_gib": limit_gib if math.isfinite(limit_gib) else None,
