@@ -116,12 +116,7 @@ def products_of_a_step(config, ids, targets) -> Counter[Product]:
     return watch.products
 
 
-STEPS = {
-    "minigam": _minigam,
-    "reference": _reference,
-    "torch": _torch,
-    "autograd": _autograd,
-}
+STEPS = {"minigam": _minigam, "reference": _reference, "torch": _torch, "autograd": _autograd}
 
 
 # ------------------------------------------------------------------------------- the command

@@ -123,9 +123,7 @@ class DataConfig(Checked):
     """What to train on: PocketStories, a prepared dataset, or any text file."""
 
     dataset: str = setting(
-        POCKETSTORIES,
-        "what to train on: that, or a folder of minigam data prepare",
-        metavar="NAME",
+        POCKETSTORIES, "what to train on: that, or a folder of minigam data prepare", metavar="NAME"
     )
     data_seed: int = setting(0, "decides what the stories are")
     stories: int = setting(20_000, "PocketStories to train on")

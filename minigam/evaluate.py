@@ -45,12 +45,7 @@ def evaluation(
         results[each] = units(m["loss"], corpus.valid_size)
         if "kinds" in m:
             results[each]["kinds"] = {kind: m["kinds"][kind]["loss"] for kind in KINDS if kind in m["kinds"]}
-    return {
-        "model": name,
-        "rows": len(corpus.valid),
-        "tokens": measured[name]["tokens"],
-        "results": results,
-    }
+    return {"model": name, "rows": len(corpus.valid), "tokens": measured[name]["tokens"], "results": results}
 
 
 def _drawn(corpus: Corpus, rows: int | None, seed: int) -> Corpus:

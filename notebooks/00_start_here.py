@@ -94,10 +94,7 @@ for number in course:
 tallest = max(map(len, columns)) / 2
 axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-tallest - 0.3, tallest + 0.3))
 axes.axis("off")
-show(
-    figure,
-    "The notebooks as numbered circles, with arrows as the column `needs` of the table says.",
-)
+show(figure, "The notebooks as numbered circles, with arrows as the column `needs` of the table says.")
 
 # %% [markdown]
 # ## 3. How to work with it

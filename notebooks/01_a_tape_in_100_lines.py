@@ -346,10 +346,7 @@ y = apply(tanh, x @ W + b)
 assert y.node.op == "tanh"
 assert y.node.inputs[0].op == "add"
 assert y.node.inputs[0].inputs[1] is b
-show(
-    viz.graph_plot(y),
-    "The tape of a layer: x and W go into matmul, that and b into add, that into tanh.",
-)
+show(viz.graph_plot(y), "The tape of a layer: x and W go into matmul, that and b into add, that into tanh.")
 
 # %% [markdown]
 # That is your own tape, drawn. (`viz.graph_plot` asks a tensor for its node, and a node for its inputs. It does not care
@@ -419,10 +416,7 @@ axes.semilogy(depths, calls, viz.STYLES[0], markersize=4, label="each arrival on
 values = [n + 1 for n in depths]
 axes.semilogy(depths, values, viz.STYLES[1], markersize=4, label="values to visit")
 axes.legend(frameon=False)
-show(
-    figure,
-    "The calls double with every diamond; the values to visit hardly grow.",
-)
+show(figure, "The calls double with every diamond; the values to visit hardly grow.")
 
 # %% [markdown]
 # And all three share a fault: they call themselves, and Python by default lets a function do that only about a thousand times deep. A

@@ -46,10 +46,7 @@ figure, axes = viz.panels("step", "mean squared error")
 axes.semilogy(one, "k-", label="one")
 axes.semilogy(other, "k--", label="other")
 axes.legend(frameon=False)
-show(
-    figure,
-    "Two losses fall smoothly from the same start and flatten out. Neither looks broken.",
-)
+show(figure, "Two losses fall smoothly from the same start and flatten out. Neither looks broken.")
 assert one[-1] < 0.3 * one[0] and other[-1] < 0.3 * other[0] and one[5] < other[5]
 
 # %% [markdown]
@@ -133,10 +130,7 @@ figure, axes = viz.panels("step h", "error of the derivative")
 for (name, e), style in zip(errors.items(), viz.STYLES):
     axes.loglog(steps, e, style, markersize=4, label=f"{name}, slope {slope[name]:.2f}")
 axes.legend(frameon=False)
-show(
-    figure,
-    "Two straight lines on logarithmic axes: slope 1 for one-sided differences, 2 for central ones.",
-)
+show(figure, "Two straight lines on logarithmic axes: slope 1 for one-sided differences, 2 for central ones.")
 assert abs(slope["one-sided"] - 1.0) < 0.1 and abs(slope["central"] - 2.0) < 0.1
 
 # %% [markdown]

@@ -310,10 +310,7 @@ assert gradcheck(laptop, Tensor(tokens[:, :, :3], requires_grad=True)) < 1e-6
 # In float64 on the host it is right, gradient and all. Change the device, or the precision, and it is not:
 
 # %%
-for what, x in (
-    ("on the device", pretend.asarray(tokens)),
-    ("in float32", tokens.astype(np.float32)),
-):
+for what, x in (("on the device", pretend.asarray(tokens)), ("in float32", tokens.astype(np.float32))):
     try:
         laptop(Tensor(x))
     except TypeError as e:

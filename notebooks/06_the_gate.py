@@ -698,11 +698,7 @@ assert all(gradient_share(g[None]).mean() > 0.4 for _, _, g in seen)
 assert (parts[:, 0] > 0.6).all()
 
 targets = corpus.valid[:16, 1:]  # the token after each; -1 is no target
-halves = {
-    "as trained": slice(0),
-    "local side shut": slice(C),
-    "global side shut": slice(C, 2 * C),
-}
+halves = {"as trained": slice(0), "local side shut": slice(C), "global side shut": slice(C, 2 * C)}
 kept, losses = [block.gate.bias.data for block in model.blocks], {}
 for name, half in halves.items():
     for block, bias in zip(model.blocks, kept, strict=True):

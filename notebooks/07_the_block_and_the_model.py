@@ -713,10 +713,7 @@ axes.semilogx(sizes, begins, "ko", label="measured")
 axes.semilogx(sizes, expected, "k-", label="log V + 1/6")
 axes.semilogx(sizes, np.log(sizes), color="0.6", linestyle="--", label="log V")
 axes.legend(frameon=False)
-show(
-    figure,
-    "The losses of five untrained models rise along the line log V + 1/6, just above log V.",
-)
+show(figure, "The losses of five untrained models rise along the line log V + 1/6, just above log V.")
 
 # %% [markdown]
 # ## 10. The authors' weights

@@ -481,10 +481,7 @@ assert max(ends.values()) - min(ends.values()) < 1e-9
 little = from_pocketstories(128, n_train=4, n_valid=40)
 ids, targets = inputs_and_targets(little.train)
 size = {"vocab_size": len(little.tokenizer), "block_size": 128, "d_model": 64, "n_layers": 2}
-pupil = GAM(
-    GAMConfig(**size, n_slots=32, kernel_size=4, dropout=0.0, position_std=0.3),
-    seed=0,
-)
+pupil = GAM(GAMConfig(**size, n_slots=32, kernel_size=4, dropout=0.0, position_std=0.3), seed=0)
 optimizer = AdamW(pupil.parameters(), lr=1e-2)
 by_heart = [train_step(pupil, optimizer, ids, targets) for _ in tqdm(range(60), leave=False)]
 

@@ -29,9 +29,7 @@ from minigam import (
     profile,
     viz,
 )
-from minigam import (
-    backend as backends,
-)
+from minigam import backend as backends
 from minigam.course import check, library, results, show
 from minigam.experiments import paper, scaling
 

@@ -25,15 +25,7 @@ heads = ["paper, table 1", "parameters", "s / epoch", "loss (nats)", "perplexity
 lines = []
 for corpus, rows in paper.TABLE1.items():
     for name, (millions, seconds, loss, perplexity) in rows.items():
-        lines.append(
-            [
-                f"{corpus}, {NAMES[name]}",
-                f"{millions} M",
-                f"{seconds}",
-                f"{loss}",
-                f"{perplexity}",
-            ]
-        )
+        lines.append([f"{corpus}, {NAMES[name]}", f"{millions} M", f"{seconds}", f"{loss}", f"{perplexity}"])
 Markdown(report.table(heads, lines))
 
 # %% [markdown]
@@ -160,10 +152,7 @@ known = sorted(set(toy))
 for context in ([], ["the"], ["the", "fox"], ["owl", "fox"], ["a", "b"]):
     after = [probability(toy, context, w, len(known)) for w in known]
     assert abs(sum(after) - 1.0) < 1e-12, "they add up to 1, whatever the context"
-    print(
-        f"{' '.join(context) or '(nothing)':<12}",
-        "  ".join(f"{w} {p:.2f}" for w, p in zip(known, after)),
-    )
+    print(f"{' '.join(context) or '(nothing)':<12}", "  ".join(f"{w} {p:.2f}" for w, p in zip(known, after)))
 
 # %% [markdown]
 # Such n-grams, in a better-mixed form (Kneser-Ney, `minigam/data/ngram.py`), stand beside every model of this project. **Ours on PocketStories**: three models of nearly equal size, 800 steps each, one seed. The floor is what the generator itself would pay, *syntax*, *choice* and *recall* are the kinds of tokens of notebook 08.
@@ -282,10 +271,7 @@ def apart(a, b, m):
 more, fewer = fivegram(stories.train), fivegram(stories.train[:3600])
 halves = fivegram(stories.train[:2000]), fivegram(stories.train[2000:])
 body = []
-for name, a, b in (
-    ("3,600 stories and 4,000", fewer, more),
-    ("one half and the other", *halves),
-):
+for name, a, b in (("3,600 stories and 4,000", fewer, more), ("one half and the other", *halves)):
     mean, error = difference(a, b, 120)  # a block is about a story
     alone = apart(a, b, 120)
     body.append([name, f"{mean:+.4f}", f"{error:.4f}", f"{mean / error:+.1f}", f"{alone:.4f}"])
@@ -379,10 +365,7 @@ for one, who, name, values in series:
     known = [(T, v) for T, v in zip(paper.LENGTHS, values) if v is not None]
     one.loglog(*zip(*known), style, markersize=5, label=name)
     one.set_xscale("log", base=2)
-    one.set_title(
-        {"paper": "paper, GPU, batch 16", "ours": "ours, two CPU cores, batch 2"}[who],
-        fontsize=10,
-    )
+    one.set_title({"paper": "paper, GPU, batch 16", "ours": "ours, two CPU cores, batch 2"}[who], fontsize=10)
     cells = ["out of memory" if v is None else f"{v:.0f}" for v in values]
     at_the_end = np.mean(exponents(paper.LENGTHS, values)[-2:])  # one step alone is noisy
     body.append([f"{who}, {name}", *cells, f"{at_the_end:.2f}"])

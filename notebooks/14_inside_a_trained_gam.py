@@ -29,10 +29,7 @@ model.eval()
 N = 100
 ids, targets = inputs_and_targets(corpus.valid[:N])  # (N, T) each
 counted = targets >= 0  # a story is shorter than its row: places after its end do not count
-kinds, floor = (
-    corpus.kinds[:N],
-    corpus.floor[:N],
-)  # of each target: its kind, and the generator's -log p
+kinds, floor = (corpus.kinds[:N], corpus.floor[:N])  # of each target: its kind, and the generator's -log p
 words = corpus.tokenizer.vocabulary
 C, L, S = model.config.d_model, model.config.n_layers, model.config.n_slots
 logits, views = anatomy.views(model, ids)  # one view a layer: its gates and its shares
@@ -160,13 +157,7 @@ for a, name in zip(axes, ("local", "global"), strict=True):
         found[name, kind_name] = means, errors
         place = np.arange(1, L + 1) + 0.12 * (kind - 1)
         a.errorbar(
-            place,
-            means,
-            yerr=2 * errors,
-            fmt=viz.STYLES[kind],
-            markersize=4,
-            linewidth=0.8,
-            label=kind_name,
+            place, means, yerr=2 * errors, fmt=viz.STYLES[kind], markersize=4, linewidth=0.8, label=kind_name
         )
     a.set_xticks(range(1, L + 1))
     a.set_title(f"{name} gate, mean and 2 standard errors", fontsize=10)
@@ -245,10 +236,7 @@ for layer in (0, L - 1):
         [f"layer {layer + 1}, slot {s}" for s in busiest],
         "mean share",
     )
-    show(
-        figure,
-        f"Layer {layer + 1}, eight words of each slot: " + "; ".join(map(", ".join, lists)),
-    )
+    show(figure, f"Layer {layer + 1}, eight words of each slot: " + "; ".join(map(", ".join, lists)))
 
 # %% [markdown]
 # In the first layer every word spreads over many slots, so no slot belongs to a word. In the last layer a slot is often a **class of
@@ -368,9 +356,7 @@ guesses = [[hits(layer, targets, order) for order in shuffles] for layer in rang
 chance = np.mean(guesses, axis=1)
 figure, axes = viz.panels("layer", "share of tokens", "is the word among the lens's five?")
 for values, style, label in zip(
-    (next_word, present, chance),
-    viz.STYLES,
-    ("next word", "present word", "next word, slots shuffled"),
+    (next_word, present, chance), viz.STYLES, ("next word", "present word", "next word, slots shuffled")
 ):
     axes.plot(range(1, L + 1), values, style, markersize=5, label=label)
 axes.set_xticks(range(1, L + 1))

@@ -44,12 +44,7 @@ from minigam.course import check, results, show
 # %%
 corpus = from_pocketstories(block_size=128, n_train=400, n_valid=16)
 config = GAMConfig(
-    vocab_size=len(corpus.tokenizer),
-    block_size=128,
-    d_model=128,
-    n_layers=2,
-    n_slots=64,
-    kernel_size=4,
+    vocab_size=len(corpus.tokenizer), block_size=128, d_model=128, n_layers=2, n_slots=64, kernel_size=4
 )
 model = GAM(config, seed=0)
 measured = profile.measure(model, corpus, TrainConfig(batch_size=8))
@@ -605,10 +600,7 @@ check.ex_15_4(head_loss)
 
 # %%
 N, C, V = 2048, 64, 4000
-x, weight = (
-    rng.standard_normal((N, C), dtype=np.float32),
-    rng.standard_normal((V, C), dtype=np.float32),
-)
+x, weight = (rng.standard_normal((N, C), dtype=np.float32), rng.standard_normal((V, C), dtype=np.float32))
 targets = rng.integers(-200, V, size=N)
 
 
@@ -761,8 +753,7 @@ for one, (name, measurement) in zip(axes, stored["configs"].items(), strict=True
     one.set_xlim(left=0.0)
     numbers = measurement["model"]
     one.set_title(
-        f"{name}: C {numbers['d_model']}, L {numbers['n_layers']}, V {numbers['vocab_size']}",
-        fontsize=10,
+        f"{name}: C {numbers['d_model']}, L {numbers['n_layers']}, V {numbers['vocab_size']}", fontsize=10
     )
 show(
     figure,

@@ -54,8 +54,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(
 
 
 @pytest.mark.parametrize(
-    "code",
-    [*(pytest.param(p.read_text(encoding="utf-8"), id=p.stem) for p in SOURCES), *EXAMPLES],
+    "code", [*(pytest.param(p.read_text(encoding="utf-8"), id=p.stem) for p in SOURCES), *EXAMPLES]
 )
 def test_notebooks_and_readme_use_public_names_alone(code):
     imported = imports_of(code)

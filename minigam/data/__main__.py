@@ -14,8 +14,7 @@ PROG = "minigam data"
 
 def parser() -> cli.Parser:
     p = cli.Parser(
-        prog=PROG,
-        description=f"{__doc__} Each action has --help with its flags and their defaults.",
+        prog=PROG, description=f"{__doc__} Each action has --help with its flags and their defaults."
     )
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
 

@@ -7,10 +7,7 @@ TABLE1 = {
         "mamba": (20.5, 127.1, 6.9251, 1017.54),
         "gam": (22.6, 117.2, 6.7828, 882.57),
     },
-    "tinystories": {
-        "transformer": (24.2, 671.6, 3.1591, 23.55),
-        "gam": (22.6, 601.4, 3.1418, 23.15),
-    },
+    "tinystories": {"transformer": (24.2, 671.6, 3.1591, 23.55), "gam": (22.6, 601.4, 3.1418, 23.15)},
 }
 # Table 2: one block, forward and backward, batch 16, mixed precision; milliseconds and megabytes.
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -25,9 +22,4 @@ TABLE2: dict[str, dict[str, tuple]] = {
     },
 }
 # Table 3, WikiText-2: million parameters, validation perplexity.
-TABLE3 = {
-    "gated": (22.6, 900.84),
-    "global": (19.4, 905.45),
-    "sum": (19.4, 942.59),
-    "local": (17.9, 944.70),
-}
+TABLE3 = {"gated": (22.6, 900.84), "global": (19.4, 905.45), "sum": (19.4, 942.59), "local": (17.9, 944.70)}

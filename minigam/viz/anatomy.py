@@ -50,10 +50,7 @@ def gates_plot(
 
 
 def slots_plot(
-    words: Sequence[Sequence[str]],
-    shares: Sequence,
-    titles: Sequence[str] = (),
-    xlabel: str = "mean share",
+    words: Sequence[Sequence[str]], shares: Sequence, titles: Sequence[str] = (), xlabel: str = "mean share"
 ) -> "Figure":
     """Plot for each of several slots a bar chart of the words that excite it, the first at the top.
 

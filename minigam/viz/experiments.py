@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 
 def scaling_plot(
-    found: dict[str, dict[int, dict]],
-    fits: dict[str, dict],
-    title: str = "one block, forward and backward",
+    found: dict[str, dict[int, dict]], fits: dict[str, dict], title: str = "one block, forward and backward"
 ) -> "Figure":
     """Plot time and peak memory against the length, on logarithmic axes.
 

@@ -10,7 +10,7 @@ import answers
 import numpy as np
 import pytest
 
-from minigam.course import PROJECT, check, notebooks
+from minigam.course import check, notebooks
 from minigam.course.judge import NotYet
 
 SOURCES = notebooks.sources()

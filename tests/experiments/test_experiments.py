@@ -177,7 +177,7 @@ def test_table2_measures_every_cell_once(tmp_path, monkeypatch):
     assert content["exponents"]["gam"]["peak_mib"] == pytest.approx(scaling.exponent(lengths, values))
     assert f"{gam['32']['time_ms']:.1f}" in (tmp_path / "table2.md").read_text()
     assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(scaling, "measure", None)
+    monkeypatch.setattr(scaling, "measure", pytest.fail)
     assert measured(tmp_path)["cells"] == content["cells"]
     with pytest.raises(InputError, match="measurements of other settings"):
         measured(tmp_path, repeats=3)

@@ -107,10 +107,7 @@ def test_names_that_do_not_fit_are_listed_and_change_nothing():
         arrays["blocks.2.memory"] = arrays["zebra"] = np.zeros(3)
 
     refused(
-        change,
-        KeyError,
-        "missing ['blocks.1.memory', 'norm.bias']",
-        "unknown ['blocks.2.memory', 'zebra']",
+        change, KeyError, "missing ['blocks.1.memory', 'norm.bias']", "unknown ['blocks.2.memory', 'zebra']"
     )
 
 

@@ -85,10 +85,7 @@ def test_a_long_row_of_a_model_that_sees_everything_is_not_split(monkeypatch):
     config = Transformer.Config(vocab_size=7, block_size=40, d_model=8, n_layers=1, n_heads=2)
     monkeypatch.setattr(step, "WIDEST", 1)
     model = Transformer(config)
-    assert list(step.places(model, 2, 40, None)) == [
-        (slice(0, 1), 0, 0, 40),
-        (slice(1, 2), 0, 0, 40),
-    ]
+    assert list(step.places(model, 2, 40, None)) == [(slice(0, 1), 0, 0, 40), (slice(1, 2), 0, 0, 40)]
 
 
 def test_a_step_returns_the_loss_before_the_update_and_lowers_it():

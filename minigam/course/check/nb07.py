@@ -123,13 +123,7 @@ def ex_07_2(layer_norm_backward):
             },
         }
         gradients(
-            layer_norm_backward(dy, x, w),
-            _layer_norm,
-            (x, w, b),
-            dy,
-            "x weight bias",
-            f"x {shape}",
-            mistakes,
+            layer_norm_backward(dy, x, w), _layer_norm, (x, w, b), dy, "x weight bias", f"x {shape}", mistakes
         )
     return "three gradients against finite differences, four shapes"
 

@@ -264,10 +264,7 @@ def ex_11_5(combine, parallel_scan):
         def counting(first, second, T=T):
             nonlocal calls
             calls += 1
-            require(
-                calls <= 2 * T + 2,
-                f"T = {T}: combine was called {calls} times; does a loop not end?",
-            )
+            require(calls <= 2 * T + 2, f"T = {T}: combine was called {calls} times; does a loop not end?")
             return _join(*(_pair(z, f"T = {T}: what combine is given", "a, b") for z in (first, second)))
 
         rounds = math.ceil(math.log2(T))
@@ -292,8 +289,7 @@ def ex_11_5(combine, parallel_scan):
             },
         )
         require(
-            T < 13 or calls > 0,
-            f"T = {T}: right, but combine was never called; the scan is to be made of it",
+            T < 13 or calls > 0, f"T = {T}: right, but combine was never called; the scan is to be made of it"
         )
         require(
             T < 13 or calls <= 2 * rounds + 2,

@@ -227,10 +227,7 @@ def ex_14_4(cost):
         mean,
         2.0,
         "a story without a chosen token",
-        {
-            "it has no mean; leave it out": np.nan,
-            "it counts as 0; leave it out": 4.0 / 3.0,
-        },
+        {"it has no mean; leave it out": np.nan, "it counts as 0; leave it out": 4.0 / 3.0},
     )
     expect(error, 1.0, "a story without a chosen token, standard error")
     return "mean, standard error, a story without a chosen token"

@@ -32,8 +32,7 @@ def _written(out, got, want, where: str, mistakes: dict) -> None:
     empty = np.isnan(out).all(axis=1)
     if empty.all():
         require(
-            False,
-            f"{where}: nothing was written into out; e = f(e) names a new array, e[...] = f(e) writes",
+            False, f"{where}: nothing was written into out; e = f(e) names a new array, e[...] = f(e) writes"
         )
     if empty.any() and not np.isnan(want).any():
         first, n = int(empty.argmax()), int(empty.sum())
