@@ -88,12 +88,8 @@ def add_flags(
 
 def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """Add --backend, which every command that computes has."""
-    parser.add_argument(
-        "--backend",
-        choices=("numpy", "cupy", "auto"),
-        default=default,
-        help=f"where to compute; auto takes a GPU that answers, and says so (default: {default})",
-    )
+    what = f"where to compute; auto takes a GPU that answers, and says so (default: {default})"
+    parser.add_argument("--backend", choices=("numpy", "cupy", "auto"), default=default, help=what)
 
 
 def require_at_least(args: argparse.Namespace, **least: float) -> None:

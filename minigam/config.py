@@ -43,6 +43,11 @@ class Checked:
         return asdict(self)
 
     @classmethod
+    def of(cls, values: dict) -> Self:
+        """Build from those values that there is a field for; the others keep their defaults."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+    @classmethod
     def from_dict(cls, values: dict) -> Self:
         """Build from what `to_dict` gave. Raises InputError for unknown or missing names."""
         known = {f.name for f in fields(cls)}
@@ -191,11 +196,3 @@ PRESETS: dict[str, dict] = {  # where the defaults of a training come from
     },
     "published": {},
 }  # fmt: skip
-
-
-Config = TypeVar("Config", bound=Checked)
-
-
-def build(config: type[Config], values: dict) -> Config:
-    """Make a configuration of those values that it has a field for."""
-    return config(**{f.name: values[f.name] for f in fields(config) if f.name in values})

@@ -138,9 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     model = run.load_model(cli.choose_backend(args.backend))
     corpus = run.corpus(progress=True)
     if corpus.valid.ndim == 3:
-        raise InputError(
-            f"{run.path}: trained on {corpus.name}, wanted a run on text; recall.json has its accuracy"
-        )
+        raise InputError(f"{run.path}: trained on {corpus.name}, wanted a run on text; see recall.json")
     result = evaluation(model, corpus, args.order, args.rows, args.seed, progress=True)
     if not math.isfinite(loss := result["results"][result["model"]]["loss"]):
         raise InputError(f"{run.path}: the loss is {loss}, wanted a number; train again with a smaller --lr")
@@ -154,9 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             write_json(args.json, {"run": str(run.path), **result})
         except OSError as e:
-            raise InputError(
-                f"--json {args.json}: {e.strerror or e}; choose a file that can be written"
-            ) from e
+            raise InputError(f"--json {args.json}: {e.strerror or e}; choose a writable file") from e
     return 0
 
 

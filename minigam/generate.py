@@ -4,7 +4,7 @@ from pathlib import Path
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.models.decoding import first_ids, write
+from minigam.models.decoding import continued, first_ids
 from minigam.training.run import Run
 
 PROG = "minigam generate"
@@ -15,13 +15,8 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
     p.add_argument("--prompt", default="", help="how the text begins (default: with a new story or line)")
     p.add_argument("--tokens", type=int, default=300, metavar="N", help="most tokens to add (default: 300)")
-    p.add_argument(
-        "--temperature",
-        type=float,
-        default=0.8,
-        metavar="X",
-        help="0 takes the likeliest token, 1 samples as the model believes (default: 0.8)",
-    )
+    p.add_argument("--temperature", type=float, default=0.8, metavar="X",
+                   help="0: the likeliest token; 1: as the model believes (default: 0.8)")  # fmt: skip
     p.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest (default: all)")
     p.add_argument("--seed", type=int, default=0, help="decides the sample (default: 0)")
     cli.add_backend_flag(p)
@@ -29,14 +24,15 @@ def main(argv: list[str] | None = None) -> int:
     cli.require_at_least(args, tokens=0, temperature=0, top_k=1, seed=0)
     run = Run(args.run)
     tokenizer = run.tokenizer()
-    first_ids(tokenizer, args.prompt)  # a prompt that cannot be read is refused before the model loads
+    ids = first_ids(tokenizer, args.prompt)  # a prompt that cannot be read is refused before the model loads
     model = run.load_model(cli.choose_backend(args.backend))
     if len(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"{run.path / 'tokenizer.json'}: {len(tokenizer)} tokens, wanted the model's "
             f"{model.config.vocab_size}; restore the file or train again"
         )
-    print(write(model, tokenizer, args.prompt, args.tokens, args.temperature, args.top_k, args.seed, True))
+    text, _ = continued(model, tokenizer, ids, args.tokens, args.temperature, args.top_k, args.seed, True)
+    print(tokenizer.decode(text))
     return 0
 
 

@@ -3,22 +3,22 @@
 import shlex
 import sys
 from argparse import Namespace
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minigam import cli
-from minigam.config import POCKETSTORIES, PRESETS, DataConfig, InputError, ModelConfig, TrainConfig, build
+from minigam.config import POCKETSTORIES, PRESETS, DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus, find_prepared
 from minigam.data.pocketstories import REACH
 from minigam.engine import backend as backends
 from minigam.engine.precision import require, using
 from minigam.models import MODELS
-from minigam.models.decoding import first_ids, write
+from minigam.models.decoding import continued, first_ids
 from minigam.models.lm import LanguageModel
-from minigam.training import loop, profile, session
+from minigam.training import loop, profile
 from minigam.training.optim import AdamW
-from minigam.training.run import Run, make_corpus
+from minigam.training.run import Run, RunConfig, make_corpus
 from minigam.training.step import NonFinite
 
 PROG = "minigam train"
@@ -100,54 +100,41 @@ _FLAGS = {
 
 def _begin(args: Namespace, given: dict, backend: str) -> tuple[Run, LanguageModel, AdamW, Corpus]:
     """Make the corpus and the run folder that the flags describe."""
-    asked = _asked(args, given, backend)
-    path = args.out or _next_free(asked.corpus.name)
-    return *session.begin(path, *asked, backend), asked.corpus
+    config, corpus = _asked(args, given, backend)
+    path = args.out or _next_free(corpus.name)
+    return *loop.begin(path, config, corpus.tokenizer, backend), corpus
 
 
 def _profile(args: Namespace, given: dict, backend: str) -> int:
     """Time the steps of the training that the flags describe."""
-    asked = _asked(args, given, backend)
-    config = replace(asked.model, vocab_size=len(asked.corpus.tokenizer))
-    model = MODELS[asked.model_type](config, seed=asked.train.seed, backend=backend)
-    print(profile.head(model, asked.train))
+    config, corpus = _asked(args, given, backend)
+    model = config.new_model(backend)
+    print(profile.head(model, config.train))
     try:
-        with using(model.xp, asked.train.precision):
-            print(f"\n{profile.text(profile.measure(model, asked.corpus, asked.train))}")
+        with using(model.xp, config.train.precision):
+            print(f"\n{profile.text(profile.measure(model, corpus, config.train))}")
     except NonFinite as e:
         raise InputError(f"--profile: {e}; choose a smaller --position-std") from e
     return 0
 
 
-class Asked(NamedTuple):
-    """What the flags describe, in the order in which `session.begin` takes it."""
-
-    model_type: str
-    model: ModelConfig
-    data: DataConfig
-    train: TrainConfig
-    corpus: Corpus
-
-
-def _asked(args: Namespace, given: dict, backend: str) -> Asked:
+def _asked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Corpus]:
     """Check the flags that describe a new training, and make its corpus."""
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
     Config = MODELS[model_type].Config
-    data, train = build(DataConfig, values), build(TrainConfig, values)
+    data, train = DataConfig.of(values), TrainConfig.of(values)
     usable = {f.name for config in (DataConfig, TrainConfig, Config) for f in fields(config)}
     if foreign := sorted(given.keys() - usable):
-        raise InputError(
-            f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; leave it away"
-        )
+        raise InputError(f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; omit it")
     unused = _unused(data)
     if idle := sorted(given.keys() & unused):
         raise InputError(f"--{idle[0].replace('_', '-')} decides nothing {unused[idle[0]]}; leave it away")
     require(backends.get(backend), train.precision)
-    checked = build(Config, values)  # before the corpus takes its time
+    checked = Config.of(values)  # before the corpus takes its time
     corpus = make_corpus(data, checked.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
-    return Asked(model_type, checked, data, train, corpus)
+    return RunConfig.of(model_type, checked, data, train, corpus), corpus
 
 
 def _unused(data: DataConfig) -> dict[str, str]:
@@ -182,9 +169,7 @@ def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
         raise InputError("--resume continues in its own folder; leave --out away")
     c = run.config
     if args.model not in (None, c.model_type):
-        raise InputError(
-            f"--resume {run.path}: --model is {args.model}, the run was begun with {c.model_type}"
-        )
+        raise InputError(f"--resume {run.path}: --model is {args.model}, the run has {c.model_type}")
     stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
     for name, value in given.items():
         value = _absolute(name, value)
@@ -208,9 +193,10 @@ def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
 
 def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str) -> None:
     """Validate on everything, plot, and print the table and a sample."""
-    print(table(session.finish(run, model, corpus), model.reach))
-    sample = write(model.eval(), corpus.tokenizer, prompt, seed=run.config.train.seed)
-    print(f"\nA sample (temperature 0.8):\n\n{sample}\n")
+    print(table(loop.finish(run, model, corpus), model.reach))
+    ids = first_ids(corpus.tokenizer, prompt)
+    sample, _ = continued(model.eval(), corpus.tokenizer, ids, seed=run.config.train.seed)
+    print(f"\nA sample (temperature 0.8):\n\n{corpus.tokenizer.decode(sample)}\n")
     print(f"Saved in {run.path}. More samples: minigam generate {run.path}")
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from minigam.config import PRESETS, DataConfig, GAMConfig, InputError, TrainConfig, build
+from minigam.config import PRESETS, DataConfig, GAMConfig, InputError, TrainConfig
 from minigam.data.corpus import Corpus
 from minigam.engine import backend
 from minigam.files import read_json
 from minigam.models.gam import GAM
-from minigam.training import loop, session
-from minigam.training.run import Run, make_corpus
+from minigam.training import loop
+from minigam.training.run import Run, RunConfig, make_corpus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,9 +44,7 @@ def show(figure: "Figure | str", alt: str) -> None:
 def in_clone(path: Path) -> Path:
     """Return the path. Raises InputError where the project is no clone, but installed as a package alone."""
     if not (PROJECT / "pyproject.toml").is_file():
-        raise InputError(
-            f"{path}: not there; the course needs a clone of the project, installed with pip install -e"
-        )
+        raise InputError(f"{path}: the course needs a clone of the project, installed with pip install -e")
     return path
 
 
@@ -72,7 +70,7 @@ def trained() -> tuple[Run, GAM, Corpus]:
 
     The first call trains it, about a minute on two cores, and keeps it under runs/; later ones read it.
     """
-    model, train = build(GAMConfig, PRESETS["small"]), build(TrainConfig, PRESETS["small"])
+    model, train = GAMConfig.of(PRESETS["small"]), TrainConfig.of(PRESETS["small"])
     data = DataConfig()
     corpus = make_corpus(data, model.block_size, progress=True)
     asked = json.dumps([model.to_dict(), train.to_dict(), corpus.fingerprint()], sort_keys=True)
@@ -83,14 +81,12 @@ def trained() -> tuple[Run, GAM, Corpus]:
             run = Run(unfinished)
             made, optimizer, start = run.resume()
         else:
-            begun = session.begin(unfinished, "gam", model, data, train, corpus, "numpy")
-            (run, made, optimizer), start = begun, 0
+            config = RunConfig.of("gam", model, data, train, corpus)
+            (run, made, optimizer), start = loop.begin(unfinished, config, corpus.tokenizer, "numpy"), 0
         with redirect_stdout(sys.stderr):  # where progress goes: what a notebook prints stays the same
             done = loop.train(run, made, optimizer, corpus, start)
         if done < train.steps:
-            raise KeyboardInterrupt(
-                f"stopped after step {done} of {train.steps}; run the cell again to go on"
-            )
+            raise KeyboardInterrupt(f"stopped after step {done} of {train.steps}; run the cell again")
         unfinished.rename(folder)
     run = Run(folder)
     return run, cast(GAM, run.load_model("numpy")), corpus

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec
 
 import numpy as np
@@ -110,11 +111,5 @@ def _is_float(a: object) -> bool:
     return getattr(getattr(a, "dtype", None), "kind", "") == "f"
 
 
-def op(rule: Callable[Concatenate[Any, P], tuple[Array, Backward]]) -> Op[P]:
-    """Make an operation of a rule."""
-    return Op(rule)
-
-
-def integer_op(rule: Callable[Concatenate[Any, P], tuple[Array, Backward]]) -> Op[P]:
-    """Make an operation of a rule that computes with integers too."""
-    return Op(rule, integers=True)
+op = Op  # @op makes an operation of a rule, @integer_op one of a rule that computes with integers too
+integer_op = partial(Op, integers=True)

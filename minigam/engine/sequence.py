@@ -89,9 +89,7 @@ def associative_memory(xp, u, memory):
 @associative_memory.check
 def _(u, memory):
     if memory.ndim != 2 or u.shape[-1:] != memory.shape[1:]:
-        raise ShapeError(
-            f"associative_memory: u {u.shape} and memory {memory.shape}, wanted (B, T, C), (S, C)"
-        )
+        raise ShapeError(f"associative_memory: u {u.shape}, memory {memory.shape}, wanted (B, T, C), (S, C)")
 
 
 @op

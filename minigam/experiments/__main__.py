@@ -58,13 +58,8 @@ def parser() -> cli.Parser:
     c.add_argument("--steps", type=int, help="optimiser steps of every model (default: each its own)")
     c.add_argument("--seed", type=int, default=0, help="decides everything drawn (default: 0)")
     c = add("reach", "how far trained models look, measured")
-    c.add_argument(
-        "runs",
-        nargs="+",
-        type=Path,
-        metavar="RUN",
-        help="run folders, those of table1 (OUT/cells/gam-seed0) too",
-    )
+    c.add_argument("runs", nargs="+", type=Path, metavar="RUN",
+                   help="run folders, those of table1 (OUT/cells/gam-seed0) too")  # fmt: skip
     c.add_argument("--rows", type=int, default=32, help="validation rows (default: 32)")
     c.add_argument("--seed", type=int, default=0, help="decides the replacements (default: 0)")
     return p

@@ -151,9 +151,7 @@ class Cells:
         if path.exists():
             content = read_json(path, remedy="delete it")
             if content.get("settings") != self.settings:
-                raise InputError(
-                    f"{path}: holds measurements of other settings; choose another --out, or delete it"
-                )
+                raise InputError(f"{path}: holds other settings; choose another --out, or delete it")
             self.found = content["cells"]
 
     def get(self, name: str, measure: Callable[[], dict]) -> dict:

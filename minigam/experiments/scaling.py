@@ -23,14 +23,11 @@ from minigam.viz import scaling_plot
 
 SCALES: dict[str, dict[str, Any]] = {
     "small": {
-        "batch": 2,
-        "d_model": 256,
-        "gam": {"n_slots": 256, "kernel_size": 3},
-        "transformer": {"n_heads": 4},
-        "mamba": {"expand": 3, "d_state": 16},
+        "batch": 2, "d_model": 256, "gam": {"n_slots": 256, "kernel_size": 3},
+        "transformer": {"n_heads": 4}, "mamba": {"expand": 3, "d_state": 16},
     },
     "published": {"batch": 16, "d_model": 512, "gam": {}, "transformer": {}, "mamba": {}},
-}
+}  # fmt: skip
 LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 
 

@@ -1,6 +1,6 @@
 """A cell of a table: one model trained in a run folder of its own, gone on with where it was stopped."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -8,7 +8,7 @@ from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus
 from minigam.experiments import report
 from minigam.files import read_json, write_json
-from minigam.training import loop, session
+from minigam.training import loop
 from minigam.training.run import Run, RunConfig
 
 
@@ -34,29 +34,18 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
     Raises InputError when the folder holds a run of other settings, Interrupted after a Ctrl-C.
     """
     path = folder / cell.name
-    config = RunConfig(
-        cell.model_type,
-        replace(cell.model, vocab_size=len(corpus.tokenizer)),
-        data,
-        cell.train,
-        corpus.fingerprint(),
-    )
+    config = RunConfig.of(cell.model_type, cell.model, data, cell.train, corpus)
     measured = report.provenance(backend)  # now: the code may change while it runs
     begun = (path / "config.json").exists()
     if begun and (other := _differences(Run(path).config, config)):
-        raise InputError(
-            f"{path}: a run of other settings ({other}); choose another --out, or delete the folder"
-        )
+        raise InputError(f"{path}: a run of other settings ({other}); choose another --out, or delete it")
     if (path / "result.json").exists():
         return read_json(path / "result.json", remedy="delete it")
     if begun:
         run = Run(path)
         model, optimizer, step = run.resume(backend)
     else:
-        run, model, optimizer = session.begin(
-            path, cell.model_type, cell.model, data, cell.train, corpus, backend
-        )
-        step = 0
+        (run, model, optimizer), step = loop.begin(path, config, corpus.tokenizer, backend), 0
     print(f"{cell.name}: {model.num_parameters():,} parameters, steps {step + 1} to {cell.train.steps}")
     if loop.train(run, model, optimizer, corpus, step, name=cell.name) < cell.train.steps:
         raise Interrupted
@@ -66,7 +55,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
         "parameters": model.num_parameters(),
         "reach": model.reach,
         "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
-        **session.finish(run, model, corpus),
+        **loop.finish(run, model, corpus),
     }
     write_json(path / "result.json", result)
     return result

@@ -77,9 +77,7 @@ class Text(NamedTuple):
 def _story(corpus: Corpus, n: int) -> Text:
     """Return row n of the validation set, counted from 1."""
     if n > len(corpus.valid):
-        raise InputError(
-            f"--story is {n}, wanted at most {len(corpus.valid)}, the rows of the validation set"
-        )
+        raise InputError(f"--story is {n}, wanted at most {len(corpus.valid)}, the validation rows")
     row = corpus.valid[n - 1]
     *ids, after = row[row != IGNORE].tolist()
     what = "story" if corpus.floor is not None else "row"

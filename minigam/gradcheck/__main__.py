@@ -88,14 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("--seed", type=int, default=0, metavar="N", help="decides every number (default: 0)")
     p.add_argument("--eps-sweep", action="store_true", help="also plot the worst error against eps")
-    p.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("gradcheck.png"),
-        metavar="FILE",
-        help="the plot, .png, .pdf or .svg (default: gradcheck.png)",
-    )
+    p.add_argument("-o", "--output", type=Path, default=Path("gradcheck.png"), metavar="FILE",
+                   help="the plot, .png, .pdf or .svg (default: gradcheck.png)")  # fmt: skip
     cli.add_backend_flag(p, default="numpy")
     args = p.parse_args(argv)
     if args.seed < 0:

@@ -15,34 +15,18 @@ from minigam.config import MIXERS, GAMConfig, MambaConfig, ModelConfig, Transfor
 from minigam.engine import ops, sequence
 from minigam.engine.dispatch import Op
 from minigam.engine.tensor import Tensor
-from minigam.gradcheck.arguments import (
-    apart,
-    between,
-    draw,
-    has_gradient,
-    huge,
-    ids,
-    place,
-    scaled,
-    signs,
-    slots_apart,
-    some_ignored,
-    strided,
+
+from minigam.gradcheck.arguments import (  # isort: skip
+    apart, between, draw, has_gradient, huge, ids, place, scaled, signs, slots_apart, some_ignored, strided,
     transposed,
-)
+)  # fmt: skip
 from minigam.models.gam import GAM, GAMBlock
 from minigam.models.lm import LanguageModel
 from minigam.models.mamba import Mamba, MambaBlock, SelectiveSSM, StepSize
-from minigam.models.nn import (
-    CausalConv,
-    Dropout,
-    Embedding,
-    FeedForward,
-    LayerNorm,
-    Linear,
-    MaskCounter,
-    Module,
-)
+
+from minigam.models.nn import (  # isort: skip
+    CausalConv, Dropout, Embedding, FeedForward, LayerNorm, Linear, MaskCounter, Module,
+)  # fmt: skip
 from minigam.models.transformer import Attention, Transformer, TransformerBlock
 
 # --------------------------------------------------------------------------------- the cases

@@ -63,35 +63,14 @@ class Stream:
         return backend.to_numpy(logits.data[:, -1])
 
 
-def write(
-    model: "LanguageModel",
-    tokenizer: Any,
-    prompt: str = "",
-    n: int = 300,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> str:
-    """Return the prompt continued by at most n tokens; a story or a document ends where the model ends it.
-
-    An empty prompt begins a story, a document, or a line. Raises InputError for words the tokenizer lacks.
-    """
-    ids = first_ids(tokenizer, prompt)
-    return tokenizer.decode(continued(model, tokenizer, ids, n, temperature, top_k, seed, progress)[0])
-
-
 def continued(
-    model: "LanguageModel",
-    tokenizer: Any,
-    ids: list[int],
-    n: int,
-    temperature: float,
-    top_k: int | None,
-    seed: int,
-    progress: bool = False,
-) -> tuple[list[int], int | None]:
-    """Return ids and at most n sampled tokens more; then the token that ended the text, None if none did."""
+    model: "LanguageModel", tokenizer: Any, ids: list[int], n: int = 300, temperature: float = 0.8,
+    top_k: int | None = None, seed: int = 0, progress: bool = False,
+) -> tuple[list[int], int | None]:  # fmt: skip
+    """Return ids and at most n sampled tokens more; then the token that ended the text, None if none did.
+
+    A story or a document ends where the model ends it.
+    """
     from tqdm import tqdm  # here, so that a model alone needs none
 
     ids = list(ids)

@@ -6,17 +6,10 @@ from minigam.config import GAMConfig
 from minigam.engine.sequence import associative_memory, gated_fusion
 from minigam.engine.tensor import Tensor
 from minigam.models.lm import LanguageModel
-from minigam.models.nn import (
-    BlockState,
-    CausalConv,
-    FeedForward,
-    LayerNorm,
-    Linear,
-    MaskCounter,
-    Module,
-    Parameter,
-    xavier_uniform,
-)
+
+from minigam.models.nn import (  # isort: skip
+    BlockState, CausalConv, FeedForward, LayerNorm, Linear, MaskCounter, Module, Parameter, xavier_uniform,
+)  # fmt: skip
 
 
 class GAMBlock(Module):

@@ -14,16 +14,10 @@ from minigam.engine.backend import xp_of
 from minigam.engine.sequence import selective_scan
 from minigam.engine.tensor import Array, Tensor
 from minigam.models.lm import LanguageModel
-from minigam.models.nn import (
-    BlockState,
-    CausalConv,
-    LayerNorm,
-    Linear,
-    MaskCounter,
-    Module,
-    Parameter,
-    uniform,
-)
+
+from minigam.models.nn import (  # isort: skip
+    BlockState, CausalConv, LayerNorm, Linear, MaskCounter, Module, Parameter, uniform,
+)  # fmt: skip
 
 
 class StepSize(Module):

@@ -1,22 +1,38 @@
-"""The training loop, inside a run folder, with a progress bar; Ctrl-C ends it after the step at hand."""
+"""A training run inside its folder: its beginning, the loop with a progress bar, its end.
+
+Ctrl-C ends the loop after the step at hand, which is saved.
+"""
 
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from minigam.data.corpus import Corpus, inputs_and_targets
+from minigam.data.tokenizer import Tokenizer
 from minigam.engine.precision import using
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW
-from minigam.training.run import Run
+from minigam.training.run import Run, RunConfig
 from minigam.training.schedule import batch_of, warmup_cosine
 from minigam.training.step import NonFinite, require_finite, train_step
 from minigam.training.validation import evaluate
+
+Started = tuple[Run, LanguageModel, AdamW]
+
+
+def begin(path: Path, config: RunConfig, tokenizer: Tokenizer, backend: str) -> Started:
+    """Make a model and a run folder that holds it, at step 0."""
+    model = config.new_model(backend)
+    run = Run.create(path, config, tokenizer)
+    optimizer = run.new_optimizer(model)
+    run.save(model, optimizer, 0)
+    return run, model, optimizer
 
 
 def train(
@@ -73,6 +89,15 @@ def _summary(line: dict) -> str:
             f"{kind} {k['loss']:.3f} ({k['floor']:.3f})" for kind, k in line["kinds"].items()
         )
     return text
+
+
+def finish(run: Run, model: LanguageModel, corpus: Corpus) -> dict:
+    """Validate on everything, log it, plot; return what `validation.evaluate` says, and the step."""
+    result = {"step": run.config.train.steps, **evaluate(model, corpus)}
+    if run.metrics()[-1:] != [result]:  # a finished run resumed says the same again, once
+        run.log(result)
+    run.plot()
+    return result
 
 
 @contextmanager

@@ -12,7 +12,7 @@ optimizer.safetensors  all that resuming needs, in one file so that it is replac
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,18 @@ class RunConfig:
         except (KeyError, TypeError, AttributeError) as e:
             raise InputError(f"a part is missing or of another type ({e})") from e
 
+    @classmethod
+    def of(
+        cls, model_type: str, model: ModelConfig, data: DataConfig, train: TrainConfig, corpus: Corpus
+    ) -> "RunConfig":
+        """Return the configuration of a run on this corpus; the vocabulary is the corpus's."""
+        model = replace(model, vocab_size=len(corpus.tokenizer))
+        return cls(model_type, model, data, train, corpus.fingerprint())
+
+    def new_model(self, backend: str = "numpy") -> LanguageModel:
+        """Return the model with its initial values."""
+        return MODELS[self.model_type](self.model, seed=self.train.seed, backend=backend)
+
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
@@ -110,9 +122,7 @@ class Run:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(f.name not in ("tokenizer.json", "metrics.jsonl") for f in path.iterdir()):
-                raise InputError(
-                    f"{path}: not empty; continue it with --resume {path}, or choose another --out"
-                )
+                raise InputError(f"{path}: not empty; --resume {path} continues it; or choose another --out")
             tokenizer.save(path / "tokenizer.json")
             write_text(path / "metrics.jsonl", "")
             write_json(path / "config.json", config.to_dict())  # last: with it the folder is a run
@@ -129,18 +139,12 @@ class Run:
         made = make_corpus(c.data, c.model.block_size, progress)
         same_words = made.tokenizer.to_json() == self.tokenizer().to_json()
         if made.fingerprint() != c.corpus_sha256 or not same_words:
-            raise InputError(
-                f"{self.path}: the data has changed since the run began; restore it, or begin a new run"
-            )
+            raise InputError(f"{self.path}: the data of this run has changed; restore it, or start a new run")
         return made
-
-    def new_model(self, backend: str = "numpy") -> LanguageModel:
-        """Return the model of this run with its initial values."""
-        return MODELS[self.config.model_type](self.config.model, seed=self.config.train.seed, backend=backend)
 
     def load_model(self, backend: str = "numpy") -> LanguageModel:
         """Return the model with the latest parameters, in eval mode."""
-        model = self.new_model(backend)
+        model = self.config.new_model(backend)
         path = self.path / "model.safetensors"
         self._load(path, model, read_arrays(path)[0])
         return model.eval()
@@ -189,7 +193,7 @@ class Run:
 
         Raises InputError for a checkpoint that is damaged, foreign, or of another config.json.
         """
-        path, model = self.path / "optimizer.safetensors", self.new_model(backend)
+        path, model = self.path / "optimizer.safetensors", self.config.new_model(backend)
         weights = self.path / "model.safetensors"
         if not path.exists() and not weights.exists():  # stopped before its first checkpoint
             self._forget_metrics_after(0)

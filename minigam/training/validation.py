@@ -77,10 +77,5 @@ def ngrams(corpus: Corpus, order: int, progress: bool = False) -> dict[str, dict
     measured = {}
     for n in tqdm(orders, desc="counting n-grams", leave=False, delay=2, disable=None if progress else True):
         losses = NGram(corpus.train, len(corpus.tokenizer), n).losses(corpus.valid)
-        measured[ngram_name(n)] = summary(corpus, losses)
+        measured[{1: "unigram", 2: "bigram", 3: "trigram"}.get(n, f"{n}-gram")] = summary(corpus, losses)
     return measured
-
-
-def ngram_name(order: int) -> str:
-    """Return what an n-gram of this many tokens is called."""
-    return {1: "unigram", 2: "bigram", 3: "trigram"}.get(order, f"{order}-gram")

@@ -205,7 +205,7 @@ def fill_with_nan(path: Path) -> None:
         (
             "tokenizer.json",
             lambda p: p.write_text('{"kind": "char", "vocabulary": ["a"]}'),
-            "data has changed",
+            "data of this run has changed",
         ),
     ],
 )
@@ -225,6 +225,6 @@ def test_changed_data_is_refused(text, tmp_path, capsys):
     assert evaluate.main([str(path), "--backend=numpy"]) == 0
     capsys.readouterr()
     text.write_text(text.read_text().replace("Some text", "Some texts"))  # the same characters
-    assert_refused(evaluate.main, [path, "--backend=numpy"], capsys, "the data has changed")
+    assert_refused(evaluate.main, [path, "--backend=numpy"], capsys, "the data of this run has changed")
     text.unlink()
     assert_refused(evaluate.main, [path, "--backend=numpy"], capsys, "t.txt", "No such file")

@@ -247,7 +247,7 @@ def test_the_trained_model_is_trained_once(monkeypatch, tmp_path, capsys):
     run, model, corpus = course.trained()
     assert [p.name for p in (tmp_path / "runs").iterdir()] == [run.path.name]
     assert capsys.readouterr().out == "", "a notebook prints the same whether it trained or read"
-    monkeypatch.setattr(course.session, "train", None)  # not called again
+    monkeypatch.setattr(course.loop, "train", None)  # not called again
     again = course.trained()[1]
     assert all((again.state_dict()[k] == a).all() for k, a in model.state_dict().items())
     assert len(corpus.valid) == 2

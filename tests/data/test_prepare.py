@@ -348,7 +348,7 @@ def test_training_and_generating(folder, tmp_path, monkeypatch, capsys, given):
     assert data.main(["prepare", "tiny", f"--data-root={folder.parent}", f"--out={other}"]) == 0
     assert_refused(train.main, [*again, f"--dataset={other}"], capsys, "--dataset is", "begun with")
     assert data.main(["prepare", "tiny", f"--data-root={folder.parent}", "--train-rows=100"]) == 0
-    assert_refused(train.main, again, capsys, "the data has changed")
+    assert_refused(train.main, again, capsys, "the data of this run has changed")
 
 
 def test_generation_begins_and_ends_documents(folder):
@@ -361,7 +361,8 @@ def test_generation_begins_and_ends_documents(folder):
             assert ids[0].tolist() == [made.end, *made.encode("The fox")]
             return iter([[i] for i in (*made.encode("is red."), made.end, *made.encode("The"))][:n])
 
-    assert generate.write(Model(), made, "The fox") == "The fox is red."
+    ids, ended = generate.continued(Model(), made, generate.first_ids(made, "The fox"))
+    assert (made.decode(ids), ended) == ("The fox is red.", made.end)
 
 
 @pytest.mark.parametrize(

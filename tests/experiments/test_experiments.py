@@ -179,7 +179,7 @@ def test_table2_measures_every_cell_once(tmp_path, monkeypatch):
     assert (tmp_path / "table2.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(scaling, "measure", pytest.fail)
     assert measured(tmp_path)["cells"] == content["cells"]
-    with pytest.raises(InputError, match="measurements of other settings"):
+    with pytest.raises(InputError, match="holds other settings"):
         measured(tmp_path, repeats=3)
 
 

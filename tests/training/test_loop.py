@@ -4,9 +4,9 @@ import signal
 
 from minigam.config import DataConfig, GAMConfig, TrainConfig
 from minigam.data.corpus import from_pocketstories
-from minigam.training import loop, session
+from minigam.training import loop
 from minigam.training.optim import AdamW
-from minigam.training.run import Run
+from minigam.training.run import Run, RunConfig
 
 
 class Interrupter:
@@ -26,7 +26,9 @@ def test_ctrl_c_finishes_the_step_and_makes_a_checkpoint(tmp_path, monkeypatch):
     corpus = from_pocketstories(128, n_train=8, n_valid=2)
     config = GAMConfig(block_size=128, d_model=8, n_layers=1, n_slots=4)
     settings = TrainConfig(batch_size=2, steps=10, checkpoint_every=2)
-    run, model, optimizer = session.begin(tmp_path, "gam", config, DataConfig(), settings, corpus, "numpy")
+    run, model, optimizer = loop.begin(
+        tmp_path, RunConfig.of("gam", config, DataConfig(), settings, corpus), corpus.tokenizer, "numpy"
+    )
     Interrupter(optimizer, at=3)
     saved, save = [], Run.save
     monkeypatch.setattr(Run, "save", lambda self, *args: saved.append(args[-1]) or save(self, *args))

@@ -100,7 +100,7 @@ def test_kill_between_checkpoints_loses_nothing_in_the_end(whole, tmp_path):
 def test_kill_between_the_two_files_of_a_checkpoint(whole, copy, tmp_path):
     """The training state is newer than model.safetensors: resuming reads the state, which is whole."""
     older = Run(whole)
-    model = older.new_model()
+    model = older.config.new_model()
     older_weights = model.state_dict()
     from minigam.files import write_arrays
 
@@ -122,7 +122,7 @@ def test_a_finished_run_resumed_says_the_same_once_more(copy, whole, capsys):
     ("flags", "message"),
     [
         (["--d-model=16"], "--d-model is 16, the run was begun with 8"),
-        (["--model=transformer"], "--model is transformer, the run was begun with gam"),
+        (["--model=transformer"], "--model is transformer, the run has gam"),
         (["--lr=0.1"], "--lr is 0.1, the run was begun with"),
         (["--text=other.txt"], "the run was begun with None"),
         (["--out=elsewhere"], "leave --out away"),
@@ -272,7 +272,7 @@ def test_changed_data_is_refused(tmp_path):
     flags = ["--backend=numpy", f"--text={text}", f"--out={tmp_path / 'run'}", "--block-size=16", *FLAGS[3:]]
     assert train.main(flags) == 0
     text.write_text("abcdefgh" * 99)
-    with pytest.raises(InputError, match="the data has changed"):
+    with pytest.raises(InputError, match="the data of this run has changed"):
         train.main([f"--resume={tmp_path / 'run'}", "--backend=numpy"])
 
 

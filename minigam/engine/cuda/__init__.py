@@ -7,14 +7,6 @@ run, so the same numbers give the same bits. Memory needs no code: CuPy's defaul
 Compiled and emulated in the tests, not yet run on a device.
 """
 
-from minigam.engine.cuda import (  # noqa: F401  # noqa: F401  importing registers
-    attention,
-    cross_entropy,
-    elementwise,
-    embedding,
-    layer_norm,
-    linear,
-    selective_scan,
-    sequence,
-    softmax,
-)
+from minigam.engine.cuda import (  # noqa: F401  importing registers the rules  # isort: skip
+    attention, cross_entropy, elementwise, embedding, layer_norm, linear, selective_scan, sequence, softmax,
+)  # fmt: skip
