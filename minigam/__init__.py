@@ -8,7 +8,7 @@ operation runs where its inputs are. What LATER names is imported when it is ask
 from importlib import import_module
 from typing import Any
 
-from minigam import config, viz
+from minigam import config
 from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfig
 from minigam.engine import backend, masks, memory, numeric, ops, sequence
 from minigam.engine.dispatch import op
@@ -26,7 +26,7 @@ LATER = {  # module, or module:name
     "experiments": "experiments", "from_pocketstories": "data.corpus:from_pocketstories",
     "from_text": "data.corpus:from_text", "inputs_and_targets": "data.corpus:inputs_and_targets",
     "mqar": "data.mqar", "pocketstories": "data.pocketstories", "profile": "training.profile",
-    "validation": "training.validation",
+    "validation": "training.validation", "viz": "viz",
 }  # fmt: skip
 __all__ = [
     "GAM", "AdamW", "GAMBlock", "GAMConfig", "Mamba", "MambaBlock", "MambaConfig", "NGram", "Stream",

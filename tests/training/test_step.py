@@ -1,5 +1,7 @@
 """One step, the order of the data, evaluation, and losses that are no numbers."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from helpers.steps import batch, tiny
@@ -86,6 +88,21 @@ def test_a_long_row_of_a_model_that_sees_everything_is_not_split(monkeypatch):
     monkeypatch.setattr(step, "WIDEST", 1)
     model = Transformer(config)
     assert list(step.places(model, 2, 40, None)) == [(slice(0, 1), 0, 0, 40), (slice(1, 2), 0, 0, 40)]
+
+
+@pytest.mark.parametrize("library", ["numpy", "fakegpu"])
+def test_a_batch_is_checked_and_moved_once_however_many_parts_it_has(library, monkeypatch):
+    model, (ids, targets) = tiny().to(library), batch()
+    calls = Counter()
+
+    def counted(name):
+        method = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *given: calls.update([name]) or method(*given))
+
+    for name in ("checked", "checked_targets", "here", "mean_loss"):
+        counted(name)
+    train_step(model, AdamW(model.parameters()), ids, targets, micro_batch=1)
+    assert calls == {"checked": 1, "checked_targets": 1, "here": 2, "mean_loss": 5}  # one row has no target
 
 
 def test_a_step_returns_the_loss_before_the_update_and_lowers_it():
