@@ -1,6 +1,6 @@
 """GAM's loss and AdamW in HIPS autograd, written plainly from the equations, without dropout.
 
-`w` holds the weights by the authors' names, as `minigam.interop.to_official` gives them, but for
+`w` holds the weights by the authors' names, as `minigam.interop.to_official` returns them, except
 head.weight, which is token_embedding.weight.
 """
 
@@ -10,7 +10,7 @@ from autograd.scipy.special import erf
 
 
 def step_of(w: dict, n_layers: int):
-    """Return a function (ids, targets) -> loss that trains `w` in place: AdamW, the norm clipped at 1.
+    """Return a function (ids, targets) -> loss that updates `w` by AdamW, with the gradient norm clipped at 1.
 
     ids, targets : (B, T)
     """

@@ -1,4 +1,4 @@
-"""Print what computes here: BLAS and its threads, NumPy, PyTorch, processor, commit."""
+"""Print one line about the machine: BLAS and its threads, NumPy, PyTorch, processor, commit."""
 
 from benchmarks import measure
 from minigam import cli
@@ -8,17 +8,17 @@ PROG = "benchmarks.environment"
 
 
 def work(with_torch: bool) -> dict:
-    """Load what a measurement would; `measure.run` adds what was loaded."""
+    """Load the libraries of a measurement; `measure.run` adds their versions to the result."""
     if with_torch:
         import torch  # noqa: F401
     return {}
 
 
 def line() -> str:
-    """Return one line, asked of fresh processes, so that it says what really runs in one."""
+    """Return the line. It comes from fresh processes, so it describes what a measurement runs with."""
     own, peer = (
-        measure.fresh(PROG, "what computes here", {"with_torch": given})["libraries"]
-        for given in (False, True)
+        measure.fresh(PROG, "environment", {"with_torch": with_torch})["libraries"]
+        for with_torch in (False, True)
     )
     machine = report.machine()
     return (

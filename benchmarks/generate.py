@@ -1,9 +1,9 @@
-"""Measure tokens a second, and memory, along a text of ten thousand generated tokens.
+"""Measure tokens per second, and memory, while a text of ten thousand tokens is generated.
 
-minigam continues one text through `lm.Stream`; PyTorch eager reads a window of T tokens again for every
-new one, as the authors' code does. The prompt fills the window, so that from the first new token on
-every model is in its steady state: each T/2 tokens the window moves, and the text in it is read again.
-Around every position a window of T/2 tokens is timed, which holds exactly one such move.
+minigam continues the text with its decoder, `Stream`. PyTorch eager reads a window of T tokens again for
+every new token, as the authors' code does. The prompt fills the window, so every model is in its steady
+state from the first new token on: after each T/2 tokens the window moves, and the text in it is read
+again. T/2 tokens are timed around every position, so that each timing includes exactly one move.
 """
 
 import time
@@ -25,22 +25,22 @@ PROG = "benchmarks.generate"
 CONFIGS = {"gam": GAMConfig(), "transformer": TransformerConfig(), "mamba": MambaConfig()}
 OWN = {m: f"minigam {label}" for m, label in LABELS.items()}
 TORCH = "PyTorch GAM, the window again for every token"
-FIRST = 100  # the position that others are compared with
+FIRST = 100  # the position that the others are compared with
 
 
 def positions(tokens: int) -> list[int]:
-    """Return 100, 1,000, ... and `tokens`, where the speed is read."""
+    """Return 100, 1,000, ... and `tokens`, the positions where the speed is measured."""
     powers = [FIRST * 10**i for i in range(len(str(tokens))) if FIRST * 10**i < tokens]
     return [*powers, tokens]
 
 
 def period_of(block_size: int) -> int:
-    """Return how many tokens come between two moves of `lm.Stream`'s window."""
+    """Return the number of tokens between two moves of the decoder's window."""
     return max(1, block_size // 2)
 
 
 def window(position: int, period: int) -> slice:
-    """Return `period` tokens around a position, from the first one on where it is too near."""
+    """Return the `period` tokens around a position, or the first `period` tokens if it is too early."""
     start = max(0, position - period // 2)
     return slice(start, start + period)
 
@@ -49,20 +49,20 @@ def window(position: int, period: int) -> slice:
 
 
 def work(kind: str, model_type: str, model: dict, tokens: int) -> dict:
-    """Generate, and read time and memory around each position.
+    """Generate tokens, and measure time and memory around each position.
 
-    returns {"at": {position: {"median" and "mean" seconds of a token, "held_mib"}}}
+    returns {"at": {position: {"median" and "mean" seconds per token, "held_mib"}}}
     """
     config = MODELS[model_type].Config.from_dict(model)
     wanted = {p: window(p, period_of(config.block_size)) for p in positions(tokens)}
     prompt = np.random.default_rng(0).integers(config.vocab_size, size=(1, config.block_size))
     text = {"minigam": _minigam, "torch": _torch}[kind](model_type, config, prompt)
-    next(text)  # reads the prompt, wakes threads
+    next(text)  # reads the prompt, starts threads
     times, held = [], {}
     for i in range(max(w.stop for w in wanted.values())):
-        began = time.perf_counter()
+        start = time.perf_counter()
         next(text)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
         held |= {p: measure.held_bytes() for p, w in wanted.items() if i == w.stop - 1}
     at = {
         str(p): {"median": median(times[w]), "mean": mean(times[w]), "held_mib": held[p] / measure.MIB}
@@ -95,14 +95,14 @@ def _torch(model_type: str, config: ModelConfig, prompt):
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
-    p.add_argument("--tokens", type=int, default=10_000, help="the furthest position (default: 10000)")
+    p.add_argument("--tokens", type=int, default=10_000, help="the last position (default: 10000)")
     p.add_argument("--peer-tokens", type=int, default=FIRST, metavar="N",
-                   help="tokens of PyTorch, each of which takes the same time (default: 100)")  # fmt: skip
+                   help="tokens for PyTorch, whose time per token is constant (default: 100)")  # fmt: skip
     p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
     p.add_argument("--models", nargs="+", choices=CONFIGS, default=[*CONFIGS],
-                   help="of minigam, beside GAM (default: all three)")  # fmt: skip
+                   help="models of minigam; GAM is always included (default: all)")  # fmt: skip
     p.add_argument("--out", type=Path, default=measure.RESULTS / "generate",
-                   help="folder of results (default: benchmarks/results/generate)")  # fmt: skip
+                   help="folder for results (default: benchmarks/results/generate)")  # fmt: skip
     return p
 
 
@@ -155,20 +155,20 @@ def _mean(result: dict, position: int) -> float:
 
 
 def along(rounds: list[dict[str, dict]], name: str) -> dict[str, dict]:
-    """Return for every position of one competitor medians over the rounds, in ms and MiB, and the paired
-    ratio of its time (median and mean of a token) to that at the first position."""
-    found = [results[name]["at"] for results in rounds]
-    first = next(iter(found[0]))
+    """Return for every position of one competitor the medians over the rounds, in ms and MiB, and the ratios
+    of its time per token (median and mean) to that at the first position, taken within each round."""
+    by_round = [results[name]["at"] for results in rounds]
+    first = next(iter(by_round[0]))
     return {
         p: {
-            "median_ms": 1e3 * median(at[p]["median"] for at in found),
-            "mean_ms": 1e3 * median(at[p]["mean"] for at in found),
-            "tokens_per_second": median(1.0 / at[p]["mean"] for at in found),
-            "held_mib": median(at[p]["held_mib"] for at in found),
-            "median_ratio": measure.spread([at[p]["median"] / at[first]["median"] for at in found]),
-            "mean_ratio": measure.spread([at[p]["mean"] / at[first]["mean"] for at in found]),
+            "median_ms": 1e3 * median(at[p]["median"] for at in by_round),
+            "mean_ms": 1e3 * median(at[p]["mean"] for at in by_round),
+            "tokens_per_second": median(1.0 / at[p]["mean"] for at in by_round),
+            "held_mib": median(at[p]["held_mib"] for at in by_round),
+            "median_ratio": measure.spread([at[p]["median"] / at[first]["median"] for at in by_round]),
+            "mean_ratio": measure.spread([at[p]["mean"] / at[first]["mean"] for at in by_round]),
         }
-        for p in found[0]
+        for p in by_round[0]
     }
 
 
@@ -176,10 +176,10 @@ def _markdown(content: dict, pairs: int) -> str:
     c, first = content["models"][OWN["gam"]], next(iter(content["summary"][OWN["gam"]]))
     text = (
         f"generate: one text continued, batch 1, float32, V {c['vocab_size']}, C {c['d_model']}, "
-        f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement a process of "
-        "its own. Position: tokens after a prompt of T. "
-        f"Time: over the {period_of(c['block_size'])} tokens around it, in which the window moves once: the "
-        "median of a token, and the mean, which counts that move. "
+        f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement in "
+        "its own process. Position: tokens after a prompt of T. "
+        f"Time per token: over the {period_of(c['block_size'])} tokens around it, among which the window "
+        "moves once. The mean includes this move, the median does not. "
         f"Ratios to position {first}: median (least to most).\n\n"
     )
     heads = [
@@ -208,18 +208,18 @@ def _markdown(content: dict, pairs: int) -> str:
     ]
     text += report.table(heads, body)
     return text + (
-        f"\n{TORCH}: its time a token is {measure.shown(content['speedup'])} times that of minigam's GAM "
+        f"\n{TORCH}: its time per token is {measure.shown(content['speedup'])} times that of minigam's GAM "
         f"at position {content['tokens']:,}.\n"
     )
 
 
 def plot(summary: dict[str, dict[str, dict]]):
-    """Return a figure: time of a token and memory held, against the position."""
+    """Return a figure: time per token and memory held, against the position."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = zip(
-        figure.subplots(1, 2), (("mean_ms", "time of a token (ms)"), ("held_mib", "memory held (MiB)"))
+        figure.subplots(1, 2), (("mean_ms", "time per token (ms)"), ("held_mib", "memory held (MiB)"))
     )
     for axes, (what, unit) in panels:
         for (name, by_position), style in zip(summary.items(), STYLES, strict=False):

@@ -1,7 +1,7 @@
 """Compare minigam on CuPy with PyTorch on a CUDA device: a training step, and the paper's table 2 for GAM.
 
-Times are CUDA events'. Memory is what the library took from the device: CuPy's pool, PyTorch's
-reserved memory. Every measurement is a process of its own; ratios are taken within a round.
+Times come from CUDA events. Memory is what the library took from the device: CuPy's pool, PyTorch's
+reserved memory. Every measurement runs in its own process; ratios are taken within a round.
 """
 
 import sys
@@ -33,7 +33,7 @@ BACKENDS = {"cuda": "cupy", "cpu": "numpy"}  # PyTorch's device: minigam's libra
 
 @dataclass(frozen=True)
 class Precision:
-    """How each library is told to compute matrix products; parameters are float32 in all."""
+    """How each library computes matrix products; parameters are always float32."""
 
     products: str  # for torch.set_float32_matmul_precision
     half: bool  # float16 products and a scaled loss; PyTorch's under autocast
@@ -52,9 +52,9 @@ PRECISIONS = {
 def work(part: str, competitor: str, precision: str, device: str, steps: int, **sizes) -> dict:
     """Measure one competitor.
 
-    device : "cuda"; or "cpu", on which the tests go the same way
+    device : "cuda"; or "cpu", where the tests run the same code
     sizes  : of part "step": model, batch; of part "table2": scale, lengths
-    returns {"seconds", "times", "peak_mib", ...} of a step, or {"lengths": {T: the same, or None where
+    returns {"seconds", "times", "peak_mib", ...} of a step, or {"lengths": {T: the same, or None if
     memory ran out}} of table 2
     """
     if competitor == MINIGAM and device == "cuda":
@@ -69,19 +69,19 @@ def _work(part: str, competitor: str, chosen: Precision, device: str, steps: int
 
         torch.manual_seed(0)
         torch.set_float32_matmul_precision(chosen.products)
-        torch.backends.cudnn.allow_tf32 = chosen.products != "highest"  # it would for convolutions
+        torch.backends.cudnn.allow_tf32 = chosen.products != "highest"  # on by default for convolutions
     if part == "step":
         return _measured(_step(competitor, chosen, device, **sizes), competitor, device, steps)
-    found: dict[int, dict | None] = {}
+    by_length: dict[int, dict | None] = {}
     for T in sizes["lengths"]:
         try:
             step = _block(competitor, chosen, device, sizes["scale"], T)
-            found[T] = _measured(step, competitor, device, steps)
+            by_length[T] = _measured(step, competitor, device, steps)
         except _out_of_memory():
-            found[T] = None
+            by_length[T] = None
             break  # a longer one would not fit either
         del step
-    return {"lengths": {str(T): found.get(T) for T in sizes["lengths"]}}
+    return {"lengths": {str(T): by_length.get(T) for T in sizes["lengths"]}}
 
 
 def _out_of_memory() -> tuple[type[BaseException], ...]:
@@ -148,7 +148,7 @@ def _measured(step: Callable[[], object], competitor: str, device: str, steps: i
 
 
 class CupyMeter:
-    """CuPy's events and pool. Made before a measurement, which then starts with an empty pool."""
+    """CuPy's events and pool. Creating it empties the pool, so create it before the measurement."""
 
     def __init__(self):
         self.cupy = backend.get("cupy")
@@ -204,7 +204,7 @@ class HostMeter:
     mark = staticmethod(time.perf_counter)
 
     def wait(self, moment: float) -> None:
-        """The host has done what it was asked for."""
+        """Return immediately: the host computes synchronously."""
 
     def milliseconds(self, a: float, b: float) -> float:
         return 1e3 * (b - a)
@@ -220,13 +220,13 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
     p.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="(default: both)")
     p.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS],
-                   help="of matrix products (default: all)")  # fmt: skip
+                   help="precisions of matrix products (default: all)")  # fmt: skip
     p.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
-                   help="of table 2 (default: 256 to 8192)")  # fmt: skip
+                   help="lengths in table 2 (default: 256 to 8192)")  # fmt: skip
     p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
     p.add_argument("--steps", type=int, default=20, help="timed steps of every process (default: 20)")
     p.add_argument("--out", type=Path, default=measure.RESULTS / "gpu",
-                   help="folder of results (default: benchmarks/results/gpu)")  # fmt: skip
+                   help="folder for results (default: benchmarks/results/gpu)")  # fmt: skip
     return p
 
 
@@ -242,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
         "step": common | {"model": CONFIG.to_dict(), "batch": BATCH},
         "table2": common | {"scale": SCALES["published"], "lengths": sorted(set(args.lengths))},
     }
-    found = {
+    parts = {
         part: {
             name: compare(part, name, jobs[part], args.pairs)
             for name in PRECISIONS
@@ -252,14 +252,14 @@ def main(argv: list[str] | None = None) -> int:
         if part in args.parts
     }
     measured = report.provenance("cupy")
-    content = {"environment": where, "measured": measured, "pairs": args.pairs, "jobs": jobs, "parts": found}
-    markdown = f"{where}\n\n{gpu_report.markdown(found, jobs, args.pairs)}"
-    report.write(args.out, "gpu", content, [{"measured": measured}], markdown, gpu_report.plot(found))
+    content = {"environment": where, "measured": measured, "pairs": args.pairs, "jobs": jobs, "parts": parts}
+    markdown = f"{where}\n\n{gpu_report.markdown(parts, jobs, args.pairs)}"
+    report.write(args.out, "gpu", content, [{"measured": measured}], markdown, gpu_report.plot(parts))
     return 0
 
 
 def environment() -> str:
-    """Return one line that says what computes. Raises BackendUnavailable without a GPU that answers."""
+    """Return one line about the GPU and its libraries. Raises BackendUnavailable if no GPU answers."""
     cupy = backend.get("cupy")
     runtime = cupy.cuda.runtime
     cuda, driver = (
@@ -275,7 +275,7 @@ def environment() -> str:
 def compare(part: str, precision: str, job: dict, pairs: int) -> dict:
     """Measure one part at one precision: {"rounds": ..., "failed": {competitor: why}}.
 
-    A rival that fails (torch.compile needs a compiler) is left out and named; minigam may not.
+    A competitor that fails (torch.compile needs a compiler) is left out and named; minigam must not fail.
     """
     failed: dict[str, str] = {}
 
@@ -291,8 +291,8 @@ def compare(part: str, precision: str, job: dict, pairs: int) -> dict:
 
     names = {name: partial(attempt, name) for name in (MINIGAM, EAGER, COMPILED)}
     rounds = measure.rounds(names, pairs, f"{part}, {precision}")
-    kept = [{name: r for name, r in results.items() if name not in failed} for results in rounds]
-    return {"rounds": kept, "failed": failed}
+    complete = [{name: r for name, r in results.items() if name not in failed} for results in rounds]
+    return {"rounds": complete, "failed": failed}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables and the plot of `benchmarks.gpu`, from what it measured."""
+"""The tables and the plot of `benchmarks.gpu`."""
 
 from statistics import median
 
@@ -10,18 +10,18 @@ from minigam.viz import STYLES
 
 
 def markdown(found: dict, jobs: dict, pairs: int) -> str:
-    """Return the report of {part: {precision: {"rounds", "failed"}}}."""
+    """Return the report on the measurements {part: {precision: {"rounds", "failed"}}}."""
     text = (
-        f"gpu: {pairs} rounds in alternation, every measurement a process of its own, CUDA events; memory is "
-        "what the library took from the device. A ratio is taken within a round: median (least to most).\n"
+        f"gpu: {pairs} rounds in alternation, each measurement in its own process, timed by CUDA events. Memory is "
+        "what the library took from the device. Ratios are taken within a round: median (least to most).\n"
     )
     if "step" in found:
         m = jobs["step"]["model"]
         text += (
             f"\nOne training step: V {m['vocab_size']}, T {m['block_size']}, C {m['d_model']}, "
             f"L {m['n_layers']}, S {m['n_slots']}, K {m['kernel_size']}, B {jobs['step']['batch']}, dropout "
-            f"{m['dropout']}; PyTorch compiled has fused AdamW too. "
-            "Ratios are to the first line of a precision.\n\n"
+            f"{m['dropout']}; PyTorch compiled also has fused AdamW. "
+            "Ratios are to the first line of each precision.\n\n"
         )
         text += report.table(
             ["", "precision", "ms / step", "time ratio", "memory (MiB)", "memory ratio"],
@@ -31,7 +31,7 @@ def markdown(found: dict, jobs: dict, pairs: int) -> str:
         scale = jobs["table2"]["scale"]
         text += (
             f"\nTable 2: one block, forward and backward, batch {scale['batch']}, C {scale['d_model']}, "
-            "no dropout; medians. The paper's own GPU was another, its precision mixed.\n"
+            "no dropout; medians. The paper used another GPU and mixed precision.\n"
         )
         for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "memory (MiB)")):
             lengths = jobs["table2"]["lengths"]
@@ -68,21 +68,21 @@ def _step_lines(precision: str, result: dict) -> list[list[str]]:
 
 def table2(by_precision: dict) -> dict[str, dict[int, dict]]:
     """Return for each line "competitor, precision" and length the medians over the rounds: "time_ms" and
-    "peak_mib", None where memory ran out."""
+    "peak_mib", None if memory ran out."""
     lines = {}
     for precision, result in by_precision.items():
         for name in result["rounds"][0]:
-            found = [results[name]["lengths"] for results in result["rounds"]]
-            lines[f"{name}, {precision}"] = {int(T): _cell([by_T[T] for by_T in found]) for T in found[0]}
+            rounds = [results[name]["lengths"] for results in result["rounds"]]
+            lines[f"{name}, {precision}"] = {int(T): _cell([by_T[T] for by_T in rounds]) for T in rounds[0]}
     return lines
 
 
-def _cell(found: list[dict | None]) -> dict:
-    if None in found:
+def _cell(rounds: list[dict | None]) -> dict:
+    if None in rounds:
         return {"time_ms": None, "peak_mib": None}
     return {
-        "time_ms": 1e3 * median(r["seconds"] for r in found),
-        "peak_mib": median(r["peak_mib"] for r in found),
+        "time_ms": 1e3 * median(r["seconds"] for r in rounds),
+        "peak_mib": median(r["peak_mib"] for r in rounds),
     }
 
 
@@ -103,11 +103,11 @@ def _bars(axes, by_precision: dict) -> None:
     greys, hatches = ("0.3", "0.65", "0.9"), ("", "///", "...")
     names = list(dict.fromkeys(name for result in by_precision.values() for name in result["rounds"][0]))
     for i, name in enumerate(names):
-        there = [
+        measured = [
             (place, r["rounds"]) for place, r in enumerate(by_precision.values()) if name in r["rounds"][0]
         ]
-        heights = [1e3 * median(results[name]["seconds"] for results in rounds) for _, rounds in there]
-        places = [place + 0.27 * (i - (len(names) - 1) / 2) for place, _ in there]
+        heights = [1e3 * median(results[name]["seconds"] for results in rounds) for _, rounds in measured]
+        places = [place + 0.27 * (i - (len(names) - 1) / 2) for place, _ in measured]
         bars = axes.bar(places, heights, 0.27, color=greys[i], edgecolor="k", hatch=hatches[i], label=name)
         axes.bar_label(bars, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(by_precision)), by_precision)
@@ -122,9 +122,9 @@ def _curves(axes, lines: dict[str, dict[int, dict]]) -> None:
     names = list(dict.fromkeys(label.rpartition(", ")[0] for label in lines))
     for label, by_T in lines.items():
         name, _, precision = label.rpartition(", ")
-        known = {T: c["time_ms"] for T, c in by_T.items() if c["time_ms"] is not None}
+        points = {T: c["time_ms"] for T, c in by_T.items() if c["time_ms"] is not None}
         style = STYLES[names.index(name)].removeprefix("k")
-        axes.loglog(known.keys(), known.values(), style, color=greys[precision], markersize=4, label=label)
+        axes.loglog(points.keys(), points.values(), style, color=greys[precision], markersize=4, label=label)
     theirs = paper.TABLE2["gam"]["time_ms"]
     axes.loglog(paper.LENGTHS, theirs, "kx:", markersize=5, label="paper, mixed precision, another GPU")
     axes.set_xscale("log", base=2)

@@ -1,8 +1,8 @@
-"""Measurements, each in a process of its own, in alternation, and the ratios of those of one round.
+"""Measure competitors in alternation, each in a fresh process, and take ratios within a round.
 
-A fresh process has no warm allocator and no peak of memory that another measurement left behind.
-Measurements beside each other in a round meet the same machine, so ratios are taken within a round:
-what slows the machine for minutes falls out of them.
+A fresh process has neither a warm allocator nor a memory peak that another measurement left behind.
+The measurements of one round follow each other closely, so what slows the machine for minutes slows
+all of them, and cancels in their ratios.
 """
 
 import json
@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 class WorkerFailed(RuntimeError):
-    """A measurement ended without a number. The message is one line: which one, and why."""
+    """A measurement failed. The message is one line that says which one, and why."""
 
 
 def require(*packages: str) -> None:
@@ -40,7 +40,7 @@ def require(*packages: str) -> None:
 
 
 def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
-    """Be the command `prog`; or, started by `fresh`, one measurement: do the work, print what it gave."""
+    """Run the command `prog`; or, in a process that `fresh` started, do the work and print its result."""
     if sys.argv[1:2] == ["worker"]:
         result = work(**json.loads(sys.argv[2]))
         print(json.dumps({"peak_mib": peak_bytes() / MIB, "libraries": libraries()} | result))
@@ -57,12 +57,12 @@ def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
 
 
 def fresh(module: str, name: str, job: dict, environment: dict[str, str] | None = None) -> dict:
-    """Run one measurement in a process of its own and return what its work returned, with "peak_mib"
-    (of the whole process, unless the work gave its own) and "libraries" (what computed there).
+    """Run one measurement in a fresh process and return the result of its work, with "peak_mib" (of the
+    whole process, unless the work measures its own) and "libraries" (those that computed).
 
-    module      : whose `work` is called with `job` (its arguments)
-    name        : what to call it in an error
-    environment : variables to set for it
+    module      : the module whose `work` is called with the arguments `job`
+    name        : name of the measurement in an error
+    environment : environment variables to set
     Raises WorkerFailed when the process fails.
     """
     done = subprocess.run(
@@ -73,17 +73,17 @@ def fresh(module: str, name: str, job: dict, environment: dict[str, str] | None 
         text=True,
     )
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise WorkerFailed(f"{name} failed with exit code {done.returncode}: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise WorkerFailed(f"{name} failed with exit code {done.returncode}: {lines[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def rounds(competitors: dict[str, Callable[[], dict]], pairs: int, title: str) -> list[dict[str, dict]]:
-    """Measure every competitor once a round; return {name: result} of each of `pairs` rounds.
+    """Measure every competitor once per round; return {name: result} for each of `pairs` rounds.
 
-    Every other round goes backwards, so that a drift of the machine favours nobody.
+    Every other round is in reverse order, so that a drift of the machine favours no competitor.
     """
-    found = []
+    by_round = []
     with tqdm(total=pairs * len(competitors), desc=title, disable=None, unit="measurement") as bar:
         for i in range(pairs):
             results = {}
@@ -91,46 +91,46 @@ def rounds(competitors: dict[str, Callable[[], dict]], pairs: int, title: str) -
                 bar.set_postfix_str(name)
                 results[name] = competitors[name]()
                 bar.update()
-            found.append({name: results[name] for name in competitors})
-    return found
+            by_round.append({name: results[name] for name in competitors})
+    return by_round
 
 
 # ------------------------------------------------------------------------------- in a worker
 
 
 def timed(step: Callable[[], object], warm_up: int, steps: int) -> dict:
-    """Return {"seconds": median time of a step, "times": all of them}, after some that do not count."""
+    """Return {"seconds": median time of a step, "times": all of them}, after untimed warm-up steps."""
     for _ in range(warm_up):
         step()
     times = []
     for _ in range(steps):
-        began = time.perf_counter()
+        start = time.perf_counter()
         step()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return {"seconds": median(times), "times": times}
 
 
 def peak_bytes() -> int:
-    """Return the most memory this process held at once, in bytes.
+    """Return the peak memory of this process, in bytes.
 
-    Linux's ru_maxrss would count the parent's memory too, which a child inherits at its start;
-    VmHWM is of this program alone. Elsewhere ru_maxrss is all there is (bytes on macOS).
+    On Linux, ru_maxrss would include memory of the parent, which a child inherits at its start. VmHWM
+    counts this program alone. Elsewhere only ru_maxrss exists (in bytes on macOS).
     """
-    if (held := _status("VmHWM")) is not None:
-        return held
+    if (peak := _status("VmHWM")) is not None:
+        return peak
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def held_bytes() -> int:
-    """Return the memory this process holds now, in bytes; where only Linux would tell, the most so far."""
+    """Return the memory this process holds now, in bytes; outside Linux, its peak so far."""
     held = _status("VmRSS")
     return peak_bytes() if held is None else held
 
 
 def _status(field: str) -> int | None:
-    """Return a field of Linux's account of this process, in bytes; None elsewhere."""
+    """Return a field of /proc/self/status, in bytes; None outside Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
@@ -138,13 +138,13 @@ def _status(field: str) -> int | None:
 
 
 def libraries() -> dict[str, str]:
-    """Return what computes in this process, as it is loaded and set here: BLAS, NumPy, PyTorch, autograd."""
-    found = {"blas": blas(), "numpy": version("numpy")}
+    """Return the loaded libraries that compute, with their settings: BLAS, NumPy, PyTorch, autograd."""
+    by_name = {"blas": blas(), "numpy": version("numpy")}
     if "torch" in sys.modules:
-        found["torch"] = _torch()
+        by_name["torch"] = _torch()
     if "autograd" in sys.modules:
-        found["autograd"] = version("autograd")
-    return found
+        by_name["autograd"] = version("autograd")
+    return by_name
 
 
 def _torch() -> str:
@@ -162,17 +162,17 @@ def _torch() -> str:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Return median, least and most."""
+    """Return the median, the least and the most of some values."""
     return {"median": median(values), "least": min(values), "most": max(values)}
 
 
 def paired(found: list[dict[str, dict]], name: str, base: str, what: str) -> dict[str, float]:
-    """Return the spread of name / base, taken in each round alone."""
+    """Return the spread of name / base, taken within each round."""
     return spread([results[name][what] / results[base][what] for results in found])
 
 
 def summary(found: list[dict[str, dict]], base: str) -> dict[str, dict]:
-    """Return for each competitor median time and memory over the rounds, and its paired ratios to `base`."""
+    """Return for each competitor its median time and memory over the rounds, and its ratios to `base`."""
     return {
         name: {
             "seconds": median(results[name]["seconds"] for results in found),

@@ -1,7 +1,7 @@
-"""Measure one training step of one text against its length: time and peak memory, minigam and PyTorch.
+"""Measure time and peak memory of a training step against the length of the text, minigam and PyTorch.
 
-A row of T tokens, one row a step, every measurement a process of its own. Memory is what the process
-took at its peak above what it held before the model was made, so that its growth can be read.
+A step trains on one row of T tokens, and every measurement runs in its own process. Memory is the peak
+of the process minus what it held before the model was made, so that its growth with T shows.
 """
 
 import argparse
@@ -41,7 +41,7 @@ WIDE, WIDE_LENGTH = "GAM, published width", 8192
 
 
 def work(library: str, model_type: str, model: dict, length: int, steps: int) -> dict:
-    """Time training steps on one row; with "before_mib", the memory held before the model was made."""
+    """Time training steps on one row; add "before_mib", the memory held before the model was made."""
     config = MODELS[model_type].Config.from_dict(model | {"block_size": length})
     make = {"minigam": _minigam, "torch": _torch}[library]
     rng = np.random.default_rng(0)
@@ -77,15 +77,15 @@ def parser() -> cli.Parser:
     p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
     p.add_argument("--steps", type=int, default=3, help="timed steps of every process (default: 3)")
     p.add_argument("--memory", type=float, metavar="GIB",
-                   help="leave out what would take more (default: half of what is here)")  # fmt: skip
+                   help="skip lengths that would need more (default: half of all memory)")  # fmt: skip
     p.add_argument(
         "--wide",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help=f"one step at the published width too, T {WIDE_LENGTH} (default: yes)",
+        help=f"measure one step at the published width too, T {WIDE_LENGTH} (default: yes)",
     )
     p.add_argument("--out", type=Path, default=measure.RESULTS / "scaling",
-                   help="folder of results (default: benchmarks/results/scaling)")  # fmt: skip
+                   help="folder for results (default: benchmarks/results/scaling)")  # fmt: skip
     return p
 
 
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
 def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: bool, out: Path) -> None:
     """Measure every length; write scaling.json, .md and .png into `out`.
 
-    limit_gib : a length whose memory, foreseen from the two before it, is above this is left out
-    wide      : also one step of the published GAM on one long row
+    limit_gib : a length is left out if its memory, extrapolated from the two before it, is above this
+    wide      : measure one step of the published GAM on one long row too
     """
     where = environment.line()
     print(where)
@@ -114,13 +114,13 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
         jobs = {label: partial(_fresh, label, *LINES[label], T, steps) for label in fits_in}
         rounds = measure.rounds(jobs, pairs, f"T {T}") if jobs else []
         for label in LINES:
-            found = [results[label] for results in rounds if label in results]
-            cells[label][T] = _cell(found) if found else left_out(expected[label])
+            measured = [results[label] for results in rounds if label in results]
+            cells[label][T] = _cell(measured) if measured else left_out(expected[label])
     fits = {label: fits_of(cells[label]) for label in LINES}
-    measured = report.provenance("numpy")
+    provenance = report.provenance("numpy")
     content = {
         "environment": where,
-        "measured": measured,
+        "measured": provenance,
         "pairs": pairs,
         "steps": steps,
         "limit_gib": limit_gib if math.isfinite(limit_gib) else None,
@@ -132,7 +132,7 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
     }
     figure = scaling_plot(cells, fits, f"one training step of one row, C {NARROW['d_model']}")
     markdown = f"{where}\n\n" + _markdown(cells, content)
-    report.write(out, "scaling", content, [{"measured": measured}], markdown, figure)
+    report.write(out, "scaling", content, [{"measured": provenance}], markdown, figure)
 
 
 def _fresh(label: str, library: str, model_type: str, T: int, steps: int) -> dict:
@@ -148,23 +148,23 @@ def _wide() -> dict:
     return result | {"length": WIDE_LENGTH, "batch": 1, "model": GAMConfig().to_dict()}
 
 
-def _cell(found: list[dict]) -> dict:
-    """Return medians over the rounds, with the rounds: time in ms, memory in MiB."""
+def _cell(rounds: list[dict]) -> dict:
+    """Return the medians over the rounds, time in ms and memory in MiB, and the rounds themselves."""
     return {
-        "time_ms": 1e3 * median(r["seconds"] for r in found),
-        "peak_mib": median(r["peak_mib"] - r["before_mib"] for r in found),
-        "process_mib": median(r["peak_mib"] for r in found),
-        "rounds": found,
+        "time_ms": 1e3 * median(r["seconds"] for r in rounds),
+        "peak_mib": median(r["peak_mib"] - r["before_mib"] for r in rounds),
+        "process_mib": median(r["peak_mib"] for r in rounds),
+        "rounds": rounds,
     }
 
 
 def growth(cells: dict[int, dict]) -> list[float]:
-    """Return the memory in KiB that each token more takes, between every two lengths that follow each other.
+    """Return the memory in KiB that each additional token takes, between each length and the next.
 
-    Where memory is linear in T these are one number.
+    If memory is linear in T, these numbers are equal.
     """
-    known = [(T, cell["peak_mib"]) for T, cell in cells.items() if cell["peak_mib"] is not None]
-    return [1024 * (m2 - m1) / (t2 - t1) for (t1, m1), (t2, m2) in pairwise(known)]
+    points = [(T, cell["peak_mib"]) for T, cell in cells.items() if cell["peak_mib"] is not None]
+    return [1024 * (m2 - m1) / (t2 - t1) for (t1, m1), (t2, m2) in pairwise(points)]
 
 
 def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
@@ -172,8 +172,8 @@ def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
     text = (
         f"scaling: one training step, batch 1, float32, V {NARROW['vocab_size']}, C {NARROW['d_model']}, "
         f"L {NARROW['n_layers']}, no dropout; medians of {content['pairs']} rounds, "
-        "every measurement a process of its own. minigam trains a GAM's row that is too long for a cache in "
-        "parts, as it may where a token depends on few before it; PyTorch's model takes it in one.\n"
+        "every measurement in its own process. minigam trains a GAM on a row too long for the cache in "
+        "parts, which its short receptive field allows; PyTorch's model takes the whole row.\n"
     )
     for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
         body = []
@@ -188,12 +188,12 @@ def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
     text += "\n" + report.table(["KiB for each token more", *steps], body)
     text += (
         "\nMemory: the peak of the process above what it held before the model was made. The exponents are "
-        "of the best fitting T^p, over all lengths and over the three longest; where memory is linear, each "
-        "token more takes the same. PyTorch's attention is its fused one, which keeps no T by T matrix. "
-        "A Mamba in plain PyTorch is a loop over tokens, and is left out.\n"
+        "those of the best fitting T^p, over all lengths and over the three longest. If memory is linear, "
+        "each additional token takes the same. PyTorch's attention is its fused one, which stores no T by T "
+        "matrix. A Mamba in plain PyTorch would be a loop over tokens, and is left out.\n"
     )
     if any(cell["time_ms"] is None for by_T in cells.values() for cell in by_T.values()):
-        text += f"Left out: more than {content['limit_gib']:.1f} GiB foreseen.\n"
+        text += f"Left out: more than {content['limit_gib']:.1f} GiB expected.\n"
     if (wide := content["wide"]) is not None:
         text += (
             f"\n{WIDE}: V {wide['model']['vocab_size']}, C {wide['model']['d_model']}, "

@@ -1,8 +1,8 @@
-"""GAM and the Transformer as one would write them in PyTorch, for the rivals in speed; dropout and all.
+"""GAM and the Transformer as one would write them in PyTorch, dropout included, to compare speeds with.
 
-Parameters have the names of the authors' code, so that `minigam.interop.to_official` fills them.
-The tests' oracle, tests/reference_torch.py, is another text on purpose: functions without modules or
-dropout, for every mixer, written to be read beside the equations. This one is written to be fast.
+Parameters have the names of the authors' code, so that the arrays of `minigam.interop.to_official` fit.
+The tests' oracle, tests/helpers/reference_torch.py, is separate on purpose: functions without modules or
+dropout, for every mixer, written to be read next to the equations. This one is written to be fast.
 """
 
 import torch
@@ -61,7 +61,7 @@ def feed_forward(c: ModelConfig) -> nn.Sequential:
 
 
 class LanguageModel(nn.Module):
-    """The shell both share; the configuration says which block is in it."""
+    """The embeddings and the head that both models share; the configuration chooses the block."""
 
     def __init__(self, c: ModelConfig):
         super().__init__()
@@ -87,7 +87,7 @@ class Trainer:
     """A model, its AdamW, and the step that `minigam.training.train_step` is compared with.
 
     micro_batch : rows computed at a time; None for the whole batch
-    fused       : AdamW in one kernel, which on a processor is not PyTorch's default
+    fused       : AdamW in one kernel, which is not PyTorch's default on a CPU
     half        : matrix products in float16 on a GPU, the loss scaled, as the authors trained
     compiled    : the model's loss through torch.compile
     """

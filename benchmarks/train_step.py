@@ -1,7 +1,7 @@
 """Compare one training step of GAM: minigam, PyTorch, HIPS autograd, and the matrix products alone.
 
-Every measurement is a process of its own; those of one round stand beside each other, and ratios
-are taken within a round. Each does the same work: forward, backward, the norm clipped, AdamW.
+Every measurement runs in its own process; those of one round follow each other, and ratios are taken
+within a round. Each does the same work: forward, backward, clipping of the gradient norm, AdamW.
 """
 
 import platform
@@ -27,13 +27,13 @@ PROG = "benchmarks.train_step"
 
 @dataclass(frozen=True)
 class Size:
-    """What a step is measured on, how often, and who takes part besides the usual ones."""
+    """The model and batch of a step, how many steps are run, and whether HIPS autograd takes part."""
 
     model: GAMConfig
     batch: int  # B, rows in a step
-    warm_up: int  # steps of a process that do not count
-    steps: int  # steps that do, unless --steps says otherwise
-    autograd: bool  # HIPS autograd too; at the published size it is left out for its time
+    warm_up: int  # untimed steps of a process
+    steps: int  # timed steps, unless --steps says otherwise
+    autograd: bool  # HIPS autograd too; it is too slow for the published size
 
 
 CONFIGS = {
@@ -46,9 +46,9 @@ CONFIGS = {
 MINIGAM, REFERENCE = "minigam", "minigam, reference rules"
 TORCH, TUNED, AUTOGRAD = "PyTorch eager", "PyTorch tuned", "HIPS autograd, no dropout"
 BOUND = "matrix products alone"
-REFERENCE_ROWS = 8  # rows at a time of the reference, whose arrays are not reused
+REFERENCE_ROWS = 8  # rows at a time with the reference rules, which do not reuse arrays
 
-# Keep freed memory in the process: page faults cost PyTorch a part of every step.
+# Keep freed memory in the process, to save PyTorch the page faults in every step.
 KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(2**28)}
 MALLOC = {"default malloc": {}} | ({"malloc keeps memory": KEEP} if platform.libc_ver()[0] == "glibc" else {})
 
@@ -59,7 +59,7 @@ MALLOC = {"default malloc": {}} | ({"malloc keeps memory": KEEP} if platform.lib
 def work(kind: str, model: dict, batch: int, warm_up: int, steps: int, **settings) -> dict:
     """Time steps of one competitor: {"seconds": median, "times": all, "first_loss": nats}.
 
-    kind : of STEPS; or "products", a step's matrix products alone, which have "flops" and no loss
+    kind : a key of STEPS; or "products", a step's matrix products alone, with "flops" and no loss
     """
     config = GAMConfig.from_dict(model)
     rng, shape = np.random.default_rng(0), (batch, config.block_size)
@@ -104,12 +104,12 @@ def _autograd(config, ids, targets):
     from benchmarks.autograd_model import step_of
 
     weights = interop.to_official(GAM(config))
-    weights.pop("head.weight")  # the token embedding again
+    weights.pop("head.weight")  # the token embedding under another name
     return partial(step_of(weights, config.n_layers), ids, targets)
 
 
 def products_of_a_step(config, ids, targets) -> Counter[Product]:
-    """Run one step of minigam; return the matrix products in it, and how often each comes."""
+    """Run one step of minigam; return the matrix products in it, and how often each occurs."""
     watch = Watch(np, time.perf_counter)
     with observing(watch):
         _minigam(config, ids, targets)()
@@ -128,7 +128,7 @@ def parser() -> cli.Parser:
     p.add_argument("--pairs", type=int, default=5, help="rounds (default: 5)")
     p.add_argument("--steps", type=int, help="timed steps of every process (default: 3 published, 20 small)")
     p.add_argument("--out", type=Path, default=measure.RESULTS / "train_step",
-                   help="folder of results (default: benchmarks/results/train_step)")  # fmt: skip
+                   help="folder for results (default: benchmarks/results/train_step)")  # fmt: skip
     return p
 
 
@@ -148,16 +148,16 @@ def compare(configs: list[str], pairs: int, steps: int | None, out: Path) -> Non
     """
     where = environment.line()
     print(where)
-    found = {name: _measure(name, CONFIGS[name], pairs, steps or CONFIGS[name].steps) for name in configs}
+    results = {name: _measure(name, CONFIGS[name], pairs, steps or CONFIGS[name].steps) for name in configs}
     measured = report.provenance("numpy")
-    content = {"environment": where, "measured": measured, "pairs": pairs, "configs": found}
+    content = {"environment": where, "measured": measured, "pairs": pairs, "configs": results}
     report.write(
-        out, "train_step", content, [{"measured": measured}], _markdown(where, found, pairs), plot(found)
+        out, "train_step", content, [{"measured": measured}], _markdown(where, results, pairs), plot(results)
     )
 
 
 def _measure(name: str, size: Size, pairs: int, steps: int) -> dict:
-    """Find PyTorch's best setting, then measure everybody in `pairs` rounds."""
+    """Find PyTorch's best setting, then measure all competitors in `pairs` rounds."""
     common = {"model": size.model.to_dict(), "batch": size.batch, "warm_up": size.warm_up, "steps": steps}
 
     def fresh(label: str, kind: str, malloc: str = "default malloc", **settings) -> dict:
@@ -199,13 +199,13 @@ def _measure(name: str, size: Size, pairs: int, steps: int) -> dict:
     }
 
 
-def _markdown(where: str, found: dict[str, dict], pairs: int) -> str:
+def _markdown(where: str, results: dict[str, dict], pairs: int) -> str:
     text = (
-        f"{where}\n\ntrain_step: one training step of GAM, float32; every measurement a process of its own, "
-        f"{pairs} rounds in alternation. A ratio is taken within a round: median (least to most). "
+        f"{where}\n\ntrain_step: one training step of GAM, float32; each measurement in its own process, "
+        f"{pairs} rounds in alternation. Ratios are taken within a round: median (least to most). "
         "Memory is the peak of the whole process, its libraries included.\n"
     )
-    for name, result in found.items():
+    for name, result in results.items():
         m, summary = result["model"], result["summary"]
         text += (
             f"\n{name}: V {m['vocab_size']}, T {m['block_size']}, C {m['d_model']}, L {m['n_layers']}, "

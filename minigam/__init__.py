@@ -1,7 +1,7 @@
 """minigam: Gated Associative Memory from scratch, to learn, check and use.
 
-This is the public API. Importing it loads NumPy and nothing else that is heavy, and decides nothing: every
-operation runs where its inputs are. What LATER names is imported when it is asked for. On the command line,
+This is the public API. Importing it loads no large library except NumPy and chooses no device: every
+operation runs where its inputs are. The names in LATER are imported on first use. On the command line,
 `minigam` lists the commands.
 """
 
@@ -13,7 +13,7 @@ from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfi
 from minigam.engine import backend, masks, memory, numeric, ops, sequence
 from minigam.engine.dispatch import op
 from minigam.engine.tensor import Tensor, no_grad, observing, reference_only
-from minigam.gradcheck import gradcheck  # the function, in place of the package that has its name
+from minigam.gradcheck import gradcheck  # the function, which hides the package of the same name
 from minigam.models import GAM, GAMBlock, Mamba, MambaBlock, Transformer, TransformerBlock, interop, nn
 from minigam.models.decoding import Stream
 from minigam.models.interop import from_official, to_official

@@ -1,4 +1,4 @@
-"""Run a command, or list them all: `minigam NAME`, `python -m minigam NAME`."""
+"""Run a command, or list them all: `minigam NAME` or `python -m minigam NAME`."""
 
 import ast
 import difflib
@@ -12,12 +12,12 @@ COMMANDS = ("train", "generate", "evaluate", "explain", "data", "experiments", "
 
 
 def module_of(name: str) -> str:
-    """Return the module of a command: a file, or what a folder has as `__main__`."""
+    """Return the module of a command: a file, or the `__main__` of a folder."""
     return f"{name}.__main__" if (Path(__file__).parent / name).is_dir() else name
 
 
 def listing() -> str:
-    """Return one line for each command, read from its file, so that none has to be loaded."""
+    """Return one line for each command, read from its source file, so that no command is imported."""
     lines = ["minigam: Gated Associative Memory from scratch\n\nCommands (each has --help):\n"]
     for name in COMMANDS:
         source = Path(__file__).parent / f"{module_of(name).replace('.', '/')}.py"
@@ -27,10 +27,10 @@ def listing() -> str:
 
 
 def main() -> None:
-    """Run the command that the first argument names; exit with its code, with 2 for an unknown one."""
+    """Run the command that the first argument names and exit with its code; 2 for an unknown command."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
-        from minigam import cli  # here, so that the listing loads no command
+        from minigam import cli  # here, so that the listing stays fast
 
         command = import_module(f"minigam.{module_of(name)}")
         cli.run(lambda: command.main(rest), command.PROG)

@@ -1,4 +1,4 @@
-"""What the commands share: flags from configurations, one-line errors, exit codes."""
+"""Code that the commands share: flags from configurations, one-line errors, exit codes."""
 
 import argparse
 import difflib
@@ -16,8 +16,8 @@ from minigam.engine import backend
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line an error, a guess at what was meant, --like-this for --like_this, and no
-    path without a name."""
+    """argparse with one-line errors that suggest the nearest flag. It takes --like_this for --like-this,
+    and refuses an empty path."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
@@ -28,18 +28,18 @@ class Parser(argparse.ArgumentParser):
         args = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), a) for a in args]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            known = [
+            flags = [
                 s
                 for parser in self._chosen(args)
                 for action in parser._actions
                 for s in action.option_strings
             ]
-            near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+            near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
             self.error(f"unknown argument {unknown[0]}{f', did you mean {near[0]}?' if near else ''}")
         return parsed
 
     def _chosen(self, args: list[str]) -> Iterator["argparse.ArgumentParser"]:
-        """Yield this parser and the one of the subcommand that the arguments name."""
+        """Yield this parser, and the parser of the subcommand that the arguments name."""
         yield self
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -50,68 +50,69 @@ class Parser(argparse.ArgumentParser):
 
 
 def _path(name: str) -> Path:
-    """Return the path of that name; the empty one would be the current folder."""
+    """Return the path of that name. An empty name is refused: Path would make it the current folder."""
     if not name:
-        raise argparse.ArgumentTypeError("an empty name, wanted that of a file or a folder")
+        raise argparse.ArgumentTypeError("an empty name, wanted the name of a file or folder")
     return Path(name)
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, config: type, defaults: dict, title: str, besides: type | None = None
+    parser: argparse.ArgumentParser, config: type, defaults: dict, title: str, excluding: type | None = None
 ) -> None:
-    """Add a flag for every field of a configuration that is not one of `besides` too.
+    """Add a flag for every field of a configuration, except those that the class `excluding` has.
 
-    A flag not given is absent from the result.
+    A flag that the user omits is absent from the result.
     """
     group = parser.add_argument_group(title)
-    known = {f.name for f in fields(besides)} if besides is not None else set()
+    skipped = {f.name for f in fields(excluding)} if excluding is not None else set()
     for f in fields(config):
-        if f.metadata.get("derived") or f.name in known:
+        if f.metadata.get("derived") or f.name in skipped:
             continue
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" (default: {default})"
-        kind: type = Path if f.default is None else type(f.default)
+        value_type: type = Path if f.default is None else type(f.default)
         choices = f.metadata.get("choices")
-        shape: dict[str, Any] = {"type": kind, "choices": choices}
-        if kind is bool:
-            shape = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
+        settings: dict[str, Any] = {"type": value_type, "choices": choices}
+        if value_type is bool:
+            settings = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
         elif choices is None:
-            shape["metavar"] = f.metadata.get("metavar") or {int: "N", float: "X", Path: "FILE"}[kind]
+            letter = {int: "N", float: "X", Path: "FILE"}.get(value_type)
+            settings["metavar"] = f.metadata.get("metavar", letter)
         group.add_argument(
             f"--{f.name.replace('_', '-')}",
             dest=f.name,
             default=argparse.SUPPRESS,
             help=f.metadata["help"].replace("%", "%%") + shown,
-            **shape,
+            **settings,
         )
 
 
 def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:
-    """Add --backend, which every command that computes has."""
-    what = f"where to compute; auto takes a GPU that answers, and says so (default: {default})"
-    parser.add_argument("--backend", choices=("numpy", "cupy", "auto"), default=default, help=what)
+    """Add --backend, for a command that computes."""
+    help = f"where to compute; auto uses a GPU if one works, and prints its choice (default: {default})"
+    parser.add_argument("--backend", choices=("numpy", "cupy", "auto"), default=default, help=help)
 
 
 def require_at_least(args: argparse.Namespace, **least: float) -> None:
-    """Raise InputError for a flag with a value below its least; one not given is no fault."""
+    """Raise InputError for a flag whose value is below its minimum; flags not given are skipped."""
     for name, bound in least.items():
         given = getattr(args, name)
         for value in given if isinstance(given, list) else [given]:
-            if value is not None and not value >= bound:  # so that nan is refused too
+            if value is not None and not value >= bound:  # not `<`, so that nan is refused too
                 raise InputError(f"--{name.replace('_', '-')} is {value}, wanted at least {bound}")
 
 
 def require_folder(out: Path | None) -> None:
-    """Raise InputError now, not after an hour, for an --out that cannot hold results."""
+    """Raise InputError for an --out that cannot hold results: now, not after an hour."""
     if out is None:
         return
     nearest = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise InputError(f"--out {out}: {nearest} is no folder that can be written to; choose another")
+        raise InputError(f"--out {out}: {nearest} is not a writable folder; choose another")
 
 
 def choose_backend(name: str) -> str:
-    """Resolve --backend, with one line on stderr that says what was chosen and why."""
+    """Resolve --backend. For auto, print one line on stderr: what was chosen and why."""
     chosen, why = backend.choose(name)
     if name == "auto":
         print(f"backend {chosen} (auto: {why})", file=sys.stderr)
@@ -119,17 +120,17 @@ def choose_backend(name: str) -> str:
 
 
 def run(main: Callable[[], int], prog: str) -> NoReturn:
-    """Call a command's main and exit: 2 and one line for what the user can mend, 1 and one line
-    when memory runs out, 130 for Ctrl-C."""
+    """Call a command's main and exit with its code. Exit with 2 and one line for an error that the user
+    can fix, with 1 and one line when memory runs out, with 130 for Ctrl-C."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # Each line when it is printed, and ? for what a terminal cannot show.
+        # Write each line immediately, and print ? for a character that the terminal cannot show.
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     try:
         code = main()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:
         code = 2
         print(f"{prog}: {e}", file=sys.stderr)
-    except BrokenPipeError:  # whoever read our output has gone, as head does
+    except BrokenPipeError:  # the reader of our output has quit, as head does
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         code = 1
     except MemoryError as e:

@@ -1,4 +1,4 @@
-"""Measure a trained model beside n-grams, in units that compare between tokenizers."""
+"""Compare a trained model with n-grams, in nats per token, perplexity per word and bits per byte."""
 
 import math
 from dataclasses import replace
@@ -28,14 +28,14 @@ def evaluation(
 ) -> dict:
     """Measure a model, and n-gram models counted in the same training rows, on the same targets.
 
-    order : of the longest n-grams; all shorter ones are measured too
-    rows  : how many validation rows to take, drawn by `seed`; None for all
+    order : length of the longest n-grams; all shorter ones are measured too
+    rows  : how many validation rows to sample with `seed`; None for all
     returns {"model": name, "rows": count, "tokens": count, "results": {name: measures}}: the model first,
-    then the n-grams from the longest, then the floor where it is known. Measures are those of `units`
-    and, where kinds of token are known, "kinds": the loss of each in nats.
+    then the n-grams, longest first, then the floor if the corpus has one. Measures are those of `units`
+    and, if the corpus has kinds of token, "kinds": the loss of each in nats.
     """
     corpus, name = _drawn(corpus, rows, seed), type(model).__name__
-    with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number says it by itself
+    with np.errstate(over="ignore", invalid="ignore"):  # a loss of nan speaks for itself
         measured = {name: evaluate(model, corpus, progress=progress)}
     measured |= ngrams(corpus, order, progress)
     if corpus.floor is not None:
@@ -49,28 +49,28 @@ def evaluation(
 
 
 def _drawn(corpus: Corpus, rows: int | None, seed: int) -> Corpus:
-    """Return the corpus with only so many validation rows, a sample of all in their order."""
+    """Return the corpus with a random sample of its validation rows, in their original order."""
     if rows is None or rows >= len(corpus.valid):
         return corpus
     some = np.sort(np.random.default_rng(seed).choice(len(corpus.valid), rows, replace=False))
-    known = {k: getattr(corpus, k)[some] for k in ("kinds", "floor") if getattr(corpus, k) is not None}
-    return replace(corpus, valid=corpus.valid[some], **known)
+    labels = {k: getattr(corpus, k)[some] for k in ("kinds", "floor") if getattr(corpus, k) is not None}
+    return replace(corpus, valid=corpus.valid[some], **labels)
 
 
 def units(loss: float, size: TextSize) -> dict:
     """Return a mean loss in four units.
 
-    A token is what the tokenizer makes it: with long tokens there are fewer predictions, each harder, and
-    the loss and the perplexity of one say nothing about another tokenizer's. Words and bytes belong to the
-    text. The whole text costs loss * tokens nats, however it was cut; shared among its words or its bytes,
-    that compares between tokenizers that can restore the text. The paper's leaves white space out and calls
-    rare characters [UNK]: beside a tokenizer that has to predict them its numbers are too good.
+    Longer tokens mean fewer predictions, each of them harder, so loss and perplexity per token cannot be
+    compared between tokenizers. Words and bytes do not depend on the tokenizer. The whole text costs
+    loss * tokens nats; divided by its words or its bytes, this cost can be compared between tokenizers
+    that restore the text. The paper's tokenizer drops white space and replaces rare characters by [UNK]:
+    next to a tokenizer that has to predict them, its numbers are too good.
 
     loss : mean nats per token of the text, or of a sample of it
     size : of the whole text
     returns loss; perplexity = exp(loss); word_perplexity = exp(loss * tokens / words), words being
-    parts between white space; bits_per_byte = loss * tokens / (bytes ln 2). What is past the largest
-    float, or per word in a text without one, is None.
+    separated by white space; bits_per_byte = loss * tokens / (bytes ln 2). A number larger than any
+    float is None, and so is word_perplexity for a text without words.
     """
     whole = loss * size.tokens
     return {
@@ -89,7 +89,7 @@ def _exp(nats: float) -> float | None:
 
 
 def table(result: dict) -> str:
-    """Return what `evaluation` measured as a table for people, and one line on who predicts better."""
+    """Return the result of `evaluation` as a table for people, and one line on which model is better."""
     kinds = list(result["results"][result["model"]].get("kinds", {}))
     heads = [("nats", "per token"), ("perplexity", "per token"), ("perplexity", "per word")]
     heads += [("bits", "per byte"), *(("nats per", kind) for kind in kinds)]
@@ -108,7 +108,7 @@ def _cell(perplexity: float | None) -> str:
 
 
 def verdict(result: dict) -> str:
-    """Return one line: whether the model predicts better than the best of the n-grams."""
+    """Return one line on whether the model predicts better than the best of the n-grams."""
     name, losses = result["model"], {n: r["loss"] for n, r in result["results"].items() if n != "floor"}
     own = losses.pop(name)
     best = min(losses, key=losses.__getitem__)
@@ -120,13 +120,13 @@ def verdict(result: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
-    p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
+    p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
     p.add_argument(
-        "--order", type=int, default=3, metavar="N", help="tokens in the longest n-grams (default: 3)"
+        "--order", type=int, default=3, metavar="N", help="length of the longest n-grams (default: 3)"
     )
-    p.add_argument("--rows", type=int, metavar="N", help="validation rows to take, a sample (default: all)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the numbers too (default: print only)")
-    p.add_argument("--seed", type=int, default=0, help="decides the sample of --rows (default: 0)")
+    p.add_argument("--rows", type=int, metavar="N", help="validation rows to sample (default: all)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the --rows sample (default: 0)")
     cli.add_backend_flag(p)
     args = p.parse_args(argv)
     cli.require_at_least(args, order=1, rows=1, seed=0)
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--json {args.json}: wanted a file in a folder that exists; choose another")
     run = Run(args.run)
     if args.order > (most := run.config.model.block_size + 1):
-        raise InputError(f"--order is {args.order}, wanted at most {most}, the tokens of a row")
+        raise InputError(f"--order is {args.order}, wanted at most {most}, the tokens in a row")
     model = run.load_model(cli.choose_backend(args.backend))
     corpus = run.corpus(progress=True)
     if corpus.valid.ndim == 3:

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read with one clear line when they cannot be."""
+"""Write files completely or not at all. Read files and, if that fails, say why in one clear line."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from minigam.config import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, which takes its place when the block ends well.
+    """Yield a temporary path next to `path`, and move it to `path` when the block ends without an error.
 
     A crash at any moment leaves the old file or the new one, never half of one.
     """
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("rb+") as f:
-            os.fsync(f.fileno())  # on disk before the rename makes it the file
+            os.fsync(f.fileno())  # written to disk before the rename
         temporary.chmod(0o666 & ~_umask())  # mkstemp gives 0600
         temporary.replace(path)
     finally:
@@ -37,10 +37,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path`, which takes its place when the block ends well.
+    """Yield an empty folder next to `path`, and move it to `path` when the block ends without an error.
 
-    A crash leaves the old folder or the new one, or, between two renames, none: never half of one.
-    The next call for the same path puts the old one back, and clears what is left over; call one at a time.
+    A crash leaves the old folder or the new one (between the two renames: neither), never half of one.
+    The next call for the same path restores the old one and removes leftovers. Make one call at a time.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,19 +67,19 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON object, whole or not at all."""
+    """Write a JSON object, completely or not at all."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, remedy: str = "train again") -> dict:
     """Read a JSON object. Raises InputError when the file is missing or holds something else;
-    `remedy` is what else one can do than restore it."""
+    `remedy` says what the user can do instead of restoring it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file with their line breaks, reading on as they are asked for.
+    """Yield the lines of a UTF-8 text file with their line breaks, without reading the whole file first.
 
     Raises InputError when the file is missing, binary or not UTF-8.
     """
@@ -119,7 +119,7 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def _decode(path: Path, data: bytes, place: int = 0) -> str:
-    """Decode UTF-8 that stands at `place` in its file. Raises InputError with the place of a fault."""
+    """Decode UTF-8 bytes that start at `place` in a file. Raises InputError with the place of a fault."""
     if b"\0" in data:
         at = place + data.index(0)
         raise InputError(f"{path}: binary (a zero byte at {at}), wanted a UTF-8 text file")
@@ -149,7 +149,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write a safetensors file; equal content gives equal bytes.
 
-    The library writes metadata in an order that varies, so all of it goes under one key, as JSON.
+    The library writes metadata in a varying order, so all of it goes under one key, as JSON.
     """
     metadata = metadata | {"sha256": _digest(arrays)}
     content = {"minigam": json.dumps(metadata, sort_keys=True)}
@@ -159,19 +159,19 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, 
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a safetensors file and the metadata `write_arrays` gave it (none: another's file).
+    """Read a safetensors file and its metadata from `write_arrays` (empty if another program wrote it).
 
     Raises InputError when it is missing or damaged.
     """
     if not path.is_file():
-        raise InputError(f"{path}: not there, wanted a safetensors file that a training run wrote")
+        raise InputError(f"{path}: not found, wanted a safetensors file that a training run wrote")
     try:
         with safe_open(path, framework="numpy") as f:
             arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
             metadata = json.loads((f.metadata() or {}).get("minigam", "{}"))
         own = _digest(arrays)
         if isinstance(metadata, dict) and metadata.get("sha256", own) != own:
-            raise ValueError("its numbers are not those that were written")
+            raise ValueError("its numbers have changed since it was written")
         return arrays, metadata
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f"{path}: damaged or not safetensors ({e}); restore the file or train again") from e

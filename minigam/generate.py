@@ -12,19 +12,19 @@ PROG = "minigam generate"
 
 def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
-    p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
-    p.add_argument("--prompt", default="", help="how the text begins (default: with a new story or line)")
-    p.add_argument("--tokens", type=int, default=300, metavar="N", help="most tokens to add (default: 300)")
-    p.add_argument("--temperature", type=float, default=0.8, metavar="X",
-                   help="0: the likeliest token; 1: as the model believes (default: 0.8)")  # fmt: skip
-    p.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest (default: all)")
-    p.add_argument("--seed", type=int, default=0, help="decides the sample (default: 0)")
+    p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
+    p.add_argument("--prompt", default="", help="start of the text (default: a new story or line)")
+    p.add_argument("--tokens", type=int, default=300, metavar="N", help="add at most N tokens (default: 300)")
+    p.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the most likely "
+                   "token; 1 samples from the model's own probabilities (default: 0.8)")  # fmt: skip
+    p.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens (default: all)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")
     cli.add_backend_flag(p)
     args = p.parse_args(argv)
     cli.require_at_least(args, tokens=0, temperature=0, top_k=1, seed=0)
     run = Run(args.run)
     tokenizer = run.tokenizer()
-    ids = first_ids(tokenizer, args.prompt)  # a prompt that cannot be read is refused before the model loads
+    ids = first_ids(tokenizer, args.prompt)  # refuse an unreadable prompt before loading the model
     model = run.load_model(cli.choose_backend(args.backend))
     if len(tokenizer) != model.config.vocab_size:
         raise InputError(

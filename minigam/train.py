@@ -1,4 +1,4 @@
-"""Train a model, by default a small GAM on PocketStories, in a few minutes on two cores."""
+"""Train a model. The default is a small GAM on PocketStories: a few minutes on two cores."""
 
 import shlex
 import sys
@@ -28,19 +28,19 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("--out", type=Path, help="run folder to write (default: the next free runs/NAME-N)")
     p.add_argument(
-        "--resume", type=Path, metavar="RUN", help="continue the run in this folder, as it was begun"
+        "--resume", type=Path, metavar="RUN", help="continue the run in this folder, with its own settings"
     )
     p.add_argument("--preset", choices=PRESETS, default="small",
-                   help="where defaults come from; the ones shown are of small (default: small)")  # fmt: skip
+                   help="set of defaults; this help shows those of small (default: small)")  # fmt: skip
     p.add_argument("--profile", action="store_true",
                    help="time a few steps, print where the time goes, write nothing")  # fmt: skip
-    p.add_argument("--prompt", default="", help="beginning of the sample printed at the end")
+    p.add_argument("--prompt", default="", metavar="TEXT", help="start of the sample printed at the end")
     cli.add_backend_flag(p)
-    p.add_argument("--model", choices=MODELS, help="what to train (default: gam)")
+    p.add_argument("--model", choices=MODELS, help="model to train (default: gam)")
     cli.add_flags(p, DataConfig, PRESETS["small"], "data")
     cli.add_flags(p, ModelConfig, PRESETS["small"], "every model")
     for name, model in MODELS.items():
-        cli.add_flags(p, model.Config, PRESETS["small"], f"{name} alone", besides=ModelConfig)
+        cli.add_flags(p, model.Config, PRESETS["small"], f"{name} only", excluding=ModelConfig)
     cli.add_flags(p, TrainConfig, PRESETS["small"], "training")
     return p
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
     if args.profile and (args.resume or args.out):
-        raise InputError("--profile trains a new model and keeps none; leave --resume and --out away")
+        raise InputError("--profile times a new model and saves nothing; omit --resume and --out")
     backend = cli.choose_backend(args.backend)
     if args.profile:
         return _profile(args, given, backend)
@@ -57,12 +57,12 @@ def main(argv: list[str] | None = None) -> int:
         run, corpus = _reopen(args, given)
         first_ids(corpus.tokenizer, args.prompt)
         model, optimizer, step = run.resume(backend)
-        print(f"{run.path}: going on after step {step} of {run.config.train.steps}")
+        print(f"{run.path}: resuming after step {step} of {run.config.train.steps}")
     else:
-        run, model, optimizer, corpus = _begin(args, given, backend)
+        run, model, optimizer, corpus = _start(args, given, backend)
         step = 0
         print(f"{run.path}: {_describe(run, model, corpus)}")
-    hint = f"To go on:\n  {PROG} --resume {shlex.quote(str(run.path))}"
+    hint = f"To resume:\n  {PROG} --resume {shlex.quote(str(run.path))}"
     try:
         step = loop.train(run, model, optimizer, corpus, step)
         if step < run.config.train.steps:
@@ -73,19 +73,19 @@ def main(argv: list[str] | None = None) -> int:
     except NonFinite as e:
         print(
             f"{PROG}: {e}. Last good checkpoint: step {run.saved_step()}, in {run.path}. "
-            "Begin again with a smaller --lr or --weight-decay.",
+            "Start again with a smaller --lr or --weight-decay.",
             file=sys.stderr,
         )
         return 1
     except MemoryError as e:  # CuPy's is one too
         print(
             f"{PROG}: out of memory ({e}). Last checkpoint: step {run.saved_step()}, in {run.path}. "
-            "Begin again with --micro-batch 1, or a smaller --batch-size.",
+            "Start again with --micro-batch 1, or a smaller --batch-size.",
             file=sys.stderr,
         )
         return 1
     except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
-        print(f"\nstopped at once; step {run.saved_step()} is saved. {hint}", file=sys.stderr)
+        print(f"\nstopped immediately; step {run.saved_step()} is saved. {hint}", file=sys.stderr)
         return 130
     return 0
 
@@ -98,16 +98,16 @@ _FLAGS = {
 }
 
 
-def _begin(args: Namespace, given: dict, backend: str) -> tuple[Run, LanguageModel, AdamW, Corpus]:
+def _start(args: Namespace, given: dict, backend: str) -> tuple[Run, LanguageModel, AdamW, Corpus]:
     """Make the corpus and the run folder that the flags describe."""
-    config, corpus = _asked(args, given, backend)
+    config, corpus = _checked(args, given, backend)
     path = args.out or _next_free(corpus.name)
     return *loop.begin(path, config, corpus.tokenizer, backend), corpus
 
 
 def _profile(args: Namespace, given: dict, backend: str) -> int:
-    """Time the steps of the training that the flags describe."""
-    config, corpus = _asked(args, given, backend)
+    """Time training steps of the run that the flags describe."""
+    config, corpus = _checked(args, given, backend)
     model = config.new_model(backend)
     print(profile.head(model, config.train))
     try:
@@ -118,8 +118,8 @@ def _profile(args: Namespace, given: dict, backend: str) -> int:
     return 0
 
 
-def _asked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Corpus]:
-    """Check the flags that describe a new training, and make its corpus."""
+def _checked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Corpus]:
+    """Check the flags that describe a new run, and make its corpus."""
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
     Config = MODELS[model_type].Config
@@ -129,27 +129,27 @@ def _asked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Corpu
         raise InputError(f"--{foreign[0].replace('_', '-')} does not belong to --model {model_type}; omit it")
     unused = _unused(data)
     if idle := sorted(given.keys() & unused):
-        raise InputError(f"--{idle[0].replace('_', '-')} decides nothing {unused[idle[0]]}; leave it away")
+        raise InputError(f"--{idle[0].replace('_', '-')} has no effect {unused[idle[0]]}; omit it")
     require(backends.get(backend), train.precision)
-    checked = Config.of(values)  # before the corpus takes its time
-    corpus = make_corpus(data, checked.block_size, progress=True)
-    first_ids(corpus.tokenizer, args.prompt)  # what can be refused is, before anything is written
-    return RunConfig.of(model_type, checked, data, train, corpus), corpus
+    model = Config.of(values)  # before the corpus, which takes longer
+    corpus = make_corpus(data, model.block_size, progress=True)
+    first_ids(corpus.tokenizer, args.prompt)  # refuse a bad prompt before anything is written
+    return RunConfig.of(model_type, model, data, train, corpus), corpus
 
 
 def _unused(data: DataConfig) -> dict[str, str]:
-    """Return the flags that decide nothing about this data, and beside what."""
+    """Return the flags that have no effect on this data, each with the reason."""
     stories, texts = ("data_seed", "stories", "valid_stories"), ("tokenizer", "bpe_size")
     if data.dataset != POCKETSTORIES:
-        return dict.fromkeys((*stories, *texts), "about a prepared dataset")
+        return dict.fromkeys((*stories, *texts), "on a prepared dataset")
     if data.text is None:
-        return dict.fromkeys(texts, "about PocketStories")
-    by_characters = {"bpe_size": "beside --tokenizer char"} if data.tokenizer == "char" else {}
-    return dict.fromkeys(stories, "beside --text") | by_characters
+        return dict.fromkeys(texts, "on PocketStories")
+    by_characters = {"bpe_size": "with --tokenizer char"} if data.tokenizer == "char" else {}
+    return dict.fromkeys(stories, "with --text") | by_characters
 
 
 def _absolute(name: str, value: Any) -> Any:
-    """Make absolute what names a file or a prepared folder, so that resuming works from any folder."""
+    """Make the path of a file or prepared folder absolute, so that resuming works from any folder."""
     if name == "dataset" and value not in ("", POCKETSTORIES):
         return str(find_prepared(value))
     return str(Path(value).resolve()) if name in ("text", "valid") else value
@@ -163,10 +163,10 @@ def _next_free(name: str) -> Path:
 
 
 def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
-    """Open a run to continue, refusing any flag that says something else than the run does."""
+    """Open a run to continue, and refuse any flag that contradicts its settings."""
     run = Run(args.resume)
     if args.out is not None:
-        raise InputError("--resume continues in its own folder; leave --out away")
+        raise InputError("--resume writes to the folder of the run; omit --out")
     c = run.config
     if args.model not in (None, c.model_type):
         raise InputError(f"--resume {run.path}: --model is {args.model}, the run has {c.model_type}")
@@ -175,15 +175,15 @@ def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
         value = _absolute(name, value)
         if stored.get(name) != value:
             raise InputError(
-                f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was begun with "
-                f"{stored.get(name)}; leave the flag away, or begin a new run"
+                f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was started with "
+                f"{stored.get(name)}; omit the flag, or start a new run"
             )
     return run, run.corpus(progress=True)
 
 
 def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
     c = run.config
-    reach = f", sees {model.reach} tokens" if model.reach is not None else ""
+    reach = f", receptive field {model.reach} tokens" if model.reach is not None else ""
     return (
         f"{type(model).__name__} of {model.num_parameters():,} parameters{reach}; "
         f"{corpus.name}, {corpus.train_tokens():,} training tokens, vocabulary {c.model.vocab_size}; "
@@ -192,7 +192,7 @@ def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
 
 
 def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str) -> None:
-    """Validate on everything, plot, and print the table and a sample."""
+    """Validate on all rows, plot, and print the table and a sample."""
     print(table(loop.finish(run, model, corpus), model.reach))
     ids = first_ids(corpus.tokenizer, prompt)
     sample, _ = continued(model.eval(), corpus.tokenizer, ids, seed=run.config.train.seed)
@@ -201,20 +201,20 @@ def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str) -> None
 
 
 def table(result: dict, reach: int | None) -> str:
-    """Return the final table: the loss of each kind of token and, where it is known, its floor."""
-    known = "floor" in result
-    heads = ("tokens", "loss", "floor", "above floor") if known else ("tokens", "loss")
+    """Return the final table: the loss of each kind of token, and its floor if the corpus has one."""
+    has_floor = "floor" in result
+    heads = ("tokens", "loss", "floor", "above floor") if has_floor else ("tokens", "loss")
     lines = [f"{'validation':<15}" + "".join(f"{h:>12}" for h in heads) + "   (nats per token)"]
     for name, r in (result.get("kinds", {}) | {"all": result}).items():
         cells = [f"{r['tokens']:,}", f"{r['loss']:.4f}"]
-        if known:
+        if has_floor:
             above = r["loss"] - r["floor"]
             cells += [f"{r['floor']:.4f}", f"{above / r['floor']:.1%}" if r["floor"] else f"{above:.4f} nats"]
         lines.append(f"{name:<15}" + "".join(f"{c:>12}" for c in cells))
-    if known and reach is not None and reach <= REACH:
+    if has_floor and reach is not None and reach <= REACH:
         lines.append(
-            f"This model sees {reach} tokens. What a recall token repeats lies more than "
-            f"{REACH} back: no training of this model brings it down to its floor."
+            f"The receptive field of this model is {reach} tokens. A recall token depends on a word "
+            f"more than {REACH} tokens back, so no training can bring its loss down to the floor."
         )
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 import minigam
 from minigam import __main__ as listing
@@ -15,38 +16,84 @@ from minigam.data import pocketstories
 from minigam.training.run import Run
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULT = ROOT / "benchmarks" / "results" / "default_run"
+DOCS = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("docs/*.md"))}
+OTHERS = ("README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md")
+DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS} | DOCS
+MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    """Return the contents of the fenced blocks in this language, "" for none."""
+    return [t.content for t in MARKDOWN.parse(text) if t.type == "fence" and t.info == language]
 
 
-def test_the_table_and_the_sample_were_printed_by_the_run():
+def code(text: str) -> str:
+    """Return the inline code and the fenced lines of a document, each on a line of its own."""
+    spans = [s for t in MARKDOWN.parse(text) for s in [t, *(t.children or [])]]
+    return "\n".join(s.content for s in spans if s.type in ("fence", "code_inline"))
+
+
+def anchors(text: str) -> list[str]:
+    """Return the names that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def lines_under_tables(text: str) -> list[str]:
+    """Return the lines that became table rows because no empty line parts them from the table above."""
+    lines, inside, found = text.splitlines(), False, []
+    for token in MARKDOWN.parse(text):
+        inside = {"tbody_open": True, "tbody_close": False}.get(token.type, inside)
+        if inside and token.type == "tr_open" and not lines[token.map[0]].lstrip().startswith("|"):
+            found.append(lines[token.map[0]])
+    return found
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_quoted_tables_and_samples_were_printed_by_the_run(name):
     printed = (RESULT / "output.txt").read_text(encoding="utf-8")
-    (table,) = [b for b in blocks("") if b.startswith("validation")]
-    assert table in printed
-    quoted = " ".join(re.findall(r"^> (.*)", README, flags=re.MULTILINE))
-    assert len(quoted) > 200
-    assert quoted in " ".join(printed.split())
+    tables = [b for b in blocks(DOCS[name], "") if b.startswith("validation")]
+    sample = " ".join(re.findall(r"^> (.*)", DOCS[name], flags=re.MULTILINE))
+    assert all(table in printed for table in tables)
+    assert sample in " ".join(printed.split())
+    if name == "docs/results.md":
+        assert len(tables) == 1 and len(sample) > 200
 
 
 def test_tables_of_results_are_the_stored_ones():
-    stored = "".join(p.read_text(encoding="utf-8") for p in RESULT.parent.rglob("*.md"))
+    stored = {
+        line for p in RESULT.parent.rglob("*.md") for line in p.read_text(encoding="utf-8").splitlines()
+    }
     named = r"\| (GAM|Transformer|Mamba|trigram|bigram|unigram|floor|full|global|local|sum"
     named += r"|minigam|PyTorch|HIPS autograd|matrix products)\b"
-    quoted = [line for line in README.splitlines() if re.match(named, line)]
-    assert len(quoted) > 15
+    quoted = [line for text in DOCS.values() for line in text.splitlines() if re.match(named, line)]
+    assert len(quoted) > 50
     for line in quoted:
         assert line in stored
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_results_stand_next_to_their_command(name):
+    """And the command is the stored one, but for the names of runs."""
+    for section in re.split(r"^## ", DOCS[name], flags=re.MULTILINE):
+        sources = re.findall(r"^Command: (`.*?)\]\(([^)]+)\)", section, flags=re.MULTILINE | re.DOTALL)
+        assert sources or "![" not in section, section.splitlines()[0]
+        for commands, target in sources:
+            assert "saved in" in commands, target
+            results = sorted((ROOT / name).parent.joinpath(target).glob("*.md"))
+            stored = "".join(p.read_text(encoding="utf-8") for p in results).replace(
+                "python -m minigam.", "minigam "
+            )
+            spans = re.findall(r"`([^`]+)`", commands)
+            assert not stored or any(span.split(" RUN")[0] in stored for span in spans), target
 
 
 def test_n_grams_are_compared_as_the_stored_evaluation_does():
     printed = (RESULT / "evaluate.txt").read_text(encoding="utf-8")
     losses = dict(re.findall(r"^(GAM|5-gram|trigram) +([\d.]+)", printed, flags=re.MULTILINE))
     for name, loss in losses.items():
-        assert f"{float(loss):.3f}" in README, name
+        assert f"{float(loss):.3f}" in DOCS["docs/results.md"], name
     assert len(losses) == 3
 
 
@@ -59,41 +106,36 @@ def test_the_stored_run_is_the_default_run():
     assert stored == defaults | {"vocab_size": vocabulary}
 
 
-def test_the_example_runs(capsys):
-    (example,) = blocks("python")
-    assert len(example.splitlines()) <= 15
-    names: dict = {}
-    exec(compile(example.replace('model.to("cupy")', ""), "README.md", "exec"), names)
-    counted, error = capsys.readouterr().out.splitlines()
-    assert names["loss"] < 0.1
-    assert counted.endswith("[ 3  4  5  6  7  8  9 10]")
-    assert float(error) < 1e-7
-
-
 def test_the_table_of_the_course_is_what_the_notebooks_say():
     rows = re.findall(
-        r"^\| \[(\d\d) · (.+?)\]\((notebooks/\S+\.ipynb)\) \| (\d+) min \| (\d) \| \S", README, re.M
+        r"^\| \[(\d\d) · (.+?)\]\((\.\./notebooks/\S+\.ipynb)\) \| (\d+) min \| (\d) \| \S",
+        DOCS["docs/course.md"],
+        re.M,
     )
     said = []
     for source in notebooks.sources():
         first = source.read_text(encoding="utf-8").split("# %%")[1]
         (title,) = re.findall(r"^# # \d\d · (.+)$", first, re.M)
         ((minutes, exercises),) = re.findall(r"\*\*Time\.\*\* (\d+) minutes, (\d) exercises", first)
-        said.append((source.stem[:2], title, f"notebooks/{source.stem}.ipynb", minutes, exercises))
+        said.append((source.stem[:2], title, f"../notebooks/{source.stem}.ipynb", minutes, exercises))
     assert rows == said
     total = sum(int(minutes) for *_, minutes, _ in said)
-    assert f"{total / 60:.0f} hours" in README
-    assert f"{sum(int(exercises) for *_, exercises in said)} exercises" in README
+    for name in ("README.md", "docs/course.md"):
+        assert f"{total / 60:.0f} hours" in DOCUMENTS[name]
+        assert f"{sum(int(exercises) for *_, exercises in said)} exercises" in DOCUMENTS[name]
 
 
-def test_links_and_files_exist():
-    for name in ("README.md", "CONTRIBUTING.md"):
-        document = (ROOT / name).read_text(encoding="utf-8")
-        targets = re.findall(r"\]\((?!https?:)([^)]+)\)", document)
-        targets += re.findall(r"`((?:tests|minigam|benchmarks|notebooks)/[\w/.]+)`", document)
-        headings = [h.lower().replace(" ", "-") for h in re.findall(r"^#+ (.+)$", document, flags=re.M)]
-        for target in targets:
-            assert target[1:] in headings if target[0] == "#" else (ROOT / target).exists(), target
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_and_files_exist(name):
+    text, here = DOCUMENTS[name], (ROOT / name).parent
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        linked = (here / path).resolve() if path else ROOT / name
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text(encoding="utf-8")), target
+    for path in re.findall(r"`((?:tests|minigam|benchmarks|notebooks|docs)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("source", notebooks.sources(), ids=lambda p: p.stem)
@@ -103,37 +145,92 @@ def test_files_that_a_notebook_names_exist(source):
         assert (ROOT / path).exists() or path == "notebooks/exercises", path
 
 
-def test_functions_of_the_equation_table_exist():
-    rows = [line for line in README.splitlines() if re.match(r"\| (E\d|  ?\|)", line)]
-    functions = re.findall(r"`(?:(ops|sequence|nn)\.)?(\w+)`", "".join(row.split("|")[3] for row in rows))
+@pytest.mark.parametrize("name", ["README.md", "docs/glossary.md"])
+def test_functions_of_the_equation_table_exist(name):
+    (table,) = re.findall(r"^(\| eq\. \|.*\bfunction\b.*\n(?:\|.*\n)+)", DOCUMENTS[name], re.M)
+    header, _, *rows = ([cell.strip() for cell in row.split("|")] for row in table.splitlines())
+    cells = [row[header.index("function")] for row in rows]
+    functions = re.findall(r"`(?:(ops|sequence|nn)\.)?(\w+)`", "".join(cells))
     assert {"layer_norm", "causal_conv1d", "associative_memory", "gated_fusion", "GAMBlock"} <= {
-        name for _, name in functions
+        function for _, function in functions
     }
-    for module, name in functions:
-        assert hasattr(getattr(minigam, module) if module else minigam, name), f"{module}.{name}"
+    for module, function in functions:
+        places = [getattr(minigam, module)] if module else [minigam, minigam.ops, minigam.sequence]
+        assert any(hasattr(place, function) for place in places), f"{module}.{function}"
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md"]
-)
-def test_commands_and_make_targets_exist(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    assert "python -m minigam" not in text, "the short form is `minigam NAME`"
-    for command in re.findall(r"(?:^|`)minigam (\w+)", text, flags=re.MULTILINE):
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_and_make_targets_exist(name):
+    assert "python -m minigam" not in DOCUMENTS[name], "the short form is `minigam NAME`"
+    written = code(DOCUMENTS[name])
+    for command in re.findall(r"^minigam (\w+)", written, flags=re.MULTILINE):
         assert command in listing.COMMANDS
-    for command in re.findall(r"python -m benchmarks\.(\w+)", text):
+    for command in re.findall(r"(?:^python -m )?benchmarks\.(\w+)", written, flags=re.MULTILINE):
         assert (ROOT / "benchmarks" / f"{command}.py").exists(), command
     makefile = (ROOT / "Makefile").read_text()
-    for targets in re.findall(r"(?:^|`)make ((?:[a-z][a-z-]+ ?)+)", text, flags=re.MULTILINE):
+    for targets in re.findall(r"^make ((?:[a-z][a-z-]+ ?)+)", written, flags=re.MULTILINE):
         for target in targets.split():
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_flags_in_the_readme_are_known():
-    for line in re.findall(r"`(minigam train[^`]*)`", README):
-        for word in shlex.split(line):
-            if word.startswith("--"):
-                assert word in train.parser().format_help()
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_flags_of_train_are_known(name):
+    known = set(re.findall(r"--[\w-]+", train.parser().format_help()))
+    for line in re.findall(r"^minigam train.*", code(DOCUMENTS[name]), flags=re.MULTILINE):
+        assert {word for word in shlex.split(line, comments=True) if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / name for name in DOCUMENTS), *sorted((ROOT / "benchmarks" / "results").rglob("*.md"))],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_no_paragraph_became_a_row_of_a_table(path):
+    assert lines_under_tables(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_paragraph_under_a_table_is_noticed():
+    table = "| a | b |\n|---|---|\n| 1 | 2 |\n"
+    assert lines_under_tables(f"{table}Text.\n") == ["Text."]
+    assert lines_under_tables(f"{table}\nText.\n") == []
+
+
+# Words that read as translated. A floor is the entropy floor; matrix products give a lower bound.
+HOUSE_WORDS = re.compile(
+    r"""\b( anew | begun | whereof | thereof | leaves?\s(\S+\s){0,3}?away | go(es|ing)?\son | besides?
+        | walk(s|ed|ing)?\sback | rooms? | nobody\sgets
+        | floor\sunder | of\sthat\sfloor | floor\s(of|from)\s(the\s)?matrix\sproducts )\b""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def prose(path: Path) -> str:
+    """Return a file as one line, without the marks of comments and, in PocketStories, without the stories."""
+    text = path.read_text(encoding="utf-8")
+    if path.name == "pocketstories.py":
+        text = re.sub(r"^(SLOTS|RULES) = \{.*?^\}", "", text, flags=re.M | re.S)
+    return re.sub(r"\s+(?:[#>]\s+)?", " ", text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(ROOT / name for name in DOCUMENTS),
+        *(p for p in sorted((ROOT / "minigam").rglob("*.py")) if p.parent.name != "check"),
+    ],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_words_are_those_of_the_field(path):
+    text = prose(path)
+    found = [text[max(0, m.start() - 30) : m.end() + 30] for m in HOUSE_WORDS.finditer(text)]
+    assert found == []
+
+
+def test_house_words_are_noticed():
+    for words in ("begun", "leave --out away", "goes on", "beside it", "walk back", "a room", "floor under"):
+        assert HOUSE_WORDS.search(f"This is {words}."), words
+    for words in ("resumed", "omit --out", "the entropy floor", "mushroom", "goes one", "walk along"):
+        assert not HOUSE_WORDS.search(f"This is {words}."), words
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,16 @@ PROG = "minigam course"
 def parser() -> cli.Parser:
     p = cli.Parser(prog=PROG, description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=cli.Parser)
-    what = "execute notebooks/NN_name.py into notebooks/NN_name.ipynb, solutions in place"
+    what = "execute notebooks/NN_name.py, with solutions, and store it as notebooks/NN_name.ipynb"
     build = commands.add_parser("build", help=what, description=what)
-    what = "write the learner's copies, with gaps to fill in, and keep those that are there"
+    what = "write the learner's copies, with gaps to fill in; existing copies are kept"
     copies = commands.add_parser("exercises", help=what, description=what)
     for command in (build, copies):
         command.add_argument("numbers", nargs="*", metavar="NN", help="which notebooks (default: all)")
     copies.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
                         help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
     copies.add_argument("--overwrite", action="store_true",
-                        help="begin anew, and keep what is there as NAME-before.ipynb")  # fmt: skip
+                        help="replace existing copies; they are renamed to NAME-before.ipynb")  # fmt: skip
     return p
 
 
@@ -56,21 +56,21 @@ def _build(sources: list[Path]) -> int:
 def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
     cli.require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    kept = []
+    existing = []
     for source in sources:
         path = out / f"{source.stem}.ipynb"
         if path.exists() and not overwrite:
-            kept.append(source)
+            existing.append(source)
             continue
         if path.exists():
             path.replace(path.with_name(f"{source.stem}-before.ipynb"))
         notebooks.store(notebooks.for_learners(source), path)
-    print(f"{out}: {len(sources) - len(kept)} notebooks written, {len(kept)} kept as they are")
-    outdated = [s.stem[:2] for s in kept if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
+    print(f"{out}: {len(sources) - len(existing)} notebooks written, {len(existing)} kept unchanged")
+    outdated = [s.stem[:2] for s in existing if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
     if outdated:
         print(
-            f"The course has newer ones of {', '.join(outdated)}: {PROG} exercises "
-            f"{' '.join(outdated)} --overwrite begins them anew, and keeps yours as NAME-before.ipynb"
+            f"There are newer versions of {', '.join(outdated)}: {PROG} exercises {' '.join(outdated)} "
+            "--overwrite writes them, and renames yours to NAME-before.ipynb"
         )
     return 0
 

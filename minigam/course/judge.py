@@ -1,4 +1,4 @@
-"""Is an answer right, and if not, what is wrong with it? What the checks of the exercises are made of."""
+"""Judge an answer: is it right, and if not, what is wrong? The checks of the exercises are built on this."""
 
 import functools
 import inspect
@@ -15,26 +15,26 @@ from minigam.engine.tensor import Tensor
 from minigam.gradcheck import differences
 
 EPS = 1e-5  # step of the central differences
-TOLERANCE = {"f4": 2e-4, "f8": 1e-6}  # of the largest entry; a right answer may take another way there
+TOLERANCE = {"f4": 2e-4, "f8": 1e-6}  # of the largest entry; other algorithms round differently
 
 
 class NotYet(AssertionError):
-    """An answer that is not right yet. A notebook shows its message alone, without a traceback."""
+    """An answer that is not right yet. A notebook shows only its message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return str(self).splitlines()
 
 
 def exercise(check: Callable) -> Callable:
-    """Make a check of one exercise, ex_NN_K, from a function that raises NotYet where an answer is wrong.
+    """Make the check of one exercise from a function ex_NN_K that raises NotYet for a wrong answer.
 
-    Answers are functions. They come guarded: what they are given by position is copied, and their own errors
-    become NotYet. What the check returns says what was checked, and is printed.
+    Answers are functions. They arrive guarded: their positional arguments are copied, and their errors
+    become NotYet. The check returns a text that says what was checked; it is printed.
     """
     number = check.__name__.removeprefix("ex_").replace("_", ".")
 
     @functools.wraps(check)
-    def judged(*answers: Any) -> None:
+    def run_check(*answers: Any) -> None:
         wanted = len(inspect.signature(check).parameters)
         if len(answers) != wanted:
             raise NotYet(f"Exercise {number}: {len(answers)} answers, wanted {wanted}")
@@ -44,11 +44,11 @@ def exercise(check: Callable) -> Callable:
             raise NotYet(f"Exercise {number}: {e}") from None
         print(f"Exercise {number}: right ({checked}).")
 
-    return judged
+    return run_check
 
 
 def _guarded(answer):
-    """Return a function that calls `answer`."""
+    """Return a function that calls `answer` on copies, and turns its errors into NotYet."""
     if answer is None or answer is Ellipsis:
         raise NotYet("still to be written: put your answer where the cell says so, and run it again")
     if not callable(answer):
@@ -57,18 +57,18 @@ def _guarded(answer):
 
     @functools.wraps(answer)
     def call(*args, **settings):
-        given = _copy(args)
+        copies = _copy(args)
         try:
-            returned = answer(*given, **settings)
+            returned = answer(*copies, **settings)
         except NotYet:
             raise
         except NotImplementedError as e:
-            stub = traceback.extract_tb(e.__traceback__)[-1].name  # perhaps an earlier answer, called by this
+            stub = traceback.extract_tb(e.__traceback__)[-1].name  # an earlier answer, if this one calls it
             raise NotYet(f"{stub} is still to be written: replace the line that raises") from e
-        except Exception as e:  # whatever a learner's code may raise
+        except Exception as e:  # anything that a learner's code may raise
             raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {_plain(e)}{_line(e)}") from e
-        if not _same(args, given):
-            raise NotYet(f"{name} changed an array it was given, if by a bit; make a new one, or a .copy()")
+        if not _same(args, copies):
+            raise NotYet(f"{name} changed its input in place; return a new array, or change a .copy()")
         if returned is None:
             raise NotYet(f"{name}{_shapes(args)} returned None; is a return missing?")
         return returned
@@ -77,7 +77,7 @@ def _guarded(answer):
 
 
 def _copy(a):
-    """Copy arrays, also those in tuples, lists and dictionaries."""
+    """Copy arrays, including those inside tuples, lists and dictionaries."""
     if isinstance(a, np.ndarray):
         return a.copy()
     if type(a) in (tuple, list):
@@ -86,7 +86,7 @@ def _copy(a):
 
 
 def _same(before: Any, after: Any) -> bool:
-    """Return whether the arrays of what `_copy` copied are still equal."""
+    """Return whether the arrays in an argument and in its copy are still equal."""
     if isinstance(before, np.ndarray):
         return np.array_equal(before, after, equal_nan=before.dtype.kind == "f")
     if type(before) in (tuple, list):
@@ -101,7 +101,7 @@ def _shapes(args: tuple) -> str:
 
 
 def _shown(a: object) -> str:
-    """Return an argument in few letters: the shape of an array, the name of a function or a library."""
+    """Return a short text for an argument: the shape of an array, the name of a function or a library."""
     if isinstance(a, np.ndarray | Tensor):
         return str(a.shape)
     if callable(a) or isinstance(a, ModuleType):
@@ -110,16 +110,16 @@ def _shown(a: object) -> str:
 
 
 def _plain(e: Exception) -> str:
-    """Return what an error says, and of `@` with shapes that do not fit what NumPy means by it."""
+    """Return the text of an error; for `@` with shapes that do not fit, a clearer one than NumPy's."""
     sizes = re.search(r"matmul: .*mismatch in its core dimension.*size (\d+) is different from (\d+)", str(e))
     if sizes is None:
         return " ".join(str(e).split())
     right, left = sizes.groups()
-    return f"the sides of @ do not fit, rows of {left} numbers left of it meet columns of {right} right of it"
+    return f"the sides of @ do not fit: rows of {left} numbers on the left, columns of {right} on the right"
 
 
 def _line(e: Exception) -> str:
-    """Return where in the learner's cell it happened."""
+    """Return the line of the learner's cell that raised the error."""
     lines = [f.line for f in traceback.extract_tb(e.__traceback__) if "ipykernel" in f.filename and f.line]
     return f", in the line: {lines[-1].strip()}" if lines else ""
 
@@ -131,11 +131,11 @@ def require(condition: bool, message: str) -> None:
 
 
 def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
-    """Raise NotYet unless `got` is `want`, both numbers or arrays (or Tensors, or lists).
+    """Raise NotYet unless `got` equals `want`; both are numbers or arrays (or Tensors, or lists).
 
-    where    : what was asked, for the message: "u of shape (2, 5, 4)"
-    mistakes : {what to say: the value that a plausible mistake gives}, tried in their order
-    rtol     : error allowed in float64, in parts of the largest entry; by default room for another way there
+    where    : what is compared, for the message: "u of shape (2, 5, 4)"
+    mistakes : {message: the value that a plausible mistake gives}, tried in order
+    rtol     : error allowed in float64, relative to the largest entry; the default is TOLERANCE
     """
     got, want = numbers(got, where), np.asarray(want)
     if _close(got, want, rtol):
@@ -156,7 +156,7 @@ def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: 
 
 
 def numbers(got: Any, where: str) -> np.ndarray:
-    """Return what an answer gave as an array on the host. Raises NotYet where it is no numbers."""
+    """Return the result of an answer as an array on the host. Raises NotYet if it is not numbers."""
     if got is None or got is Ellipsis:
         raise NotYet(f"{where}: still to be written")
     try:
@@ -188,19 +188,19 @@ def gradients(
 ) -> None:  # fmt: skip
     """Raise NotYet unless `got` are the gradients of <dy, f(*arrays)>, by finite differences of f.
 
-    got      : what the answer gave, one gradient an array
-    f        : the trusted function of the arrays, float64
-    names    : of the arrays, in one text: "u weight bias"
-    mistakes : {name: {what to say: the gradient that a plausible mistake gives}}
+    got      : the gradients that the answer gave, one per array
+    f        : the correct function of the arrays, in float64
+    names    : the names of the arrays in one string: "u weight bias"
+    mistakes : {name: {message: the gradient that a plausible mistake gives}}
     """
     wanted = names.split()
     got = (got,) if len(wanted) == 1 and not isinstance(got, tuple) else got
     if not isinstance(got, tuple | list) or len(got) != len(wanted):
         count = len(got) if isinstance(got, tuple | list) else 1
-        came = "one gradient" if count == 1 else f"{count} gradients"
-        raise NotYet(f"{where}: {came}, wanted {len(wanted)}: those of {', '.join(wanted)}")
+        received = "one gradient" if count == 1 else f"{count} gradients"
+        raise NotYet(f"{where}: {received}, wanted {len(wanted)}: those of {', '.join(wanted)}")
     for i, (name, gradient) in enumerate(zip(wanted, got, strict=True)):
-        x = Tensor(arrays[i].astype(np.float64))  # a copy, which the differences move
+        x = Tensor(arrays[i].astype(np.float64))  # a copy, which `differences` changes
 
         def loss(i: int = i, x: Tensor = x) -> float:
             return float((dy * f(*arrays[:i], x.data, *arrays[i + 1 :])).sum())

@@ -1,13 +1,13 @@
-"""The notebooks of the course: from their sources to the executed ones, and to the learner's copies.
+"""Make the notebooks of the course from their sources: the executed ones and the learner's copies.
 
 A source is a jupytext percent file, notebooks/NN_name.py. Its cells have tags:
 
     setup      the first code cell: the imports that every exercise may use
-    exercise   an answer; the lines between `# SOLUTION` and `# END` are the solution, the learner's copy
-               has `raise NotImplementedError` there
+    exercise   an answer; the lines between `# SOLUTION` and `# END` are the solution, which the
+               learner's copy replaces with `raise NotImplementedError`
 
-The cell after an exercise calls its check. Behind it comes a folded cell with the solution, made here.
-jupytext, nbformat and nbclient are imported when they are needed.
+The cell after an exercise calls its check. A folded cell with the solution is added after that.
+jupytext, nbformat and nbclient are imported only when they are needed.
 """
 
 import re
@@ -33,7 +33,7 @@ _MADE_FROM = "minigam_source_sha256"
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: its number NN_K, what its check is given, and its cell with solution and with stub."""
+    """One exercise: its number NN_K, the arguments of its check, and its cell with solution and with stub."""
 
     number: str
     answer: str
@@ -42,16 +42,16 @@ class Exercise:
 
 
 def sources() -> list[Path]:
-    """Return the sources of the course, in its order. Raises InputError outside a clone of the project."""
+    """Return the sources of the course, in order. Raises InputError outside a clone of the project."""
     return sorted(in_clone(FOLDER).glob("[0-9][0-9]_*.py"))
 
 
 def chosen(numbers: list[str]) -> list[Path]:
-    """Return the sources with these numbers, all for none. Raises InputError for one that is not there."""
-    known = {p.name[:2]: p for p in sources()}
-    if unknown := [n for n in numbers if n.zfill(2) not in known]:
-        raise InputError(f"notebook {unknown[0]}: not there, wanted one of {', '.join(known)}")
-    return [known[n.zfill(2)] for n in numbers] or list(known.values())
+    """Return the sources with these numbers; without any, all. Raises InputError for an unknown number."""
+    by_number = {p.name[:2]: p for p in sources()}
+    if unknown := [n for n in numbers if n.zfill(2) not in by_number]:
+        raise InputError(f"notebook {unknown[0]}: does not exist, wanted one of {', '.join(by_number)}")
+    return [by_number[n.zfill(2)] for n in numbers] or list(by_number.values())
 
 
 def read(source: Path) -> "NotebookNode":
@@ -67,19 +67,19 @@ def read(source: Path) -> "NotebookNode":
 
 
 def exercises(notebook: "NotebookNode") -> list[Exercise]:
-    """Return the exercises of a notebook as `read` gives it, in their order.
+    """Return the exercises of a notebook that `read` returned, in order.
 
-    Raises InputError for one without its check, or without a solution.
+    Raises InputError for an exercise without a check or without a solution.
     """
-    found = []
+    result = []
     for cell, after in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if "exercise" in cell.metadata.get("tags", ()):
             called = _CHECK.search(after.source) if after is not None else None
             if called is None or not _SOLUTION.search(cell.source):
-                raise InputError(f"an exercise needs # SOLUTION, # END and its check below: {cell.source}")
+                raise InputError(f"an exercise needs # SOLUTION, # END and its check below it: {cell.source}")
             number = called["name"].removeprefix("ex_")
-            found.append(Exercise(number, called["answer"], _solved(cell.source), _stubbed(cell.source)))
-    return found
+            result.append(Exercise(number, called["answer"], _solved(cell.source), _stubbed(cell.source)))
+    return result
 
 
 def setup(notebook: "NotebookNode") -> str:
@@ -96,14 +96,14 @@ def _stubbed(code: str) -> str:
 
 
 def with_solutions(source: Path) -> "NotebookNode":
-    """Return the notebook that is stored: solutions in place, folded below each check once more."""
+    """Return the notebook to store: with solutions in place, and folded below each check as well."""
     return _built(source, "solution")
 
 
 def for_learners(source: Path) -> "NotebookNode":
-    """Return the learner's copy: stubs in place of the solutions, which stand folded below each check.
+    """Return the learner's copy: with stubs in place, and the solutions folded below each check.
 
-    Its metadata keep the SHA-256 of the source it was made from.
+    Its metadata hold the SHA-256 of its source.
     """
     notebook = _built(source, "stub")
     notebook.metadata[_MADE_FROM] = sha256_of(source)
@@ -111,41 +111,41 @@ def for_learners(source: Path) -> "NotebookNode":
 
 
 def is_outdated(copy: Path, source: Path) -> bool:
-    """Return whether a learner's copy was made from another state of its source, as far as it says."""
+    """Return whether a learner's copy says that it was made from another version of its source."""
     try:
         return read_json(copy)["metadata"][_MADE_FROM] != sha256_of(source)
     except (InputError, KeyError, TypeError):
         return False
 
 
-def _built(source: Path, kind: str) -> "NotebookNode":
-    """Return the notebook with the `kind` of each exercise in its cell, and its solution below its check."""
+def _built(source: Path, version: str) -> "NotebookNode":
+    """Return the notebook with the "solution" or the "stub" in each exercise, and all solutions folded."""
     import nbformat
 
     notebook, cells, folded = read(source), [], None
-    found = iter(exercises(notebook))
+    remaining = iter(exercises(notebook))
     for cell in notebook.cells:
         cells.append(cell)
         if folded is not None:  # this cell is the check
             cells.append(nbformat.v4.new_markdown_cell(folded))
             folded = None
         elif "exercise" in cell.metadata.get("tags", ()):
-            exercise = next(found)
-            cell.source = getattr(exercise, kind)
+            exercise = next(remaining)
+            cell.source = getattr(exercise, version)
             folded = (
                 f"<details><summary>Solution</summary>\n\n```python\n{exercise.solution}\n```\n\n</details>"
             )
     notebook.cells = cells
     for i, cell in enumerate(cells):
-        cell.id = f"{source.stem[:2]}-{i:03d}"  # the same at every build
-        cell.metadata.pop("lines_to_next_cell", None)  # of the source's layout
+        cell.id = f"{source.stem[:2]}-{i:03d}"  # the same in every build
+        cell.metadata.pop("lines_to_next_cell", None)  # describes the layout of the source
     return notebook
 
 
 def execute(notebook: "NotebookNode", folder: Path) -> None:
-    """Run every cell in a fresh kernel, in `folder`; outputs stay in the notebook, but for progress bars.
+    """Run every cell in a fresh kernel, in `folder`; keep all outputs except those on stderr.
 
-    Raises nbclient's CellExecutionError, CellTimeoutError or DeadKernelError where a cell fails.
+    Raises nbclient's CellExecutionError, CellTimeoutError or DeadKernelError if a cell fails.
     """
     from nbclient import NotebookClient
 
@@ -156,7 +156,7 @@ def execute(notebook: "NotebookNode", folder: Path) -> None:
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
-        extra_arguments=["--log-level=40"],  # errors; it warns of its own wiring
+        extra_arguments=["--log-level=40"],  # errors only: the kernel warns about its own setup
     ).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -164,7 +164,7 @@ def execute(notebook: "NotebookNode", folder: Path) -> None:
 
 
 def store(notebook: "NotebookNode", path: Path) -> None:
-    """Write a notebook, whole or not at all."""
+    """Write a notebook, completely or not at all."""
     import nbformat
 
     nbformat.validate(notebook)
@@ -172,40 +172,40 @@ def store(notebook: "NotebookNode", path: Path) -> None:
 
 
 def stored(source: Path) -> "NotebookNode":
-    """Return the stored, executed notebook of a source. Raises InputError where there is none."""
+    """Return the stored, executed notebook of a source. Raises InputError if there is none."""
     import nbformat
 
     path = source.with_suffix(".ipynb")
     if not path.exists():
-        raise InputError(f"{path}: not there; make it with `make notebooks`")
+        raise InputError(f"{path}: does not exist; make it with `make notebooks`")
     return nbformat.read(path, as_version=4)
 
 
 def faults(built: "NotebookNode", stored: "NotebookNode") -> list[str]:
-    """Return what makes a stored notebook another than its source gives: stale cells, missing outputs.
+    """Return how a stored notebook differs from what its source gives: stale cells, missing outputs.
 
-    built : the same notebook made anew; where it was executed too, each kind of output is wanted
+    built : the notebook made again from its source; if it was executed, its types of output are required
     """
     texts = ([c.source for c in notebook.cells] for notebook in (built, stored))
     at = next((i for i, (new, old) in enumerate(zip_longest(*texts)) if new != old), None)
     if at is not None:
         return [f"stale from cell {at} on; rebuild it with `make notebooks`"]
-    found = []
+    result = []
     count = 0
     for i, (new, old) in enumerate(zip(built.cells, stored.cells, strict=True)):
         if old.cell_type != "code":
             continue
         count += 1
         if old.execution_count != count:
-            found.append(f"cell {i} was not run in its turn")
+            result.append(f"cell {i} was not run in order")
         if any(o.output_type == "error" for o in old.outputs):
-            found.append(f"cell {i} stores an error")
-        if missing := _kinds(new) - _kinds(old):
-            found.append(f"cell {i} stores no {', '.join(sorted(missing))}")
-    return found
+            result.append(f"cell {i} stores an error")
+        if missing := _output_types(new) - _output_types(old):
+            result.append(f"cell {i} stores no {', '.join(sorted(missing))}")
+    return result
 
 
-def _kinds(cell: "NotebookNode") -> set[str]:
-    """Return the kinds of a cell's outputs."""
-    kinds = {k for o in cell.outputs if "data" in o for k in o.data}
-    return kinds | {o.name for o in cell.outputs if o.output_type == "stream"}
+def _output_types(cell: "NotebookNode") -> set[str]:
+    """Return the types of a cell's outputs: MIME types, stdout."""
+    mime_types = {k for o in cell.outputs if "data" in o for k in o.data}
+    return mime_types | {o.name for o in cell.outputs if o.output_type == "stream"}

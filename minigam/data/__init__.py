@@ -1,1 +1,1 @@
-"""Text and where it comes from: corpora, tokenizers, datasets, counts of n-grams. It knows no model."""
+"""Text data: corpora, tokenizers, datasets and n-gram counts. Nothing here knows about models."""

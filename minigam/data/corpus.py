@@ -15,17 +15,17 @@ from minigam.data.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from minigam.data.tokenizer import load as load_tokenizer
 from minigam.files import read_json, read_text, sha256_of
 
-PREPARED = "minigam prepared 1"  # format of the folders that minigam.prepare writes
-IGNORE = -1  # fills a row after its text: no target, and as an input any token will do
+PREPARED = "minigam prepared 1"  # format of the folders that `minigam data prepare` writes
+IGNORE = -1  # pads a row after its text: as a target it is ignored, as an input it becomes token 0
 
 
 @dataclass(frozen=True)
 class TextSize:
-    """How long one text is in three units, so that losses of different tokenisers compare."""
+    """The length of one text in three units, so that losses can be compared between tokenizers."""
 
-    tokens: int  # those a model predicts, when all of them are
-    words: int  # parts between white space
-    bytes: int  # of UTF-8
+    tokens: int  # as many as a model predicts in the whole text
+    words: int  # separated by white space
+    bytes: int  # in UTF-8
 
     @classmethod
     def of(cls, text: str, tokens: int) -> "TextSize":
@@ -36,12 +36,12 @@ class TextSize:
 class Corpus:
     """Rows to train and to validate on.
 
-    train, valid : (N, T+1) integers, perhaps in a file (memory-mapped); a row gives T inputs and the
-                   T targets one place later; IGNORE after the end of a text shorter than its row.
-                   Or (N, 2, T): inputs, and targets that are not the tokens that follow
+    train, valid : (N, T+1) integers, perhaps memory-mapped. A row gives T inputs and T targets, each
+                   target being the token after its input; IGNORE pads a text shorter than its row.
+                   Or (N, 2, T): inputs, and targets that are not simply the next tokens
     valid_size   : length of the validation text
-    kinds, floor : (N, T) for `valid`, where the generator is known: the kind of each target
-                   (index in pocketstories.KINDS), and -log of its probability in nats,
+    kinds, floor : (N, T) for `valid`, only where the generator is known: the kind of each target
+                   (an index into pocketstories.KINDS), and -log of its probability in nats,
                    whose mean is the floor
     """
 
@@ -54,7 +54,7 @@ class Corpus:
     floor: np.ndarray | None = None
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of all rows: equal for equal data."""
+        """Return the SHA-256 of all rows; equal data gives an equal hash."""
         digest = hashlib.sha256()
         for rows in (self.train, self.valid):
             digest.update(str(rows.shape).encode())
@@ -63,19 +63,19 @@ class Corpus:
         return digest.hexdigest()
 
     def train_tokens(self) -> int:
-        """Return how many tokens of the training rows are targets."""
+        """Return the number of targets in the training rows."""
         return sum(int((part[:, 1:] >= 0).sum()) for part in _parts(self.train))
 
 
 def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut rows into parts that fit into memory, for rows that lie in a file."""
+    """Yield the rows in parts that fit into memory, because a memory-mapped corpus may not."""
     return (rows[start : start + 4096] for start in range(0, len(rows), 4096))
 
 
 def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows as a `Corpus` has them into inputs (N, T) and targets (N, T), both int64.
+    """Split rows of a `Corpus` into inputs (N, T) and targets (N, T), both int64.
 
-    A negative target is not to be predicted.
+    Negative targets are ignored.
     """
     rows = rows.astype(np.int64)
     if rows.ndim == 3:
@@ -86,10 +86,10 @@ def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def from_pocketstories(
     block_size: int, n_train: int = 20_000, n_valid: int = 1_000, seed: int = 0, progress: bool = False
 ) -> Corpus:
-    """Make PocketStories, one story a row between two boundary tokens.
+    """Make PocketStories: each row is one story between two boundary tokens.
 
-    The two splits are drawn from different seeds, 2 seed and 2 seed + 1.
-    Raises InputError when a story does not fit into block_size.
+    Training stories are drawn from the seed 2 * seed, validation stories from 2 * seed + 1.
+    Raises InputError when the longest story does not fit into block_size.
     """
     if block_size <= (longest := pocketstories.grammar().longest()):
         raise InputError(
@@ -115,9 +115,9 @@ def from_pocketstories(
     with bar:
         train, _, _ = split(n_train, 2 * seed)
         valid, kinds, floor = split(n_valid, 2 * seed + 1)
-    told = valid[:, 1:]
-    text = "\n\n".join(tokenizer.decode(row[row >= 0]) for row in told)
-    size = TextSize.of(text, tokens=int((told >= 0).sum()))
+    targets = valid[:, 1:]
+    text = "\n\n".join(tokenizer.decode(row[row >= 0]) for row in targets)
+    size = TextSize.of(text, tokens=int((targets >= 0).sum()))
     return Corpus("pocketstories", tokenizer, train, valid, size, kinds, floor)
 
 
@@ -129,31 +129,31 @@ def from_text(
     tokenizer: str = "char",
     vocab_size: int = 10_000,
 ) -> Corpus:
-    """Cut a text file into blocks of block_size + 1 tokens that do not overlap (the paper's way).
+    """Cut a text file into non-overlapping blocks of block_size + 1 tokens (the paper's way).
 
-    valid      : file to validate on; without one, the last tenth of `text` is kept for that
-    tokenizer  : "char", or "bpe" with at most `vocab_size` tokens; made from the training part alone
-    Raises InputError for a file that cannot be used, or one shorter than a block.
+    valid      : file to validate on; without it, the last tenth of `text` is held out
+    tokenizer  : "char", or "bpe" with at most `vocab_size` tokens; trained on the training part only
+    Raises InputError for an unusable file, or one shorter than a block.
     """
     content = read_text(text)
     cut = len(content) if valid is not None else len(content) - len(content) // 10
     parts = {"training": content[:cut], "validation": content[cut:] if valid is None else read_text(valid)}
-    made = (
+    trained = (
         CharTokenizer.train(parts["training"])
         if tokenizer == "char"
         else BPETokenizer.train(parts["training"], vocab_size)
     )
     rows, tokens = {}, {}
     for name, part in parts.items():
-        ids = np.array(made.encode(part, strict=False), dtype=np.int32)
+        ids = np.array(trained.encode(part, strict=False), dtype=np.int32)
         source = valid if valid is not None and name == "validation" else text
         tokens[name], rows[name] = len(ids), _blocks(ids, block_size, name, source)
     size = TextSize.of(parts["validation"], tokens["validation"])
-    return Corpus(text.name, made, rows["training"], rows["validation"], size)
+    return Corpus(text.name, trained, rows["training"], rows["validation"], size)
 
 
 def _blocks(ids: np.ndarray, block_size: int, name: str, source: Path) -> np.ndarray:
-    """View ids (n,) as rows (N, T+1) that do not overlap, leaving out the rest at the end."""
+    """View ids (n,) as non-overlapping rows (N, T+1), dropping the incomplete row at the end."""
     n = len(ids) // (block_size + 1)
     if n == 0:
         raise InputError(
@@ -164,23 +164,23 @@ def _blocks(ids: np.ndarray, block_size: int, name: str, source: Path) -> np.nda
 
 
 def find_prepared(name: str) -> Path:
-    """Return the absolute path of a prepared folder, given as such or by its name under data/.
+    """Return the absolute path of a prepared folder, given its path or its name under data/.
 
-    Raises InputError naming where it was looked for.
+    Raises InputError that lists the places searched.
     """
     places = (Path(name), Path("data") / name, Path("data") / f"{name}-prepared")
     for place in places:
         if (place / "meta.json").is_file():
             return place.resolve()
     looked = ", ".join(str(place / "meta.json") for place in places)
-    raise InputError(f"{name}: no prepared dataset (looked for {looked}); minigam data prepare makes one")
+    raise InputError(f"{name}: no prepared dataset (looked for {looked}); run minigam data prepare")
 
 
 def from_prepared(folder: Path, block_size: int) -> Corpus:
-    """Cut the token files of a prepared dataset into blocks of block_size + 1 tokens that do not
-    overlap (the paper's way). The rows stay in their files, memory-mapped.
+    """Cut the token files of a prepared dataset into non-overlapping blocks of block_size + 1 tokens
+    (the paper's way). The rows are memory-mapped and stay in their files.
 
-    Raises InputError for a folder that is none, or whose files are not those that were written.
+    Raises InputError for a folder that is not a prepared dataset, or whose files have changed.
     """
     meta_path, remedy = folder / "meta.json", "prepare it again"
     meta = read_json(meta_path, remedy)
@@ -189,7 +189,7 @@ def from_prepared(folder: Path, block_size: int) -> Corpus:
     try:
         for name, sha256 in meta["sha256"].items():
             if sha256_of(folder / name) != sha256:
-                raise InputError(f"{folder / name}: not as it was prepared; {remedy}")
+                raise InputError(f"{folder / name}: changed since it was prepared; {remedy}")
         dtype = np.dtype(meta["dtype"]).newbyteorder("<")
         size = meta["splits"]["valid"]
         valid_size = TextSize(size["tokens"], size["words"], size["bytes"])

@@ -1,4 +1,4 @@
-"""The datasets of the paper: where their files are, and how rows are read out of them."""
+"""The datasets of the paper: where their files are, and how to read rows from them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ END_OF_STORY = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a dataset.
+    """One dataset of the paper.
 
-    row   : "line" or "story": what one row is in a text file
-    hub   : by split, the files that are used
-    local : what text files of it are called; {} stands for the split
+    row   : "line" or "story": what one row of a text file is
+    hub   : split -> the file to download
+    local : names that its text files go by; {} stands for the split
     """
 
     licence: str
@@ -38,7 +38,7 @@ def _tinystories(name: str, size: int, sha256: str) -> HubFile:
     return HubFile("roneneldan/TinyStories", "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64", path, size, sha256)
 
 
-# Of TinyStories the first of four training files: 529,930 stories, of which the paper uses 50,000.
+# TinyStories: the first of its four training files. It has 529,930 stories; the paper uses 50,000.
 DATASETS = {
     "wikitext-2": Dataset(
         licence="CC BY-SA 3.0 and GFDL",
@@ -78,10 +78,10 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of one file.
+    """A range of rows in one file.
 
-    start, stop : the first row and the one after the last; None for all that follow
-    sha256      : of the whole file; `verified` is None where no other is known to compare it with
+    start, stop : the first row and the one after the last; None for the end of the file
+    sha256      : of the whole file; `verified` says whether it is the recorded one, None if none is recorded
     """
 
     path: Path
@@ -92,19 +92,19 @@ class Part:
     stop: int | None = None
 
     def rows(self) -> Iterator[str]:
-        """Read the rows, one after the other, so that a file may be larger than memory."""
+        """Yield the rows one at a time, so that a file may be larger than memory."""
         return islice(read_rows(self.path, self.row), self.start, self.stop)
 
     def at_most(self, n: int | None) -> "Part":
-        """Return the first n of these rows."""
+        """Return the part that ends after the first n of these rows; None for all."""
         stops = [stop for stop in (self.stop, None if n is None else self.start + n) if stop is not None]
         return replace(self, stop=min(stops, default=None))
 
 
 def find_texts(name: str, folder: Path) -> dict[str, Path]:
-    """Return the text files of a dataset in `folder`, by split, in the first naming that is complete.
+    """Return split -> text file of a dataset in `folder`, using the first set of names that is complete.
 
-    Stories may come without a validation file. Raises InputError naming what was looked for.
+    A dataset of stories needs no validation file. Raises InputError that lists the names searched for.
     """
     dataset = DATASETS[name]
     needed = SPLITS[:1] if dataset.row == "story" else SPLITS[:2]
@@ -113,12 +113,12 @@ def find_texts(name: str, folder: Path) -> dict[str, Path]:
         if all(paths[split].is_file() for split in needed):
             return {split: path for split, path in paths.items() if path.is_file()}
     wanted = ", or ".join(" and ".join(naming.format(s) for s in needed) for naming in dataset.local)
-    raise InputError(f"{folder}: wanted {wanted} there; or name the files with --train and --valid")
+    raise InputError(f"{folder}: no files of {name}, wanted {wanted}; name yours with --train and --valid")
 
 
 def read_rows(path: Path, row: str) -> Iterator[str]:
-    """Yield the rows of a parquet file with a column `text`, or of a text file, whose rows are lines
-    or stories. Raises InputError when it is neither."""
+    """Yield the rows of a parquet file (its column `text`), or of a text file (its lines or stories).
+    Raises InputError when it is neither."""
     if path.suffix == ".parquet":
         return _parquet_rows(path)
     return read_lines(path) if row == "line" else _stories(path)
@@ -130,28 +130,28 @@ def _parquet_rows(path: Path) -> Iterator[str]:
         from pyarrow import parquet
     except ImportError as e:
         raise InputError(
-            "a parquet file needs the extra `data`, which is not installed; "
-            "the README's section Install says how"
+            "reading a parquet file needs the extra `data`, which is not installed; "
+            "see docs/install.md"
         ) from e
     try:
         with parquet.ParquetFile(path) as file:
-            kind = file.schema_arrow.field("text").type
-            if kind not in (pyarrow.string(), pyarrow.large_string()):
-                raise KeyError(f"it holds {kind}")
+            dtype = file.schema_arrow.field("text").type
+            if dtype not in (pyarrow.string(), pyarrow.large_string()):
+                raise KeyError(f"it holds {dtype}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
                 yield from (text or "" for text in batch.column("text").to_pylist())
     except (pyarrow.ArrowException, KeyError) as e:
         reason = " ".join(str(e).split())[:200]
         raise InputError(
-            f"{path}: no parquet file with a column `text` ({reason}); restore it or fetch it again"
+            f"{path}: not a parquet file with a column `text` ({reason}); restore it or fetch it again"
         ) from e
 
 
 def _stories(path: Path) -> Iterator[str]:
     """Yield the stories of a text file.
 
-    They end at <|endoftext|> where the file has it. Otherwise a blank line is read as a paragraph's end,
-    and a line break alone as a story's; in a file without those, a story's end is a blank line.
+    They end at <|endoftext|> if the file contains it. Otherwise a blank line ends a paragraph, and a line
+    break between two lines of text ends a story; if the file has no such break, a blank line ends a story.
     """
     marked, lone, before = False, False, ""
     for line in read_lines(path):

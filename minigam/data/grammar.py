@@ -3,17 +3,17 @@
 A grammar is a set of rules written as text:
 
     word               a token
-    [ a b | 3: c ]     a choice; an option's weight stands before its colon, 1 if left out
+    [ a b | 3: c ]     a choice; an option's weight stands before its colon, 1 if omitted
     <name>             another rule
-    {new hero}         choose a value for the slot `hero`, each as likely, and say its name
-    {hero} {hero.they} say the slot's name, or another form of it, again
+    {new hero}         choose a value for the slot `hero`, all equally likely, and write its name
+    {hero} {hero.they} write the name of the slot's value again, or another form of it
     {Hero.they}        the same with a capital
-    {thing@number}     say that form of `thing` which the value of the slot `number` names
+    {thing@number}     write the form of `thing` that the value of the slot `number` names
 
-The options of every choice begin with different tokens, and `Grammar` refuses a rule where they
-do not. So a choice is revealed, whole, by the first token after it: that token's probability is
-the product of the choices just made, every other token's is 1, and their product along a story
-is the probability of the story. No model can predict better on average; that is the floor.
+The options of every choice begin with different tokens; `Grammar` refuses a rule that breaks this.
+The first token after a choice therefore reveals it. The probability of that token is the product of
+the choices just made; every other token has probability 1. The mean of -log(probability) is the
+entropy floor: no model can have a lower loss on average.
 """
 
 import math
@@ -29,7 +29,7 @@ Value = dict[str, str]  # one value of a slot: its "name" and its other forms
 
 @dataclass(frozen=True)
 class Say:
-    """One way of saying a slot: `{new slot.form@selector}`."""
+    """One mention of a slot in a rule: `{new slot.form@selector}`."""
 
     slot: str
     form: str
@@ -51,8 +51,8 @@ class Token(NamedTuple):
     """One token of a story.
 
     nats     : -log of its exact probability, given all tokens before it
-    lookback : how many tokens back a reader must see to say it again: 0 for an ordinary token or a
-               choice, else the distance to the mention that settles which word it is
+    lookback : how many tokens back a reader must look to know the word of a slot, that is, the distance
+               to the mention that determines it; 0 for an ordinary token or a choice
     """
 
     text: str
@@ -61,22 +61,22 @@ class Token(NamedTuple):
 
 
 class Grammar:
-    """Rules and slots, checked, with `expand` to make a story from them.
+    """A checked set of rules and slots; `expand` makes a story from them.
 
-    rules : name -> text, in the language of this file's head; `start` is where a story begins
-    slots : name -> values; each value has the same forms, and names differ
+    rules : name -> text, in the notation described at the top of this file; `start` names the whole story
+    slots : name -> values, which all have the same forms and different names
     Raises ValueError, naming the rule, when a text does not parse or a choice is ambiguous.
     """
 
     def __init__(self, rules: dict[str, str], slots: dict[str, list[Value]], start: str = "story"):
         self.slots, self.start = slots, start
         self.rules = {name: _Parser(name, text, slots).sequence() for name, text in rules.items()}
-        self._reveals = {say: self._tell(say) for say in self._says()}
+        self._reveals = {say: self._revealed_by(say) for say in self._says()}
         for name in rules:
             self._check(name, self.rules[name])
 
     def expand(self, choose: Callable[[list[float]], int]) -> list[Token]:
-        """Make one story; `choose` is given probabilities and returns the index it takes."""
+        """Make one story; `choose` takes a list of probabilities and returns the index of its choice."""
         story = _Story(self, choose)
         story.emit(self.rules[self.start])
         return story.tokens
@@ -87,7 +87,7 @@ class Grammar:
         return sorted(words | {text for table in self._reveals.values() for text in table})
 
     def entropy(self) -> tuple[float, float]:
-        """Return the expected nats and the expected number of tokens of a story, exactly."""
+        """Return the exact expected nats and the exact expected number of tokens of a story."""
         return self._expected(self.rules[self.start])
 
     def longest(self) -> int:
@@ -135,30 +135,30 @@ class Grammar:
         return {node for node in self._nodes() if isinstance(node, Say)}
 
     def _texts(self, say: Say, among: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Yield the token `say` becomes, and the values it then has, for values among bit masks."""
+        """Yield each token `say` can become and the values that give it; the bit masks limit the values."""
         slots = [self.slots[s] for s in say.slots]
         ranges = ([i for i in range(len(v)) if mask >> i & 1] for v, mask in zip(slots, among, strict=True))
         for chosen in product(*ranges):
             yield say.text(*(v[i] for v, i in zip(slots, chosen, strict=True))), chosen
 
-    def _tell(self, say: Say) -> dict[str, dict[str, int]]:
-        """Map each token `say` can become to what it tells: slot -> bit mask of values still possible."""
+    def _revealed_by(self, say: Say) -> dict[str, dict[str, int]]:
+        """Map each token `say` can become to what it reveals: slot -> bit mask of values still possible."""
         table: dict[str, dict[str, int]] = {}
         for text, chosen in self._texts(say, tuple(-1 for _ in say.slots)):
-            told = table.setdefault(text, dict.fromkeys(say.slots, 0))
+            masks = table.setdefault(text, dict.fromkeys(say.slots, 0))
             for slot, i in zip(say.slots, chosen, strict=True):
-                told[slot] |= 1 << i
+                masks[slot] |= 1 << i
         if say.new and len(table) < len(self.slots[say.slot]):
             raise ValueError(f"slot {say.slot!r}: values share the form that introduces them")
         return table
 
     @cache  # noqa: B019  (a grammar lives as long as the program)
     def settled(self, say: Say, among: tuple[int, ...]) -> bool:
-        """Do all values among these bit masks, one a slot, give the same token?"""
+        """Return whether all values in these bit masks (one per slot) give the same token."""
         return len({text for text, _ in self._texts(say, among)}) == 1
 
     def _first(self, sequence: list) -> set[str]:
-        """Return every token that can begin `sequence`."""
+        """Return every token that `sequence` can begin with."""
         node = sequence[0]
         if isinstance(node, list):
             return set().union(*(self._first(option) for _, option in node))
@@ -171,24 +171,24 @@ class Grammar:
             if isinstance(node, str) and node.startswith("<") and node[1:-1] not in self.rules:
                 raise ValueError(f"rule {name!r}: {node} is not a rule")
             if isinstance(node, list):
-                seen: set[str] = set()
+                first_tokens: set[str] = set()
                 for _, option in node:
                     first = self._first(option)
-                    if both := sorted(first & seen):
-                        raise ValueError(f"rule {name!r}: two options of a choice begin with {both[0]!r}")
-                    seen |= first
+                    if shared := sorted(first & first_tokens):
+                        raise ValueError(f"rule {name!r}: two options of a choice begin with {shared[0]!r}")
+                    first_tokens |= first
                     self._check(name, option)
 
 
 class _Story:
-    """A story in the making: its tokens, the slots' values, and who said what where."""
+    """A story under construction: its tokens, the slots' values, and the mentions of the slots."""
 
     def __init__(self, grammar: Grammar, choose: Callable[[list[float]], int]):
         self.grammar, self.choose = grammar, choose
         self.tokens: list[Token] = []
         self.values: dict[str, int] = {}  # slot -> index of its value
-        self.told: list[tuple[int, dict[str, int]]] = []  # place, what that token told
-        self.p = 1.0  # of the choices made since the last token
+        self.mentions: list[tuple[int, dict[str, int]]] = []  # position, what that token reveals
+        self.p = 1.0  # probability of the choices made since the last token
 
     def emit(self, sequence: list) -> None:
         for node in sequence:
@@ -206,29 +206,29 @@ class _Story:
     def say(self, say: Say) -> None:
         slots = self.grammar.slots
         if say.new == (say.slot in self.values):
-            raise ValueError(f"slot {say.slot!r}: introduced twice, or said before it was introduced")
+            raise ValueError(f"slot {say.slot!r}: introduced twice, or mentioned before it was introduced")
         if say.new:
             n = len(slots[say.slot])
             self.values[say.slot] = self.choose([1.0 / n] * n)
             self.p *= 1.0 / n
         text = say.text(*(slots[s][self.values[s]] for s in say.slots))
         self.put(text, self.lookback(say))
-        self.told.append((len(self.tokens) - 1, self.grammar._reveals[say][text]))
+        self.mentions.append((len(self.tokens) - 1, self.grammar._reveals[say][text]))
 
     def put(self, text: str, lookback: int = 0) -> None:
         self.tokens.append(Token(text, -math.log(self.p) if self.p < 1.0 else 0.0, lookback))
         self.p = 1.0
 
     def lookback(self, say: Say) -> int:
-        """Return how far back the mention lies which, with all later ones, settles the word."""
+        """Return the distance to the mention that, together with all later ones, determines the word."""
         if say.new and say.selector is None:
             return 0
         among = [1 << self.values[s] if say.new and s == say.slot else -1 for s in say.slots]
-        for place, told in reversed(self.told):
-            among = [mask & told.get(s, -1) for s, mask in zip(say.slots, among, strict=True)]
+        for place, revealed in reversed(self.mentions):
+            among = [mask & revealed.get(s, -1) for s, mask in zip(say.slots, among, strict=True)]
             if self.grammar.settled(say, tuple(among)):
                 return len(self.tokens) - place
-        raise ValueError(f"slot {say.slot!r}: said before what it depends on")
+        raise ValueError(f"slot {say.slot!r}: mentioned before the slot it depends on")
 
 
 class _Parser:

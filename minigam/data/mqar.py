@@ -1,10 +1,10 @@
 """Multi-query associative recall: a test of how far back a model can look something up.
 
-A row begins with pairs of a key and a value. Later each key comes once more, and the model must say
-its value, which the row does not show; blanks stand between. Keys and values are drawn anew for every
-row, so nothing but looking back can answer, and a model that does not see the pair is right once in
-`n_values`. Source: Arora et al., arXiv 2312.04927 (Zoology), with their power law for the gaps; the
-number of pairs varies from row to row, so that easy rows teach what hard ones need.
+A row begins with key-value pairs. Later each key appears once more as a query, and the model must
+predict its value, which is not repeated there; blanks fill the gaps. Keys and values are drawn again
+for every row, so only looking back helps: a model whose receptive field misses the pair is right once
+in `n_values`. Source: Arora et al., arXiv 2312.04927 (Zoology), with their power law for the gaps.
+The number of pairs varies from row to row, so that easy rows teach what hard ones need.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from minigam.data.corpus import IGNORE, Corpus, TextSize
 from minigam.data.tokenizer import WordTokenizer
 
 BLANK = 0  # keys are 1 .. n_keys, values follow them
-POWER = 0.01  # Zoology's: a query comes s slots late with probability proportional to s^(POWER - 1)
+POWER = 0.01  # Zoology's: a query comes s slots after the pairs with probability ~ s^(POWER - 1)
 
 
 def mqar(
@@ -23,13 +23,13 @@ def mqar(
     """Draw n rows.
 
     n_pairs : (n) pairs in each row, at most n_keys and at most length / 4
-    returns tokens and targets, both (n, length) int32; the target of a query is its value, IGNORE elsewhere
+    returns tokens and targets, both (n, length) int32; the target of a query is its value, others are IGNORE
     """
     most, slots = int(n_pairs.max()), length // 2  # a slot is a pair, a query and a blank, or two blanks
     keys = rng.permuted(np.tile(np.arange(1, n_keys + 1), (n, 1)), axis=1)[:, :most]
     values = rng.integers(1 + n_keys, 1 + n_keys + n_values, size=(n, most))
     present = np.arange(most) < n_pairs[:, None]  # (n, most)
-    # Gumbel noise on log-probabilities: the highest are a draw without replacement.
+    # Gumbel noise added to log-probabilities: the highest sums are a draw without replacement.
     late = np.arange(slots) - n_pairs[:, None]  # (n, slots), slots since the last pair
     with np.errstate(divide="ignore", invalid="ignore"):
         log_p = np.where(late >= 0, (POWER - 1.0) * np.log(late + 1.0), -np.inf)
@@ -44,7 +44,7 @@ def mqar(
 
 
 def distances(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return how many tokens before its query a key first came, for every query, row by row.
+    """Return the distance of every query, row by row: how many tokens earlier its key first appeared.
 
     tokens, targets : (n, length)   as `mqar` returns them
     """
@@ -57,8 +57,8 @@ def from_mqar(
 ) -> Corpus:
     """Make a corpus whose only targets are the answers, with as many values as keys.
 
-    Validation rows have n_pairs pairs. Training rows have p = 1 .. n_pairs with a probability proportional
-    to 1 / p, so that each p asks as many queries: the easy ones, learned first, teach the look-up.
+    Every validation row has n_pairs pairs. A training row has p = 1 .. n_pairs pairs with probability
+    proportional to 1 / p, so each p asks equally many queries. Easy ones are learned first and help.
     Raises InputError when n_pairs do not fit into a row or there are too few keys.
     """
     if not n_pairs <= min(n_keys, block_size // 4):
@@ -68,8 +68,8 @@ def from_mqar(
     names = (f"{letter}{i}" for letter in "kv" for i in range(n_keys))
     tokenizer = WordTokenizer([".", *names])
 
-    def split(n: int, sizes: np.ndarray, stream: int) -> np.ndarray:
-        rng = np.random.default_rng((seed, stream))
+    def split(n: int, sizes: np.ndarray, split_id: int) -> np.ndarray:
+        rng = np.random.default_rng((seed, split_id))
         pairs = rng.choice(sizes, size=n, p=(1.0 / sizes) / (1.0 / sizes).sum())
         return np.stack(mqar(n, pairs, block_size, n_keys, n_keys, rng), axis=1)
 

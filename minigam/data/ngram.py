@@ -1,4 +1,4 @@
-"""Counting as a language model: interpolated Kneser-Ney, the baseline that a network has to beat."""
+"""A language model made of counts: interpolated Kneser-Ney, the baseline that a network has to beat."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class _Level:
-    """All that was seen of one order k. An n-gram is a context and a token after it; contexts and
-    n-grams are sorted codes, and known by their place. The last entry of `discounted` and of `backoff`
-    is for what was never seen, whose place is -1."""
+    """The statistics of one order k. An n-gram is a context and the token after it. Contexts and n-grams
+    are stored as sorted codes and identified by their index. The last entries of `discounted` and of
+    `backoff` are for everything that was not counted, whose index is -1."""
 
     contexts: np.ndarray  # codes of the k - 1 tokens before
     ngrams: np.ndarray  # codes of all k tokens
@@ -22,20 +22,20 @@ class NGram:
 
         P_k(w | h) = max(c(h w) - D_k, 0) / c(h) + D_k N(h) / c(h) * P_{k-1}(w | h'),   P_0(w) = 1 / V
 
-    c(h w) : how many different tokens were seen before h w; or, where nothing ever stands before it
-             (k is the order, or h is all that the row has), how often h w was seen
-    c(h)   : the sum of c(h w) over w; N(h) : how many different w followed h
+    c(h w) : the number of different tokens that occur before h w; or, where none can occur before it
+             (k is the order, or h starts with the row), the number of times that h w occurs
+    c(h)   : the sum of c(h w) over w; N(h) : the number of different w that occur after h
     D_k    : n1 / (n1 + 2 n2), with n1 and n2 the numbers of n-grams of k tokens whose c is 1 and 2;
-             1/2 where one of them is 0
-    Where h was never seen, P_k = P_{k-1}. No token has probability 0.
+             1/2 if one of them is 0
+    If h never occurs, P_k = P_{k-1}. No token has probability 0.
 
-    Context is the same row alone, as for a language model. That a row begins counts as one token of
-    context: positions tell it to a language model too. Order 1 is a unigram model, discounted and
-    interpolated with the uniform distribution.
+    Context never extends past the row, as in a language model. The start of a row counts as one token
+    of context, because a language model recognises it by the position. Order 1 is a unigram model,
+    discounted and interpolated with the uniform distribution.
 
-    rows : (N, T+1) integers to count in, perhaps in a file; a row's first token is context alone,
-           and negative ones may follow its last
-    Cost: 2 order - 1 sorts of all tokens, and at the worst moment about 40 order bytes a token.
+    rows : (N, T+1) integers to count, perhaps memory-mapped; a row's first token is only context,
+           and negative numbers may follow its last
+    Cost: 2 * order - 1 sorts of all tokens, and at the peak about 40 * order bytes per token.
     Source: Kneser and Ney 1995; interpolated as in Chen and Goodman 1999.
     """
 
@@ -47,10 +47,10 @@ class NGram:
         if tokens.shape[1] == 0:
             raise ValueError("NGram: no token to count, wanted at least one after the first of a row")
         contexts, context = np.zeros(1, np.int64), np.zeros(tokens.shape[1], np.int64)
-        seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        levels: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         ngram = context
         for k in range(order):
-            inside = tokens[k] <= vocab_size  # the others would begin before their row
+            inside = tokens[k] <= vocab_size  # the others would start before their row
             if not inside.any():
                 break  # no row is that long
             tokens, context, shorter = tokens[:, inside], context[inside], ngram[inside]
@@ -59,14 +59,14 @@ class NGram:
             ngrams, first, ngram, counts = np.unique(
                 self._code(context, tokens[0]), return_index=True, return_inverse=True, return_counts=True
             )
-            if seen:  # each n-gram is one more token seen before the shorter one within it
-                before = np.bincount(shorter[first], minlength=len(seen[-1][1]))
-                seen[-1] = (*seen[-1][:2], np.where(before > 0, before, seen[-1][2]))
-            seen.append((contexts, ngrams, counts))
-        self._levels = [self._level(*s) for s in seen]
+            if levels:  # each n-gram puts one more token before the shorter n-gram that it ends with
+                before = np.bincount(shorter[first], minlength=len(levels[-1][1]))
+                levels[-1] = (*levels[-1][:2], np.where(before > 0, before, levels[-1][2]))
+            levels.append((contexts, ngrams, counts))
+        self._levels = [self._level(*level) for level in levels]
 
     def losses(self, rows: np.ndarray) -> np.ndarray:
-        """Return -log P of every target of rows (N, T+1) in nats, (N, T) float64; 0 where it is negative."""
+        """Return -log P of every target of rows (N, T+1) in nats, (N, T) float64; 0 for negative ones."""
         tokens = self._tokens(rows)
         p, context = np.full(tokens.shape[1], 1.0 / self.vocab_size), np.zeros(tokens.shape[1], np.int64)
         for k, level in enumerate(self._levels):
@@ -79,11 +79,11 @@ class NGram:
         return losses
 
     def _tokens(self, rows: np.ndarray) -> np.ndarray:
-        """Return (order, M): for each of the M targets itself, then the token 1, 2, ... places before it.
+        """Return (order, M): each of the M targets, then the tokens 1, 2, ... places before it.
 
-        V stands for the beginning of a row, V + 1 for what lies before that.
+        V stands for the start of a row, V + 1 for the places before it.
         """
-        rows = rows.astype(np.int64)  # of a file's unsigned integers too
+        rows = rows.astype(np.int64)  # the integers of a file may be unsigned
         if rows.size and rows.max() >= self.vocab_size:
             raise ValueError(f"NGram: token {rows.max()}, wanted below vocab_size {self.vocab_size}")
         left = np.full((len(rows), self.order - 1), self.vocab_size + 1)
@@ -93,12 +93,12 @@ class NGram:
         return np.stack([rows[:, self.order - j :][:, :T][counted] for j in range(self.order)])
 
     def _code(self, place: np.ndarray, token: np.ndarray) -> np.ndarray:
-        """Return one number for the context at a place of its table, and a token; negative for place -1."""
+        """Return one number for a context, given by its index, and a token; negative for index -1."""
         return place * (self.vocab_size + 2) + token
 
     def _level(self, contexts: np.ndarray, ngrams: np.ndarray, counts: np.ndarray) -> _Level:
         n1, n2 = (counts == 1).sum(), (counts == 2).sum()
-        # Without n1 the formula leaves nothing for the unseen; without n2, nothing for what was seen once.
+        # The formula needs both: n1 = 0 leaves nothing for new n-grams, n2 = 0 nothing for those with c = 1.
         discount = n1 / (n1 + 2 * n2) if n1 and n2 else 0.5
         context = ngrams // (self.vocab_size + 2)
         total = np.bincount(context, counts)
@@ -112,6 +112,6 @@ class NGram:
 
 
 def _find(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return the place of each code in a sorted table, -1 where it is not in it."""
+    """Return the index of each code in a sorted table, -1 for a code that it lacks."""
     place = np.minimum(np.searchsorted(table, codes), len(table) - 1)
     return np.where(table[place] == codes, place, -1)

@@ -1,7 +1,7 @@
-"""What the generator of PocketStories says of a text: the exact probability of every next word.
+"""The exact probability of every next word of a text, according to the generator of PocketStories.
 
 In a grammar the options of a choice begin with different tokens (see `grammar`), so the tokens read so far
-tell every choice made so far, and what may follow, and how likely, can be read off the rules.
+reveal every choice made so far. The rules then give every possible next token and its probability.
 """
 
 import math
@@ -13,11 +13,11 @@ from minigam.data.pocketstories import BOUNDARY, grammar
 
 
 class Place(NamedTuple):
-    """Where in a story a reader is.
+    """The position of a reader in a story.
 
-    rest    : the nodes of the rules that are still to be told
-    values  : slot -> index of the value it has
-    choices : those made so far, as `Grammar.expand` asks for them
+    rest    : the nodes of the rules that are still to come
+    values  : slot -> index of its value
+    choices : those made so far, in the order in which `Grammar.expand` asks for them
     """
 
     rest: tuple
@@ -26,10 +26,10 @@ class Place(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the generator says of one token of a text, and of what comes after it.
+    """What the generator knows about one token of a text and the token after it.
 
-    nats, lookback : as a `grammar.Token` has them; None where no story goes on with this token
-    follows        : next token -> exact probability; empty where no story goes on from here
+    nats, lookback : as in `grammar.Token`; None if no story continues with this token
+    follows        : next token -> exact probability; empty if no story continues from here
     """
 
     nats: float | None
@@ -38,24 +38,24 @@ class Known(NamedTuple):
 
 
 def read(tokens: Sequence[str]) -> list[Known]:
-    """Return what the generator says of each token. A story begins after a boundary, not before."""
+    """Return what the generator knows about each token. Tokens before the first boundary have no story."""
     options: dict[str, tuple[float, Place]] = {}
-    found, begin = [], 0
+    results, start = [], 0
     for i, token in enumerate(tokens):
         place = nats = lookback = None
         if token in options:
             p, place = options[token]
             nats = -math.log(p) if p < 1.0 else 0.0
-            lookback = 0 if token == BOUNDARY else _told(place.choices)[i - begin].lookback
+            lookback = 0 if token == BOUNDARY else _story(place.choices)[i - start].lookback
         if token == BOUNDARY:
-            begin, place = i + 1, Place(tuple(grammar().rules[grammar().start]), {}, ())
+            start, place = i + 1, Place(tuple(grammar().rules[grammar().start]), {}, ())
         options = {} if place is None else {text: (q, after) for q, text, after in ahead(grammar(), place)}
-        found.append(Known(nats, lookback, {text: q for text, (q, _) in options.items()}))
-    return found
+        results.append(Known(nats, lookback, {text: q for text, (q, _) in options.items()}))
+    return results
 
 
 def ahead(rules: Grammar, place: Place) -> Iterator[tuple[float, str, Place]]:
-    """Yield every token that can come next: its probability, itself, and the place after it."""
+    """Yield every token that can come next, as (probability, token, place after it)."""
     if not place.rest:
         yield 1.0, BOUNDARY, place
         return
@@ -65,10 +65,10 @@ def ahead(rules: Grammar, place: Place) -> Iterator[tuple[float, str, Place]]:
             chosen = Place((*option, *rest), place.values, (*place.choices, i))
             yield from ((p * q, text, after) for q, text, after in ahead(rules, chosen))
     elif isinstance(node, Say) and node.new:
-        values = rules.slots[node.slot]
-        for i in range(len(values)):
-            told = place.values | {node.slot: i}
-            yield 1.0 / len(values), _say(rules, node, told), Place(rest, told, (*place.choices, i))
+        n = len(rules.slots[node.slot])
+        for i in range(n):
+            values = place.values | {node.slot: i}
+            yield 1.0 / n, _say(rules, node, values), Place(rest, values, (*place.choices, i))
     elif isinstance(node, Say):
         yield 1.0, _say(rules, node, place.values), place._replace(rest=rest)
     elif node.startswith("<"):
@@ -81,7 +81,7 @@ def _say(rules: Grammar, node: Say, values: dict[str, int]) -> str:
     return node.text(*(rules.slots[slot][values[slot]] for slot in node.slots))
 
 
-def _told(choices: tuple[int, ...]) -> list:
-    """Return the story of these choices, and of the first option wherever they end."""
-    left = iter(choices)
-    return grammar().expand(lambda probabilities: next(left, 0))
+def _story(choices: tuple[int, ...]) -> list:
+    """Return the story that makes these choices and after them always takes the first option."""
+    remaining = iter(choices)
+    return grammar().expand(lambda probabilities: next(remaining, 0))

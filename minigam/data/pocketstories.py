@@ -3,13 +3,13 @@
 A story chooses a hero, a friend, a place, a thing and a feeling early, and needs them again many
 sentences later, around ordinary short-range syntax. Every token is of one kind:
 
-    choice   something was chosen here; its floor is -log(probability), on average the entropy of the choice
-    syntax   settled by the last REACH tokens; its floor is 0
-    recall   settled by a mention further back than REACH tokens; its floor is 0 too, and out of
-             reach for a GAM of the published depth: 1 + 6 (3 - 1) = 13 tokens
+    choice   a random choice is made here; its floor is -log(probability), on average the choice's entropy
+    syntax   determined by the last REACH tokens; its floor is 0
+    recall   determined by a mention further back than REACH tokens; its floor is 0 too, but a GAM of the
+             published depth cannot use it: its receptive field is 1 + 6 (3 - 1) = 13 tokens
 
-Generation relies on one thing only, that Python's `random.Random(seed).random()` gives the same
-numbers on every platform and in every version, which Python's documentation promises.
+Generation relies on one thing only: Python's `random.Random(seed).random()` gives the same numbers
+on every platform and in every version, as Python's documentation promises.
 """
 
 import random
@@ -18,7 +18,7 @@ from functools import cache
 
 from minigam.data.grammar import Grammar, Token
 
-REACH = 13  # tokens; what the published GAM sees, and the line between syntax and recall
+REACH = 13  # tokens: the receptive field of the published GAM, and the border between syntax and recall
 KINDS = ("syntax", "choice", "recall")
 BOUNDARY = "<story>"  # stands before the first story, between any two, and after the last
 
@@ -132,7 +132,7 @@ def vocabulary() -> list[str]:
 
 
 def stories(n: int, seed: int) -> Iterator[list[Token]]:
-    """Yield n stories, each a list of Token; the same seed gives the same stories, everywhere."""
+    """Yield n stories, each a list of Token; the same seed gives the same stories everywhere."""
     uniform = random.Random(seed).random
 
     def choose(probabilities: list[float]) -> int:
@@ -141,12 +141,12 @@ def stories(n: int, seed: int) -> Iterator[list[Token]]:
             u -= p
             if u < 0.0:
                 return i
-        return len(probabilities) - 1  # the probabilities may add up to a rounding under 1
+        return len(probabilities) - 1  # after rounding, the probabilities may add up to a little less than 1
 
     for _ in range(n):
         yield grammar().expand(choose)
 
 
 def kind_of(token: Token) -> int:
-    """Return the index in KINDS."""
+    """Return the kind of a token, as an index into KINDS."""
     return 2 if token.lookback > REACH else 1 if token.nats > 0.0 else 0

@@ -1,8 +1,8 @@
-"""Rows of text to a prepared folder: a tokeniser, the tokens of each split, and where they come from.
+"""From rows of text to a prepared folder: a tokenizer, the tokens of each split, and their sources.
 
-train.bin, valid.bin   token ids, unsigned and little-endian, one document after the other
+train.bin, valid.bin   token ids, unsigned and little-endian, one document after another
 tokenizer.json         text to ids and back
-meta.json              sources, settings, counts, and the SHA-256 of the three others
+meta.json              sources, settings, counts, and the SHA-256 of the other three files
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,9 +25,9 @@ FILES = ("train.bin", "valid.bin", "tokenizer.json")
 
 
 def fetched_parts(name: str, folder: Path, trust: bool = False) -> dict[str, Part]:
-    """Return the downloaded files of a dataset, by split, verified once more.
+    """Return split -> downloaded file of a dataset, verified again.
 
-    Raises InputError for a file that is missing, or another than the known one and not trusted.
+    Raises InputError for a file that is missing, or that has the wrong hash and is not trusted.
     """
     dataset, parts = DATASETS[name], {}
     for split, file in dataset.hub.items():
@@ -38,18 +38,18 @@ def fetched_parts(name: str, folder: Path, trust: bool = False) -> dict[str, Par
 
 
 def local_parts(name: str, paths: dict[str, Path]) -> dict[str, Part]:
-    """Return text files as the parts of a dataset; without one to validate on, the last tenth of
-    the training rows is kept for that. Raises InputError for a file that is not there, or too short."""
+    """Return text files as the parts of a dataset. Without a validation file, the last tenth of the
+    training rows is held out. Raises InputError for a file that is missing or too short."""
     for path in paths.values():
         if not path.is_file():
-            raise InputError(f"{path}: not there, wanted a text or parquet file of {name}")
+            raise InputError(f"{path}: not found, wanted a text or parquet file of {name}")
     row = DATASETS[name].row
     parts = {split: Part(path, row, sha256_of(path)) for split, path in paths.items()}
     if "valid" not in parts:
         whole = parts["train"]
         n = sum(1 for _ in whole.rows())
         if n < 10:
-            raise InputError(f"{whole.path}: {n} rows, wanted at least 10 to keep a tenth for validation")
+            raise InputError(f"{whole.path}: {n} rows, wanted at least 10 to hold out a tenth for validation")
         cut = n - n // 10
         parts |= {"train": replace(whole, stop=cut), "valid": replace(whole, start=cut)}
     return parts
@@ -64,22 +64,22 @@ def prepare(
     vocab_size: int = 10_000,
     tokenizer_on: str = "train",
 ) -> dict:
-    """Write a prepared folder, whole or not at all, and return what its meta.json says.
+    """Write a prepared folder, completely or not at all, and return the content of its meta.json.
 
-    parts        : "train", "valid" and perhaps "test", which only a tokeniser is trained on
-    rows         : by split, the most rows taken, empty ones counted; a split not named is taken whole
-    vocab_size   : V, at most
-    tokenizer_on : "train", the training rows used; or "all", those of every split, as the authors do
-    A folder prepared before is replaced. Memory does not grow with the data, but for the words the
-    tokeniser counts. Raises InputError for another folder, or for rows without text.
+    parts        : "train", "valid" and perhaps "test", which is used only to train the tokenizer
+    rows         : split -> maximum number of rows, empty ones included; a split not named is used whole
+    vocab_size   : maximum size of the vocabulary, V
+    tokenizer_on : "train" for the training rows used, "all" for those of every split, as the authors do
+    An earlier prepared folder is replaced. Memory does not grow with the data, except for the word counts
+    of the tokenizer. Raises InputError for any other folder that is not empty, or for rows without text.
     """
     _require_ours(out)
     parts = {split: part.at_most(rows.get(split)) for split, part in parts.items()}
-    learned = {"train": parts["train"]} if tokenizer_on == "train" else parts
+    tokenizer_parts = {"train": parts["train"]} if tokenizer_on == "train" else parts
     with replacing_folder(out) as folder:
 
         def texts() -> Iterable[str]:
-            rows = chain.from_iterable(part.rows() for part in learned.values())
+            rows = chain.from_iterable(part.rows() for part in tokenizer_parts.values())
             return _documents(tqdm(rows, "reading rows", leave=False, disable=None))
 
         tokenizer = PaperTokenizer.train(texts, vocab_size)
@@ -87,10 +87,10 @@ def prepare(
         dtype = np.dtype("uint16" if len(tokenizer) <= 2**16 else "uint32")
         splits = {}
         for split in ("train", "valid"):
-            shown = tqdm(parts[split].rows(), f"writing {split}", leave=False, disable=None)
-            splits[split] = _write_tokens(folder / f"{split}.bin", shown, tokenizer, dtype)
+            bar = tqdm(parts[split].rows(), f"writing {split}", leave=False, disable=None)
+            splits[split] = _write_tokens(folder / f"{split}.bin", bar, tokenizer, dtype)
             if splits[split]["tokens"] == 0:
-                raise InputError(f"{parts[split].path}: no text in the {split} rows, wanted some")
+                raise InputError(f"{parts[split].path}: no text in the {split} rows, wanted at least a word")
         meta = {
             "format": PREPARED,
             "dataset": name,
@@ -102,7 +102,7 @@ def prepare(
                     "rows": [part.start, part.stop],
                 }
                 for split, part in parts.items()
-                if split in splits or split in learned
+                if split in splits or split in tokenizer_parts
             },
             "splits": splits,
             "dtype": dtype.name,
@@ -110,7 +110,7 @@ def prepare(
                 "kind": tokenizer.kind,
                 "vocab_size": vocab_size,
                 "entries": len(tokenizer),
-                "trained_on": sorted(learned),
+                "trained_on": sorted(tokenizer_parts),
             },
             "versions": {name: _version(name) for name in ("minigam", "numpy", "pyarrow", "tokenizers")},
             "sha256": {file: sha256_of(folder / file) for file in FILES},
@@ -120,21 +120,21 @@ def prepare(
 
 
 def _require_ours(out: Path) -> None:
-    """Refuse to replace anything but an empty folder or one prepared before."""
+    """Raise InputError unless `out` is new, an empty folder, or an earlier prepared folder."""
     if out.is_dir() and (not any(out.iterdir()) or read_meta(out) is not None):
         return
     if out.exists():
-        raise InputError(f"{out}: there, and no prepared dataset; choose another --out")
+        raise InputError(f"{out}: exists and is not a prepared dataset; choose another --out")
 
 
 def read_meta(folder: Path) -> dict | None:
-    """Return what the meta.json of a prepared folder says; None for another folder."""
+    """Return the content of a prepared folder's meta.json; None for any other folder."""
     try:
         meta = read_json(folder / "meta.json")
-        whole = meta.get("format") == PREPARED and all("tokens" in n for n in meta["splits"].values())
+        complete = meta.get("format") == PREPARED and all("tokens" in n for n in meta["splits"].values())
     except (InputError, KeyError, TypeError, AttributeError):
         return None
-    return meta if whole else None
+    return meta if complete else None
 
 
 def _documents(rows: Iterable[str]) -> Iterator[str]:
@@ -142,9 +142,9 @@ def _documents(rows: Iterable[str]) -> Iterator[str]:
 
 
 def _write_tokens(path: Path, rows: Iterable[str], tokenizer: PaperTokenizer, dtype: np.dtype) -> dict:
-    """Write the tokens of one split, each non-empty row a document, and return what was counted.
+    """Write the tokens of one split, one document per non-empty row, and return the counts.
 
-    A document counts the words and bytes of its text, and one byte for its end, which [EOS] stands for.
+    A document counts the words and bytes of its text, and one byte for its end, which [EOS] encodes.
     """
     n = dict.fromkeys(("rows", "documents", "tokens", "words", "bytes", "unknown"), 0)
     rows = iter(rows)

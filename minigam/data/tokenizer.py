@@ -13,11 +13,11 @@ from minigam.data.pocketstories import BOUNDARY
 from minigam.files import read_json, write_text
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-MOST = 1_000_000  # entries; the library takes memory for all it is told of, and ends the process
+MOST = 1_000_000  # entries; the library allocates as many as it is asked for, which can kill the process
 
 
 class _TableTokenizer:
-    """A tokeniser that is a list of tokens, the id of each its place."""
+    """A tokenizer that is a list of tokens; the id of a token is its index."""
 
     kind: str
 
@@ -32,14 +32,14 @@ class _TableTokenizer:
         raise NotImplementedError
 
     def encode(self, text: str, strict: bool = True) -> list[int]:
-        """Return the ids of `text`. Raises InputError naming what it does not know, unless told
-        not to be strict and the vocabulary has a token for the unknown."""
+        """Return the ids of `text`. Raises InputError that lists the unknown tokens, unless `strict` is
+        False and the vocabulary has a token for unknown ones."""
         tokens, default = self.split(text), None if strict else self.id_of.get(UNKNOWN)
         if default is None and (unknown := sorted({t for t in tokens if t not in self.id_of})):
             listed = ", ".join(repr(t) for t in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise InputError(
                 f"unknown {'words' if self.kind == 'word' else 'characters'} {listed}; "
-                f"wanted some of the {len(self)} that the run's tokenizer.json lists"
+                f"wanted only the {len(self)} that the run's tokenizer.json lists"
             )
         return [self.id_of[t] if default is None else self.id_of.get(t, default) for t in tokens]
 
@@ -59,28 +59,28 @@ class WordTokenizer(_TableTokenizer):
 
     @property
     def end(self) -> int | None:
-        """The id that ends a story, and stands before the first."""
+        """The id that ends a story, and also precedes the first one."""
         return self.id_of.get(BOUNDARY)
 
     def split(self, text: str) -> list[str]:
         return self.TOKEN.findall(text)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return readable text: `encode` gives back the ids, a story to a paragraph."""
+        """Return readable text, one paragraph per story; `encode` restores the ids of a story."""
         text = " ".join(self.vocabulary[i] for i in ids)
         text = re.sub(r" ([,.!?:”])", r"\1", text).replace("“ ", "“")
         return re.sub(rf" *{re.escape(BOUNDARY)} *", "\n\n", text).strip()
 
 
 class CharTokenizer(_TableTokenizer):
-    """One character, one token."""
+    """One token per character."""
 
     kind = "char"
     end: int | None = None
 
     @classmethod
     def train(cls, text: str) -> "CharTokenizer":
-        """Take the characters of `text`, and one token more for any other."""
+        """Take the characters of `text`, and one more token for all others."""
         return cls([UNKNOWN, *sorted(set(text) - {UNKNOWN})])
 
     def split(self, text: str) -> list[str]:
@@ -91,7 +91,7 @@ class CharTokenizer(_TableTokenizer):
 
 
 class _LibraryTokenizer:
-    """A tokeniser of the `tokenizers` library."""
+    """A tokenizer from the `tokenizers` library."""
 
     kind: str
 
@@ -112,17 +112,17 @@ class _LibraryTokenizer:
 
 
 class BPETokenizer(_LibraryTokenizer):
-    """Byte-pair encoding over bytes, so that no text is unknown and every text comes back as it was."""
+    """Byte-pair encoding over bytes: no text is unknown, and decoding restores every text exactly."""
 
     kind = "bpe"
     end: int | None = None
 
     @classmethod
     def train(cls, text: str, vocab_size: int) -> "BPETokenizer":
-        """Learn at most `vocab_size` tokens from `text`; 256 are the bytes."""
+        """Learn at most `vocab_size` tokens from `text`; 256 of them are the bytes."""
         tokenizers = _tokenizers()
         if not 256 <= vocab_size <= MOST:
-            raise InputError(f"bpe_size is {vocab_size}, wanted 256, one for each byte, to {MOST}")
+            raise InputError(f"bpe_size is {vocab_size}, wanted 256 (one for each byte) to {MOST}")
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
         inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = tokenizers.decoders.ByteLevel()
@@ -139,16 +139,16 @@ class BPETokenizer(_LibraryTokenizer):
 
 
 class PaperTokenizer(_LibraryTokenizer):
-    """The paper's tokeniser: byte-pair encoding of characters, within words and runs of punctuation.
+    """The paper's tokenizer: byte-pair encoding of characters, within words and runs of punctuation.
 
-    Like the authors' it is a BPE with [UNK], trained by BpeTrainer with 10,000 entries and the special tokens
-    below, after the Whitespace pre-tokeniser. It differs in one thing: a piece that continues a word
-    carries the prefix ##. Theirs has none, so nothing tells where a word ends, and text cannot be
-    restored. The price is that a piece may need two entries, one to begin a word and one to go on: on
-    the test and validation text of WikiText-2, 1.0 and 1.5 % more tokens.
+    Like the authors', it is a BPE with [UNK] after the Whitespace pre-tokenizer, trained by BpeTrainer with
+    10,000 entries and the special tokens below. There is one difference: a piece that continues a word has
+    the prefix ##. Theirs has no prefix, so nothing marks where a word ends and text cannot be restored.
+    The price: a piece may need two entries, one to start a word and one to continue it. On the test and
+    validation text of WikiText-2 this gives 1.0 and 1.5 % more tokens.
 
-    A document ends with [EOS], as GPT-2's do with its end-of-text token: our reading, the paper does
-    not say. [PAD] and [SOS] are never written. A character that the training text lacks becomes [UNK].
+    A document ends with [EOS], as GPT-2's do with its end-of-text token. That is our reading: the paper
+    does not say. [PAD] and [SOS] are never written. A character not in the training text becomes [UNK].
     """
 
     kind = "paper"
@@ -167,25 +167,25 @@ class PaperTokenizer(_LibraryTokenizer):
 
     @classmethod
     def train(cls, texts: Callable[[], Iterable[str]], vocab_size: int = 10_000) -> "PaperTokenizer":
-        """Learn at most `vocab_size` tokens, or as many as there are characters; the same from the same.
+        """Learn at most `vocab_size` tokens, or more to hold every character. The result is deterministic.
 
-        texts : gives the texts from the first on, each time it is called
-        Raises InputError for less than the special tokens and one more, or for more than MOST.
+        texts : a function that returns all texts each time it is called
+        Raises InputError for a size that leaves no entry after the special tokens, or above MOST.
         """
         tokenizers = _tokenizers()
         if not len(cls.SPECIAL) < vocab_size <= MOST:
             raise InputError(f"vocab_size is {vocab_size}, wanted {len(cls.SPECIAL) + 1} to {MOST}")
         words = tokenizers.pre_tokenizers.Whitespace()
-        # The library numbers the characters that continue a word in an order that varies, and then breaks
-        # ties by number. As special tokens they keep our order while it learns; afterwards they are not.
-        going_on = {c for text in texts() for word, _ in words.pre_tokenize_str(text) for c in word[1:]}
+        # The library numbers the characters that continue a word in an order that varies, and breaks ties
+        # by number. Special tokens keep our order, so these characters are special during training only.
+        continuing = {c for text in texts() for word, _ in words.pre_tokenize_str(text) for c in word[1:]}
         inner = tokenizers.Tokenizer(
             tokenizers.models.BPE(unk_token="[UNK]", continuing_subword_prefix=cls.PREFIX)
         )
         inner.pre_tokenizer = words
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[*cls.SPECIAL, *(cls.PREFIX + c for c in sorted(going_on))],
+            special_tokens=[*cls.SPECIAL, *(cls.PREFIX + c for c in sorted(continuing))],
             continuing_subword_prefix=cls.PREFIX,
             show_progress=False,
         )
@@ -195,12 +195,12 @@ class PaperTokenizer(_LibraryTokenizer):
         return cls(tokenizers.Tokenizer.from_str(json.dumps(content)))
 
     def encode_documents(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text, [EOS] after them."""
-        assert self.end is not None  # `train` gives it a number
+        """Return the ids of each text, followed by [EOS]."""
+        assert self.end is not None  # `train` always includes [EOS]
         return [[*encoding.ids, self.end] for encoding in self.inner.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return readable text, documents as paragraphs. White space is a guess: the tokens lack it."""
+        """Return readable text, one paragraph per document. White space is guessed: the tokens lack it."""
         documents: list[list[str]] = [[]]
         for i in ids:
             token = self.inner.id_to_token(int(i))
@@ -217,14 +217,14 @@ class PaperTokenizer(_LibraryTokenizer):
 
 
 def _spaced(words: list[str]) -> str:
-    """Join words and punctuation as English is set."""
+    """Join words and punctuation with the spacing of printed English."""
     text = " ".join(words)
     text = re.sub(
         "(\\w) (['\N{RIGHT SINGLE QUOTATION MARK}]) (s|t|re|ve|ll|d|m)\\b", r"\1\2\3", text
     )  # isn't, Lily's
     text = re.sub(r" ([,.!?;:)\]}”])", r"\1", text)
     text = re.sub(r"([(\[{“]) ", r"\1", text)
-    return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)  # the first of two opens, the second closes
+    return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)  # of two quotation marks, the second one closes
 
 
 def _tokenizers() -> ModuleType:
@@ -232,8 +232,7 @@ def _tokenizers() -> ModuleType:
         import tokenizers
     except ImportError as e:
         raise InputError(
-            "a bpe tokenizer needs the extra `data`, which is not installed; "
-            "the README's section Install says how"
+            "a bpe tokenizer needs the extra `data`, which is not installed; see docs/install.md"
         ) from e
     return tokenizers
 
@@ -242,13 +241,13 @@ Tokenizer = WordTokenizer | CharTokenizer | BPETokenizer | PaperTokenizer
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a tokenizer.json. Raises InputError when it is none."""
+    """Read a tokenizer.json. Raises InputError for any other file."""
     content = read_json(path)
-    kinds = {cls.kind: cls for cls in (WordTokenizer, CharTokenizer)}
-    kind, vocabulary = content.get("kind"), content.get("vocabulary")
-    if isinstance(kind, str) and kind in kinds and isinstance(vocabulary, list):
+    classes = {cls.kind: cls for cls in (WordTokenizer, CharTokenizer)}
+    name, vocabulary = content.get("kind"), content.get("vocabulary")
+    if isinstance(name, str) and name in classes and isinstance(vocabulary, list):
         if all(isinstance(token, str) for token in vocabulary):
-            return kinds[kind](vocabulary)
+            return classes[name](vocabulary)
     elif "model" in content:
         try:
             by_words = (content.get("pre_tokenizer") or {}).get("type") == "Whitespace"
@@ -256,6 +255,6 @@ def load(path: Path) -> Tokenizer:
             return cls(_tokenizers().Tokenizer.from_str(json.dumps(content)))
         except InputError:
             raise
-        except Exception as e:  # the library raises Exception itself
+        except Exception as e:  # the library raises plain Exception
             raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
-    raise InputError(f"{path}: no tokenizer of a kind known here; restore the file or train again")
+    raise InputError(f"{path}: not a tokenizer that minigam wrote; restore the file or train again")

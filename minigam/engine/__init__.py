@@ -1,3 +1,3 @@
-"""The engine: differentiates arrays, whichever library holds them. It has never heard of a token."""
+"""The engine: automatic differentiation of NumPy and CuPy arrays. It does not know what a token is."""
 
 from minigam.engine import cpu, cuda  # noqa: F401  importing registers the faster rules

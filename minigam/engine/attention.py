@@ -1,6 +1,6 @@
-"""The Transformer's sequence map, by hand: causal attention and its gradient.
+"""The Transformer's sequence operation, written by hand: causal attention and its gradient.
 
-Letters: B batch, T tokens, C channels, H heads, D = C / H channels of a head, P tokens of a past.
+Letters: B batch, T tokens, C channels, H heads, D = C / H channels per head, P tokens of the past.
 """
 
 import math
@@ -14,18 +14,18 @@ from minigam.engine.tensor import ShapeError
 def causal_attention(
     xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
 ):
-    """Let every token take a mean of the values before it, weighted by how its query meets their keys.
+    """Average the values up to each token, weighted by how well its query matches their keys.
 
         s = q k^T / sqrt(D), minus infinity where a key comes after the query
-        a = Dropout(softmax(s)),   y = a v,   in each of H heads alone
+        a = Dropout(softmax(s)),   y = a v,   in each of the H heads separately
 
     qkv  : (B, T, 3C)   queries, keys and values, each H heads of D channels side by side
-    past : (B, P, 2C) or None   keys and values of the tokens before, when a sequence comes in parts
-    p, key, first_token : share of the weights a to drop, and what decides which (see `ops.dropout`)
+    past : (B, P, 2C) or None   keys and values of earlier tokens, if a sequence is read in parts
+    p, key, first_token : dropout of the weights a (see `ops.dropout`)
     returns (B, T, C)
-    Raises ShapeError when H does not divide C, or past does not fit.
-    Cost: 4 B T (P+T) C flop forward, twice that backward; keeps two arrays of B H T (P+T) numbers,
-    which is what grows with the square of the length.
+    Raises ShapeError if H does not divide C, or if past does not fit.
+    Cost: 4 B T (P+T) C flop forward, twice that backward; keeps two arrays of B H T (P+T) numbers.
+    Both grow with the square of the length.
     Source: Vaswani et al., arXiv 1706.03762; dropout on the weights as in GPT-2.
     """
     (B, T, C3), H = qkv.shape, n_heads
@@ -41,19 +41,19 @@ def causal_attention(
 
     q, k, v = heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:])
     scale = 1.0 / math.sqrt(C // H)
-    after = xp.arange(P + T) > (P + xp.arange(T))[:, None]  # keys that come after the query
+    after = xp.arange(P + T) > (P + xp.arange(T))[:, None]  # True where the key comes after the query
     s = xp.where(after, -math.inf, (q @ k.swapaxes(-1, -2)) * scale)  # (B, H, T, P+T)
     e = xp.exp(s - s.max(axis=-1, keepdims=True))
     a = e / e.sum(axis=-1, keepdims=True)
-    kept = 1.0
+    drop = 1.0
     if p > 0.0:
-        kept = keep_mask(xp, key, p, a.shape, first_token * H * (P + T)).astype(a.dtype) * (1.0 / (1.0 - p))
-    y = merged((a * kept) @ v)
+        drop = keep_mask(xp, key, p, a.shape, first_token * H * (P + T)).astype(a.dtype) * (1.0 / (1.0 - p))
+    y = merged((a * drop) @ v)
 
     def backward(dy):
         dy = heads(dy)
-        dv = (a * kept).swapaxes(-1, -2) @ dy  # y = (a kept) v, through v
-        da = (dy @ v.swapaxes(-1, -2)) * kept  # through a
+        dv = (a * drop).swapaxes(-1, -2) @ dy  # y = (a * drop) v, through v
+        da = (dy @ v.swapaxes(-1, -2)) * drop  # through a
         ds = a * (da - (da * a).sum(axis=-1, keepdims=True)) * scale  # softmax: a_i (1[i=j] - a_j)
         dq, dk = merged(ds @ k), merged(ds.swapaxes(-1, -2) @ q)  # s = q k^T
         dkv = xp.concatenate([dk, merged(dv)], axis=-1)  # (B, P+T, 2C)

@@ -1,8 +1,8 @@
-"""Which array library holds an array: choosing one, moving between two, and the errors.
+"""Array libraries: which one owns an array, how to choose one, and how to move arrays between them.
 
-Every other file computes with `xp`, the library that owns its inputs. Importing this file
-imports NumPy alone: CuPy is looked up among the modules already loaded, and imported only
-when somebody asks for it by name.
+All other code computes with `xp`, the library that owns its inputs. Importing this file
+imports NumPy only: CuPy is looked up among the modules already loaded, and is imported only
+when it is requested by name.
 """
 
 import sys
@@ -22,7 +22,7 @@ class UnknownBackend(ValueError):
 
 
 class BackendUnavailable(RuntimeError):
-    """The library has this name, and cannot be used here: see the two subclasses."""
+    """The library is supported, but cannot be used here: see the subclasses."""
 
 
 class BackendNotInstalled(BackendUnavailable):
@@ -30,21 +30,21 @@ class BackendNotInstalled(BackendUnavailable):
 
 
 class NoDevice(BackendUnavailable):
-    """The library is installed, and no GPU computes for it."""
+    """The library is installed, but it finds no working GPU."""
 
 
 _OWNER: dict[type, ModuleType] = {np.ndarray: np, np.generic: np}  # array type -> its library
 
 
 def register(kind: type, library: ModuleType) -> None:
-    """Make arrays of type `kind` belong to `library` (tests use this for a pretend GPU)."""
+    """Declare that arrays of type `kind` belong to `library` (tests register a pretend GPU)."""
     _OWNER[kind] = library
 
 
 def owner(array: object) -> ModuleType | None:
     """Return the library that `array` belongs to; None for scalars, lists and None.
 
-    CuPy is looked up, never imported: no array can be CuPy's before CuPy is.
+    CuPy is looked up, never imported: as long as it is not imported, no CuPy array exists.
     """
     cupy = sys.modules.get("cupy")
     if cupy is not None and hasattr(cupy, "ndarray"):
@@ -53,26 +53,26 @@ def owner(array: object) -> ModuleType | None:
 
 
 def xp_of(*arrays: Any, where: str = "operation", names: tuple[str, ...] = ()) -> ModuleType:
-    """Return the one library that owns every array given; NumPy when there is none.
+    """Return the library that owns all of the arrays; NumPy if there are no arrays.
 
-    where, names : what to call the operation and its arguments in the error
-    Raises BackendMismatch when two libraries meet.
+    where, names : names of the operation and of its arguments, for the error message
+    Raises BackendMismatch if the arrays belong to two libraries.
     """
-    found: dict[ModuleType, str] = {}
+    owners: dict[ModuleType, str] = {}
     for i, array in enumerate(arrays):
         library = owner(array)
-        if library is not None and library not in found:
+        if library is not None and library not in owners:
             name = names[i] if i < len(names) else f"input {i}"
-            found[library] = f"{name} {tuple(array.shape)} is {library.__name__}"
-    if len(found) > 1:
+            owners[library] = f"{name} {tuple(array.shape)} is {library.__name__}"
+    if len(owners) > 1:
         raise BackendMismatch(
-            f"{where}: {', '.join(found.values())}; move one with .to('numpy') or .to('cupy')"
+            f"{where}: {', '.join(owners.values())}; move one with .to('numpy') or .to('cupy')"
         )
-    return next(iter(found), np)
+    return next(iter(owners), np)
 
 
 def get(name: str) -> ModuleType:
-    """Return the array library called `name`, checked to compute.
+    """Return the array library called `name`, after a check that it works here.
 
     Raises UnknownBackend, BackendNotInstalled or NoDevice.
     """
@@ -91,12 +91,12 @@ def _cupy() -> ModuleType:
     except ImportError as e:
         raise BackendNotInstalled(
             f"backend 'cupy': CuPy cannot be imported ({e}); "
-            "install it as the README's section Install says, or use backend 'numpy'"
+            "see docs/install.md, or use backend 'numpy'"
         ) from e
-    try:  # a small product, because missing CUDA libraries show only at the first one
+    try:  # multiply two matrices: missing CUDA libraries show up only then
         probe = cupy.ones((2, 2), dtype=cupy.float32)
         (probe @ probe).sum().item()
-    except Exception as e:  # CuPy and its loaders raise many types here
+    except Exception as e:  # CuPy and the loader of its libraries raise many types
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise NoDevice(
             f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU answers ({reason}); "
@@ -108,19 +108,19 @@ def _cupy() -> ModuleType:
 def choose(name: str) -> tuple[str, str]:
     """Resolve 'auto' to a backend that works here; return its name and why it was chosen."""
     if name != "auto":
-        return get(name).__name__, "as asked"
+        return get(name).__name__, "as requested"
     try:
         cupy = get("cupy")
     except BackendUnavailable as e:
         if isinstance(e.__cause__, ModuleNotFoundError) and e.__cause__.name == "cupy":
-            return "numpy", "CuPy is not installed"  # the ordinary case, and no fault
+            return "numpy", "CuPy is not installed"  # the usual case, not an error
         return "numpy", str(e).split(";")[0].removeprefix("backend 'cupy': ")
     gpu = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
     return "cupy", f"{gpu} answers"
 
 
 def to(array: Any, name: str) -> Any:
-    """Return `array` (any library's, or a list) held by the library called `name`."""
+    """Return `array` (of any library, or a list) as an array of the library called `name`."""
     library, source = get(name), owner(array)
     if source is library:
         return array
@@ -130,11 +130,11 @@ def to(array: Any, name: str) -> Any:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """Return `array` on the host, without a copy when it is there already."""
+    """Return `array` as a NumPy array, without a copy if it is one already."""
     return np.asarray(to(array, "numpy"))
 
 
 def synchronize(xp: ModuleType) -> None:
-    """Wait until the device has done everything asked of it, so that a clock reads true."""
+    """Wait until the device has finished its work, so that timings are correct."""
     if hasattr(xp, "cuda"):
         xp.cuda.get_current_stream().synchronize()

@@ -1,4 +1,4 @@
-"""Operations: a rule made into something that takes Tensors, checks them and keeps the tape."""
+"""Operations: `@op` wraps a rule so that it takes Tensors, checks its inputs and records the tape."""
 
 import inspect
 from collections.abc import Callable
@@ -15,9 +15,9 @@ P = ParamSpec("P")
 
 
 class Op(Generic[P]):
-    """A differentiable operation: one reference rule, plus faster rules by backend.
+    """A differentiable operation: one reference rule, and faster rules for some backends.
 
-    integers : whether it also computes with integers alone; otherwise some input must be a float array
+    integers : whether all inputs may be integers; if not, at least one must be a float array
     """
 
     def __init__(self, rule: Callable[Concatenate[Any, P], tuple[Array, Backward]], integers: bool = False):
@@ -25,9 +25,9 @@ class Op(Generic[P]):
         self.fast: dict[str, Callable[..., tuple[Array, Backward]]] = {}
         self.checks: Callable[..., None] | None = None
         self.name, self.__doc__, self.__wrapped__, self.integers = rule.__name__, rule.__doc__, rule, integers
-        seen_by_callers = list(inspect.signature(rule).parameters.values())[1:]  # all but xp
-        self.__signature__ = inspect.Signature(seen_by_callers)
-        arrays = [p for p in seen_by_callers if p.kind is not p.KEYWORD_ONLY]
+        parameters = list(inspect.signature(rule).parameters.values())[1:]  # callers do not pass xp
+        self.__signature__ = inspect.Signature(parameters)
+        arrays = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
         self.arguments = tuple(p.name for p in arrays)
         self._required = sum(p.default is p.empty for p in arrays)
         OPS[self.name] = self
@@ -50,14 +50,14 @@ class Op(Generic[P]):
             raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
         if state["observer"] is not None:
             state["observer"](self.name, "forward", (y,))
-        given = args + (None,) * (len(self.arguments) - len(args))  # optional arguments left out
-        inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in given)
+        padded = args + (None,) * (len(self.arguments) - len(args))  # None for omitted optional arrays
+        inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in padded)
         if not state["grad"] or not any(x is not None for x in inputs):
             return Tensor(y)
         return Tensor(y, True, Node(self.name, inputs, backward, y.shape, y.dtype))
 
     def _by_position(self, args: tuple, settings: dict) -> tuple[tuple, dict]:
-        """Return the arguments with all arrays by position. Raises TypeError for a wrong number of them."""
+        """Return (args, settings) with every array in args. Raises TypeError for a wrong number of arrays."""
         try:
             bound = self.__signature__.bind(*args, **settings)
         except TypeError as e:
@@ -66,39 +66,39 @@ class Op(Generic[P]):
         return bound.args, bound.kwargs
 
     def _arrays(self, args: tuple) -> list[Array]:
-        """Return the arrays of the Tensors, and lists as arrays.
+        """Unwrap Tensors and convert lists to arrays.
 
-        A list takes the dtype of the float arrays beside it, as a Python number does. A number becomes an
-        array where the rule wants one.
+        A list takes the dtype of the other float inputs, as a Python number does. A Python number stays
+        one in operations that accept integers, and becomes an array in all others.
         """
         arrays = [a.data if isinstance(a, Tensor) else a for a in args]
-        loose = (list, tuple) if self.integers else (list, tuple, int, float)
+        converted = (list, tuple) if self.integers else (list, tuple, int, float)
         for i, a in enumerate(arrays):
-            if isinstance(a, loose):
+            if isinstance(a, converted):
                 dtype = next((b.dtype for b in arrays if _is_float(b)), None)
                 a = xp_of(*arrays).asarray(as_numbers(a))
                 arrays[i] = a.astype(dtype) if dtype is not None and (_is_float(a) or self.integers) else a
         return arrays
 
     def _float_dtype(self, arrays: list[Array]) -> np.dtype | None:
-        """Return the one dtype of the float inputs, None when there is none: no implicit casts."""
+        """Return the dtype that all float inputs share, None if there are none. No implicit casts."""
         dtypes = [a.dtype for a in arrays if _is_float(a)]
         if not dtypes and self.integers:
             return None
         if not dtypes or dtypes.count(dtypes[0]) != len(dtypes):
             named = zip(self.arguments, arrays, strict=False)
-            found = [f"{name} {tuple(a.shape)} is {a.dtype}" for name, a in named if hasattr(a, "dtype")]
+            inputs = [f"{name} {tuple(a.shape)} is {a.dtype}" for name, a in named if hasattr(a, "dtype")]
             wanted = "make them one dtype first" if dtypes else "wanted float32 or float64; convert it first"
-            raise TypeError(f"{self.name}: {', '.join(found)}; {wanted}")
+            raise TypeError(f"{self.name}: {', '.join(inputs)}; {wanted}")
         return dtypes[0]
 
     def check(self, check: Callable[..., None]) -> Callable[..., None]:
-        """Register what looks at arrays and settings before any rule runs, and raises if they do not fit."""
+        """Register a check of arrays and settings. It runs before any rule, and raises if they do not fit."""
         self.checks = check
         return check
 
     def faster(self, backend_name: str) -> Callable[[Callable], Callable]:
-        """Register another complete rule of the same contract for one backend."""
+        """Register a faster rule for one backend: a complete rule with the same contract."""
 
         def register(rule: Callable) -> Callable:
             self.fast[backend_name] = rule
@@ -111,5 +111,5 @@ def _is_float(a: object) -> bool:
     return getattr(getattr(a, "dtype", None), "kind", "") == "f"
 
 
-op = Op  # @op makes an operation of a rule, @integer_op one of a rule that computes with integers too
+op = Op  # @op turns a rule into an operation, @integer_op into one whose inputs may all be integers
 integer_op = partial(Op, integers=True)

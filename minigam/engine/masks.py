@@ -1,4 +1,4 @@
-"""Masks of dropout: each entry a function of its place, so that a mask is computed again, never stored."""
+"""Dropout masks. Each entry is a function of its position, so a mask can be recomputed instead of stored."""
 
 import math
 from types import ModuleType
@@ -11,13 +11,13 @@ from minigam.engine.tensor import Array
 def keep_mask(
     xp: ModuleType, key: tuple[int, ...], p: float, shape: tuple[int, ...], first: int = 0
 ) -> Array:
-    """Return for every entry whether dropout keeps it: False with probability p, to the nearest 1/65536.
+    """Return whether dropout keeps each entry: False with probability p, rounded to a multiple of 1/65536.
 
-    key   : non-negative integers that decide the mask, the same in every library
-    first : how many entries of the mask come before these, so that an entry has the same mask however a
-            batch is split
-    Four entries share a number of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), 16 bits each. Its
-    n-th number is a function of n, so a mask can be computed again, from any entry on.
+    key   : non-negative integers that determine the mask, the same in every library
+    first : position of the first entry in the mask of the whole batch; an entry then has the same mask
+            however the batch is split
+    Four entries share one number of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), 16 bits each. The
+    n-th number is a function of n, so a mask can be recomputed from any entry on.
     """
     size = math.prod(shape)
     z = xp.arange(first // 4 + 1, (first + size - 1) // 4 + 2, dtype=np.uint64)
@@ -32,10 +32,10 @@ def keep_mask(
 
 
 def mask_seed(key: tuple[int, ...]) -> np.uint64:
-    """Return where SplitMix64 starts for this key."""
+    """Return the initial state of SplitMix64 for this key."""
     return np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
 
 
 def mask_threshold(p: float) -> int:
-    """Return the smallest number of 16 bits that keeps an entry."""
+    """Return the smallest 16-bit number for which an entry is kept."""
     return round(p * 65536)

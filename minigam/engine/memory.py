@@ -1,4 +1,4 @@
-"""Memory: keeping what was freed for the next array, and measuring the peak."""
+"""Memory: reusing what was freed, and measuring the peak."""
 
 import ctypes
 import platform
@@ -13,15 +13,15 @@ from minigam.engine.backend import synchronize
 
 @cache
 def keep_freed_memory() -> None:
-    """Let NumPy's next large array have the memory of the last, from now on in the whole process.
+    """Make NumPy reuse the memory of freed large arrays, from now on and in the whole process.
 
-    glibc otherwise hands it back to the system, which fills it with zeros, page by page, before anyone
-    gets it again. Does nothing where the C library is another.
+    By default glibc returns the memory to the system, which fills every page with zeros before the next
+    use. Does nothing with any other C library.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)  # large arrays from the heap as well
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # which never shrinks
+        libc.mallopt(_M_MMAP_MAX, 0)  # take large arrays from the heap too
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # and never shrink the heap
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
@@ -29,11 +29,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 @contextmanager
 def track_memory(xp: ModuleType) -> Iterator[SimpleNamespace]:
-    """Measure array memory inside a `with` block: afterwards its target has `.peak_bytes`.
+    """Measure the peak of array memory inside a `with` block; its target then has `.peak_bytes`.
 
-    NumPy: the peak of traced allocations above what was held at the start (tracemalloc,
-    which NumPy reports to). CuPy: what a fresh memory pool took from the device, which is
-    the peak of use rounded up to the pool's blocks.
+    NumPy: the peak of the traced allocations minus those at the start (NumPy reports to
+    tracemalloc). CuPy: the memory that a fresh pool took from the device, which is the peak
+    rounded up to the pool's blocks.
     """
     memory = SimpleNamespace(peak_bytes=0)
     if hasattr(xp, "cuda"):

@@ -1,7 +1,7 @@
 """General differentiable operations, each a value and its hand-derived derivative.
 
 In every rule `xp` is the library of the arrays, `dy` is dL/dy, `dx` is dL/dx. A rule never
-writes into an array it was given. An operation's check, where it has one, stands below it.
+writes into its inputs. The check of an operation, if it has one, follows the operation.
 """
 
 import math
@@ -18,7 +18,7 @@ from minigam.engine.tensor import ShapeError, Tensor
 @integer_op
 def add(xp, a, b):
     """a + b, with NumPy's broadcasting."""
-    y, a_shape, b_shape = a + b, shape_of(a), shape_of(b)  # nothing else is kept
+    y, a_shape, b_shape = a + b, shape_of(a), shape_of(b)  # backward needs only the shapes
 
     def backward(dy):
         return unbroadcast(dy, a_shape), unbroadcast(dy, b_shape)
@@ -39,7 +39,7 @@ def sub(xp, a, b):
 
 @integer_op
 def mul(xp, a, b):
-    """a * b entry by entry, with NumPy's broadcasting."""
+    """Elementwise a * b, with NumPy's broadcasting."""
     y = a * b
 
     def backward(dy):
@@ -50,7 +50,7 @@ def mul(xp, a, b):
 
 @integer_op
 def div(xp, a, b):
-    """a / b entry by entry, with NumPy's broadcasting."""
+    """Elementwise a / b, with NumPy's broadcasting."""
     y = a / b
 
     def backward(dy):
@@ -67,12 +67,12 @@ def neg(xp, x):
 
 @integer_op
 def power(xp, x, *, exponent: float):
-    """x ** exponent, for a number as exponent."""
-    exponent = exponent.item() if hasattr(exponent, "item") else exponent  # NumPy's would widen float32
+    """x ** exponent; the exponent is one number."""
+    exponent = exponent.item() if hasattr(exponent, "item") else exponent  # float32 ** np.float64 is float64
     y = x**exponent
 
     def backward(dy):
-        # x ** 0 is 1 everywhere: no slope, and no 0 * infinity at x = 0.
+        # x ** 0 is 1 everywhere, so its slope is 0; the formula would give 0 * infinity at x = 0.
         return (dy * (exponent * x ** (exponent - 1)) if exponent else xp.zeros_like(x),)
 
     return y, backward
@@ -80,8 +80,8 @@ def power(xp, x, *, exponent: float):
 
 @power.check
 def _(x, *, exponent):
-    of_numpy = getattr(exponent, "shape", None) == () and not isinstance(exponent, Tensor)
-    if not isinstance(exponent, (int, float)) and not of_numpy:
+    numpy_number = getattr(exponent, "shape", None) == () and not isinstance(exponent, Tensor)
+    if not isinstance(exponent, (int, float)) and not numpy_number:
         raise TypeError(f"power: the exponent is a {type(exponent).__name__}, wanted one number")
 
 
@@ -108,7 +108,7 @@ def _(a, b):
         raise ShapeError(f"matmul: a {shape_of(a)} and b {shape_of(b)}, wanted (..., M, K) and (..., K, N)")
 
 
-# ------------------------------------------------------------------------ entry by entry
+# --------------------------------------------------------------------------- elementwise
 
 
 @op
@@ -140,21 +140,21 @@ def sigmoid(xp, x):
 
 @op
 def silu(xp, x):
-    """x sigmoid(x), in Mamba.   Source: Elfwing et al., arXiv 1702.03118."""
+    """x sigmoid(x), used by Mamba.   Source: Elfwing et al., arXiv 1702.03118."""
     s = sigmoid_of(xp, x)
     return x * s, lambda dy: (dy * s * (1.0 + x * (1.0 - s)),)
 
 
 @op
 def softplus(xp, x):
-    """log(1 + exp(x)), which is above 0; large x overflow nothing."""
+    """log(1 + exp(x)), always positive. Does not overflow for large x."""
     y = xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
     return y, lambda dy: (dy * sigmoid_of(xp, x),)
 
 
 @op
 def gelu(xp, x):
-    """Gaussian error linear unit, the exact one.   in E9
+    """Exact Gaussian error linear unit.   Part of E9
 
         y = x Phi(x),   Phi(x) = (1 + erf(x / sqrt 2)) / 2,   phi = Phi'
 
@@ -178,10 +178,10 @@ def sum(xp, x, *, axis=None, keepdims: bool = False):
     """Sum over `axis` (all axes when None)."""
     y = x.sum(axis=axis, keepdims=keepdims)
     axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    kept = tuple(1 if i in {a % x.ndim for a in axes} else n for i, n in enumerate(x.shape))
+    reduced = tuple(1 if i in {a % x.ndim for a in axes} else n for i, n in enumerate(x.shape))
 
     def backward(dy):
-        return (dy.reshape(kept) + xp.zeros_like(x),)
+        return (dy.reshape(reduced) + xp.zeros_like(x),)
 
     return y, backward
 
@@ -195,8 +195,8 @@ def reshape(xp, x, *, shape: tuple[int, ...]):
 
 @integer_op
 def transpose(xp, x, *, axes: tuple[int, ...]):
-    """The axes in another order: axis i of the result is axis axes[i] of x."""
-    y = x.transpose(axes)  # raises when an axis is missing, twice or not there
+    """Permute the axes: axis i of the result is axis axes[i] of x."""
+    y = x.transpose(axes)  # raises if an axis is missing, repeated or out of range
     axes = tuple(a % x.ndim for a in axes)
     inverse = tuple(axes.index(i) for i in range(x.ndim))
     return y, lambda dy: (dy.transpose(inverse),)
@@ -204,7 +204,7 @@ def transpose(xp, x, *, axes: tuple[int, ...]):
 
 @integer_op
 def getitem(xp, x, *, index):
-    """x[index], for any index NumPy takes; repeated entries add up in the gradient."""
+    """x[index], for any index that NumPy accepts; the gradients of a repeated entry add up."""
     y = x[index]
 
     def backward(dy):
@@ -235,7 +235,7 @@ def linear(xp, x, weight, bias=None):
     """Affine map of the last axis.   y = x W^T + b
 
     x : (..., C)   weight : (D, C)   bias : (D) or None   returns (..., D)
-    Raises ShapeError when the C or the D differ.
+    Raises ShapeError if the C or the D differ.
     Source: torch.nn.functional.linear.
     """
     y = (rows(x) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])  # one product, not B of them
@@ -266,7 +266,7 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
         n = (x - mean) / sqrt(variance + eps),   y = n * weight + bias
 
     x : (..., C)   weight, bias : (C)   returns (..., C)
-    Raises ShapeError when weight or bias is not (C).
+    Raises ShapeError if weight or bias is not (C).
     Source: Ba, Kiros and Hinton, arXiv 1607.06450.
     """
     C = x.shape[-1]
@@ -296,7 +296,7 @@ def _(x, weight, bias, *, eps=0.0):
 def embedding(xp, table, ids):
     """Look up rows.   y_i = table[ids_i]
 
-    table : (V, C)   ids : (...) integers, checked by the caller to lie in 0 .. V-1
+    table : (V, C)   ids : (...) integers in 0 .. V-1; the caller checks this
     returns (..., C)
     """
     y = table[ids]
@@ -311,9 +311,9 @@ def embedding(xp, table, ids):
 def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Zero each entry with probability p, and scale the others by 1 / (1 - p).
 
-    key         : integers that decide the mask, so that a step repeated is the same step
-    first_token : how many tokens (..., C) of the batch come before these: however it is split, a token has
-                  the same mask
+    key         : integers that determine the mask, so that a repeated step draws the same mask
+    first_token : position of the first token (row of x) in the whole batch; a token then has the same mask
+                  however the batch is split
     Raises ValueError unless 0 <= p < 1.
     Source: Srivastava et al., JMLR 15 (2014).
     """
@@ -332,8 +332,8 @@ def cross_entropy(xp, logits, targets):
     """Loss of every prediction, in nats.   y = log(sum over v of exp(logits_v)) - logits_target
 
     logits  : (..., V)
-    targets : (...) integers below V; a negative one marks a place to ignore, whose loss is 0
-    returns (...)   one loss a place; divide their sum by the count of places for the mean
+    targets : (...) integers below V; a negative target is ignored, and its loss is 0
+    returns (...)   one loss per target; for the mean, divide their sum by the number of targets >= 0
     Raises ShapeError unless targets has one entry for each row of logits.
     """
     z = rows(logits)
@@ -345,7 +345,7 @@ def cross_entropy(xp, logits, targets):
     loss = counts * (xp.log(total[:, 0]) - z[at_target])
 
     def backward(dy):
-        dz = e / total  # softmax, less 1 at the target
+        dz = e / total  # softmax, minus 1 at the target
         dz[at_target] -= 1.0
         dz *= (counts * dy.reshape(-1))[:, None]
         return dz.reshape(logits.shape), None
@@ -363,12 +363,12 @@ def _(logits, targets):
 def linear_cross_entropy(xp, x, weight, targets):
     """Mean loss of the predictions of a linear head, in nats.
 
-        logits = x W^T,   y = mean over targets that are not negative of cross_entropy(logits, targets)
+        logits = x W^T,   y = mean of cross_entropy(logits, targets) over the targets >= 0
 
     x : (..., C)   weight : (V, C)   targets : (...) integers below V; a negative one is ignored
     returns ()
-    Raises ShapeError when a shape does not fit.
-    Holds all logits at once; the faster rules hold those of a few rows.
+    Raises ShapeError if a shape does not fit.
+    Holds all logits in memory; the faster rules hold those of a few rows at a time.
     """
     logits, backward_linear = linear.rule(xp, x, weight)
     losses, backward_losses = cross_entropy.rule(xp, logits, targets)

@@ -1,10 +1,10 @@
-"""What a GPU rounds the inputs of its matrix products to, and what the device must be for it.
+"""How a GPU rounds the inputs of its matrix products, and which device each precision needs.
 
-float32 : as they are
-tf32    : to 11 bits in place of 24, with float32's range
-float16 : to 11 bits, and nothing above 65,504 or below 6e-8. Whatever is above becomes infinite
+float32 : not at all
+tf32    : to 11 significant bits instead of 24, with the range of float32
+float16 : to 11 significant bits, with a range from 6e-8 to 65,504; larger numbers become infinite
 
-Sums and results are float32 in all three, as is everything that is no matrix product.
+Sums and results are float32 in all three, and so is everything that is not a matrix product.
 """
 
 from collections.abc import Iterator
@@ -18,33 +18,33 @@ _state = {"precision": "float32"}
 
 
 class PrecisionUnavailable(BackendUnavailable):
-    """The device at hand does not have this precision."""
+    """The current device does not support this precision."""
 
 
 def current() -> str:
-    """Return the precision that is set."""
+    """Return the current precision."""
     return _state["precision"]
 
 
 def require(xp: ModuleType, name: str) -> None:
-    """Raise PrecisionUnavailable if the device of this library does not have the precision."""
+    """Raise PrecisionUnavailable if the device of this library does not support the precision."""
     have, needed = capability(xp), NEEDED[name]
     if have < needed:
-        found = f"compute capability {have / 10}" if have else f"{xp.__name__}, no GPU"
+        device = f"compute capability {have / 10}" if have else f"{xp.__name__}, no GPU"
         raise PrecisionUnavailable(
-            f"precision {name} on {found}, wanted a GPU of compute capability {needed / 10} or more; "
+            f"precision {name} on {device}, wanted a GPU of compute capability {needed / 10} or more; "
             "choose --precision float32"
         )
 
 
 def capability(xp: ModuleType) -> int:
-    """Return ten times the compute capability of the device at hand; 0 for a processor."""
+    """Return ten times the compute capability of the current device; 0 for a CPU."""
     return int(xp.cuda.Device().compute_capability) if hasattr(xp, "cuda") else 0
 
 
 @contextmanager
 def using(xp: ModuleType, name: str) -> Iterator[None]:
-    """Compute in this precision inside a `with` block. Raises PrecisionUnavailable as `require` does."""
+    """Use this precision inside a `with` block. Raises PrecisionUnavailable, as `require` does."""
     require(xp, name)
     before, _state["precision"] = _state["precision"], name
     try:

@@ -1,6 +1,6 @@
-"""Mamba's sequence map, by hand: the selective scan and its gradient.
+"""Mamba's sequence operation, written by hand: the selective scan and its gradient.
 
-Letters: B batch, T tokens, E expanded channels, N states of each.
+Letters: B batch, T tokens, E expanded channels, N states per channel.
 """
 
 from minigam.engine.dispatch import op
@@ -10,19 +10,19 @@ from minigam.engine.tensor import ShapeError
 
 @op
 def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
-    """Carry N numbers for each channel through time, and let the input decide what is kept.
+    """Run a recurrence with N states per channel, in which the input decides what is remembered.
 
         h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,   y_t = C_t h_t + skip x_t
 
     x, delta : (B, T, E)   the input, and its step size, above 0
     A        : (E, N)      negative: how fast each state forgets (zero-order hold: a = exp(delta A))
-    B, C     : (B, T, N)   what is written and what is read, for each token its own
+    B, C     : (B, T, N)   weights for writing to the states and for reading them, per token
     skip     : (E)         the paper's D
     past     : (B, E, N) or None   the state before the first token; None is zero
     remember : called, if given, with the state (B, E, N) after the last token
-    returns    (B, T, E)   token t has seen every token up to t and none after it
-    Raises ShapeError when a shape does not fit.
-    Cost: O(B T E N); keeps the states, B T E N numbers. Token by token, as the recurrence reads.
+    returns    (B, T, E)   output t depends on tokens up to t only
+    Raises ShapeError if a shape does not fit.
+    Cost: O(B T E N), one token after the other; keeps the states, B T E N numbers.
     Source: Gu and Dao, arXiv 2312.00752, section 3; B discretised by delta B, as in their code.
     """
     (b, T, E), N = x.shape, A.shape[1]
@@ -64,4 +64,4 @@ def _(x, delta, A, B, C, skip, past=None, *, remember=None):
         ("skip", skip, (E,)), ("past", past, (b, E, N)),
     ):  # fmt: skip
         if z is not None and z.shape != wanted:
-            raise ShapeError(f"selective_scan: {name} {z.shape}, wanted {wanted} beside x {x.shape}")
+            raise ShapeError(f"selective_scan: {name} {z.shape}, wanted {wanted} for x {x.shape}")

@@ -1,4 +1,4 @@
-"""The sequence maps of GAM, by hand: convolution, memory and gate. Those of the baselines are named too.
+"""GAM's operations, written by hand: convolution, memory, gate. Also re-exports those of the baselines.
 
 Letters: B batch, T tokens (the paper's N), C channels, K kernel size, S memory slots.
 """
@@ -14,16 +14,16 @@ __all__ = ["associative_memory", "causal_attention", "causal_conv1d", "gated_fus
 
 @op
 def causal_conv1d(xp, u, weight, bias, past=None):
-    """Mix each channel over the K latest tokens.   E2
+    """Mix each channel over the last K tokens.   E2
 
         local_context[t] = b + sum over j = 0..K-1 of w[:, j] * u[t - (K-1) + j]
 
-    u      : (B, T, C)   what was before the first token is zero, or `past`
-    weight : (C, K)      one filter a channel (depthwise); column K-1 meets the present token
+    u      : (B, T, C)   inputs before the first token are zero, or `past`
+    weight : (C, K)      one filter per channel (depthwise); column K-1 multiplies the current token
     bias   : (C)
-    past   : (B, K-1, C) or None   the K-1 inputs before u, when a sequence comes in parts
-    returns  (B, T, C)   token t has seen tokens t-K+1 .. t and none after it
-    Raises ShapeError when a shape does not fit.
+    past   : (B, K-1, C) or None   the K-1 inputs before u, if a sequence is read in parts
+    returns  (B, T, C)   output t depends on tokens t-K+1 .. t only
+    Raises ShapeError if a shape does not fit.
     Cost: 2 B T C K flop forward, twice that backward; keeps u.
     Source: GAM (arXiv 2509.00605), causal convolution.
     """
@@ -37,7 +37,7 @@ def causal_conv1d(xp, u, weight, bias, past=None):
     def backward(dy):
         dpadded = xp.zeros_like(padded)
         for j in range(K):
-            dpadded[:, j : j + T] += weight[:, j] * dy  # the same filter, read backwards in time
+            dpadded[:, j : j + T] += weight[:, j] * dy  # the same filter, reversed in time
         dweight = [(padded[:, j : j + T] * dy).sum(axis=(0, 1)) for j in range(K)]
         dpast = None if past is None else dpadded[:, : K - 1]
         return dpadded[:, K - 1 :], xp.stack(dweight, axis=1), dy.sum(axis=(0, 1)), dpast
@@ -64,8 +64,8 @@ def associative_memory(xp, u, memory):
 
     u      : (B, T, C)   one query per token
     memory : (S, C)      the S slots, M
-    returns  (B, T, C)   each token's a convex mix of slots; no token sees another
-    Raises ShapeError when the C differ.
+    returns  (B, T, C)   a convex combination of slots per token, independent of all other tokens
+    Raises ShapeError if the C differ.
     Cost: 4 B T S C flop forward, twice that backward; keeps a, B T S numbers.
     Source: GAM (arXiv 2509.00605), global context; one update of a modern Hopfield network
     (Ramsauer et al., arXiv 2008.02217) with patterns M and beta = 1.
@@ -94,14 +94,14 @@ def _(u, memory):
 
 @op
 def gated_fusion(xp, local_context, global_context, gate):
-    """Let every token and channel choose how much of each context to take.   E6-E7
+    """Weight each context by its own gate, for every token and channel.   E6-E7
 
         fused = sigmoid(g_local) * local_context + sigmoid(g_global) * global_context
 
     local_context, global_context : (B, T, C)
     gate    : (B, T, 2C)   [g_local, g_global], before the sigmoid
     returns   (B, T, C)
-    Raises ShapeError when a shape does not fit.
+    Raises ShapeError if a shape does not fit.
     Cost: O(B T C); keeps the two sigmoids.
     Source: GAM (arXiv 2509.00605), gating.
     """

@@ -1,8 +1,8 @@
-"""Tensors, the tape, and the walk back: the whole of the automatic differentiation.
+"""Tensors, the tape and the backward pass: all of the automatic differentiation.
 
 An operation is one rule, `rule(xp, *arrays, **settings) -> (y, backward)`, where `backward(dy)`
-returns one gradient (or None) per array. `@op` makes it take Tensors and keep the tape. Rules
-never see a Tensor, so the tape has no reference cycle and goes when its last tensor does.
+returns one gradient (or None) per array. `@op` makes it take Tensors and record the tape. A rule
+never handles a Tensor, so the tape has no reference cycle: it is freed with its last tensor.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ import numpy as np
 from minigam.engine import backend
 from minigam.engine.backend import xp_of
 
-Array = Any  # an array of NumPy or of CuPy, which a type checker cannot tell apart here
+Array = Any  # a NumPy or CuPy array; a type checker cannot tell them apart here
 Axes = int | tuple[int, ...] | None
 
 OPS: dict[str, Callable[..., "Tensor"]] = {}  # every operation by name; dispatch.py fills it
@@ -37,7 +37,7 @@ def _with(**changes: Any) -> Iterator[None]:
 
 
 def no_grad() -> AbstractContextManager[None]:
-    """Inside this context operations keep no tape."""
+    """Inside this context operations record no tape."""
     return _with(grad=False)
 
 
@@ -53,11 +53,11 @@ def observing(observer: Callable[[str, str, tuple], None] | None) -> AbstractCon
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """How a tensor was made: the operation, where its inputs came from, and the backward rule.
+    """How a tensor was computed: the operation, its inputs, and the backward rule.
 
-    Inputs are the nodes of computed tensors, the leaves themselves, None for what needs no gradient.
-    No node holds a tensor that was computed. The graph so has no cycle and goes with its last tensor,
-    and a value that no rule kept and nobody else holds goes at once.
+    An input is the node of a computed tensor, a leaf tensor, or None if it needs no gradient. A node never
+    holds a computed tensor. The graph therefore has no reference cycle: it is freed with its last tensor.
+    A value that no rule keeps for backward is freed even earlier, with the last reference to it.
     """
 
     op: str
@@ -67,11 +67,11 @@ class Node:
     dtype: Any
 
     def release(self) -> None:
-        """Let go of everything that is kept for the walk back."""
-        self.inputs, self.backward = (), _gone
+        """Drop everything that is kept for the backward pass."""
+        self.inputs, self.backward = (), _released
 
 
-def _gone(dy: Array) -> tuple[Array, ...]:
+def _released(dy: Array) -> tuple[Array, ...]:
     raise RuntimeError("backward: this graph was released by backward(retain_graph=False); compute it again")
 
 
@@ -84,16 +84,16 @@ def _operator(name: str) -> tuple[Operator, Operator]:
 
 
 class Tensor:
-    """An array, its gradient, and how it was made.
+    """An array, its gradient, and how it was computed.
 
-    array         : an array of any registered library, or what NumPy makes one of
-    requires_grad : whether backward() is to leave a gradient in `.grad`
-    name          : what to call it in a drawing
-    Raises TypeError for what holds no numbers, and for integers that are to have a gradient.
+    array         : an array of any registered library, or anything that NumPy converts to one
+    requires_grad : whether backward() stores a gradient in `.grad`
+    name          : label in a drawing of the graph
+    Raises TypeError if the array does not hold numbers, or if integers require a gradient.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "name", "node", "requires_grad")
-    __array_ufunc__ = None  # NumPy array * Tensor is Tensor's to answer
+    __array_ufunc__ = None  # so that NumPy array * Tensor calls Tensor.__rmul__
 
     def __init__(
         self, array: Array, requires_grad: bool = False, node: Node | None = None, name: str = ""
@@ -120,7 +120,7 @@ class Tensor:
         return len(self.data)
 
     def __bool__(self) -> bool:
-        return bool(self.data)  # of one number; for more NumPy raises
+        return bool(self.data)  # NumPy raises unless it is one number
 
     def __contains__(self, value: object) -> bool:
         return (value.data if isinstance(value, Tensor) else value) in self.data
@@ -138,7 +138,7 @@ class Tensor:
         return draw(self.node) if self.node is not None else None
 
     def numpy(self) -> np.ndarray:
-        """Return the values on the host (NumPy: the array itself, not a copy)."""
+        """Return the values as a NumPy array: the tensor's own array if that is NumPy's, else a copy."""
         return backend.to_numpy(self.data)
 
     def item(self) -> float:
@@ -150,10 +150,10 @@ class Tensor:
         return Tensor(self.data)
 
     def to(self, name: str) -> "Tensor":
-        """Return these values as a new leaf held by the backend called `name`."""
+        """Return the same values as a new leaf of the backend called `name`."""
         return Tensor(backend.to(self.data, name), self.requires_grad, name=self.name)
 
-    # Operators: each is the operation of its name in ops.py; the second of a pair has the operands swapped.
+    # Operators: each calls the operation of that name in ops.py. The second of a pair swaps the operands.
 
     __add__, __radd__ = _operator("add")
     __sub__, __rsub__ = _operator("sub")
@@ -184,16 +184,16 @@ class Tensor:
         return OPS["reshape"](self, shape=_unpacked(shape))
 
     def transpose(self, *axes: Any) -> "Tensor":
-        """Return the axes in another order, reversed when none is given: transpose(1, 0) or ((1, 0))."""
+        """Permute the axes, as in transpose(1, 0) or transpose((1, 0)); without arguments reverse them."""
         return OPS["transpose"](self, axes=_unpacked(axes) or tuple(range(self.ndim))[::-1])
 
     def backward(self, cotangent: Array = None, *, retain_graph: bool = True) -> None:
         """Add d<cotangent, self>/dx to `x.grad` for every leaf x that requires it.
 
-        cotangent    : array of this shape, or a number for a single value; default 1
-        retain_graph : False releases each node, and the arrays it kept, as the walk passes it,
-                       so that memory falls while the walk goes on; a second walk is then refused
-        Raises ShapeError when the cotangent's shape is not this tensor's.
+        cotangent    : array of this tensor's shape; for a single value a number, by default 1
+        retain_graph : False releases each node, and the arrays it keeps, as soon as it is done, so that
+                       memory use falls during the pass; a second backward pass is then impossible
+        Raises ShapeError if the cotangent does not have this tensor's shape.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient")
@@ -201,11 +201,11 @@ class Tensor:
         pending = {id(root): self._cotangent(cotangent)}
         for node in _order(root):
             g = pending.pop(id(node), None)
-            if g is None:  # every rule below returned None for it
+            if g is None:  # every rule that uses it returned None
                 continue
             if isinstance(node, Tensor):
                 g = g if node.grad is None else node.grad + g
-                node.grad = xp_of(node.data).asarray(g)  # NumPy makes numbers of arrays without axes
+                node.grad = xp_of(node.data).asarray(g)  # NumPy turns 0-d sums into scalars
                 continue
             gradients = node.backward(g)
             if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
@@ -240,10 +240,10 @@ class Tensor:
 
 
 def _order(root: Node | Tensor) -> Iterator[Node | Tensor]:
-    """Yield nodes and leaves from `root` back, each only after all its users.
+    """Yield nodes and leaves from `root` back to the inputs, each after all of its users.
 
-    Users are counted first, so a shared one comes once, after the last of them. Two loops
-    and no recursion: depth costs nothing.
+    The first loop counts the users of each node, the second yields a node after the last of them, so
+    a shared node comes once. Loops, not recursion: the graph can be arbitrarily deep.
     """
     users: dict[int, int] = {}
     stack = [root]
@@ -255,7 +255,7 @@ def _order(root: Node | Tensor) -> Iterator[Node | Tensor]:
     ready = [root]
     while ready:
         node = ready.pop()
-        inputs = _inputs(node)  # before the walk releases the node
+        inputs = _inputs(node)  # read now: backward() may release the node
         yield node
         del node
         for x in inputs:
@@ -271,7 +271,7 @@ def _inputs(node: Node | Tensor) -> tuple:
 
 
 def as_numbers(values: Array) -> Array:
-    """Return what holds `values` as an array of numbers, in this machine's byte order."""
+    """Return `values` as an array of numbers, in this machine's byte order."""
     if isinstance(values, Tensor):
         raise TypeError("Tensor: got a Tensor; use .detach() for the values without the graph")
     array = xp_of(values).asarray(values)
@@ -284,5 +284,5 @@ def as_numbers(values: Array) -> Array:
 
 
 def _unpacked(numbers: tuple) -> tuple:
-    """Take reshape(2, 3) and reshape((2, 3)) alike, as NumPy does."""
+    """Accept reshape(2, 3) as well as reshape((2, 3)), as NumPy does."""
     return tuple(numbers[0]) if len(numbers) == 1 and isinstance(numbers[0], (tuple, list)) else numbers

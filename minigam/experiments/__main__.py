@@ -1,4 +1,4 @@
-"""Rerun the paper's experiments: three tables, recall against distance, and the measured reach."""
+"""Rerun the paper's experiments: three tables, recall against distance, and the measured receptive field."""
 
 import sys
 from argparse import Namespace
@@ -14,14 +14,14 @@ from minigam.training.step import NonFinite
 PROG = "minigam experiments"
 
 
-SCALE_HELP = "small: minutes on two cores (default: published, the paper's sizes and protocol)"
+SCALE_HELP = "small: minutes on two cores; published: the paper's sizes and protocol (default: published)"
 DATASET_HELP = (
-    "pocketstories, or what minigam data prepared "
-    "(default: wikitext-2; at the small scale pocketstories, which needs no file)"
+    "pocketstories, or the name or folder of a dataset that minigam data prepared "
+    "(default: wikitext-2; at the small scale pocketstories, which needs no download)"
 )
 
 TABLES = {
-    "table1": (comparison.TABLE1, "GAM, Transformer and Mamba beside each other: loss and time"),
+    "table1": (comparison.TABLE1, "GAM, Transformer and Mamba side by side: loss and time"),
     "table3": (comparison.TABLE3, "GAM without its gate, its memory or its convolution"),
 }
 
@@ -32,7 +32,7 @@ def parser() -> cli.Parser:
 
     def add(name: str, description: str) -> cli.Parser:
         c = commands.add_parser(name, help=description, description=description)
-        c.add_argument("--out", type=Path, help="folder of results and of runs (default: one under runs/)")
+        c.add_argument("--out", type=Path, help="folder for results and runs (default: one under runs/)")
         cli.add_backend_flag(c)
         return c
 
@@ -40,28 +40,29 @@ def parser() -> cli.Parser:
         c = add(name, description)
         c.add_argument("--scale", choices=comparison.SCALES, default="published", help=SCALE_HELP)
         c.add_argument("--dataset", help=DATASET_HELP)
-        c.add_argument("--models", nargs="+", choices=lines, help="lines of the table (default: all)")
-        c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run each (default: 0)")
-        c.add_argument("--steps", type=int, help="optimiser steps (default: the scale's)")
+        c.add_argument("--models", nargs="+", choices=lines,
+                       help="models to train (default: all; mamba-bare not at the small scale)")  # fmt: skip
+        c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run per seed (default: 0)")
+        c.add_argument("--steps", type=int, help="optimiser steps (default: set by the scale)")
     c = add("table2", "time and memory of one block against the length of the text")
     c.add_argument("--scale", choices=scaling.SCALES, default="published", help=SCALE_HELP)
     c.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS], help="(default: 256 to 8192)")
     c.add_argument("--models", nargs="+", choices=scaling.LABELS, default=[*scaling.LABELS],
                    help="blocks to measure (default: all three)")  # fmt: skip
-    c.add_argument("--repeats", type=int, default=5, help="timed steps; their median counts (default: 5)")
+    c.add_argument("--repeats", type=int, default=5, help="timed steps, for a median (default: 5)")
     c.add_argument("--memory", type=float, metavar="GIB",
-                   help="leave out what would take more (default: half of what is here)")  # fmt: skip
-    c.add_argument("--seed", type=int, default=0, help="decides parameters and inputs (default: 0)")
+                   help="skip lengths that would need more (default: half of all memory)")  # fmt: skip
+    c.add_argument("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
     c = add("recall", "associative recall: accuracy against distance")
     c.add_argument("--models", nargs="+", choices=recall.LINES, default=[*recall.LINES],
                    help="models to train (default: all three)")  # fmt: skip
-    c.add_argument("--steps", type=int, help="optimiser steps of every model (default: each its own)")
-    c.add_argument("--seed", type=int, default=0, help="decides everything drawn (default: 0)")
-    c = add("reach", "how far trained models look, measured")
+    c.add_argument("--steps", type=int, help="optimiser steps of every model (default: set per model)")
+    c.add_argument("--seed", type=int, default=0, help="seed of the data and of training (default: 0)")
+    c = add("reach", "the receptive field of trained models, measured")
     c.add_argument("runs", nargs="+", type=Path, metavar="RUN",
-                   help="run folders, those of table1 (OUT/cells/gam-seed0) too")  # fmt: skip
+                   help="run folders, such as OUT/cells/gam-seed0 of table1")  # fmt: skip
     c.add_argument("--rows", type=int, default=32, help="validation rows (default: 32)")
-    c.add_argument("--seed", type=int, default=0, help="decides the replacements (default: 0)")
+    c.add_argument("--seed", type=int, default=0, help="seed of the replacements (default: 0)")
     return p
 
 
@@ -71,39 +72,37 @@ def main(argv: list[str] | None = None) -> int:
     least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0, "seeds": 0, "lengths": 1, "memory": 0.0}
     cli.require_at_least(args, **{name: low for name, low in least.items() if hasattr(args, name)})
     backend = cli.choose_backend(args.backend)
-    again = "run the same command again to go on"
     try:
         _run(args, backend)
     except (Interrupted, KeyboardInterrupt):
-        print(f"\ninterrupted; what was measured is saved, {again}", file=sys.stderr)
+        print("\ninterrupted; progress is saved, run the same command again to resume", file=sys.stderr)
         return 130
     except NonFinite as e:
-        print(f"{PROG}: {e}; leave this model out with --models, or take other --seeds", file=sys.stderr)
+        print(f"{PROG}: {e}; leave this model out with --models, or choose other --seeds", file=sys.stderr)
         return 1
     return 0
 
 
 def _run(args: Namespace, backend: str) -> None:
-    kind = args.experiment
-    if kind in ("table1", "table3"):
+    experiment = args.experiment
+    if experiment in ("table1", "table3"):
         dataset = args.dataset
         if dataset is None:
             dataset = POCKETSTORIES if args.scale == "small" else "wikitext-2"
-        out = args.out or Path("runs") / f"{kind}-{args.scale}-{Path(dataset).name}"
-        lines, _ = TABLES[kind]
-        # The bare stack is the authors' own; it trains badly, and the small scale is short of time.
+        out = args.out or Path("runs") / f"{experiment}-{args.scale}-{Path(dataset).name}"
+        lines, _ = TABLES[experiment]
+        # mamba-bare is the authors' own stack. It trains badly, and the small scale has no time for it.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
-        seeds = list(dict.fromkeys(args.seeds))  # each once
+        seeds = list(dict.fromkeys(args.seeds))  # without duplicates
         data = DataConfig(dataset=dataset if dataset == POCKETSTORIES else str(find_prepared(dataset)))
-        comparison.compare(
-            kind, {n: lines[n] for n in names}, args.scale, data, args.steps, seeds, out, backend
-        )
-    elif kind == "table2":
+        chosen = {n: lines[n] for n in names}
+        comparison.compare(experiment, chosen, args.scale, data, args.steps, seeds, out, backend)
+    elif experiment == "table2":
         out = args.out or Path("runs") / f"table2-{args.scale}"
         scaling.table2(
             args.scale, args.lengths, args.models, args.repeats, args.memory, args.seed, out, backend
         )
-    elif kind == "recall":
+    elif experiment == "recall":
         recall.recall(args.models, args.steps, args.seed, args.out or Path("runs/recall"), backend)
     else:
         reach.reach(args.runs, args.rows, args.out or Path("runs/reach"), backend, args.seed)

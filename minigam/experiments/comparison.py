@@ -1,4 +1,4 @@
-"""Tables 1 and 3: models trained side by side on one corpus, beside the paper's numbers."""
+"""Tables 1 and 3: models trained on one corpus, next to the paper's numbers."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from minigam.viz import comparison_plot
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: which model, and what it changes in the scale's numbers."""
+    """A line of a table: a model, and what it changes in the numbers of the scale."""
 
     label: str
     model_type: str
@@ -41,17 +41,17 @@ TABLE3 = {
 
 @dataclass(frozen=True)
 class Scale:
-    """Numbers of every model, how to train it, and what each kind of model has for itself."""
+    """The numbers of models and training: those that all models share, and changes by model type."""
 
     model: dict
     train: dict
     each_model: dict[str, dict]
     each_train: dict[str, dict]
-    epochs: int | None = None  # where given, they decide the steps
+    epochs: int | None = None  # if given, they determine the steps
 
 
-# Small is the default of minigam.train but for positions that begin small, beside which tokens show:
-# attention then begins to recall within these steps.
+# Small is the default of minigam.train, except that the position embeddings start small. Tokens then
+# stand out from positions, and attention starts to recall within these steps.
 SCALES = {
     "small": Scale(
         {"block_size": 128, "d_model": 128, "n_layers": 4, "dropout": 0.0, "position_std": 0.02},
@@ -62,7 +62,7 @@ SCALES = {
             "transformer": {"d_model": 120, "n_heads": 4},
             "mamba": {"expand": 3, "d_state": 16, "d_model": 126},
         },
-        {"mamba": {"lr": 6e-3}},  # at 3e-3 it recalls later; at 6e-3 the Transformer does
+        {"mamba": {"lr": 6e-3}},  # Mamba recalls later at 3e-3, the Transformer at 6e-3
     ),
     "published": Scale(
         {}, {"eval_every": 500, "eval_rows": 500, "checkpoint_every": 500}, {}, {}, epochs=5
@@ -72,7 +72,7 @@ SCALES = {
 
 def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, seeds: list[int]) -> list[Cell]:
     """Return the training runs of a table on a corpus of `rows` training rows, seed by seed."""
-    found = []
+    planned = []
     for seed in seeds:
         for name, line in lines.items():
             numbers = scale.model | scale.each_model.get(line.model_type, {}) | line.changes
@@ -83,8 +83,8 @@ def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, se
             if steps is not None:
                 settings["steps"] = steps
             model = MODELS[line.model_type].Config(**numbers)
-            found.append(Cell(f"{name}-seed{seed}", line.model_type, model, TrainConfig(**settings)))
-    return found
+            planned.append(Cell(f"{name}-seed{seed}", line.model_type, model, TrainConfig(**settings)))
+    return planned
 
 
 def compare(
@@ -97,10 +97,10 @@ def compare(
     out: Path,
     backend: str,
 ) -> None:
-    """Train every cell that is not finished; write NAME.json, NAME.md and NAME.png into `out`.
+    """Train every unfinished cell; write NAME.json, NAME.md and NAME.png into `out`.
 
-    lines : what to train, by the name of its cells
-    steps : in place of the scale's; None keeps those
+    lines : the models to train, by the name of their cells
+    steps : override those of the scale; None keeps them
     """
     corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, progress=True)
     todo = {c.name: c for c in cells(lines, SCALES[scale], steps, len(corpus.train), seeds)}
@@ -127,58 +127,58 @@ def compare(
             for c in todo.values()
         },
     }
-    found = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
+    by_line = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
     trainings = {line: todo[f"{line}-seed{seeds[0]}"].train for line in lines}
     curves = {lines[line].label: Run(out / "cells" / f"{line}-seed{seeds[0]}").metrics() for line in lines}
-    known = {label: counted[label]["loss"] for label in ("trigram", "unigram")}
-    figure = comparison_plot(curves, known, title=f"{name}, {corpus.name}, seed {seeds[0]}")
+    baselines = {label: counted[label]["loss"] for label in ("trigram", "unigram")}
+    figure = comparison_plot(curves, baselines, title=f"{name}, {corpus.name}, seed {seeds[0]}")
     theirs = {"table1": _paper_table1, "table3": _paper_table3}[name](corpus.name)
-    markdown = _head(name, corpus, trainings, seeds) + _losses(lines, found, trainings, counted, theirs)
+    markdown = _head(name, corpus, trainings, seeds) + _losses(lines, by_line, trainings, counted, theirs)
     if theirs:
         markdown += PAPER_NOTE
         if not all(source["verified"] for source in sources.values()):
             files = ", ".join(f"{split} {source['file']}" for split, source in sources.items())
-            markdown += f"Prepared from files that are not the published ones ({files}).\n"
+            markdown += f"The corpus was prepared from other files than the published ones ({files}).\n"
     if corpus.kinds is not None:
-        markdown += _by_kind(lines, found, counted)
+        markdown += _by_kind(lines, by_line, counted)
     report.write(out, name, content, list(results.values()), markdown, figure)
 
 
 PAPER_NOTE = (
-    "\nThe paper's seconds are of its authors' GPU, and its losses per token of their tokeniser, at the "
-    "published scale and on the published files: only there do they compare with these.\n"
+    "\nThe paper's seconds were measured on its authors' GPU; its losses are per token of their tokeniser. "
+    "They are comparable with these only at the published scale and on the published files.\n"
 )
 
 
 def _sources(data: DataConfig) -> dict:
-    """Return what a prepared dataset was made from, by split; nothing for a generated one."""
+    """Return the source files of a prepared dataset, by split; empty for a generated one."""
     if data.dataset == POCKETSTORIES:
         return {}
     return read_json(Path(data.dataset) / "meta.json", remedy="prepare it again")["sources"]
 
 
 def _head(name: str, corpus: Corpus, trainings: dict[str, TrainConfig], seeds: list[int]) -> str:
-    """Return a line on the data and on how much of it was read."""
+    """Return a line about the data and how much of it was read."""
     longest = max(trainings.values(), key=lambda t: t.steps)
     rows = longest.steps * longest.batch_size
     text = f"{name} on {corpus.name}: {longest.steps:,} steps of {longest.batch_size} rows, "
     text += f"{rows / len(corpus.train):.2f} epochs of {len(corpus.train):,} rows; "
     text += "one seed" if len(seeds) == 1 else f"mean and standard deviation of {len(seeds)} seeds"
-    return text + ". Losses are nats per token of the validation rows.\n\n"
+    return text + ". Losses are in nats per token of the validation rows.\n\n"
 
 
 def _losses(
     lines: dict[str, Line],
-    found: dict[str, list[dict]],
+    by_line: dict[str, list[dict]],
     trainings: dict[str, TrainConfig],
     counted: dict[str, dict],
     theirs: dict[str, list[str]],
 ) -> str:
-    """Return the table of losses, ours, those of n-grams, and the paper's where it has them."""
+    """Return the table of losses: ours, those of n-grams, and the paper's if it has any."""
     heads = ["model", "parameters", "peak lr", "s / epoch", "val. loss", "val. ppl"]
     heads += [f"paper: {what}" for what in ("params", "s / epoch", "loss", "ppl")] if theirs else []
     body = []
-    for line, results in found.items():
+    for line, results in by_line.items():
         losses = [r["loss"] for r in results]
         body.append(
             [
@@ -191,10 +191,10 @@ def _losses(
                 *theirs.get(line, []),
             ]
         )
-    known = {label: c["loss"] for label, c in counted.items()}
-    first = next(iter(found.values()))[0]
-    known |= {"floor": first["floor"]} if "floor" in first else {}
-    body += [[label, "", "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] for label, loss in known.items()]
+    others = {label: c["loss"] for label, c in counted.items()}
+    first = next(iter(by_line.values()))[0]
+    others |= {"floor": first["floor"]} if "floor" in first else {}
+    body += [[label, "", "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] for label, loss in others.items()]
     return report.table(heads, [line + [""] * (len(heads) - len(line)) for line in body])
 
 
@@ -202,28 +202,28 @@ def _with_spread(values: list[float], form: str) -> str:
     return format(mean(values), form) + (f" ± {stdev(values):{form}}" if len(values) > 1 else "")
 
 
-def _by_kind(lines: dict[str, Line], found: dict, counted: dict) -> str:
-    kinds = list(next(iter(found.values()))[0]["kinds"])
-    floors = next(iter(found.values()))[0]["kinds"]
+def _by_kind(lines: dict[str, Line], by_line: dict, counted: dict) -> str:
+    kinds = list(next(iter(by_line.values()))[0]["kinds"])
+    floors = next(iter(by_line.values()))[0]["kinds"]
     body = [
         [lines[line].label, "all" if results[0]["reach"] is None else str(results[0]["reach"])]
         + [_with_spread([r["kinds"][kind]["loss"] for r in results], ".4f") for kind in kinds]
-        for line, results in found.items()
+        for line, results in by_line.items()
     ]
     for label, c in counted.items():
         body.append([label, "", *(f"{c['kinds'][kind]['loss']:.4f}" for kind in kinds)])
     body.append(["floor", "", *(f"{floors[kind]['floor']:.4f}" for kind in kinds)])
-    return "\nLoss by kind of token; below the last line no model can get:\n\n" + report.table(
+    return "\nLoss by kind of token. No model can have a lower loss than the last line:\n\n" + report.table(
         ["model", "sees tokens", *kinds], body
     )
 
 
 def _paper_table1(corpus_name: str) -> dict[str, list[str]]:
     rows = next((t for name, t in paper.TABLE1.items() if corpus_name.startswith(name)), {})
-    found = {k: [f"{p} M", f"{s:.1f}", f"{loss:.4f}", f"{ppl:.2f}"] for k, (p, s, loss, ppl) in rows.items()}
-    if "mamba" in found:  # what its authors trained has no residual
-        found["mamba-bare"] = found.pop("mamba")
-    return found
+    cells = {k: [f"{p} M", f"{s:.1f}", f"{loss:.4f}", f"{ppl:.2f}"] for k, (p, s, loss, ppl) in rows.items()}
+    if "mamba" in cells:  # the authors' Mamba has no residual
+        cells["mamba-bare"] = cells.pop("mamba")
+    return cells
 
 
 def _paper_table3(corpus_name: str) -> dict[str, list[str]]:

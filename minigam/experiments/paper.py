@@ -1,6 +1,6 @@
-"""The paper's own numbers (arXiv 2509.00605), to stand beside ours."""
+"""The paper's own numbers (arXiv 2509.00605), to compare ours with."""
 
-# Table 1: million parameters, seconds an epoch, validation loss in nats, validation perplexity.
+# Table 1: million parameters, seconds per epoch, validation loss in nats, validation perplexity.
 TABLE1 = {
     "wikitext-2": {
         "transformer": (24.2, 131.9, 6.8233, 918.99),

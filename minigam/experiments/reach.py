@@ -1,4 +1,4 @@
-"""How far a model looks: the measured influence of token t - d on output t, against 1 + L (K - 1)."""
+"""The receptive field, measured: the influence of token t - d on output t, compared with 1 + L (K - 1)."""
 
 from functools import partial
 from pathlib import Path
@@ -19,22 +19,22 @@ from minigam.viz import reach_plot
 
 
 def influence(model: LanguageModel, ids: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict:
-    """Replace one token at a time and measure how far the predictions at it and after it move.
+    """Replace one token at a time and measure how much the predictions from there on change.
 
-    ids, targets : (B, T)   rows of real text; where a target is negative the prediction is not counted
+    ids, targets : (B, T)   rows of real text; a prediction with a negative target is not counted
     returns for d = 0 .. T-1 "mean" and "largest": the total variation distance, 0 to 1, between the
-    next-token distributions at place t before and after token t - d was replaced by another at random
+    next-token distributions at position t before and after token t - d is replaced by a random other one
     Cost: T forward passes.
     """
     B, T = ids.shape
     rng, V = np.random.default_rng(seed), model.config.vocab_size
     before, counted = _probabilities(model, ids), targets >= 0
     total, count, largest = np.zeros(T), np.zeros(T), np.zeros(T)
-    for s in tqdm(range(T), desc="replacing tokens", unit="place", leave=False, delay=2, disable=None):
+    for s in tqdm(range(T), desc="replacing tokens", unit="token", leave=False, delay=2, disable=None):
         changed = ids.copy()
         changed[:, s] = (changed[:, s] + rng.integers(1, V, size=B)) % V  # never the same token
         moved = 0.5 * np.abs(_probabilities(model, changed) - before)[:, s:].sum(axis=-1)
-        moved = np.where(counted[:, s:], moved, 0.0)  # (B, T - s); column d is place s + d
+        moved = np.where(counted[:, s:], moved, 0.0)  # (B, T - s); column d is position s + d
         total[: T - s] += moved.sum(axis=0)
         count[: T - s] += counted[:, s:].sum(axis=0)
         largest[: T - s] = np.maximum(largest[: T - s], moved.max(axis=0))
@@ -49,14 +49,14 @@ def _probabilities(model: LanguageModel, ids: np.ndarray) -> np.ndarray:
 
 
 def seen(largest: list[float]) -> int:
-    """Return how many tokens, the present one included, moved a prediction at all."""
+    """Return how many tokens, the current one included, changed a prediction at all."""
     return int(np.flatnonzero(largest).max(initial=-1)) + 1
 
 
 def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) -> None:
-    """Measure the trained runs that are not measured yet; write reach.json, .md and .png into `out`."""
+    """Measure those runs that are not measured yet; write reach.json, .md and .png into `out`."""
     cells = Cells(out / "cells.json", {"rows": n_rows, "seed": seed}, backend)
-    found, corpora = {}, {}
+    results, corpora = {}, {}
 
     def measure(run: Run) -> dict:
         data = run.config.corpus_sha256
@@ -73,24 +73,24 @@ def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) ->
         if [Run(p).config.model_type for p in paths].count(run.config.model_type) > 1:
             label += f" ({path})"
         measured = cells.get(key, partial(measure, run))
-        found[label] = {"run": str(path), "config": run.config.to_dict()} | measured
-    content = {"rows": n_rows, "seed": seed, "runs": found}
-    figure = reach_plot({k: f["mean"] for k, f in found.items()}, {k: f["reach"] for k, f in found.items()})
-    report.write(out, "reach", content, list(found.values()), _markdown(found), figure)
+        results[label] = {"run": str(path), "config": run.config.to_dict()} | measured
+    content = {"rows": n_rows, "seed": seed, "runs": results}
+    figure = reach_plot(*({k: r[key] for k, r in results.items()} for key in ("mean", "reach")))
+    report.write(out, "reach", content, list(results.values()), _markdown(results), figure)
 
 
-def _markdown(found: dict[str, dict]) -> str:
+def _markdown(results: dict[str, dict]) -> str:
     heads = ["model", "1 + L (K - 1)", "tokens that moved a prediction"]
-    shortest = min(len(f["mean"]) for f in found.values())
+    shortest = min(len(r["mean"]) for r in results.values())
     depths = [d for d in (0, 1, 2, 4, 8, 12, 13, 16, 32, 64) if d < shortest]
     heads += [f"d = {d}" for d in depths]
     body = [
-        [label, str(f["reach"] or "all"), str(f["measured_reach"]), *(_small(f["mean"][d]) for d in depths)]
-        for label, f in found.items()
+        [label, str(r["reach"] or "all"), str(r["measured_reach"]), *(_small(r["mean"][d]) for d in depths)]
+        for label, r in results.items()
     ]
     return (
-        "reach: mean total variation distance (0 to 1) by which the prediction at t moves when token "
-        "t - d is replaced.\n\n" + report.table(heads, body)
+        "reach: mean total variation distance (0 to 1) between the predictions at t before and after "
+        "token t - d is replaced.\n\n" + report.table(heads, body)
     )
 
 

@@ -1,4 +1,4 @@
-"""Multi-query associative recall: accuracy against distance, with GAM's reach drawn as a line."""
+"""Multi-query associative recall: accuracy against distance, with GAM's receptive field as a line."""
 
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,18 @@ TRAIN: dict[str, Any] = {
     "batch_size": 64, "micro_batch": 64, "warmup_steps": 100, "weight_decay": 0.01,
     "eval_every": 200, "checkpoint_every": 100,
 }  # fmt: skip
-# By model. Attention stays on its plateau with twice this rate, and Mamba needs more steps to leave its own.
+# By model. At twice this rate attention never leaves its plateau; Mamba needs more steps to leave its own.
 LR = {"gam": 4e-3, "transformer": 2e-3, "mamba": 4e-3}
 STEPS = {"gam": 2400, "transformer": 1600, "mamba": 2400}
-ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, pairs of a row at most, keys and values to choose from
-OFTEN = 100  # queries, below which the accuracy at one distance is noise: neither drawn nor called the worst
+ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, most pairs in a row, number of keys and of values
+OFTEN = 100  # a distance with fewer queries is noise: it is neither drawn nor reported as the worst
 
 
 def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: str) -> None:
-    """Train what is not finished; write recall.json, .md and .png into `out`."""
+    """Train the unfinished models; write recall.json, .md and .png into `out`."""
     data = DataConfig(dataset=MQAR, mqar_rows=ROWS, mqar_pairs=PAIRS, mqar_keys=KEYS, data_seed=seed)
     corpus = make_corpus(data, SHARED["block_size"])
-    found: dict[str, dict] = {}
+    cells: dict[str, dict] = {}
     curves, reach = {}, {}
     for name in names:
         label, numbers = LINES[name]
@@ -49,7 +49,7 @@ def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: s
         reach[label] = result["reach"]
         correct = answers(Run(out / "cells" / cell.name).load_model(backend), corpus)
         curves[label] = by_distance(correct, corpus)
-        found[name] = {
+        cells[name] = {
             "model": model.to_dict(),
             "train": train.to_dict(),
             "result": result,
@@ -58,16 +58,15 @@ def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: s
             "guessing": by_distance(guesses(corpus, reach[label]), corpus),
         }
     chance = 1.0 / data.mqar_keys
-    content = {"seed": seed, "data": data.to_dict(), "chance": chance, "cells": found}
-    often = {k: {d: c for d, c in v.items() if c["queries"] >= OFTEN} for k, v in curves.items()}
-    figure = recall_plot(often, reach, chance)
-    report.write(
-        out, "recall", content, [c["result"] for c in found.values()], _markdown(found, chance), figure
-    )
+    content = {"seed": seed, "data": data.to_dict(), "chance": chance, "cells": cells}
+    frequent = {k: {d: c for d, c in v.items() if c["queries"] >= OFTEN} for k, v in curves.items()}
+    figure = recall_plot(frequent, reach, chance)
+    results = [c["result"] for c in cells.values()]
+    report.write(out, "recall", content, results, _markdown(cells, chance), figure)
 
 
 def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarray:
-    """Return for every query of the validation rows, row by row, whether the likeliest token answers it."""
+    """Return for every query of the validation rows, row by row, whether the likeliest token is right."""
     parts = []
     with no_grad():
         for start in range(0, len(corpus.valid), batch):
@@ -78,47 +77,47 @@ def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarra
 
 
 def guesses(corpus: Corpus, reach: int | None) -> np.ndarray:
-    """Return for every query how often one of the values in sight, taken at random, answers it: what
-    a model can do that sees `reach` tokens (None: all) and cannot tell which value is whose."""
+    """Return for every query the probability that a random value in the receptive field is right: the
+    accuracy of a model of that `reach` (None: all tokens) that ignores the keys."""
     tokens, targets = inputs_and_targets(corpus.valid)
     row, query = np.nonzero(targets >= 0)
     back = query[:, None] - np.arange(tokens.shape[1])
     is_value = np.array([token.startswith("v") for token in corpus.tokenizer.vocabulary])
-    in_sight = (back >= 0) & (back < (reach or tokens.shape[1])) & is_value[tokens[row]]
-    right = in_sight & (tokens[row] == targets[row, query][:, None])
-    blind = 1.0 / is_value.sum()
-    return np.where(in_sight.any(axis=1), right.sum(axis=1) / np.maximum(in_sight.sum(axis=1), 1), blind)
+    in_field = (back >= 0) & (back < (reach or tokens.shape[1])) & is_value[tokens[row]]
+    right = in_field & (tokens[row] == targets[row, query][:, None])
+    chance = 1.0 / is_value.sum()
+    return np.where(in_field.any(axis=1), right.sum(axis=1) / np.maximum(in_field.sum(axis=1), 1), chance)
 
 
 def by_distance(correct: np.ndarray, corpus: Corpus) -> dict[str, dict]:
     """Return accuracy and number of queries for every distance between a key and its query."""
-    far = distances(*inputs_and_targets(corpus.valid))
+    distance = distances(*inputs_and_targets(corpus.valid))
     return {
-        str(d): {"accuracy": float(correct[far == d].mean()), "queries": int((far == d).sum())}
-        for d in np.unique(far).tolist()
+        str(d): {"accuracy": float(correct[distance == d].mean()), "queries": int((distance == d).sum())}
+        for d in np.unique(distance).tolist()
     }
 
 
 def between(curve: dict[str, dict], least: int, most: int) -> tuple[float, int]:
-    """Return the accuracy over all queries at distances least .. most, and how many they are."""
+    """Return the accuracy over all queries at distances least .. most, and their number."""
     chosen = [c for d, c in curve.items() if least <= int(d) <= most]
     n = sum(c["queries"] for c in chosen)
     return sum(c["accuracy"] * c["queries"] for c in chosen) / max(n, 1), n
 
 
-def _markdown(found: dict[str, dict], chance: float) -> str:
-    curves = {name: c["by_distance"] for name, c in found.items()}
+def _markdown(cells: dict[str, dict], chance: float) -> str:
+    curves = {name: c["by_distance"] for name, c in cells.items()}
     longest = max(int(d) for curve in curves.values() for d in curve)
-    # A pair is seen whole up to distance R - 1, and not at all from R + 1 on.
-    R = min(c["result"]["reach"] or longest for c in found.values())
+    # Both tokens of a pair are in the receptive field up to distance R - 1, neither from R + 1 on.
+    R = min(c["result"]["reach"] or longest for c in cells.values())
     bands = [(1, R - 1), (R + 1, longest)] if longest > R else [(1, longest)]
     heads = ["model", "parameters", "peak lr", "steps", "sees tokens", "accuracy", "at the worst distance"]
     for a, b in bands:
         heads += [f"distance {a} to {b}", "guessing there"]
     body = []
-    for name, c in found.items():
-        often = {d: at["accuracy"] for d, at in curves[name].items() if at["queries"] >= OFTEN}
-        worst = min(often, key=often.__getitem__)
+    for name, c in cells.items():
+        frequent = {d: at["accuracy"] for d, at in curves[name].items() if at["queries"] >= OFTEN}
+        worst = min(frequent, key=frequent.__getitem__)
         line = [
             LINES[name][0],
             f"{c['result']['parameters']:,}",
@@ -126,7 +125,7 @@ def _markdown(found: dict[str, dict], chance: float) -> str:
             str(c["train"]["steps"]),
             str(c["result"]["reach"] or "all"),
             f"{c['accuracy']:.1%}",
-            f"{often[worst]:.1%} at {worst}",
+            f"{frequent[worst]:.1%} at {worst}",
         ]
         for a, b in bands:
             line += [f"{between(curves[name], a, b)[0]:.1%}", f"{between(c['guessing'], a, b)[0]:.1%}"]
@@ -134,8 +133,9 @@ def _markdown(found: dict[str, dict], chance: float) -> str:
     n = between(next(iter(curves.values())), *bands[-1])[1]
     error = (chance * (1.0 - chance) / max(n, 1)) ** 0.5
     return (
-        f"recall: multi-query associative recall, validation rows of {PAIRS} pairs. Chance is {chance:.1%}, "
-        f"over the {n:,} queries of the last band with a standard error of {error:.1%}. Distance: tokens "
-        "from the pair to the query. Guessing: taking any of the values in sight, blind to the keys. "
-        f"The worst distance is among those of {OFTEN} queries or more.\n\n" + report.table(heads, body)
+        f"recall: multi-query associative recall, validation rows of {PAIRS} pairs. Chance is {chance:.1%}; "
+        f"its standard error over the {n:,} queries of the last band is {error:.1%}. Distance: tokens from "
+        "the pair to the query. Guessing: picking any value in the receptive field, ignoring the keys. "
+        f"The worst distance: only distances with {OFTEN} queries or more count.\n\n"
+        + report.table(heads, body)
     )

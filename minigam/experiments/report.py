@@ -1,4 +1,4 @@
-"""What every result file says beside its numbers: where, with what and from which code they come."""
+"""Write result files, and record with the numbers the machine, the versions and the commit."""
 
 import math
 import os
@@ -24,7 +24,7 @@ GIB = 2**30
 
 
 def machine() -> dict:
-    """Return what the speed of this machine depends on: processor, memory, BLAS, threads."""
+    """Return what determines the speed of this machine: processor, memory, BLAS, threads."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     memory = physical_memory()
     threads = {k: v for k, v in os.environ.items() if k.startswith(("OPENBLAS_", "OMP_", "MKL_"))}
@@ -45,7 +45,7 @@ def _processor() -> str:
 
 
 def physical_memory(backend_name: str = "numpy") -> float:
-    """Return the bytes of memory that this machine, or its GPU, has; infinity where nothing tells."""
+    """Return the memory of this machine, or of its GPU, in bytes; infinity if it cannot be read."""
     if backend_name == "cupy":
         return backend.get("cupy").cuda.runtime.memGetInfo()[1]
     try:
@@ -55,7 +55,7 @@ def physical_memory(backend_name: str = "numpy") -> float:
 
 
 def device(backend_name: str) -> str:
-    """Return the name of what computes."""
+    """Return the name of the processor or GPU that computes."""
     if backend_name == "numpy":
         return _processor()
     cupy = backend.get("cupy")
@@ -63,21 +63,21 @@ def device(backend_name: str) -> str:
 
 
 def versions() -> dict:
-    """Return the versions of Python and of what computes here."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that compute."""
+    by_package = {"python": platform.python_version()}
     for name in ("minigam", "numpy", "tokenizers", "cupy-cuda12x", "cupy-cuda13x"):
         try:
-            found[name] = version(name)
+            by_package[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def commit() -> str | None:
-    """Return the commit of the source, with -dirty where it was changed since; None outside a clone."""
+    """Return the commit of the source, with -dirty after local changes; None outside a clone."""
     project = Path(__file__).parents[2]
     git = ["git", "-C", str(project)]
-    if not (project / ".git").exists():  # installed: a clone around it is another project's
+    if not (project / ".git").exists():  # an installed package: a clone around it is another project's
         return None
     try:
         done = subprocess.run(
@@ -91,7 +91,7 @@ def commit() -> str | None:
 
 
 def command() -> str:
-    """Return the command line that is running, a command of minigam in its short form."""
+    """Return the command line of this process; commands of minigam in their short form."""
     spec = sys.modules["__main__"].__spec__
     name = spec.name.removesuffix(".__main__") if spec is not None else Path(sys.argv[0]).stem
     ours = name.split(".")[0] == "minigam"
@@ -99,7 +99,7 @@ def command() -> str:
 
 
 def provenance(backend_name: str) -> dict:
-    """Return where a measurement comes from."""
+    """Return where a measurement was made: commit, versions, machine, backend and device."""
     return {
         "commit": commit(),
         "versions": versions(),
@@ -112,21 +112,21 @@ def provenance(backend_name: str) -> dict:
 def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure") -> None:
     """Write NAME.json, NAME.md and NAME.png, and print the Markdown.
 
-    cells : what was measured, each with its provenance under "measured"
+    cells : the measurements, each with its provenance under "measured"
     """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{name}.json", {"experiment": name, "command": command(), **content})
-    places = {f"{c['measured']['device']}, {c['measured']['machine']['cores']} cores" for c in cells}
-    made = f"Command: `{command()}` on {' and on '.join(sorted(places))}; "
-    made += f"numbers, versions and settings in {name}.json.\n"
-    write_text(out / f"{name}.md", f"{markdown}\n{made}")
+    devices = {f"{c['measured']['device']}, {c['measured']['machine']['cores']} cores" for c in cells}
+    source = f"Command: `{command()}` on {' and on '.join(sorted(devices))}; "
+    source += f"numbers, versions and settings in {name}.json.\n"
+    write_text(out / f"{name}.md", f"{markdown}\n{source}")
     with replacing(out / f"{name}.png") as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     print(f"\n{markdown}\nSaved in {out}: {name}.json, {name}.md, {name}.png")
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:
-    """Return a Markdown table, its first column to the left and the others to the right."""
+    """Return a Markdown table, the first column aligned left and the others right."""
     cells = [heads, *lines]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
 
@@ -139,10 +139,10 @@ def table(heads: list[str], lines: list[list[str]]) -> str:
 
 
 class Cells:
-    """Finished measurements of one experiment, kept in a file so that none is made twice.
+    """Finished measurements of one experiment, stored in a file so that none is repeated.
 
-    settings : what decides the numbers; a file of other settings is refused
-    backend  : what is measured with; each measurement says so, and where and from which code it comes
+    settings : everything that determines the numbers; a file with other settings is refused
+    backend  : the array library; it is stored with each measurement, as part of its provenance
     """
 
     def __init__(self, path: Path, settings: dict, backend: str):
@@ -155,7 +155,7 @@ class Cells:
             self.found = content["cells"]
 
     def get(self, name: str, measure: Callable[[], dict]) -> dict:
-        """Return the measurement called `name`; measure it when it is not there yet."""
+        """Return the measurement called `name`; make it if it is missing."""
         if name not in self.found:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.found[name] = {**measure(), "measured": self.measured}

@@ -31,7 +31,7 @@ SCALES: dict[str, dict[str, Any]] = {
 LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 
 
-WARM_UP = 3  # steps that do not count: the first wake threads and touch new memory
+WARM_UP = 3  # untimed steps: the first ones start threads and touch new memory
 LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
@@ -62,10 +62,10 @@ class Block:
 
     def time_ms(self) -> float:
         synchronize(self.xp)
-        began = perf_counter()
+        start = perf_counter()
         self.step()
         synchronize(self.xp)
-        return 1e3 * (perf_counter() - began)
+        return 1e3 * (perf_counter() - start)
 
     def peak_bytes(self) -> int:
         with track_memory(self.xp) as memory:
@@ -74,8 +74,8 @@ class Block:
 
 
 def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
-    """Return median and range of the time of one step in ms, after some that do not count, and
-    its peak memory above what parameters and input take, in MiB; None for all where memory ran out."""
+    """Return the median and range of the time of a step in ms, after warm-up steps, and its peak memory
+    in MiB, without parameters and input; None for all of them if memory runs out."""
     if backend == "numpy":
         keep_freed_memory()  # as training does
     try:
@@ -84,7 +84,7 @@ def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, se
             block.step()
         times = [block.time_ms() for _ in range(repeats)]
         peak = block.peak_bytes()
-    except MemoryError:  # CuPy's is one too
+    except MemoryError:  # CuPy's error is a subclass
         return LEFT_OUT
     return {
         "time_ms": median(times),
@@ -95,7 +95,7 @@ def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, se
 
 
 def exponent(lengths: list[int], values: list[float]) -> float:
-    """Return p of the power law value = c T^p that fits best: the slope between the logarithms."""
+    """Return p of the best fitting power law value = c T^p: the slope between the logarithms."""
     return float(np.polyfit(np.log(lengths), np.log(values), 1)[0])
 
 
@@ -109,10 +109,10 @@ def table2(
     out: Path,
     backend: str,
 ) -> None:
-    """Measure what is not measured yet; write table2.json, .md and .png into `out`.
+    """Measure the cells that are not measured yet; write table2.json, .md and .png into `out`.
 
-    limit_gib : a length whose peak memory, foreseen from the two before it, is above this is left out;
-                None for half of what the machine, or its GPU, has
+    limit_gib : a length is left out if its peak memory, extrapolated from the two before it, is above
+                this; None for half of the memory of the machine or of its GPU
     """
     numbers = SCALES[scale]
     if limit_gib is None:
@@ -127,58 +127,58 @@ def table2(
     cells = Cells(out / "cells.json", settings, backend)
     todo = [(T, m) for T in sorted(lengths) for m in models]
     bar = tqdm(todo, disable=None, unit="cell")
-    found: dict[str, dict[int, dict]] = {m: {} for m in models}
+    results: dict[str, dict[int, dict]] = {m: {} for m in models}
     for T, m in bar:
         bar.set_postfix_str(f"{LABELS[m]} T {T}")
-        expected = foreseen(found[m], T)
+        expected = foreseen(results[m], T)
         if expected > limit_gib * 1024:
-            found[m][T] = left_out(expected)
+            results[m][T] = left_out(expected)
         else:
-            found[m][T] = cells.get(f"{m} T {T}", partial(measure, m, numbers, T, backend, repeats, seed))
-    fits = {m: fits_of(found[m]) for m in models}
+            results[m][T] = cells.get(f"{m} T {T}", partial(measure, m, numbers, T, backend, repeats, seed))
+    fits = {m: fits_of(results[m]) for m in models}
     content = settings | {
         "limit_gib": limit_gib if math.isfinite(limit_gib) else None,
-        "cells": {m: {str(T): v for T, v in found[m].items()} for m in models},
+        "cells": {m: {str(T): v for T, v in results[m].items()} for m in models},
         "exponents": fits,
     }
-    figure = scaling_plot({LABELS[m]: found[m] for m in models}, {LABELS[m]: fits[m] for m in models})
-    measured = [cell for each in found.values() for cell in each.values() if "measured" in cell]
-    markdown = _markdown(scale, numbers, found, fits, limit_gib)
+    figure = scaling_plot({LABELS[m]: results[m] for m in models}, {LABELS[m]: fits[m] for m in models})
+    measured = [cell for by_length in results.values() for cell in by_length.values() if "measured" in cell]
+    markdown = _markdown(scale, numbers, results, fits, limit_gib)
     report.write(out, "table2", content, measured, markdown, figure)
 
 
 def foreseen(found: dict[int, dict], T: int) -> float:
-    """Return the peak memory in MiB that length T will take, from the growth between the two before."""
-    known = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
-    if len(known) < len(found):
-        return math.inf  # a shorter one was too long already
-    if len(known) < 2:
+    """Return the expected peak memory in MiB at length T, extrapolated from the last two lengths."""
+    points = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
+    if len(points) < len(found):
+        return math.inf  # a shorter one was left out already
+    if len(points) < 2:
         return 0.0
-    (t1, m1), (t2, m2) = known[-2:]
+    (t1, m1), (t2, m2) = points[-2:]
     return m2 * (T / t2) ** (math.log(m2 / m1) / math.log(t2 / t1))
 
 
 def left_out(expected: float) -> dict:
-    """Return the cell of a length that was not measured, because it would take `expected` MiB."""
+    """Return the cell of a length that is left out because it would need `expected` MiB."""
     return LEFT_OUT | {"foreseen_mib": expected if math.isfinite(expected) else None}
 
 
 def fits_of(found: dict[int, dict]) -> dict[str, float]:
-    """Return the exponents p of T^p: of time and memory over all lengths, and over the three longest."""
-    known = {T: v for T, v in found.items() if v["time_ms"] is not None}
-    if len(known) < 2:
+    """Return the exponents p of T^p for time and memory, over all lengths and over the three longest."""
+    measured = {T: v for T, v in found.items() if v["time_ms"] is not None}
+    if len(measured) < 2:
         return {}
-    lengths = list(known)
+    lengths = list(measured)
     fits = {}
     for what in ("time_ms", "peak_mib"):
-        values = [known[T][what] for T in lengths]
+        values = [measured[T][what] for T in lengths]
         fits[what] = exponent(lengths, values)
         fits[f"{what}_at_the_end"] = exponent(lengths[-3:], values[-3:])
     return fits
 
 
 def _markdown(
-    scale: str, numbers: dict, found: dict[str, dict[int, dict]], fits: dict, limit_gib: float
+    scale: str, numbers: dict, results: dict[str, dict[int, dict]], fits: dict, limit_gib: float
 ) -> str:
     text = (
         f"table2, scale {scale}: one block, forward and backward, float32, batch {numbers['batch']}, "
@@ -186,10 +186,10 @@ def _markdown(
         "Time is a median; memory is the peak above parameters and input.\n"
     )
     for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
-        lengths = list(next(iter(found.values())))
+        lengths = list(next(iter(results.values())))
         heads = [unit, *map(str, lengths), "exponent", "at the end"]
         body = []
-        for m, cells in found.items():
+        for m, cells in results.items():
             shown = ["left out" if v[what] is None else f"{v[what]:.1f}" for v in cells.values()]
             ends = [fits[m].get(what), fits[m].get(f"{what}_at_the_end")]
             body.append([LABELS[m], *shown, *("" if e is None else f"{e:.2f}" for e in ends)])
@@ -203,7 +203,7 @@ def _markdown(
                 body.append([name, *shown, "", ""])
         text += "\n" + report.table(heads, body)
     text += "\nexponent: p of the best fitting T^p over the lengths measured; at the end: over the three "
-    text += "longest, where the square has outgrown the rest.\n"
-    if any(v["time_ms"] is None for cells in found.values() for v in cells.values()):
-        text += f"Left out: more than {limit_gib:.1f} GiB foreseen, or memory ran out.\n"
+    text += "longest, where a quadratic term weighs most.\n"
+    if any(v["time_ms"] is None for cells in results.values() for v in cells.values()):
+        text += f"Left out: more than {limit_gib:.1f} GiB expected, or out of memory.\n"
     return text

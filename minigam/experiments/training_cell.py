@@ -1,4 +1,4 @@
-"""A cell of a table: one model trained in a run folder of its own, gone on with where it was stopped."""
+"""A cell of a table: one model, trained in its own run folder and resumed if it was interrupted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from minigam.training.run import Run, RunConfig
 
 
 class Interrupted(Exception):
-    """Ctrl-C ended a cell; what it reached is saved."""
+    """Ctrl-C stopped a cell; its training so far is saved."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run of an experiment: which model with which numbers."""
+    """One training run of an experiment: a model, its numbers, and how it is trained."""
 
     name: str  # of the run folder
     model_type: str
@@ -27,21 +27,21 @@ class Cell:
 
 
 def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend: str) -> dict:
-    """Return what the cell measured, training it, or the rest of it, first where that is still to do.
+    """Return the result of the cell; first train it, or finish its training, if that is still to do.
 
-    returns the result of `training.evaluate`, "parameters", "reach", "seconds_per_epoch", and under
-    "measured" where and from which code it comes
+    returns the result of `loop.finish`, "parameters", "reach", "seconds_per_epoch", and the provenance
+    under "measured"
     Raises InputError when the folder holds a run of other settings, Interrupted after a Ctrl-C.
     """
     path = folder / cell.name
     config = RunConfig.of(cell.model_type, cell.model, data, cell.train, corpus)
-    measured = report.provenance(backend)  # now: the code may change while it runs
-    begun = (path / "config.json").exists()
-    if begun and (other := _differences(Run(path).config, config)):
+    measured = report.provenance(backend)  # before training: the code may change meanwhile
+    started = (path / "config.json").exists()
+    if started and (other := _differences(Run(path).config, config)):
         raise InputError(f"{path}: a run of other settings ({other}); choose another --out, or delete it")
     if (path / "result.json").exists():
         return read_json(path / "result.json", remedy="delete it")
-    if begun:
+    if started:
         run = Run(path)
         model, optimizer, step = run.resume(backend)
     else:
@@ -61,12 +61,12 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
     return result
 
 
-def _differences(found: RunConfig, wanted: RunConfig) -> str:
-    """Return the settings in which two runs differ, with both values; nothing for equal ones."""
+def _differences(stored: RunConfig, wanted: RunConfig) -> str:
+    """Return the settings in which two runs differ, with both values; empty if they are equal."""
     flat = [
         {k: v for part in c.to_dict().values() if isinstance(part, dict) for k, v in part.items()}
         | {"model_type": c.model_type, "corpus_sha256": c.corpus_sha256}
-        for c in (found, wanted)
+        for c in (stored, wanted)
     ]
     names = sorted(k for k in flat[0].keys() | flat[1].keys() if flat[0].get(k) != flat[1].get(k))
     return ", ".join(f"{k} {flat[0].get(k)}, now {flat[1].get(k)}" for k in names)

@@ -1,4 +1,4 @@
-"""Write a page that shows what a trained GAM does with every word of a text."""
+"""Write an HTML page that shows what a trained GAM does with every word of a text."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -20,45 +20,45 @@ PROG = "minigam explain"
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog=PROG, description=__doc__)
-    p.add_argument("run", type=Path, metavar="RUN", help="folder that minigam train wrote")
+    p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
     p.add_argument(
-        "--prompt", metavar="TEXT", help="what to explain (default: a story of the validation set)"
+        "--prompt", metavar="TEXT", help="text to explain (default: a story of the validation set)"
     )
-    p.add_argument("--story", type=int, metavar="N", help="which row of the validation set (default: 1)")
+    p.add_argument("--story", type=int, metavar="N", help="row of the validation set to explain (default: 1)")
     p.add_argument(
-        "--tokens", type=int, default=0, metavar="N", help="continue the prompt by so many first (default: 0)"
+        "--tokens", type=int, default=0, metavar="N", help="tokens to sample after the prompt (default: 0)"
     )
     p.add_argument(
         "--temperature", type=float, default=0.8, metavar="X",
-        help="of that: 0 takes the likeliest token, 1 samples as the model believes (default: 0.8)",
+        help="0 takes the likeliest token, 1 samples the model's distribution (default: 0.8)",
     )  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, help="decides what is sampled (default: 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     p.add_argument(
         "--rows", type=int, default=200, metavar="N",
-        help="validation rows to read for the words that excite the slots (default: 200)",
+        help="validation rows to search for the words that excite each slot (default: 200)",
     )  # fmt: skip
     p.add_argument(
         "-o", "--out", type=Path, default=Path("explain.html"), metavar="FILE",
-        help="the page, one file that needs no other (default: explain.html)",
+        help="the page, one self-contained file (default: explain.html)",
     )  # fmt: skip
     cli.add_backend_flag(p)
     return p
 
 
 def _checked(args: Namespace) -> Run:
-    """Return the run to explain. Raises InputError for what can be refused before the model loads."""
+    """Return the run to explain. Raises InputError for every fault that shows before the model is loaded."""
     cli.require_at_least(args, story=1, tokens=0, temperature=0, seed=0, rows=1)
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: wanted a file in a folder that exists; choose another")
     if args.prompt is not None and args.story is not None:
-        raise InputError("--story decides nothing beside --prompt; leave one away")
+        raise InputError("--story and --prompt: both given, wanted one of them; omit the other")
     if args.prompt is None and args.tokens:
-        raise InputError("--tokens continues a --prompt, and none is given")
+        raise InputError("--tokens: no prompt to continue, wanted --prompt; add one")
     run = Run(args.run)
     if run.config.model_type != "gam":
         raise InputError(
-            f"{run.path}: a run of {run.config.model_type}, wanted one of gam: "
-            "gates and memory slots are what this page shows"
+            f"{run.path}: a run of {run.config.model_type}, wanted one of gam; "
+            "the page shows gates and memory slots"
         )
     if run.config.data.dataset == MQAR:
         raise InputError(f"{run.path}: trained on {MQAR}, wanted a run on text")
@@ -66,7 +66,7 @@ def _checked(args: Namespace) -> Run:
 
 
 class Text(NamedTuple):
-    """What is explained: its tokens, the one that follows if that is known, and the first sampled one."""
+    """The text to explain: its tokens, the next token if it is known, and where sampling starts."""
 
     title: str
     ids: list[int]
@@ -77,7 +77,7 @@ class Text(NamedTuple):
 def _story(corpus: Corpus, n: int) -> Text:
     """Return row n of the validation set, counted from 1."""
     if n > len(corpus.valid):
-        raise InputError(f"--story is {n}, wanted at most {len(corpus.valid)}, the validation rows")
+        raise InputError(f"--story is {n}, wanted at most {len(corpus.valid)}, the number of validation rows")
     row = corpus.valid[n - 1]
     *ids, after = row[row != IGNORE].tolist()
     what = "story" if corpus.floor is not None else "row"
@@ -85,7 +85,7 @@ def _story(corpus: Corpus, n: int) -> Text:
 
 
 def _prompt(ids: list[int], model: GAM, tokenizer: Tokenizer, args: Namespace) -> Text:
-    """Return the prompt, continued as far as the flags say."""
+    """Return the prompt, followed by the tokens that the flags ask for."""
     whole, after = continued(model, tokenizer, ids, args.tokens, args.temperature, None, args.seed, True)
     return Text("a prompt", whole, after, len(ids))
 
@@ -98,14 +98,14 @@ def main(argv: list[str] | None = None) -> int:
     if prompt is not None and len(prompt) + args.tokens > T:
         raise InputError(
             f"a prompt of {len(prompt)} tokens and {args.tokens} more, wanted at most "
-            f"the {T} of block_size, which the model reads at once; shorten one"
+            f"{T} in all, the model's block_size; shorten one"
         )
-    model = cast(GAM, run.load_model(cli.choose_backend(args.backend)))  # `_checked` saw to it
+    model = cast(GAM, run.load_model(cli.choose_backend(args.backend)))  # `_checked` made sure
     corpus = run.corpus(progress=True)
     text = _story(corpus, args.story or 1) if prompt is None else _prompt(prompt, model, tokenizer, args)
     valid = corpus.valid[: args.rows]
-    heard = slot_words(model, valid, progress=True)
-    data = explanation(model, tokenizer, text.ids, text.after, heard, corpus.floor is not None)
+    word_shares = slot_words(model, valid, progress=True)
+    data = explanation(model, tokenizer, text.ids, text.after, word_shares, corpus.floor is not None)
     data |= {
         "run": run.path.resolve().name, "corpus": corpus.name, "title": text.title, "rows": len(valid),
         "first_sampled": text.first_sampled, "recall_beyond": REACH,

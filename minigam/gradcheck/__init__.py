@@ -21,17 +21,17 @@ def gradcheck(
 
         dL/dx_j ~ (L(x + eps e_j) - L(x - eps e_j)) / (2 eps),   L = <c, f(inputs)>, c random
 
-    A plain sum in place of <c, .> has zero gradient through softmax and LayerNorm: with it, a
-    backward that returns zeros would pass.
+    A plain sum instead of <c, .> would have zero gradient through softmax and LayerNorm: a
+    backward rule that returns zeros would pass.
 
-    f          : function of the inputs, the same every time it is called
-    inputs     : float64 leaves that require a gradient; perturbed in place, then put back
+    f          : deterministic function of the inputs
+    inputs     : float64 leaves that require a gradient; perturbed in place, then restored
     eps        : step of the central difference
     rtol, atol : an error above atol + rtol * (largest entry of that input's gradient) fails
     directions : None checks every entry; a number checks that many random directions through
-                 all inputs together, which is what a whole model can afford
-    Raises TypeError for another dtype.
-    Cost: two calls of f for each entry, or for each direction.
+                 all inputs together, which is affordable for a whole model
+    Raises TypeError for any other input.
+    Cost: two calls of f per entry, or per direction.
     """
     for i, x in enumerate(inputs):
         if x.dtype != np.float64:
@@ -59,32 +59,32 @@ def gradcheck(
 
 
 def differences(loss: Callable[[], float], x: Tensor, eps: float) -> np.ndarray:
-    """Return dL/dx of a function `loss()` of x's entries, by central differences, on the host.
+    """Return dL/dx by central differences, for a function `loss()` of the entries of x, on the host.
 
         (L(x + eps e_j) - L(x - eps e_j)) / (2 eps)   for every entry j
 
-    Entries are moved in place, then put back. Cost: two calls of `loss` for each.
+    Entries are changed in place, then restored. Cost: two calls of `loss` per entry.
     """
     numeric = np.empty(x.shape)
     for j in np.ndindex(x.shape):
-        keep, values = float(x.data[j]), []
+        original, values = float(x.data[j]), []
         try:
             for step in (+eps, -eps):
-                x.data[j] = keep + step
+                x.data[j] = original + step
                 values.append(loss())
         finally:
-            x.data[j] = keep
+            x.data[j] = original
         numeric[j] = (values[0] - values[1]) / (2 * eps)
     return numeric
 
 
 def _entries(loss: Callable[[], float], i: int, x: Tensor, eps: float, rtol: float, atol: float) -> float:
-    """Compare every entry of one input's gradient; return the worst error over the largest entry."""
+    """Compare every entry of one input's gradient; return the worst error relative to the largest entry."""
     numeric = differences(loss, x, eps)
     grad = to_numpy(x.grad)
     scale, error = np.abs(numeric).max(initial=0.0), np.abs(grad - numeric)
     allowed = atol + rtol * scale
-    if not (error <= allowed).all():  # so written, nan fails too
+    if not (error <= allowed).all():  # not `error > allowed`: nan must fail too
         j = tuple(map(int, np.unravel_index(np.nan_to_num(error, nan=np.inf).argmax(), error.shape)))
         raise AssertionError(
             f"gradcheck: input {i} {x.shape}, entry {j}: backward {grad[j]:.9g}, "
@@ -102,15 +102,15 @@ def _along(
     length = sum(float((d * d).sum()) for d in direction) ** 0.5
     direction = [d / length for d in direction]
     backward = sum(float((to_numpy(x.grad) * d).sum()) for x, d in zip(inputs, direction, strict=True))
-    keep, values = [x.data for x in inputs], []
+    originals, values = [x.data for x in inputs], []
     try:
         for step in (+eps, -eps):
-            for x, k, d in zip(inputs, keep, direction, strict=True):
-                x.data = k + xp_of(k).asarray(step * d)
+            for x, a, d in zip(inputs, originals, direction, strict=True):
+                x.data = a + xp_of(a).asarray(step * d)
             values.append(loss())
     finally:
-        for x, k in zip(inputs, keep, strict=True):
-            x.data = k
+        for x, a in zip(inputs, originals, strict=True):
+            x.data = a
     numeric = (values[0] - values[1]) / (2 * eps)
     error, allowed = abs(backward - numeric), atol + rtol * abs(numeric)
     if not error <= allowed:

@@ -1,6 +1,6 @@
 """Check the gradient of every operation, layer and model against central differences, in float64.
 
-Exit code 1 when one is wrong.
+The exit code is 1 if any gradient is wrong.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROG = "minigam gradcheck"
-SWEPT = {  # operation, and its line in the plot
+SWEPT = {  # operation: style of its line in the plot
     "gelu": "o-",
     "softmax": "s--",
     "layer_norm": "^-.",
@@ -25,34 +25,34 @@ SWEPT = {  # operation, and its line in the plot
     "causal_conv1d": "x-",
 }
 
-# Let every error pass, so that it is returned. An error is relative to the largest entry of the
-# gradient, or to atol / rtol = 1e-3 where that is more; the ratio is the same wherever gradcheck is called.
+# Tolerances so large that gradcheck returns any error instead of raising. An error is relative to the largest
+# entry of the gradient, or to atol / rtol = 1e-3 if that is larger; every call here has the same ratio.
 ANY_ERROR: dict[str, Any] = {"rtol": 1e6, "atol": 1e3}
 
 
 def worst_error(case: OpCase | ModuleCase, problem: Problem, seed: int) -> tuple[float, str]:
-    """Return the worst relative error of a case, and what is wrong with it or ''."""
+    """Return the worst relative error of a case, and the message of a failed check or ''."""
     settings: dict[str, Any] = {"eps": case.step, "directions": case.directions, "seed": seed}
     try:
         return gradcheck(problem.f, *problem.leaves, rtol=case.limit, atol=1e-3 * case.limit, **settings), ""
     except AssertionError as e:
         message = str(e)
-    try:  # once more, for the number
+    try:  # again, for the error itself
         return gradcheck(problem.f, *problem.leaves, **settings, **ANY_ERROR), message
-    except AssertionError:  # there is none: nan, or no gradient at all
+    except AssertionError:  # there is none: the gradient is nan or missing
         return float("nan"), message
 
 
 def table(results: list[tuple]) -> str:
-    """Lay out (case, shapes, error, message) in columns, under a heading for each kind."""
+    """Lay out (case, shapes, error, message) in columns, with a heading for each group."""
     name = max(len(str(case)) for case, *_ in results)
     width = max(len(shapes) for _, shapes, *_ in results)
     lines = [f"  {'':{name}}  {'shapes':{width}}  worst relative error  limit"]
-    kind = None
+    group = None
     for case, shapes, error, message in results:
-        if case.kind != kind:
-            kind = case.kind
-            lines.append(f"{kind}s")
+        if case.kind != group:
+            group = case.kind
+            lines.append(f"{group}s")
         verdict = "FAIL" if message else "ok"
         lines.append(f"  {case!s:{name}}  {shapes:{width}}  {error:20.1e}  {case.limit:.0e}  {verdict}")
     return "\n".join(lines)
@@ -61,7 +61,7 @@ def table(results: list[tuple]) -> str:
 def plot_eps_sweep(seed: int, library: str) -> "Figure":
     """Plot the worst error against eps: a U, with rounding on its left and truncation on its right.
 
-    The convolution is linear in every single entry, so it has no truncation: half a U.
+    The convolution is linear in every single entry, so it has no truncation error: half a U.
     """
     from matplotlib.figure import Figure  # without pyplot, which would look for a display
 
@@ -86,10 +86,10 @@ def plot_eps_sweep(seed: int, library: str) -> "Figure":
 
 def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="decides every number (default: 0)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     p.add_argument("--eps-sweep", action="store_true", help="also plot the worst error against eps")
     p.add_argument("-o", "--output", type=Path, default=Path("gradcheck.png"), metavar="FILE",
-                   help="the plot, .png, .pdf or .svg (default: gradcheck.png)")  # fmt: skip
+                   help="file for the plot, .png, .pdf or .svg (default: gradcheck.png)")  # fmt: skip
     cli.add_backend_flag(p, default="numpy")
     args = p.parse_args(argv)
     if args.seed < 0:

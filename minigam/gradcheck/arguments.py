@@ -1,4 +1,4 @@
-"""Arguments of a gradient check: a shape means normal numbers, a function here something else."""
+"""Arguments of a gradient check: a shape means normal numbers; the functions here draw other numbers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ Draw = Callable[[np.random.Generator], np.ndarray]
 
 
 def between(low: float, high: float, *shape: int) -> Draw:
-    """Uniform, away from where an operation is not defined."""
+    """Uniform numbers, for operations that are not defined everywhere."""
     return lambda rng: rng.uniform(low, high, shape)
 
 
@@ -27,12 +27,12 @@ def signs(size: float, *shape: int) -> Draw:
 
 
 def huge(*shape: int) -> Draw:
-    """Numbers near 1e4, a little apart, in multiples of 2^-10: adding a `step` of 2^-17 is exact."""
+    """Numbers near 1e4 with small differences, in multiples of 2^-10: adding a `step` of 2^-17 is exact."""
     return lambda rng: 2.0**14 + np.rint(rng.standard_normal(shape) * 2**10) / 2**10
 
 
 def apart(*shape: int) -> Draw:
-    """Multiples of 1e4, all different along the last axis: a softmax of them is 0 or 1."""
+    """Multiples of 1e4, all different along the last axis: their softmax is 0 or 1."""
     return lambda rng: 1e4 * rng.permuted(np.broadcast_to(np.arange(shape[-1]), shape), axis=-1)
 
 
@@ -52,12 +52,12 @@ def strided(*shape: int) -> Draw:
 
 
 def ids(*shape: int, below: int) -> Draw:
-    """Integers from 0."""
+    """Integers from 0 to below - 1."""
     return lambda rng: rng.integers(below, size=shape)
 
 
 def some_ignored(*shape: int, below: int) -> Draw:
-    """Targets of which the first is -1, to be ignored."""
+    """Targets, of which the first is -1 and therefore ignored."""
 
     def draw(rng: np.random.Generator) -> np.ndarray:
         targets = rng.integers(below, size=shape)
@@ -68,9 +68,9 @@ def some_ignored(*shape: int, below: int) -> Draw:
 
 
 def draw(argument: Any, rng: np.random.Generator) -> Any:
-    """Turn what stands in a case into an array, a number or None."""
+    """Turn an argument of a case into an array, a number or None."""
     if isinstance(argument, tuple):
-        return np.asarray(rng.standard_normal(argument))  # asarray: for () NumPy gives a number
+        return np.asarray(rng.standard_normal(argument))  # asarray: for the shape () NumPy returns a number
     return argument(rng) if callable(argument) else argument
 
 
@@ -80,7 +80,7 @@ def has_gradient(a: object) -> bool:
 
 
 def place(a: Any, library: str) -> Any:
-    """Move an array to a device, as a Tensor if it has a gradient; let numbers and None be."""
+    """Move an array to a library, as a Tensor if it has a gradient. Numbers and None stay the same."""
     if not isinstance(a, np.ndarray):
         return a
     moved = backend.to(a, library)

@@ -1,8 +1,8 @@
-"""What to check: one line a case, shared by the tests and by `minigam gradcheck`.
+"""What to check: one line per case, shared by the tests and by `minigam gradcheck`.
 
-Every number is random, parameters too: at its initial values (weight 1, bias 0) a layer can
-hide a wrong gradient. A case draws from its own name and the seed, so that adding one changes
-no other.
+Every number is random, even the parameters: with its initial values (weight 1, bias 0) a layer can
+hide a wrong gradient. The numbers of a case depend on its name and the seed, so that adding one
+changes no other.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from minigam.models.transformer import Attention, Transformer, TransformerBlock
 
 @dataclass(frozen=True)
 class Problem:
-    """What `gradcheck` takes, and the shapes to print beside its answer."""
+    """The arguments of `gradcheck`, and the shapes to print next to its result."""
 
     f: Callable[..., Tensor]
     leaves: list[Tensor]
@@ -43,10 +43,10 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class OpCase:
-    """One operation with arguments of one kind.
+    """One operation with one set of arguments.
 
-    flat : arguments whose gradient is zero by nature; no mistake of scale can show there
-    step : of the finite difference
+    flat : arguments whose gradient is always zero, so that a wrong factor cannot show there
+    step : step of the finite difference
     """
 
     op: Op
@@ -74,7 +74,7 @@ class OpCase:
         return [a.astype(dtype, copy=False) if has_gradient(a) else a for a in drawn]
 
     def tensors(self, seed: int = 0, dtype: str = "float64", library: str = "numpy") -> list:
-        """The same on a device, what can have a gradient as Tensors that require one."""
+        """The same in `library`; arrays that can have a gradient become Tensors that require one."""
         return [place(a, library) for a in self.inputs(seed, dtype)]
 
     def named_leaves(self) -> list[str]:
@@ -85,14 +85,14 @@ class OpCase:
         tensors = self.tensors(seed, library=library)
         leaves = [t for t in tensors if isinstance(t, Tensor)]
         shapes = " ".join(str(getattr(t, "shape", t)) for t in tensors)
-        # The checker changes the leaves in place, so f reads them where they are.
+        # The checker changes the leaves in place, so f need not read its arguments.
         return Problem(lambda *leaves: self.op(*tensors, **self.settings), leaves, shapes)
 
 
 def case(
     op: Op, *arguments: Any, label: str = "", flat: tuple[str, ...] = (), step: float = 1e-5, **settings: Any
 ) -> OpCase:
-    """One line of CASES: what is not named here is a setting of the operation."""
+    """One line of CASES; all other keywords are settings of the operation."""
     return OpCase(op=op, arguments=arguments, settings=settings, label=label, flat=flat, step=step)
 
 
@@ -100,7 +100,7 @@ def case(
 class ModuleCase:
     """A layer or a model with all its parameters.
 
-    make : builds it from a generator      call : what of it to check
+    make : builds it from a random generator      call : the method or function to check
     """
 
     kind: str
@@ -135,35 +135,35 @@ class ModuleCase:
 
 
 def rewind_dropout(module: Module) -> None:
-    """Let the next call draw the masks of the first: finite differences need one function."""
+    """Make the next call draw the same masks again: finite differences need a deterministic function."""
     if isinstance(module, Dropout):
         module.masks.drawn = 0
     for _, child in module.children():
         rewind_dropout(child)
 
 
-def layer(kind: type[Module], make: Callable[..., Module], *arguments: Any, label: str = "") -> ModuleCase:
+def layer(cls: type[Module], make: Callable[..., Module], *arguments: Any, label: str = "") -> ModuleCase:
     """One line of LAYERS: every entry of every parameter and input is checked."""
     return ModuleCase(
-        kind="layer", make=make, call=kind.__call__, arguments=arguments,
-        name=kind.__name__, label=label, directions=None,
+        kind="layer", make=make, call=cls.__call__, arguments=arguments,
+        name=cls.__name__, label=label, directions=None,
     )  # fmt: skip
 
 
 def model(
-    kind: type[LanguageModel], config: ModelConfig, *, label: str, batch: int = 2, tokens: int = 5,
+    cls: type[LanguageModel], config: ModelConfig, *, label: str, batch: int = 2, tokens: int = 5,
     call: Callable[..., Tensor] | None = None,
 ) -> ModuleCase:  # fmt: skip
-    """The losses of all predictions but one that is ignored, or `call`; along random directions."""
+    """One line of MODELS: checks all losses but an ignored one, or `call`, along random directions."""
     V = config.vocab_size
     return ModuleCase(
-        kind="model", make=lambda rng: kind(config, dtype="float64"), call=call or kind.token_losses,
+        kind="model", make=lambda rng: cls(config, dtype="float64"), call=call or cls.token_losses,
         arguments=(ids(batch, tokens, below=V), some_ignored(batch, tokens, below=V)),
-        name=kind.__name__, label=label, directions=5,
+        name=cls.__name__, label=label, directions=5,
     )  # fmt: skip
 
 
-PAIRS = {  # what two arguments can be to each other under broadcasting
+PAIRS = {  # the ways in which two arguments broadcast
     "": ((2, 3), (2, 3)),
     "broadcast": ((2, 5, 4), (4,)),
     "broadcast-both": ((3, 1), (1, 4)),
@@ -301,10 +301,10 @@ CASES = [
          label="not-contiguous"),
 ]  # fmt: skip
 
-# Not smaller: the norm of a few channels bends so sharply that finite differences lose it.
+# Not smaller: the norm of very few channels is too curved for finite differences.
 SMALL: dict[str, Any] = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
-SECOND = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "d_state": 3, "expand": 2}
-RIVAL = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
+MAMBA = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "d_state": 3, "expand": 2}
+TRANSFORMER = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
 BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
 
 
@@ -343,8 +343,8 @@ LAYERS = [
         for r, label in ((True, "residual"), (False, "bare"))
     ),
     *(
-        layer(kind, lambda rng, kind=kind, p=p: kind(heads(p), MaskCounter(0), rng), (2, 4, 6), label=label)
-        for kind in (Attention, TransformerBlock)
+        layer(cls, lambda rng, cls=cls, p=p: cls(heads(p), MaskCounter(0), rng), (2, 4, 6), label=label)
+        for cls in (Attention, TransformerBlock)
         for p, label in ((0.0, ""), (0.3, "dropout"))
     ),
 ]
@@ -355,10 +355,10 @@ MODELS = [
     model(GAM, GAMConfig(**SMALL, kernel_size=1), label="kernel of one"),
     model(GAM, GAMConfig(**SMALL, kernel_size=4), label="shorter than kernel, batch 1", batch=1, tokens=2),
     model(GAM, GAMConfig(**SMALL, dropout=0.2), label="the mean loss that trains", call=GAM.loss),
-    model(Transformer, TransformerConfig(**RIVAL, dropout=0.0), label=""),
-    model(Transformer, TransformerConfig(**RIVAL, dropout=0.2), label="dropout"),
+    model(Transformer, TransformerConfig(**TRANSFORMER, dropout=0.0), label=""),
+    model(Transformer, TransformerConfig(**TRANSFORMER, dropout=0.2), label="dropout"),
     *(
-        model(Mamba, MambaConfig(**SECOND, dropout=0.2, residual=r), label=label)
+        model(Mamba, MambaConfig(**MAMBA, dropout=0.2, residual=r), label=label)
         for r, label in ((True, "residual"), (False, "bare"))
     ),
 ]

@@ -1,4 +1,4 @@
-"""Layers and language models, each model beside its block. MODELS has them by the name commands know."""
+"""Layers and language models, each model in one file with its block. MODELS maps names to models."""
 
 from minigam.models.gam import GAM, GAMBlock
 from minigam.models.lm import LanguageModel

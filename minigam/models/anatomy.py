@@ -1,4 +1,4 @@
-"""What happens inside a GAM while it reads: gates, shares of the slots, and the words that excite them."""
+"""What happens inside a GAM while it reads: gates, shares of the slots, and the tokens that excite them."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class BlockView:
     """What one block computed for every token; None where its mixer has no such part.
 
     local_gate, global_gate : (B, T, C)   sigmoid(g_local) and sigmoid(g_global)   E6-E7
-    shares                  : (B, T, S)   a, how much each slot answers            E4
+    shares                  : (B, T, S)   a, the share of each slot in the recall  E4
     """
 
     local_gate: np.ndarray | None
@@ -23,7 +23,7 @@ class BlockView:
 
 
 def views(model: GAM, ids: Array) -> tuple[np.ndarray, list[BlockView]]:
-    """Read ids (B, T); return the logits (B, T, V) and one view a block, on the host, without dropout."""
+    """Read ids (B, T); return the logits (B, T, V) and one view per block, on the host, without dropout."""
     was_training = model.training
     model.eval()
     try:
@@ -35,18 +35,18 @@ def views(model: GAM, ids: Array) -> tuple[np.ndarray, list[BlockView]]:
 
 
 def _read(model: GAM, ids: Array) -> tuple[Tensor, list[Tensor]]:
-    """Return the logits, and u of E1 for every block, (B, T, C) each."""
-    seen: list = []
+    """Return the logits, and u of E1 for every block, each (B, T, C)."""
+    inputs: list = []
     for block in model.blocks:
         mix = block.mix
 
-        def watched(u, state, mix=mix):
-            seen.append(u)
+        def recording(u, state, mix=mix):
+            inputs.append(u)
             return mix(u, state)
 
-        block.mix = watched
+        block.mix = recording
     try:
-        return model(ids), seen
+        return model(ids), inputs
     finally:
         for block in model.blocks:
             del block.mix
@@ -63,25 +63,25 @@ def _view(block: GAMBlock, u: Tensor) -> BlockView:
 
 
 def exciting_tokens(shares: np.ndarray, ids: np.ndarray, n_tokens: int, least: int = 3) -> np.ndarray:
-    """Return how much each slot answers to each token of the vocabulary, on average: (S, V).
+    """Return the mean share of each slot, per token of the vocabulary: (S, V).
 
     shares : (B, T, S)   of one block
-    ids    : (B, T)      what was read; negative places are left out
-    least  : a token that came less often has nan, as its mean says little
+    ids    : (B, T)      the tokens that were read; negative ids are ignored
+    least  : a token that occurs less often gets nan, because its mean says little
     """
     return mean_shares(*share_sums(shares, ids, n_tokens), least)
 
 
 def share_sums(shares: np.ndarray, ids: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sum of the shares at the places of each token, (V, S), and how many places those are, (V).
+    """Return, per token, the sum of the shares over its occurrences, (V, S), and how many there are, (V).
 
-    Sums of several texts may be added up before `mean_shares`; arguments as `exciting_tokens` has them.
+    Arguments as in `exciting_tokens`. The sums of several texts can be added before `mean_shares`.
     """
-    known = ids >= 0
-    total = numeric.scatter_add(np, n_tokens, ids[known], shares[known])
-    return total, np.bincount(ids[known], minlength=n_tokens)
+    valid = ids >= 0
+    total = numeric.scatter_add(np, n_tokens, ids[valid], shares[valid])
+    return total, np.bincount(ids[valid], minlength=n_tokens)
 
 
 def mean_shares(total: np.ndarray, count: np.ndarray, least: int) -> np.ndarray:
-    """Return the means of `share_sums`, (S, V); nan for a token that came less than `least` times."""
+    """Return the means of `share_sums`, (S, V); nan for a token with fewer than `least` occurrences."""
     return np.where(count >= least, total.T / np.maximum(count, 1), np.nan)

@@ -1,4 +1,4 @@
-"""Streaming generation: read a text part by part, sample the next token, write a text."""
+"""Generation: read a text part by part, sample the next token, continue the text."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.ra
 
 
 class Stream:
-    """Read a text part by part, remembering only what the blocks' states hold.
+    """A decoder: reads a text part by part, and remembers it in one state per block.
 
-    For GAM a state is the K-1 latest convolution inputs of each block: constant time and
-    memory a token, however long the text.
+    For GAM the state of a block is its last K-1 convolution inputs: constant time and memory
+    per token, however long the text.
 
-    The learned positions end at T = block_size. When token T + 1 comes, the model forgets the
-    oldest T/2 tokens and reads on with the others at positions 0 .. T/2 - 1, and again each T/2
-    tokens. What it answers is always what a full pass over that window would answer; GAM needs
-    only the last `reach` tokens of the window to get there.
+    The learned positions end at T = block_size. When token T + 1 arrives, the decoder drops the
+    oldest T/2 tokens and moves the others to positions 0 .. T/2 - 1. It does so every T/2 tokens.
+    The logits always equal those of a full pass over the tokens left; to compute them, GAM needs
+    to read only the last `reach` of these again.
     """
 
     def __init__(self, model: "LanguageModel", batch: int = 1):
@@ -44,10 +44,10 @@ class Stream:
 
     def _restart(self) -> None:
         self.states = [block.new_state(len(self.tokens)) for block in self.model.blocks]
-        self.read = 0  # how many tokens of the window the states have seen
+        self.read = 0  # number of tokens of the window that the states include
 
     def feed(self, ids: Array) -> np.ndarray:
-        """Read ids (B, n), n >= 1; return the logits (B, V) that follow the last, on the host."""
+        """Read ids (B, n), n >= 1; return the logits (B, V) after the last token, on the host."""
         T = self.model.config.block_size
         ids = backend.to_numpy(self.model.checked(ids)).astype(np.int64)
         self.tokens = np.concatenate([self.tokens, ids], axis=1)
@@ -67,11 +67,11 @@ def continued(
     model: "LanguageModel", tokenizer: Any, ids: list[int], n: int = 300, temperature: float = 0.8,
     top_k: int | None = None, seed: int = 0, progress: bool = False,
 ) -> tuple[list[int], int | None]:  # fmt: skip
-    """Return ids and at most n sampled tokens more; then the token that ended the text, None if none did.
+    """Return ids continued by at most n sampled tokens, and the token that ended the text, or None.
 
-    A story or a document ends where the model ends it.
+    A story or a document ends when the model samples the end token.
     """
-    from tqdm import tqdm  # here, so that a model alone needs none
+    from tqdm import tqdm  # here: a model alone does not need tqdm
 
     ids = list(ids)
     sampled = model.continuation(np.array([ids]), n, temperature, top_k, seed)
@@ -83,10 +83,10 @@ def continued(
 
 
 def first_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Return the ids that sampling begins with: before a story or a document stands the end of another."""
+    """Return the ids that sampling starts from. A story or document follows the end token of another."""
     if tokenizer.end is not None:
         return [tokenizer.end, *tokenizer.encode(prompt)]
     ids = tokenizer.encode(prompt) if prompt else tokenizer.encode("\n", strict=False)
     if not ids:
-        raise InputError("nothing to begin with; give a --prompt")
+        raise InputError("--prompt is empty, wanted a text to continue")
     return ids

@@ -1,4 +1,4 @@
-"""GAM: its block, local context by convolution, global context by memory, fused by a gate; and the model."""
+"""GAM: the model and its block. A gate fuses convolution (local context) and memory (global context)."""
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from minigam.models.nn import (  # isort: skip
 class GAMBlock(Module):
     """x + gate(local_context, global_context), then x + feed-forward.   E1-E9
 
-    `config.mixer` leaves parts out, as the paper's ablation does: "sum" adds the two contexts
-    without a gate, "local" and "global" keep one of them; what is unused is not created.
+    `config.mixer` omits parts, as in the paper's ablation: "sum" adds the two contexts without
+    a gate, "local" and "global" keep only one of them. Unused parts are not created.
     """
 
     def __init__(self, config: GAMConfig, masks: MaskCounter, rng: np.random.Generator):
@@ -42,10 +42,10 @@ class GAMBlock(Module):
     def mix(self, u: Tensor, state: BlockState | None) -> Tensor:
         if self.mixer == "global":
             return associative_memory(u, self.memory)
-        local_context = self.conv(u, state)  # E2, sees K tokens
+        local_context = self.conv(u, state)  # E2, reads K tokens
         if self.mixer == "local":
             return local_context
-        global_context = associative_memory(u, self.memory)  # E3-E5, sees one
+        global_context = associative_memory(u, self.memory)  # E3-E5, reads one token
         if self.mixer == "sum":
             return local_context + global_context
         return gated_fusion(local_context, global_context, self.gate(u))  # E6-E7
@@ -54,7 +54,7 @@ class GAMBlock(Module):
 class GAM(LanguageModel):
     """Gated Associative Memory (arXiv 2509.00605) as a language model.   E1-E9
 
-    Only the convolution moves information between tokens, so an output sees exactly
+    Only the convolution moves information between tokens, so the receptive field is exactly
     `reach` = 1 + L (K - 1) tokens.
     """
 

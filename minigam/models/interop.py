@@ -3,10 +3,10 @@
     arrays = {name: t.numpy() for name, t in torch.load("gam.pt", weights_only=True).items()}
     model = from_official(arrays)
 
-NAMES is the whole translation; the functions below only read it. `*` stands for the number of a
-block; a kind is a mixer of GAM, or "transformer". A shape is the published one, in the letters used
-everywhere: V vocabulary, T positions, C channels, S slots, K kernel size; "2C" is twice C, and "1"
-an axis that minigam leaves out.
+NAMES is the whole translation; the functions below only apply it. `*` stands for the number of a
+block. An architecture is a mixer of GAM, or "transformer". Shapes are the published ones, in the
+usual letters: V vocabulary, T positions, C channels, S slots, K kernel size; "2C" is twice C, and
+"1" an axis of length 1 that minigam omits.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ from minigam.models.gam import GAM
 from minigam.models.lm import LanguageModel
 from minigam.models.transformer import Transformer
 
-KINDS = (*MIXERS, "transformer")
-EVERY, ANY_GAM, RIVAL = frozenset(KINDS), frozenset(MIXERS), {"transformer"}
+ARCHITECTURES = (*MIXERS, "transformer")
+EVERY, ANY_GAM, TRANSFORMER = frozenset(ARCHITECTURES), frozenset(MIXERS), {"transformer"}
 CONV, MEMORY, GATE = ANY_GAM - {"global"}, ANY_GAM - {"local"}, {"gated"}  # which mixers have which part
-CAUSAL_MASK = ".attn.bias"  # stored beside the authors' Transformer, and no weight
+CAUSAL_MASK = ".attn.bias"  # stored with the authors' Transformer, but not a weight
 
 NAMES = (
-    # published name               name here                         shape    kinds that have it
+    # published name               name here                         shape    architectures that have it
     ("token_embedding.weight", "token_embedding.weight", "V C", EVERY),
     ("pos_embedding.weight", "position_embedding.weight", "T C", EVERY),
     ("blocks.*.ln1.weight", "blocks.*.norm1.weight", "C", ANY_GAM),
@@ -38,14 +38,14 @@ NAMES = (
     ("blocks.*.gate.bias", "blocks.*.gate.bias", "2C", GATE),
     ("blocks.*.ln2.weight", "blocks.*.norm2.weight", "C", ANY_GAM),
     ("blocks.*.ln2.bias", "blocks.*.norm2.bias", "C", ANY_GAM),
-    ("blocks.*.ln_1.weight", "blocks.*.norm1.weight", "C", RIVAL),
-    ("blocks.*.ln_1.bias", "blocks.*.norm1.bias", "C", RIVAL),
-    ("blocks.*.attn.c_attn.weight", "blocks.*.attention.qkv.weight", "3C C", RIVAL),
-    ("blocks.*.attn.c_attn.bias", "blocks.*.attention.qkv.bias", "3C", RIVAL),
-    ("blocks.*.attn.c_proj.weight", "blocks.*.attention.out.weight", "C C", RIVAL),
-    ("blocks.*.attn.c_proj.bias", "blocks.*.attention.out.bias", "C", RIVAL),
-    ("blocks.*.ln_2.weight", "blocks.*.norm2.weight", "C", RIVAL),
-    ("blocks.*.ln_2.bias", "blocks.*.norm2.bias", "C", RIVAL),
+    ("blocks.*.ln_1.weight", "blocks.*.norm1.weight", "C", TRANSFORMER),
+    ("blocks.*.ln_1.bias", "blocks.*.norm1.bias", "C", TRANSFORMER),
+    ("blocks.*.attn.c_attn.weight", "blocks.*.attention.qkv.weight", "3C C", TRANSFORMER),
+    ("blocks.*.attn.c_attn.bias", "blocks.*.attention.qkv.bias", "3C", TRANSFORMER),
+    ("blocks.*.attn.c_proj.weight", "blocks.*.attention.out.weight", "C C", TRANSFORMER),
+    ("blocks.*.attn.c_proj.bias", "blocks.*.attention.out.bias", "C", TRANSFORMER),
+    ("blocks.*.ln_2.weight", "blocks.*.norm2.weight", "C", TRANSFORMER),
+    ("blocks.*.ln_2.bias", "blocks.*.norm2.bias", "C", TRANSFORMER),
     ("blocks.*.ffn.0.weight", "blocks.*.feed.expand.weight", "4C C", EVERY),
     ("blocks.*.ffn.0.bias", "blocks.*.feed.expand.bias", "4C", EVERY),
     ("blocks.*.ffn.2.weight", "blocks.*.feed.contract.weight", "C 4C", EVERY),
@@ -60,37 +60,37 @@ FIELDS = {"V": "vocab_size", "T": "block_size", "C": "d_model", "S": "n_slots", 
 def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: int = 8) -> GAM | Transformer:
     """Build the GAM, or the Transformer, that published weights describe, in their dtype.
 
-    arrays  : by published name; float32 or float64, all alike. The kind is known by the names
-              that are there, the numbers of the configuration by the shapes; a number that no
-              shape shows (n_slots of "local", kernel_size of "global") keeps its default.
-              The causal mask that the authors' Transformer stores is skipped
-    dropout, n_heads : cannot be seen in weights
-    Raises KeyError listing names missing and unknown, TypeError or ShapeError listing misfits,
-    ValueError when head.weight is not token_embedding.weight.
+    arrays  : by published name; all float32 or all float64. The names determine the architecture,
+              the shapes its configuration; a number that no shape determines (n_slots of "local",
+              kernel_size of "global") keeps its default. The causal mask stored with the authors'
+              Transformer is skipped
+    dropout, n_heads : cannot be determined from weights
+    Raises KeyError listing missing and unknown names, TypeError or ShapeError listing misfits,
+    ValueError if head.weight is not token_embedding.weight.
     """
     arrays = {name: a for name, a in arrays.items() if not name.endswith(CAUSAL_MASK)}
     n_layers = max(1, len({name.split(".")[1] for name in arrays if name.startswith("blocks.")}))
-    kind = min(KINDS, key=lambda k: len(_names(k, n_layers).keys() ^ arrays.keys()))  # fits best
-    names = _names(kind, n_layers)
+    best = min(ARCHITECTURES, key=lambda a: len(_names(a, n_layers).keys() ^ arrays.keys()))
+    names = _names(best, n_layers)
     missing, unknown = sorted(names.keys() - arrays.keys()), sorted(arrays.keys() - names.keys())
     if missing or unknown:
         raise KeyError(
             f"from_official: missing {missing}, unknown {unknown}, "
-            f"read as {n_layers} blocks of kind {kind!r}; see minigam.interop.NAMES"
+            f"read as {n_layers} blocks of architecture {best!r}; see minigam.interop.NAMES"
         )
     dtype = _dtype(arrays)
     sizes = _sizes(names, arrays)
     if not np.array_equal(arrays["head.weight"], arrays["token_embedding.weight"], equal_nan=True):
         raise ValueError(
-            "from_official: head.weight is not token_embedding.weight; the model has one matrix for both, "
-            "so wanted the same numbers under both names"
+            "from_official: head.weight is not token_embedding.weight, wanted the same numbers under both "
+            "names; the model has one matrix for both"
         )
-    shown: dict[str, Any] = {FIELDS[letter]: n for letter, n in sizes.items()}
-    shown |= {"n_layers": n_layers, "dropout": dropout}
-    if kind == "transformer":
-        model: GAM | Transformer = Transformer(TransformerConfig(n_heads=n_heads, **shown), dtype=dtype)
+    settings: dict[str, Any] = {FIELDS[letter]: n for letter, n in sizes.items()}
+    settings |= {"n_layers": n_layers, "dropout": dropout}
+    if best == "transformer":
+        model: GAM | Transformer = Transformer(TransformerConfig(n_heads=n_heads, **settings), dtype=dtype)
     else:
-        model = GAM(GAMConfig(mixer=kind, **shown), dtype=dtype)
+        model = GAM(GAMConfig(mixer=best, **settings), dtype=dtype)
     model.load_state_dict(
         {ours: np.squeeze(arrays[name], _extra_axes(dims)) for name, (ours, dims) in names.items()}
     )
@@ -100,7 +100,7 @@ def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: 
 def to_official(model: LanguageModel) -> dict[str, np.ndarray]:
     """Return a copy of every weight on the host, under the published names and in their shapes.
 
-    head.weight and token_embedding.weight are one array, as they are one matrix.
+    head.weight and token_embedding.weight share one array, because the model has one matrix for both.
     """
     if not isinstance(model, (GAM, Transformer)):
         raise TypeError(f"to_official: {type(model).__name__}, wanted a GAM or a Transformer")
@@ -109,12 +109,12 @@ def to_official(model: LanguageModel) -> dict[str, np.ndarray]:
     return {name: np.expand_dims(own[ours], _extra_axes(dims)) for name, (ours, dims) in names.items()}
 
 
-def _names(kind: str, n_layers: int) -> dict[str, tuple[str, list[str]]]:
+def _names(architecture: str, n_layers: int) -> dict[str, tuple[str, list[str]]]:
     """Return {published name: (name here, published shape in letters)} of one model."""
     return {
         name.replace("*", str(i)): (ours.replace("*", str(i)), shape.split())
-        for name, ours, shape, kinds in NAMES
-        if kind in kinds
+        for name, ours, shape, architectures in NAMES
+        if architecture in architectures
         for i in (range(n_layers) if "*" in name else [0])
     }
 
@@ -124,7 +124,7 @@ def _extra_axes(dims: list[str]) -> tuple[int, ...]:
 
 
 def _dtype(arrays: dict[str, np.ndarray]) -> np.dtype:
-    """Return the dtype all arrays have. Raises TypeError listing those that have another."""
+    """Return the dtype that all arrays share. Raises TypeError listing the arrays with another."""
     wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
     if wrong:
         raise TypeError(f"from_official: {', '.join(wrong)}; wanted NumPy arrays")
@@ -137,19 +137,19 @@ def _dtype(arrays: dict[str, np.ndarray]) -> np.dtype:
 
 
 def _sizes(names: dict[str, tuple[str, list[str]]], arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    """Return what each letter stands for: the length that most shapes show for it.
+    """Return the length that each letter stands for, by majority vote of the shapes.
 
     Raises ShapeError listing the arrays whose shape disagrees.
     """
-    shown: dict[str, Counter[int]] = {letter: Counter() for letter in FIELDS}
+    votes: dict[str, Counter[int]] = {letter: Counter() for letter in FIELDS}
     for name, (_, dims) in names.items():
         if arrays[name].ndim == len(dims):
             for dim, n in zip(dims, arrays[name].shape, strict=True):
                 if dim in FIELDS:
-                    shown[dim][n] += 1
-    sizes = {letter: votes.most_common(1)[0][0] for letter, votes in shown.items() if votes}
+                    votes[dim][n] += 1
+    sizes = {letter: count.most_common(1)[0][0] for letter, count in votes.items() if count}
 
-    def length(dim: str) -> int:  # "C" and "2C" are known by the letter, "1" is itself
+    def length(dim: str) -> int:  # "2C" is twice "C", "1" is 1
         return int(dim) if dim.isdigit() else int(dim[:-1] or 1) * sizes.get(dim[-1], -1)
 
     wrong = [
@@ -158,6 +158,6 @@ def _sizes(names: dict[str, tuple[str, list[str]]], arrays: dict[str, np.ndarray
         if arrays[name].shape != tuple(map(length, dims))
     ]
     if wrong:
-        read = ", ".join(f"{letter} {n}" for letter, n in sizes.items())
-        raise ShapeError(f"from_official: {'; '.join(wrong)}; with {read}")
+        lengths = ", ".join(f"{letter} {n}" for letter, n in sizes.items())
+        raise ShapeError(f"from_official: {'; '.join(wrong)}; with {lengths}")
     return sizes

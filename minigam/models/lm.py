@@ -20,10 +20,10 @@ from minigam.models.decoding import Stream, sample
 
 
 class LanguageModel(nn.Module):
-    """What GAM and its rivals share; a subclass names its block and its configuration.
+    """What GAM and its baselines share; a subclass sets its block and its configuration.
 
-    config  : the numbers of the model
-    seed    : decides the initial values and the dropout masks
+    config  : the hyperparameters of the model
+    seed    : determines the initial values and the dropout masks
     backend : "numpy" or "cupy", where the parameters live
     dtype   : float32 to train, float64 to check
     """
@@ -40,7 +40,7 @@ class LanguageModel(nn.Module):
         initial, masks = np.random.SeedSequence(seed).spawn(2)
         rng, C = np.random.default_rng(initial), config.d_model
         self.mask_counter = nn.MaskCounter(int(masks.generate_state(1)[0]))
-        # The embedding is the head too, and takes the head's initial values (a Linear's).
+        # The embedding is also the head, so it has the initial values of a head (a Linear).
         bound = 1.0 / math.sqrt(C)
         self.token_embedding = nn.Embedding(nn.uniform(rng, (config.vocab_size, C), bound))
         self.position_embedding = nn.Embedding(
@@ -55,7 +55,7 @@ class LanguageModel(nn.Module):
 
     @property
     def reach(self) -> int | None:
-        """How many tokens, the present one included, an output can depend on; None for all."""
+        """The receptive field: how many tokens, the current one included, an output depends on; None: all."""
         return None
 
     @property
@@ -67,14 +67,14 @@ class LanguageModel(nn.Module):
         """Return logits (B, T, V) for ids (B, T).
 
         ids    : integers 0 .. V-1, best on the host, where checking them costs no synchronisation
-        states : one state a block, as `block.new_state` makes them, when a text comes in parts
+        states : one state per block, from `block.new_state`, if a text is read in parts
         start  : position of the first token
-        Raises ShapeError, TypeError or ValueError for ids the model cannot take.
+        Raises ShapeError, TypeError or ValueError for ids that the model cannot read.
         """
         return ops.linear(self.features(ids, states, start), self.token_embedding.weight)  # (B, T, V)
 
     def features(self, ids: Array, states: list | None = None, start: int = 0) -> Tensor:
-        """Return what the head reads, (B, T, C): everything above but the last product."""
+        """Return the input of the head, (B, T, C): the whole model but its last matrix product."""
         return self._features(self.here(self.checked(ids)), states, start)
 
     def _features(self, ids: Array, states: list | None = None, start: int = 0) -> Tensor:
@@ -88,12 +88,12 @@ class LanguageModel(nn.Module):
         return self.norm(x)
 
     def here(self, ids: Array) -> Array:
-        """Return ids, or targets, held by the library of the parameters."""
+        """Move ids, or targets, to the library of the parameters."""
         return backend.to(ids, self.xp.__name__) if isinstance(ids, np.ndarray) else ids
 
     def checked(self, ids: Array) -> Array:
-        """Return ids as an array of integers 0 .. V-1. NumPy takes negative ids for places counted
-        from the end and CuPy wraps any, so both would answer nonsense without a word."""
+        """Check that ids are integers 0 .. V-1; return them as an array. Unchecked, NumPy would count
+        negative ids from the end and CuPy would wrap any id: wrong results without an error."""
         ids, V = as_array(ids), self.config.vocab_size
         if ids.ndim != 2 or ids.size == 0:
             raise ShapeError(f"ids: {ids.shape}, wanted (B, T), with at least one token")
@@ -105,7 +105,7 @@ class LanguageModel(nn.Module):
         return ids
 
     def checked_targets(self, targets: Array, ids: Array) -> Array:
-        """Return targets as an array of integers below V, one for each of ids; a negative one is ignored."""
+        """Check targets: integers below V, one per id, negative to be ignored. Return them as an array."""
         targets, V = as_array(targets), self.config.vocab_size
         if targets.shape != ids.shape:
             raise ShapeError(f"targets: {targets.shape}, wanted one for each of the ids {ids.shape}")
@@ -128,7 +128,7 @@ class LanguageModel(nn.Module):
         """Return the mean loss in nats over the targets that are not negative, one number.
 
         start : position of the first token
-        Made for training: with the loss comes its gradient. `token_losses` costs less where none is wanted.
+        For training: its forward pass also computes the gradient. `token_losses` costs less without one.
         """
         ids = self.checked(ids)
         targets = self.checked_targets(targets, ids)
@@ -137,9 +137,9 @@ class LanguageModel(nn.Module):
         return self.mean_loss(self.here(ids), self.here(targets), start)
 
     def mean_loss(self, ids: Array, targets: Array, start: int = 0) -> Tensor:
-        """Return what `loss` does, of ids and targets that are checked and here already.
+        """Return `loss` of ids and targets that are already checked and on the right device.
 
-        A training step checks and moves its batch once, and asks for the loss part by part.
+        A training step checks and moves its batch once, then computes the loss in parts.
         """
         x = self._features(ids, start=start)
         return ops.linear_cross_entropy(x, self.token_embedding.weight, targets)
@@ -151,11 +151,11 @@ class LanguageModel(nn.Module):
 
         ids         : (T,) or (B, T) integers; the prompt, at least one token
         temperature : divides the logits; 0 takes the most likely token
-        top_k       : sample among the k most likely only
-        Past block_size tokens see `Stream`.
+        top_k       : sample only among the k most likely tokens
+        For texts longer than block_size see `Stream`.
         """
         ids = backend.to_numpy(as_array(ids))
-        prompt = self.checked(np.atleast_2d(ids)).astype(np.int64)  # all, also what no window holds
+        prompt = self.checked(np.atleast_2d(ids)).astype(np.int64)  # all of it, even what the window drops
         new = [prompt, *(t[:, None] for t in self.continuation(prompt, n, temperature, top_k, seed))]
         tokens = np.concatenate(new, axis=1)
         return tokens if ids.ndim == 2 else tokens[0]
@@ -163,7 +163,7 @@ class LanguageModel(nn.Module):
     def continuation(
         self, ids: Array, n: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
     ) -> Iterator[np.ndarray]:
-        """Yield what `generate` adds to ids (B, T), token by token, each (B,)."""
+        """Yield the tokens that `generate` appends to ids (B, T), one (B,) at a time."""
         if n < 0 or not temperature >= 0.0 or (top_k is not None and top_k < 1):
             raise ValueError(
                 f"generate: n {n}, temperature {temperature}, top_k {top_k}; wanted n and temperature "
@@ -183,11 +183,11 @@ class LanguageModel(nn.Module):
 
 
 def count_targets(targets: Array) -> int:
-    """Return how many targets are to be predicted, that is, not negative."""
+    """Return how many targets count, that is, are not negative."""
     return int((as_array(targets) >= 0).sum())
 
 
 def as_array(values: Any) -> Array:
-    """Return the array in a Tensor, an array of any library as it is, anything else as NumPy's."""
+    """Unwrap a Tensor, return an array of any library unchanged, convert anything else to NumPy."""
     values = values.data if isinstance(values, Tensor) else values
     return values if backend.owner(values) is not None else np.asarray(values)

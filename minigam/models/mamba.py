@@ -1,7 +1,7 @@
-"""The paper's second baseline: Mamba, a selective state-space model, by hand.
+"""The paper's second baseline: Mamba, a selective state-space model, written by hand.
 
-Letters: C channels, E = expand C expanded channels, N = d_state states of each, R = C / 16 (rounded up),
-the rank through which the step size is computed.
+Letters: C channels, E = expand C expanded channels, N = d_state states per expanded channel, R = C / 16
+(rounded up), the rank of the projection for the step size.
 """
 
 import math
@@ -21,7 +21,7 @@ from minigam.models.nn import (  # isort: skip
 
 
 class StepSize(Module):
-    """delta = softplus(x W^T + b), so begun that delta is log-uniform between 0.001 and 0.1."""
+    """delta = softplus(x W^T + b), with b initialised so that softplus(b) is log-uniform in 0.001 .. 0.1."""
 
     def __init__(self, rank: int, c_out: int, rng: np.random.Generator):
         self.weight = Parameter(uniform(rng, (c_out, rank), 1.0 / math.sqrt(rank)))
@@ -33,11 +33,11 @@ class StepSize(Module):
 
 
 class SelectiveSSM(Module):
-    """Expand, convolve, scan with what the input decides, gate, contract.
+    """Expand, convolve, scan with input-dependent parameters, gate, contract.
 
         x, z = W_in u                         E channels each
         x = SiLU(conv(x))                     causal, depthwise, d_conv tokens
-        delta, B, C = W_x x                   step size through R numbers, then softplus
+        delta, B, C = W_x x                   delta: R numbers, which StepSize maps to E
         y = scan(x, delta, -exp(A_log), B, C, D)
         out = W_out (y SiLU(z))
 
@@ -69,13 +69,13 @@ class SelectiveSSM(Module):
 
 
 class MambaState:
-    """What a Mamba block remembers: its convolution's latest inputs, and the N states of each channel."""
+    """What a Mamba block remembers: the last inputs of its convolution, and the N states of each channel."""
 
     def __init__(self, conv: BlockState, h: Array):
         self.conv, self.h = conv, h  # h is (B, E, N)
 
     def remember(self, h: Array) -> None:
-        """Keep the state after the tokens just read."""
+        """Store the state after the tokens just read."""
         self.h = h
 
 
@@ -100,7 +100,7 @@ class MambaBlock(Module):
 
 
 class Mamba(LanguageModel):
-    """The paper's second baseline: every output sees every token before it, as far as its states remember."""
+    """The second baseline: an output depends on all tokens up to it, as far as its states remember them."""
 
     Block, Config = MambaBlock, MambaConfig
     config: MambaConfig

@@ -1,4 +1,4 @@
-"""Modules: named parameters, and the layers every model shares.
+"""Modules: named parameters, and the layers that the models share.
 
 Initial values are PyTorch's defaults for each layer, drawn on the host in float64, so that
 both backends and both precisions start from the same numbers.
@@ -25,17 +25,17 @@ class Parameter(Tensor):
 
 
 class MaskCounter:
-    """Numbers every dropout mask of one model: mask n is decided by (seed, n).
+    """Numbers the dropout masks of one model: (seed, n) determines mask n.
 
-    `drawn` is the whole state: put it back and the same masks follow. `first_token` says how many tokens
-    of the batch come before those at hand: a token has the same mask however the batch is split.
+    `drawn` is the whole state: restore it, and the same masks follow. `first_token` is the position of
+    the current tokens in the whole batch: a token has the same mask however the batch is split.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed, self.drawn, self.first_token = seed, 0, 0
 
     def next_mask(self) -> dict[str, Any]:
-        """Return what tells a dropout rule which mask is next."""
+        """Return the arguments of a dropout rule that select the next mask."""
         self.drawn += 1
         return {"key": (self.seed, self.drawn), "first_token": self.first_token}
 
@@ -45,7 +45,7 @@ class Module:
 
     training = True
 
-    __call__: Callable[..., Tensor]  # each its own
+    __call__: Callable[..., Tensor]  # defined by each subclass
 
     def children(self) -> Iterator[tuple[str, "Module"]]:
         for name, value in vars(self).items():
@@ -62,22 +62,22 @@ class Module:
             yield from child.named_parameters(f"{prefix}{name}.")
 
     def __repr__(self) -> str:
-        """Name this module, its parameters by shape and its settings; below it its children."""
-        shown = [f"{name} {list(v.shape)}" for name, v in vars(self).items() if isinstance(v, Parameter)]
-        shown += [f"{name}={v}" for name, v in vars(self).items() if type(v) in (int, float, str)]
+        """One line with the shapes of the parameters and the settings, then the children, indented."""
+        details = [f"{name} {list(v.shape)}" for name, v in vars(self).items() if isinstance(v, Parameter)]
+        details += [f"{name}={v}" for name, v in vars(self).items() if type(v) in (int, float, str)]
         size = f"  {self.num_parameters():,} parameters" if self.parameters() else ""
-        lines = [type(self).__name__ + (f"({', '.join(shown)})" if shown else "") + size]
+        lines = [type(self).__name__ + (f"({', '.join(details)})" if details else "") + size]
         for text, alike in groupby(self.children(), key=lambda child: repr(child[1])):
             first, *others = (name for name, _ in alike)
             lines.append(indent(f"{first}{f' to {others[-1]}, each' if others else ''}: {text}", "  "))
         return "\n".join(lines)
 
     def parameters(self) -> list[Parameter]:
-        """Return every parameter once, also one that two modules share."""
+        """Return every parameter once, even if two modules share it."""
         return list({id(p): p for _, p in self.named_parameters()}.values())
 
     def num_parameters(self) -> int:
-        """How many numbers training changes; tied uses share one parameter."""
+        """Return the number of trainable values; a parameter with several uses counts once."""
         return sum(p.data.size for p in self.parameters())
 
     def train(self, mode: bool = True) -> Self:
@@ -106,7 +106,7 @@ class Module:
         return {name: backend.to_numpy(p.data).copy() for name, p in self.named_parameters()}
 
     def load_state_dict(self, arrays: dict[str, np.ndarray]) -> None:
-        """Replace every parameter. Nothing changes unless every name, shape and dtype fits.
+        """Replace every parameter. Nothing changes unless all names, shapes and dtypes fit.
 
         Raises KeyError listing missing and unknown names, ShapeError or TypeError listing misfits.
         """
@@ -175,7 +175,7 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Zero a share p of the entries while training; do nothing otherwise."""
+    """Zero a fraction p of the entries in training mode; do nothing in evaluation mode."""
 
     def __init__(self, p: float, masks: MaskCounter) -> None:
         self.p, self.masks = p, masks
@@ -187,7 +187,7 @@ class Dropout(Module):
 
 
 class FeedForward(Module):
-    """Dropout(W_2 GELU(W_1 x + b_1) + b_2), on each token alone.   in E9"""
+    """Dropout(W_2 GELU(W_1 x + b_1) + b_2), for each token separately.   Part of E9"""
 
     def __init__(self, c: int, hidden: int, p: float, masks: MaskCounter, rng: np.random.Generator) -> None:
         self.expand, self.contract = Linear(c, hidden, rng), Linear(hidden, c, rng)
@@ -198,7 +198,7 @@ class FeedForward(Module):
 
 
 class CausalConv(Module):
-    """Depthwise causal convolution over the K latest tokens.   E2"""
+    """Depthwise causal convolution over the last K tokens.   E2"""
 
     def __init__(self, c: int, kernel_size: int, rng: np.random.Generator) -> None:
         bound = 1.0 / math.sqrt(kernel_size)  # a depthwise filter has K inputs
@@ -216,13 +216,13 @@ class CausalConv(Module):
 
 
 class BlockState:
-    """All that a convolution remembers of the tokens before, and all that a GAM block does: K-1 inputs."""
+    """What a causal convolution, and so a GAM block, remembers of earlier tokens: its last K-1 inputs."""
 
     def __init__(self, past: Array) -> None:
         self.past = past  # (B, K-1, C)
 
     def advance(self, u: Array) -> Array:
-        """Return the past that `u` (B, T, C) continues, and remember the K-1 latest inputs."""
+        """Return the K-1 inputs before `u` (B, T, C), and remember the latest K-1 for the next call."""
         past, T = self.past, u.shape[1]
         self.past = backend.xp_of(u).concatenate([past, u], axis=1)[:, T:]
         return past

@@ -1,4 +1,4 @@
-"""The paper's baseline: a pre-norm Transformer, attention by hand."""
+"""The paper's baseline: a pre-norm Transformer, with attention written by hand."""
 
 import numpy as np
 
@@ -27,13 +27,13 @@ class Attention(Module):
 
 
 class KeyValueCache:
-    """What attention remembers of the tokens before: the keys and values of them all."""
+    """What attention remembers of earlier tokens: all their keys and values."""
 
     def __init__(self, past: Array):
-        self.past = past  # (B, P, 2C), and P grows
+        self.past = past  # (B, P, 2C), where P grows
 
     def advance(self, qkv: Array) -> Array:
-        """Return the past that `qkv` (B, T, 3C) continues, and remember its keys and values too."""
+        """Return the keys and values before `qkv` (B, T, 3C), and remember its own too."""
         past, C = self.past, qkv.shape[-1] // 3
         self.past = xp_of(qkv).concatenate([past, qkv[..., C:]], axis=1)
         return past
@@ -59,7 +59,7 @@ class TransformerBlock(Module):
 
 
 class Transformer(LanguageModel):
-    """The paper's baseline: every output sees every token before it, at a cost that grows with the square."""
+    """The paper's baseline: every output depends on all tokens up to it, at quadratic cost."""
 
     Block, Config = TransformerBlock, TransformerConfig
     config: TransformerConfig

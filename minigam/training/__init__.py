@@ -1,1 +1,1 @@
-"""Training: optimiser, schedule, one step, the loop, validation, and the run folder it leaves."""
+"""Training: optimiser, schedule, one step, the loop, validation, and the run folder."""

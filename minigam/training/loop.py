@@ -1,6 +1,6 @@
-"""A training run inside its folder: its beginning, the loop with a progress bar, its end.
+"""A training run in its folder: the start, the loop with a progress bar, the end.
 
-Ctrl-C ends the loop after the step at hand, which is saved.
+Ctrl-C ends the loop after the current step, which is saved.
 """
 
 import signal
@@ -27,7 +27,7 @@ Started = tuple[Run, LanguageModel, AdamW]
 
 
 def begin(path: Path, config: RunConfig, tokenizer: Tokenizer, backend: str) -> Started:
-    """Make a model and a run folder that holds it, at step 0."""
+    """Make a model and a run folder with its checkpoint of step 0."""
     model = config.new_model(backend)
     run = Run.create(path, config, tokenizer)
     optimizer = run.new_optimizer(model)
@@ -38,13 +38,13 @@ def begin(path: Path, config: RunConfig, tokenizer: Tokenizer, backend: str) -> 
 def train(
     run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, start: int, name: str | None = None
 ) -> int:
-    """Train on from step `start` to the end, or to a Ctrl-C; return the last step done.
+    """Train from step `start` to the end, or until Ctrl-C; return the last step done.
 
-    Everything measured goes to metrics.jsonl. A checkpoint is written each `checkpoint_every` steps, at the
+    All measurements go to metrics.jsonl. A checkpoint is written every `checkpoint_every` steps, at the
     end, and when Ctrl-C ends the run early.
-    name : what to call the run in the progress bar
-    Raises NonFinite, with the step, when the loss becomes it, and PrecisionUnavailable where the device does
-    not have the run's precision.
+    name : label of the run in the progress bar
+    Raises NonFinite, with the step, when a loss or gradient is nan or infinite, and PrecisionUnavailable
+    when the device does not support the run's precision.
     """
     c, step = run.config.train, start
     bar = tqdm(total=c.steps, initial=start, unit="step", disable=None, desc=name)
@@ -56,7 +56,7 @@ def train(
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
         while step < c.steps:
-            began = time.perf_counter()
+            started = time.perf_counter()
             rows = batch_of(step + 1, len(corpus.train), c.batch_size, c.seed)
             ids, targets = inputs_and_targets(corpus.train[rows])
             optimizer.lr = warmup_cosine(step + 1, c.steps, c.warmup_steps, c.lr)
@@ -65,7 +65,7 @@ def train(
             except NonFinite as e:
                 raise NonFinite(f"step {step + 1}: {e}") from e
             step += 1
-            seconds, tokens = time.perf_counter() - began, count_targets(targets)
+            seconds, tokens = time.perf_counter() - started, count_targets(targets)
             run.log({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
@@ -73,9 +73,9 @@ def train(
                 line = {"step": step, **evaluate(model, corpus, c.eval_rows)}
                 run.log(line)
                 bar.write(f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
-            stop = interrupted()  # asked once, after the validation, so that what stops is saved
+            stop = interrupted()  # one answer for both tests below: a run that stops is saved
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
-                require_finite(model, step)  # a checkpoint is always one to go on from
+                require_finite(model, step)  # so that every checkpoint can be resumed
                 run.save(model, optimizer, step)
             if stop:
                 break
@@ -92,9 +92,9 @@ def _summary(line: dict) -> str:
 
 
 def finish(run: Run, model: LanguageModel, corpus: Corpus) -> dict:
-    """Validate on everything, log it, plot; return what `validation.evaluate` says, and the step."""
+    """Validate on all rows, log the result and plot it; return the step and the result."""
     result = {"step": run.config.train.steps, **evaluate(model, corpus)}
-    if run.metrics()[-1:] != [result]:  # a finished run resumed says the same again, once
+    if run.metrics()[-1:] != [result]:  # resuming a finished run gives the same line; log it once
         run.log(result)
     run.plot()
     return result
@@ -102,22 +102,22 @@ def finish(run: Run, model: LanguageModel, corpus: Corpus) -> dict:
 
 @contextmanager
 def noticing_interrupt() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C (or SIGTERM) came: the step at hand is finished
-    first. A second Ctrl-C stops at once."""
-    came = False
+    """Yield a function that returns whether Ctrl-C (or SIGTERM) has come, so that the current step can
+    finish first. A second Ctrl-C stops immediately."""
+    interrupted = False
 
     def notice(signum, frame):
-        nonlocal came
-        came = True
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        nonlocal interrupted
+        interrupted = True
+        print("\nstopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr)
         signal.signal(signum, before[signum])
 
     try:
         before = {s: signal.signal(s, notice) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, where no signal arrives
+    except ValueError:  # not the main thread, which alone gets signals
         before = {}
     try:
-        yield lambda: came
+        yield lambda: interrupted
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)

@@ -1,4 +1,4 @@
-"""AdamW with clipping of the gradient, and the loss scale that float16 needs."""
+"""AdamW with gradient clipping, and the loss scale that float16 needs."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,9 +15,9 @@ from minigam.models.nn import Parameter
 
 
 class LossScale:
-    """What the loss is multiplied by before the walk back, so that small gradients are above float16's least.
+    """A factor on the loss before the backward pass, which keeps small gradients from vanishing in float16.
 
-    Halved when gradients become infinite, and that step is left out; doubled after GROWTH good steps.
+    Halved when a gradient is not finite, and that step is skipped; doubled after GROWTH good steps in a row.
     Source: Micikevicius et al., arXiv 1710.03740; the numbers are those of torch.amp.GradScaler.
     """
 
@@ -27,7 +27,7 @@ class LossScale:
         self.value, self.good_steps = value, good_steps
 
     def update(self, finite: bool) -> None:
-        """Take note of a step, whose gradients were finite or not."""
+        """Adapt the scale after a step; `finite` says whether all its gradients were."""
         self.good_steps = self.good_steps + 1 if finite else 0
         if not finite:
             self.value /= 2.0
@@ -38,12 +38,12 @@ class LossScale:
 class AdamW:
     """Adam with decoupled weight decay, in PyTorch's order of operations (see `update`).
 
-    parameters : changed in place; one without a gradient is left alone, and t counts the steps
-                 of all together (PyTorch counts each parameter's own)
+    parameters : changed in place; one without a gradient is left alone. A single t counts the steps
+                 (PyTorch counts them for each parameter)
     lr         : learning rate; set `.lr` before a step to follow a schedule
-    loss_scale : what the gradients given to `step` are multiplied by; None for 1
-    The parameters are laid end to end in one array, of which each `.data` becomes a view, and the
-    moments in two more, so that a GPU can update them all at once.
+    loss_scale : the factor that the gradients given to `step` contain; None for 1
+    All parameters are joined into one array, and each `.data` becomes a view of it. The moments are
+    two more such arrays, so a GPU can update everything with one kernel.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class AdamW:
         self.lay_out()
 
     def lay_out(self) -> None:
-        """Make each parameter a view of `flat`: at first, and when something gave it another array since."""
+        """Make each parameter a view of `flat`, unless they all are already."""
         if all(p.data is view for p, view in zip(self.parameters, self.views)):
             return
         self.xp = xp_of(*(p.data for p in self.parameters), where="AdamW")
-        found = {p.dtype for p in self.parameters} | {self.m.dtype}
-        if len(found) > 1:
-            raise TypeError(f"AdamW: parameters and moments of {sorted(map(str, found))}, wanted one dtype")
+        dtypes = {p.dtype for p in self.parameters} | {self.m.dtype}
+        if len(dtypes) > 1:
+            raise TypeError(f"AdamW: parameters and moments are {sorted(map(str, dtypes))}, wanted one dtype")
         self.flat = self.xp.concatenate([p.data.reshape(-1) for p in self.parameters])
         for p, place in zip(self.parameters, self.places):
             p.data = self.flat[place].reshape(p.shape)
@@ -86,11 +86,11 @@ class AdamW:
             p.grad = None
 
     def step(self, max_norm: float = math.inf, loss: Array = 0.0) -> Array:
-        """Clip all gradients together, update each parameter that has one; return the norm before.
+        """Clip all gradients by their joint norm, update each parameter with a gradient; return the norm.
 
-        max_norm : gradients are scaled down together so that their norm is at most this
-        loss     : unless this number and the norm are finite, nothing changes but the count of steps
-        returns    an array of one number, on the device: nobody waits for it here
+        max_norm : all gradients are scaled by one factor so that their joint norm is at most this
+        loss     : unless this number and the norm are finite, only the step count changes
+        returns    the norm before clipping, an array of one number on the device: the host need not wait
         Source of clipping: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
         """
         self.lay_out()
@@ -99,7 +99,7 @@ class AdamW:
         pieces = [
             (at, p.grad.reshape(-1)) for p, at in zip(self.parameters, self.places) if p.grad is not None
         ]
-        if faster and len(pieces) == len(self.parameters):  # all at once
+        if faster and len(pieces) == len(self.parameters):  # all in one call
             pieces = [(slice(None), xp.concatenate([g for _, g in pieces]))]
         squares = sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype))
         norm = xp.sqrt(squares) / self.scale
@@ -113,14 +113,14 @@ class AdamW:
 
     @property
     def scale(self) -> float:
-        """What a loss is to be multiplied by before its backward."""
+        """The factor by which to multiply a loss before its backward."""
         return self.loss_scale.value if self.loss_scale else 1.0
 
     def accepts(self, loss: float, norm: float) -> bool:
-        """Say whether training may go on after a step with this loss and norm, and adapt the loss scale.
+        """Return whether training may continue after a step with this loss and norm; adapt the loss scale.
 
-        A step that is not finite changed nothing, and is not counted. Where the gradients alone are at
-        fault and the loss scale is above 1, the step is left out and the scale halved.
+        A step that is not finite has changed nothing and is not counted. If the loss is finite, only the
+        gradients are not, and the loss scale is above 1, training continues with half the scale.
         """
         finite = math.isfinite(loss) and math.isfinite(norm)
         self.steps -= not finite
@@ -132,24 +132,24 @@ class AdamW:
     def state_dict(self, names: list[str]) -> dict[str, np.ndarray]:
         """Return copies of both moments on the host, named after the parameters."""
         return {
-            f"{kind}.{name}": to_numpy(moments[at]).reshape(p.shape).copy()
-            for kind, moments in (("m", self.m), ("v", self.v))
+            f"{letter}.{name}": to_numpy(moments[at]).reshape(p.shape).copy()
+            for letter, moments in (("m", self.m), ("v", self.v))
             for name, p, at in zip(names, self.parameters, self.places, strict=True)
         }
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], names: list[str], steps: int) -> None:
-        """Put back what `state_dict` gave, and the count of steps taken.
+        """Restore what `state_dict` returned, and the number of steps taken.
 
         Raises ValueError, and changes nothing, when a shape or dtype does not fit.
         """
-        for kind in "mv":
+        for letter in "mv":
             for name, p in zip(names, self.parameters, strict=True):
-                a = arrays[f"{kind}.{name}"]
+                a = arrays[f"{letter}.{name}"]
                 if a.shape != p.shape or a.dtype != p.dtype:
-                    raise ValueError(f"{kind}.{name} {a.shape} {a.dtype}, wanted {p.shape} {p.dtype}")
+                    raise ValueError(f"{letter}.{name} {a.shape} {a.dtype}, wanted {p.shape} {p.dtype}")
         self.m, self.v = (
-            self.xp.asarray(np.concatenate([arrays[f"{kind}.{name}"].reshape(-1) for name in names]))
-            for kind in "mv"
+            self.xp.asarray(np.concatenate([arrays[f"{letter}.{name}"].reshape(-1) for name in names]))
+            for letter in "mv"
         )
         self.steps = steps
 
@@ -158,7 +158,7 @@ def update(
     xp: ModuleType, p: Array, g: Array, m: Array, v: Array, factor: Array, *,
     lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int,
 ) -> None:  # fmt: skip
-    """Take one step of AdamW, in place; nothing changes where `factor` is not finite.
+    """Take one step of AdamW, in place; nothing changes if `factor` is not finite.
 
         g <- factor g,   p <- p (1 - lr decay)
         m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
@@ -171,7 +171,7 @@ def update(
         return
     (beta1, beta2), factor = betas, factor.astype(g.dtype)
     correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
-    for part in tiles(len(p)):  # so that what is between stays in the cache
+    for part in tiles(len(p)):  # so that intermediate results stay in the cache
         g_, p_, m_, v_ = factor * g[part], p[part], m[part], v[part]
         p_ *= 1.0 - lr * weight_decay
         m_ *= beta1
@@ -181,4 +181,4 @@ def update(
         p_ -= (lr / correction1) * m_ / (xp.sqrt(v_) / math.sqrt(correction2) + eps)
 
 
-FASTER: dict[str, Callable] = {"cupy": adamw.update}  # the same as `update`, by the name of the library
+FASTER: dict[str, Callable] = {"cupy": adamw.update}  # name of the array library -> a faster `update`

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: each operation, and the matrix products alone, a lower bound."""
+"""Where the time of a training step goes: each operation, and a lower bound, the matrix products alone."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from minigam.training.schedule import batch_of
 from minigam.training.step import train_step
 
 OPTIMISER, REST = "the optimiser (clip and update)", "the rest (engine, data)"
-SECONDS, FEWEST, MOST = 10.0, 2, 20  # how long to measure, within these numbers of steps of each sort
+SECONDS, FEWEST, MOST = 10.0, 2, 20  # seconds to measure; fewest and most pairs of steps
 
 Product = tuple[int, int, int, int]  # (n, i, k, j): n products of (i, k) with (k, j)
 
@@ -35,15 +35,15 @@ def _linear(dx: Array, dweight: Array, *others: Array) -> list[Product]:
 
 
 def _causal_attention(dqkv: Array, *others: Array) -> list[Product]:
-    """q k^T and dy v^T; a v, a^T dy, ds k and ds^T q. All heads as one: the flops are the same. NumPy's
-    rule takes the queries in blocks, and leaves out the keys after each."""
+    """q k^T and dy v^T; a v, a^T dy, ds k and ds^T q. All heads count as one: the flops are the same.
+    NumPy's rule takes the queries in blocks and skips the keys after each block."""
     (B, T), C = dqkv.shape[:2], dqkv.shape[2] // 3
     block = QUERIES if isinstance(dqkv, np.ndarray) else T
-    found = []
+    products = []
     for start in range(0, T, block):
         n, keys = min(block, T - start), min(start + block, T)
-        found += 2 * [(B, n, C, keys)] + 2 * [(B, n, keys, C)] + 2 * [(B, keys, n, C)]
-    return found
+        products += 2 * [(B, n, C, keys)] + 2 * [(B, n, keys, C)] + 2 * [(B, keys, n, C)]
+    return products
 
 
 def _matmul(da: Array, db: Array) -> list[Product]:
@@ -68,9 +68,9 @@ def flops(products: Counter[Product]) -> int:
 
 
 def matrix_products(products: Counter[Product], xp: ModuleType, dtype: np.dtype) -> Callable[[], None]:
-    """Return a function that computes these products once, each into an output that is there already.
+    """Return a function that computes these products once, each into a preallocated output.
 
-    Products of one shape share their arrays, of ones: the work is the same.
+    Products of one shape share their arrays, all ones: the work is the same.
     """
     operands = []
     for (n, i, k, j), count in products.items():
@@ -90,7 +90,7 @@ def bound_seconds(
 ) -> float:
     """Return how long these products take alone: a lower bound for any code that uses this BLAS.
 
-    Each shape is timed, the median of five after a first, and counted as often as it comes.
+    The time of a shape is the median of five runs after a warm-up, times the number of such products.
     """
     total = 0.0
     for shape, count in products.items():
@@ -104,13 +104,13 @@ def bound_seconds(
 
 
 class Watch:
-    """An observer for `tensor.observing` that charges to each operation the time since the result before.
+    """An observer for `tensor.observing` that charges each operation with the time since the last result.
 
-    That is its rule, and a little besides: the Python of the modules, and in backward the sum of the
-    gradients of a result used twice, which the operation that made it is charged. Between a backward
-    and the next forward the gradients of one part of the batch are added to those of the others: that
-    is the rest, as all before the first is, though it hides one lookup in an embedding. After the last
-    it is the optimiser's.
+    That is the time of the operation's rule plus a little overhead: the Python code of the modules and,
+    in backward, adding the gradients of a result used twice (charged to the operation that made it).
+    The time up to the first result of each forward is charged to REST: loading the data, or adding the
+    gradients of one part of the batch to those of the others. It hides one embedding lookup. The time
+    after the last backward is charged to the optimiser.
     """
 
     def __init__(self, xp: ModuleType, clock: Callable[[], float]):
@@ -121,15 +121,15 @@ class Watch:
         self.going_forward = False
 
     def __call__(self, op: str, phase: str, arrays: tuple) -> None:
-        begins = phase == "forward" and not self.going_forward
-        self.charge(REST if begins else op, "" if begins else phase)
+        first = phase == "forward" and not self.going_forward
+        self.charge(REST if first else op, "" if first else phase)
         self.going_forward = phase == "forward"
         self.calls[op] += phase == "forward"
         if phase == "backward" and op in PRODUCTS:
             self.products.update(PRODUCTS[op](*arrays))
 
     def charge(self, name: str, phase: str = "") -> None:
-        """Charge to `name` the time since the last charge, once the device has done its work."""
+        """Wait for the device, then charge `name` with the time since the last charge."""
         backend.synchronize(self.xp)
         before, self.at = self.at, self.clock()
         self.seconds[name, phase] += self.at - before
@@ -140,13 +140,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class Profile:
-    """What one training step takes.
+    """The time and the work of one training step.
 
     seconds  : by (operation, phase), of the median watched step; phase "" for OPTIMISER and REST
-    calls    : forward, by operation
-    alone    : seconds of a step without the watch, the median
-    tokens   : targets of a step, the mean
-    products : its matrix products, and in `bound` the seconds they take alone
+    calls    : number of forward calls by operation
+    alone    : median seconds of a step without the watch
+    tokens   : mean number of targets in a step
+    products : its matrix products; `bound` is the seconds that they take alone
     """
 
     seconds: dict[tuple[str, str], float]
@@ -160,10 +160,10 @@ class Profile:
 def measure(
     model: LanguageModel, corpus: Corpus, config: TrainConfig, clock: Callable[[], float] = time.perf_counter
 ) -> Profile:
-    """Time training steps of `model`, watched and alone by turns. The model is trained by it.
+    """Time training steps of `model`, alternating watched ones with unwatched. This trains the model.
 
-    clock : gives seconds
-    Raises NonFinite when a loss or a gradient becomes it.
+    clock : returns seconds
+    Raises NonFinite when a loss or a gradient is nan or infinite.
     """
     tokens: list[int] = []
     xp = model.train().xp
@@ -182,7 +182,7 @@ def measure(
 
     bar = tqdm(desc="profiling", unit="step", leave=False, disable=None)
     with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        warm_up = step(watched=False).total()  # not counted: its memory comes fresh from the system
+        warm_up = step(watched=False).total()  # not counted: it gets its memory from the operating system
         pairs = min(MOST, max(FEWEST, int(SECONDS / (2.0 * warm_up))))
         bar.total = 1 + 2 * pairs
         alone, watched = zip(*((step(watched=False), step(watched=True)) for _ in range(pairs)), strict=True)
@@ -193,7 +193,7 @@ def measure(
 
 
 def text(profile: Profile) -> str:
-    """Return a table of the operations, the longest first, and how near the step is to its lower bound."""
+    """Return a table of the operations, slowest first, and how close the step is to its lower bound."""
     ms = {key: 1e3 * seconds for key, seconds in profile.seconds.items()}
     both: dict[str, float] = defaultdict(float)
     for (name, _), value in ms.items():
@@ -216,7 +216,7 @@ def text(profile: Profile) -> str:
 
 
 def head(model: LanguageModel, config: TrainConfig) -> str:
-    """Return one line: the model, the sizes of a step, and what computes."""
+    """Return one line: the model, the sizes of a step, the backend, the BLAS and the cores."""
     c = model.config
     parts = f", at most {config.micro_batch} at a time" if config.micro_batch else ""
     return (
@@ -227,15 +227,15 @@ def head(model: LanguageModel, config: TrainConfig) -> str:
 
 
 def blas() -> str:
-    """Return which BLAS computes, for which processor it chose its kernels, and with how many threads."""
-    if find_spec("threadpoolctl") is None:  # a help, not a dependency
+    """Return the name of the BLAS, the processor its kernels are for, and its number of threads."""
+    if find_spec("threadpoolctl") is None:  # optional
         return "BLAS unknown without threadpoolctl"
     from threadpoolctl import threadpool_info
 
-    found = {
+    libraries = {
         f"{p['internal_api']} {p['version']} for {p.get('architecture', 'any processor')}, "
         f"threads {p['num_threads']}"
         for p in threadpool_info()
         if p["user_api"] == "blas"
     }
-    return " and ".join(sorted(found)) or "BLAS unknown to threadpoolctl"
+    return " and ".join(sorted(libraries)) or "BLAS unknown to threadpoolctl"

@@ -1,13 +1,13 @@
-"""A run folder: what a training run leaves on disk, and how it is read back.
+"""A run folder: what a training run leaves on disk, and how to read it back.
 
-config.json            what was asked for, and a fingerprint of the data
-metrics.jsonl          one line a step, one a validation
-loss.png               the plot of it
+config.json            the settings, and a fingerprint of the data
+metrics.jsonl          one line per step, and one per validation
+loss.png               the plot of the metrics
 tokenizer.json         text to ids and back
 model.safetensors      the parameters
-optimizer.safetensors  all that resuming needs, in one file so that it is replaced as a whole:
-                       parameters, both moments, the step, the count of dropout masks drawn, and in
-                       float16 the scale of the loss
+optimizer.safetensors  everything that resuming needs, in one file so that it is replaced as a whole:
+                       parameters, both moments, the step, the number of dropout masks drawn, and for
+                       float16 the loss scale
 """
 
 import hashlib
@@ -32,7 +32,7 @@ FORMAT = "minigam run 1"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides the outcome of a run, but for the machine."""
+    """Everything that decides the outcome of a run, except the machine."""
 
     model_type: str
     model: ModelConfig
@@ -52,7 +52,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "RunConfig":
-        """Raises InputError when it is not what `to_dict` gives."""
+        """Build from what `to_dict` returned. Raises InputError for anything else."""
         if values.get("format") != FORMAT:
             raise InputError(
                 f"not the config.json of a run (format {values.get('format')!r}, wanted {FORMAT!r})"
@@ -64,17 +64,17 @@ class RunConfig:
                 values["model_type"],
                 MODELS[values["model_type"]].Config.from_dict(values["model"]),
                 DataConfig.from_dict(values["data"]),
-                TrainConfig.from_dict({"precision": "float32"} | values["train"]),  # older runs do not say it
+                TrainConfig.from_dict({"precision": "float32"} | values["train"]),  # older runs lack it
                 values["corpus_sha256"],
             )
         except (KeyError, TypeError, AttributeError) as e:
-            raise InputError(f"a part is missing or of another type ({e})") from e
+            raise InputError(f"a part is missing or has the wrong type ({e})") from e
 
     @classmethod
     def of(
         cls, model_type: str, model: ModelConfig, data: DataConfig, train: TrainConfig, corpus: Corpus
     ) -> "RunConfig":
-        """Return the configuration of a run on this corpus; the vocabulary is the corpus's."""
+        """Return the configuration of a run on this corpus, which decides the size of the vocabulary."""
         model = replace(model, vocab_size=len(corpus.tokenizer))
         return cls(model_type, model, data, train, corpus.fingerprint())
 
@@ -87,7 +87,7 @@ class RunConfig:
 
 
 def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Corpus:
-    """Build the rows that a configuration names."""
+    """Build the corpus that a configuration describes."""
     if data.dataset == MQAR:
         return from_mqar(block_size, data.mqar_rows, data.mqar_pairs, data.mqar_keys, data.data_seed)
     if data.dataset != POCKETSTORIES:
@@ -103,7 +103,7 @@ def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Co
 
 
 class Run:
-    """One run folder. `Run.create` begins one, `Run(path)` reads one."""
+    """One run folder. `Run.create` makes a new one, `Run(path)` opens an existing one."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -117,33 +117,33 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, tokenizer: Tokenizer) -> "Run":
-        """Begin a run in a new or empty folder."""
+        """Start a run in a new or empty folder."""
         path = Path(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(f.name not in ("tokenizer.json", "metrics.jsonl") for f in path.iterdir()):
-                raise InputError(f"{path}: not empty; --resume {path} continues it; or choose another --out")
+                raise InputError(f"{path}: not empty; --resume {path} continues it, or choose another --out")
             tokenizer.save(path / "tokenizer.json")
             write_text(path / "metrics.jsonl", "")
-            write_json(path / "config.json", config.to_dict())  # last: with it the folder is a run
+            write_json(path / "config.json", config.to_dict())  # last: it makes the folder a run
         except OSError as e:
-            raise InputError(f"{path}: {e.strerror or e}; choose an --out that can be written") from e
+            raise InputError(f"{path}: {e.strerror or e}; choose a writable --out") from e
         return cls(path)
 
     def tokenizer(self) -> Tokenizer:
         return tokenizer.load(self.path / "tokenizer.json")
 
     def corpus(self, progress: bool = False) -> Corpus:
-        """Return the data of this run. Raises InputError when it is no longer what the run began with."""
+        """Rebuild the corpus of this run. Raises InputError if it has changed since the run started."""
         c = self.config
-        made = make_corpus(c.data, c.model.block_size, progress)
-        same_words = made.tokenizer.to_json() == self.tokenizer().to_json()
-        if made.fingerprint() != c.corpus_sha256 or not same_words:
+        rebuilt = make_corpus(c.data, c.model.block_size, progress)
+        same_tokens = rebuilt.tokenizer.to_json() == self.tokenizer().to_json()
+        if rebuilt.fingerprint() != c.corpus_sha256 or not same_tokens:
             raise InputError(f"{self.path}: the data of this run has changed; restore it, or start a new run")
-        return made
+        return rebuilt
 
     def load_model(self, backend: str = "numpy") -> LanguageModel:
-        """Return the model with the latest parameters, in eval mode."""
+        """Return the model with the latest saved parameters, in eval mode."""
         model = self.config.new_model(backend)
         path = self.path / "model.safetensors"
         self._load(path, model, read_arrays(path)[0])
@@ -165,8 +165,8 @@ class Run:
         )  # fmt: skip
 
     def save(self, model: LanguageModel, optimizer: AdamW, step: int) -> None:
-        """Write a checkpoint. The file that resuming reads comes first and is complete alone:
-        a crash between the two files loses nothing."""
+        """Write a checkpoint. The file that resuming reads comes first and is complete without the other,
+        so a crash between the two files loses nothing."""
         parameters = model.state_dict()
         state = {f"p.{name}": a for name, a in parameters.items()} | optimizer.state_dict(list(parameters))
         metadata = {
@@ -189,9 +189,9 @@ class Run:
         return int(read_arrays(self.path / "optimizer.safetensors")[1]["step"])
 
     def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
-        """Return model, optimiser and step as the latest checkpoint has them.
+        """Return the model, the optimiser and the step of the latest checkpoint.
 
-        Raises InputError for a checkpoint that is damaged, foreign, or of another config.json.
+        Raises InputError for a checkpoint that is damaged, not minigam's, or of another config.json.
         """
         path, model = self.path / "optimizer.safetensors", self.config.new_model(backend)
         weights = self.path / "model.safetensors"
@@ -204,7 +204,7 @@ class Run:
         if metadata.get("config_sha256") != self.config.sha256():
             raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
         if weights.exists():
-            read_arrays(weights)  # damage is refused, though resuming needs no weights beside the state
+            read_arrays(weights)  # refuse a damaged file, although resuming does not use these weights
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
         optimizer = self.new_optimizer(model)
@@ -216,7 +216,7 @@ class Run:
                 optimizer.loss_scale = LossScale(**json.loads(metadata["loss_scale"]))
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
-        self._save_weights(model.state_dict(), step)  # a crash may have come between the two files
+        self._save_weights(model.state_dict(), step)  # a crash between the two files leaves old ones
         self._forget_metrics_after(step)
         return model, optimizer, step
 
@@ -226,7 +226,7 @@ class Run:
             f.write(json.dumps(line) + "\n")
 
     def metrics(self) -> list[dict]:
-        """Return the lines of metrics.jsonl, leaving out any that a crash or a hand has damaged."""
+        """Return the lines of metrics.jsonl, skipping any that a crash or an editor has damaged."""
         path, lines = self.path / "metrics.jsonl", []
         for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
             try:
@@ -238,8 +238,8 @@ class Run:
         return lines
 
     def _forget_metrics_after(self, step: int) -> None:
-        kept = [json.dumps(m) + "\n" for m in self.metrics() if m["step"] <= step]
-        write_text(self.path / "metrics.jsonl", "".join(kept))
+        lines = [json.dumps(m) + "\n" for m in self.metrics() if m["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(lines))
 
     def plot(self) -> None:
         """Write loss.png."""

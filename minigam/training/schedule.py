@@ -1,5 +1,5 @@
-"""What each step of a training gets: its learning rate and its rows. Both are functions of the step alone,
-so that a run can be resumed at any step."""
+"""The learning rate and the rows of each training step. Both depend on the step alone, so that a run can
+resume at any step."""
 
 import math
 from functools import lru_cache
@@ -8,13 +8,13 @@ import numpy as np
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, peak: float) -> float:
-    """Learning rate of one step: a line up to the peak, then half a cosine down to 0.
+    """Return the learning rate of one step: linear up to the peak, then half a cosine down to 0.
 
-    step : 1 .. steps; the last warm-up step has the peak, the last step has 0
+    step : 1 .. steps; the last warm-up step gets the peak, the last step gets 0
     Source: the paper's schedule; Loshchilov and Hutter, arXiv 1608.03983.
     """
     if step <= warmup_steps:
-        return peak * (step / warmup_steps)  # in this order the last one is the peak, to the bit
+        return peak * (step / warmup_steps)  # in this order, the last one is exactly the peak
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
@@ -24,7 +24,7 @@ def _shuffled(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batch_of(step: int, n_rows: int, batch_size: int, seed: int) -> np.ndarray:
-    """Return the row numbers of one step (1, 2, ...): epochs follow each other, each in an order
-    of its own that (seed, epoch) decides, so a run can go on from any step."""
+    """Return the row numbers of one step (1, 2, ...). Each epoch takes all rows in a random order that
+    depends only on (seed, epoch), so a run can resume at any step."""
     place = np.arange((step - 1) * batch_size, step * batch_size)
     return np.array([_shuffled(n_rows, seed, int(p // n_rows))[p % n_rows] for p in place])

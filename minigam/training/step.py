@@ -14,7 +14,7 @@ from minigam.training.optim import AdamW
 
 
 class NonFinite(FloatingPointError):
-    """A loss or a gradient became nan or infinite. The parameters are those before the step."""
+    """A loss, a gradient or a parameter became nan or infinite. `train_step` raises it before its update."""
 
 
 def train_step(
@@ -28,13 +28,13 @@ def train_step(
     """Forward, backward, clip, update; return the mean loss in nats before the update.
 
     ids, targets : (B, T) integers; a negative target is ignored
-    micro_batch  : rows computed at a time; None for as many as a processor's cache likes, on a GPU all.
-                   Each part's loss counts by its share of the targets and has its tokens' dropout masks,
-                   so the step is that of the whole batch, in less memory. On a processor a GAM's row too long
-                   for this is split as well, where a part has one row
-    max_norm     : the gradient's norm is clipped to this
-    Raises NonFinite, naming the first operation at fault, and updates nothing. A loss scale above 1 is
-    halved instead where the gradients alone are at fault, and the step is left out.
+    micro_batch  : rows computed at a time. None: as many as fit the CPU cache; on a GPU the whole batch.
+                   A part's loss is weighted by its share of the targets, and its dropout masks are those
+                   of its place in the batch, so the step is that of the whole batch, in less memory.
+                   On a CPU, a GAM's part of one row that still does not fit the cache is split as well
+    max_norm     : the norm of the gradient is clipped to this
+    Raises NonFinite, naming the first operation at fault, and updates nothing. But if only the gradients
+    are at fault and the loss scale is above 1, it halves the scale and skips the step instead.
     """
     if model.xp is np:
         keep_freed_memory()
@@ -50,8 +50,8 @@ def train_step(
         optimizer.zero_grad()
         model.mask_counter.drawn = drawn  # the same masks again
         culprit = first_non_finite(model, parts)
-        model.mask_counter.drawn = drawn  # a step not taken draws nothing
-        raise NonFinite(f"loss {mean}, gradient norm {norm}; first wrong: {culprit}")
+        model.mask_counter.drawn = drawn  # a step not taken uses up no masks
+        raise NonFinite(f"loss {mean}, gradient norm {norm}; first fault: {culprit}")
     return mean
 
 
@@ -59,10 +59,10 @@ def train_step(
 class Part:
     """Some rows and tokens of a batch, on the device.
 
-    ids, targets : (rows, tokens); a token that is only read again has a negative target
+    ids, targets : (rows, tokens); a token that is only read for context has a negative target
     start        : position of the first token in its row
-    first_token  : how many tokens of the batch come before it
-    share        : of the targets of the batch
+    first_token  : number of tokens in the batch before it
+    share        : the fraction of the batch's targets that it has
     """
 
     ids: Array
@@ -73,26 +73,26 @@ class Part:
 
 
 def parts_of(model: LanguageModel, ids: Array, targets: Array, micro_batch: int | None) -> list[Part]:
-    """Check a batch and move it to the device, once; return its parts that have targets."""
+    """Check a batch once and move it to the device once; return those of its parts that have targets."""
     ids = model.checked(ids)
     targets = model.checked_targets(targets, ids)
     total, (B, T) = count_targets(targets), targets.shape
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
-    here, wanted, found = model.here(ids), model.here(targets), []
+    device_ids, device_targets, parts = model.here(ids), model.here(targets), []
     for rows, begin, start, end in places(model, B, T, micro_batch):
-        count, part = count_targets(targets[rows, start:end]), (rows, slice(begin, end))
-        predicted = wanted[part]
-        if begin < start:  # these tokens are read again, and were predicted before
+        count, place = count_targets(targets[rows, start:end]), (rows, slice(begin, end))
+        wanted = device_targets[place]
+        if begin < start:  # tokens before `start` are context: an earlier part has their targets
             xp = model.xp
-            predicted = xp.where(xp.arange(begin, end) < start, -1, predicted.astype(np.int64))
+            wanted = xp.where(xp.arange(begin, end) < start, -1, wanted.astype(np.int64))
         if count:
-            found.append(Part(here[part], predicted, begin, rows.start * T + begin, count / total))
-    return found
+            parts.append(Part(device_ids[place], wanted, begin, rows.start * T + begin, count / total))
+    return parts
 
 
 def _losses(model: LanguageModel, parts: list[Part]) -> Iterator[tuple[Tensor, float]]:
-    """Yield the loss of each part, and its share of the targets; its dropout masks are those of the batch."""
+    """Yield the loss of each part and its share of the targets, with the dropout masks of the batch."""
     masks = model.mask_counter
     drawn = masks.drawn
     try:
@@ -109,16 +109,16 @@ WIDEST = 3_500_000  # numbers in the widest array of a part, (rows, T, 4C); abou
 def places(
     model: LanguageModel, B: int, T: int, micro_batch: int | None
 ) -> Iterator[tuple[slice, int, int, int]]:
-    """Yield the parts of a batch (B, T): rows, and the tokens begin .. end-1, of which start .. end-1 are to
-    be predicted.
+    """Yield the parts of a batch (B, T) as (rows, begin, start, end): the part reads the tokens
+    begin .. end-1, and start .. end-1 count for its loss.
 
-    A row too long for WIDEST is split as well where a token depends on `model.reach` tokens only: to
-    read reach - 1 tokens before the first again is then enough.
+    A row too long for WIDEST is split as well if the model has a finite receptive field: the part then
+    reads the reach - 1 tokens before its first one again, and no more.
     """
     tokens = WIDEST // (4 * model.config.d_model) if model.xp is np else B * T  # of a part
     size, reach = micro_batch or max(1, tokens // T), model.reach
     length = T if reach is None or size > 1 else max(tokens, 8 * reach)
-    length = math.ceil(T / math.ceil(T / length))  # parts of about one length
+    length = math.ceil(T / math.ceil(T / length))  # parts of nearly equal length
     for row in range(0, B, size):
         for start in range(0, T, length):
             begin = max(0, start - (reach or 1) + 1)
@@ -126,32 +126,32 @@ def places(
 
 
 def require_finite(model: LanguageModel, step: int) -> None:
-    """Raise NonFinite, naming the parameter, when a step has left one that is nan or infinite."""
+    """Raise NonFinite, naming the parameter, if a step has made one nan or infinite."""
     for name, p in model.named_parameters():
         if not bool(np.isfinite(backend.to_numpy(p.data)).all()):
             raise NonFinite(f"step {step}: parameter {name} is not finite after the update")
 
 
 def first_non_finite(model: LanguageModel, parts: list[Part]) -> str:
-    """Run forward and backward of a step's parts again and say where nan or infinity came first."""
+    """Repeat forward and backward of a step's parts and return where nan or infinity first appears."""
     for name, p in model.named_parameters():
         if not bool(np.isfinite(backend.to_numpy(p.data)).all()):
             return f"parameter {name}, before the step began"
 
-    class Found(Exception):
+    class Fault(Exception):
         pass
 
     def look(op: str, phase: str, arrays: tuple) -> None:
         for a in arrays:
             if a is not None and not bool(np.isfinite(backend.to_numpy(a)).all()):
-                raise Found(f"op {op!r}, {phase}, in a result of shape {tuple(a.shape)}")
+                raise Fault(f"op {op!r}, {phase}, in a result of shape {tuple(a.shape)}")
 
     try:
         with observing(look):
             for loss, share in _losses(model, parts):
                 loss.backward(share, retain_graph=False)
-    except Found as found:
-        return str(found)
+    except Fault as fault:
+        return str(fault)
     finally:
         model.zero_grad()
-    return "the sum over micro-batches or the gradient norm, every operation alone being finite"
+    return "the sum over micro-batches or the gradient norm; each operation by itself is finite"

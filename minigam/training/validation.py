@@ -1,4 +1,4 @@
-"""Validation: the loss on rows that training does not see, by kind of token and beside its floor."""
+"""Validation: the loss on held-out rows, by kind of token, next to its entropy floor."""
 
 import numpy as np
 from tqdm import tqdm
@@ -19,11 +19,11 @@ def evaluate(
     batch: int | None = None,
     progress: bool = False,
 ) -> dict:
-    """Measure the loss on validation rows, and beside it the floor where it is known.
+    """Measure the loss on validation rows, next to its floor if the corpus has one.
 
-    rows  : how many rows to take, from the first; None for all
-    batch : rows computed at a time; None for about 2,048 tokens, whose logits are all there at once
-    returns what `summary` does
+    rows  : how many rows to take, starting with the first; None for all
+    batch : rows computed at a time; None for about 2,048 tokens, to limit the memory of their logits
+    returns the result of `summary`
     """
     n, T = min(rows or len(corpus.valid), len(corpus.valid)), model.config.block_size
     ids, targets = inputs_and_targets(corpus.valid[:n])
@@ -38,15 +38,15 @@ def evaluate(
         with no_grad():
             for row, begin, start, end in parts:
                 part = row, slice(begin, end)
-                found = backend.to_numpy(model.token_losses(ids[part], targets[part], begin).data)
-                losses[row, start:end] = found[:, start - begin :]
+                part_losses = backend.to_numpy(model.token_losses(ids[part], targets[part], begin).data)
+                losses[row, start:end] = part_losses[:, start - begin :]
     finally:
         model.train(was_training)
     return summary(corpus, losses)
 
 
 def summary(corpus: Corpus, losses: np.ndarray) -> dict:
-    """Return the mean of a model's losses, and the means by kind of token where kinds are known.
+    """Return the mean of a model's losses, and the mean for each kind of token if the corpus has kinds.
 
     losses : (n, T) nats, of the first n validation rows
     returns {"loss": mean nats, "tokens": count}, and for PocketStories "floor" and "kinds":
@@ -69,9 +69,9 @@ def summary(corpus: Corpus, losses: np.ndarray) -> dict:
 
 
 def ngrams(corpus: Corpus, order: int, progress: bool = False) -> dict[str, dict]:
-    """Measure what n-grams counted in the training rows say of the validation rows.
+    """Measure n-gram models on the validation rows, with counts from the training rows.
 
-    returns for each order, the longest first, what `summary` does
+    returns name -> the result of `summary`, from the highest order to the lowest
     """
     orders = range(order, 0, -1)
     measured = {}

@@ -1,4 +1,4 @@
-"""Plots, each a function that returns a matplotlib Figure. matplotlib is imported when one is drawn."""
+"""Plots: functions that return a matplotlib Figure. matplotlib is imported only when one is called."""
 
 from minigam.viz.anatomy import gates_plot, slots_plot
 from minigam.viz.cost import complexity_plot

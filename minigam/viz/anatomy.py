@@ -1,4 +1,4 @@
-"""Plots of what happens inside a GAM: gates over the tokens of a text, and the words that excite slots."""
+"""Plots of the inside of a GAM: gates over the tokens of a text, and the words that excite each slot."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,16 +16,16 @@ COLUMNS = 4  # slots side by side
 def gates_plot(
     tokens: Sequence[str], local_gates: "np.typing.ArrayLike", global_gates: "np.typing.ArrayLike"
 ) -> "Figure":
-    """Plot both gates of every layer over the tokens of a text, a panel a layer.
+    """Plot both gates of every layer over the tokens of a text, one panel per layer.
 
-    tokens                    : the T words, in their order
+    tokens                    : the T words, in order
     local_gates, global_gates : (L, T)   a mean over channels of sigmoid(g), from 0 to 1
-    Raises ValueError for other shapes.
+    Raises ValueError if the shapes do not fit.
     """
     from matplotlib.figure import Figure
 
     local_gates, global_gates = np.asarray(local_gates), np.asarray(global_gates)
-    T, place = len(tokens), np.arange(len(tokens))
+    T, position = len(tokens), np.arange(len(tokens))
     if local_gates.ndim != 2 or local_gates.shape[1] != T or global_gates.shape != local_gates.shape:
         raise ValueError(
             f"gates_plot: {T} tokens, gates {local_gates.shape} and {global_gates.shape}, "
@@ -38,13 +38,13 @@ def gates_plot(
         axes.axhline(0.5, color="0.5", linewidth=0.9)
         for gates, label, style in zip((local_gates, global_gates), ("local", "global"), STYLES):
             face = None if label == "local" else "white"
-            axes.plot(place, gates[layer], style, markersize=3.5, linewidth=0.8, label=label,
+            axes.plot(position, gates[layer], style, markersize=3.5, linewidth=0.8, label=label,
                       markerfacecolor=face)  # fmt: skip
         axes.set_ylabel(f"layer {layer + 1}")
         axes.grid(alpha=0.3)
     rows[0].legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
-    rows[0].set_title("gate, mean over channels (0 shut, 1 open)", fontsize=10, loc="left")
-    rows[-1].set_xticks(place, tokens, rotation=90, fontsize=8, parse_math=False)
+    rows[0].set_title("gate, mean over channels (0 closed, 1 open)", fontsize=10, loc="left")
+    rows[-1].set_xticks(position, tokens, rotation=90, fontsize=8, parse_math=False)
     rows[-1].set_xlim(-0.5, T - 0.5)
     return figure
 
@@ -52,11 +52,11 @@ def gates_plot(
 def slots_plot(
     words: Sequence[Sequence[str]], shares: Sequence, titles: Sequence[str] = (), xlabel: str = "mean share"
 ) -> "Figure":
-    """Plot for each of several slots a bar chart of the words that excite it, the first at the top.
+    """Plot a bar chart for each slot: the words that excite it, the first at the top.
 
     words, shares : for each slot its words, and its share for each of them, from 0 to 1
-    titles        : for each slot what to write above it; by default its place among them
-    Raises ValueError where they are not of one length, or empty.
+    titles        : for each slot the title of its chart; by default its index
+    Raises ValueError if the lengths differ, or if there is no slot.
     """
     from matplotlib.figure import Figure
 
@@ -73,9 +73,9 @@ def slots_plot(
     figure = Figure(figsize=(2.5 * columns, height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
     for axes, some, values, title in zip(grid, words, shares, titles, strict=False):
-        place = np.arange(len(some))
-        axes.barh(place, np.asarray(values), color="0.6", edgecolor="k", linewidth=0.5)
-        axes.set_yticks(place, some, fontsize=8, parse_math=False)
+        line = np.arange(len(some))
+        axes.barh(line, np.asarray(values), color="0.6", edgecolor="k", linewidth=0.5)
+        axes.set_yticks(line, some, fontsize=8, parse_math=False)
         axes.invert_yaxis()
         axes.set_title(title, fontsize=9, parse_math=False)
         axes.set_xlim(0.0, 1.0)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Values = Sequence[float | None]
-Fit = float | tuple[float, float]  # an exponent, or that and its standard error
+Fit = float | tuple[float, float]  # an exponent, or an exponent and its standard error
 
 
 def complexity_plot(
@@ -20,10 +20,10 @@ def complexity_plot(
     fits: dict[str, Fit] | None = None,
     ylabel: str = "time (ms)",
 ) -> "Figure":
-    """Plot a cost against the length; a power of the length is a straight line, its exponent the slope.
+    """Plot a cost against the length. A power law is a straight line, and its exponent the slope.
 
-    measured : for each label a value at every length, None where there is none
-    fits     : for each label the exponent of T, or that and its standard error, for the legend
+    measured : for each label a value at every length, None if it is missing
+    fits     : for each label the exponent of T for the legend, alone or with its standard error
     """
     from matplotlib.figure import Figure
 
@@ -35,12 +35,12 @@ def complexity_plot(
 def draw_against_length(
     axes: "Axes", lengths: Sequence[int], measured: Mapping[str, Values], fits: dict[str, Fit], ylabel: str
 ) -> None:
-    """Draw on these axes what `complexity_plot` shows."""
+    """Draw the curves of `complexity_plot` on these axes."""
     for (label, values), style in zip(measured.items(), cycle(STYLES), strict=False):
-        known = {T: v for T, v in zip(lengths, values, strict=True) if v is not None}
-        if known:  # a logarithmic axis needs a number
+        points = {T: v for T, v in zip(lengths, values, strict=True) if v is not None}
+        if points:  # a logarithmic axis cannot be empty
             power = _power(fits[label]) if label in fits else ""
-            axes.loglog(known.keys(), known.values(), style, markersize=4, label=label + power)
+            axes.loglog(points.keys(), points.values(), style, markersize=4, label=label + power)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(T) for T in lengths])
     axes.set_xlabel("T, tokens")

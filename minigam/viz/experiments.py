@@ -15,8 +15,8 @@ def scaling_plot(
 ) -> "Figure":
     """Plot time and peak memory against the length, on logarithmic axes.
 
-    found : for each label and length T "time_ms" and "peak_mib", None where it was too long
-    fits  : for each label the exponents of T, by the same names
+    found : for each label and length T "time_ms" and "peak_mib", None if that length was left out
+    fits  : for each label the exponents of T, under the same names
     """
     from matplotlib.figure import Figure
 
@@ -35,17 +35,18 @@ def scaling_plot(
 
 
 def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None], chance: float) -> "Figure":
-    """Plot the accuracy of recall against the distance, with every finite reach as a line."""
+    """Plot the accuracy of recall against the distance, with every finite receptive field as a line."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for (label, by_distance), style in zip(curves.items(), cycle(STYLES), strict=False):
-        known = {int(d): c["accuracy"] for d, c in by_distance.items()}
-        axes.plot([*known], [*known.values()], style, markersize=4, label=label)
+        points = {int(d): c["accuracy"] for d, c in by_distance.items()}
+        axes.plot([*points], [*points.values()], style, markersize=4, label=label)
     for label, tokens in reach.items():
         if tokens is not None:
-            axes.axvline(tokens, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
+            field = f"receptive field of {label}, {tokens} tokens"
+            axes.axvline(tokens, color="0.5", linestyle=":", label=field)
     axes.axhline(chance, color="0.5", linestyle="--", linewidth=0.9, label=f"chance, {chance:.1%}")
     axes.set_xlabel("distance from the pair to the query (tokens)")
     axes.set_ylabel("accuracy")
@@ -56,23 +57,24 @@ def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None]
 
 
 def reach_plot(influence: dict[str, list[float]], reach: dict[str, int | None]) -> "Figure":
-    """Plot how far a prediction moves when the token d places back is replaced, d = 0, 1, ...
+    """Plot how much a prediction changes when the token d positions back is replaced, d = 0, 1, ...
 
-    influence : for each label the mean total variation distance at every d; what is 0 is not drawn
+    influence : for each label the mean total variation distance at every d; zeros are not drawn
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for (label, values), style in zip(influence.items(), cycle(STYLES), strict=False):
-        known = {d: v for d, v in enumerate(values) if v > 0.0}
-        axes.plot([*known], [*known.values()], style, markersize=3, label=label)
+        points = {d: v for d, v in enumerate(values) if v > 0.0}
+        axes.plot([*points], [*points.values()], style, markersize=3, label=label)
     for label, tokens in reach.items():
         if tokens is not None:
-            axes.axvline(tokens - 0.5, color="0.5", linestyle=":", label=f"reach of {label}, {tokens} tokens")
+            field = f"receptive field of {label}, {tokens} tokens"
+            axes.axvline(tokens - 0.5, color="0.5", linestyle=":", label=field)
     axes.set_yscale("log")
-    axes.set_xlabel("d, how many tokens back a token was replaced")
-    axes.set_ylabel("movement of the prediction (total variation)")
+    axes.set_xlabel("d, distance of the replaced token (tokens)")
+    axes.set_ylabel("change of the prediction (total variation)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return figure

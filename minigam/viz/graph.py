@@ -1,22 +1,22 @@
-"""Draw how a tensor was made, as SVG, with nothing but Python.
+"""Draw the graph that computed a tensor, as SVG, with nothing but Python.
 
-Knows no class: whatever has `.inputs` was computed and has an `.op`, all else is a leaf and has a
-`.name`; both have a `.shape`. The layout knows no way to draw: `viz.graph_plot` draws the same one
-with matplotlib.
+It depends on attributes, not on classes: an object with `.inputs` was computed and has an `.op`; any
+other object is a leaf and has a `.name`; both have a `.shape`. The layout is separate from the drawing:
+`viz.graph_plot` draws the same layout with matplotlib.
 """
 
 from html import escape
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 164, 40  # pixels: a box
-_LINE, _GAP_X, _GAP_Y = 8, 18, 34  # pixels: a line passing by, gaps
-LIMIT = 400  # tensors; a bigger picture is no help
+_LINE, _GAP_X, _GAP_Y = 8, 18, 34  # pixels: a line between boxes, gaps
+LIMIT = 400  # tensors; a larger picture cannot be read
 
 Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A tensor: the middle of its upper edge, what is written in it, and whether it is a leaf."""
+    """The box of a tensor: the middle of its upper edge, its text, and whether it is a leaf."""
 
     x: float
     y: float
@@ -26,9 +26,9 @@ class Box(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where everything is, in pixels, y downwards.
+    """Where everything is, in pixels; y grows downwards.
 
-    lines : of each input to its use the corners, from which it goes straight down and in a bend by turns
+    lines : the corners of a line from each input to its use; straight parts and bends alternate
     """
 
     width: float
@@ -38,9 +38,9 @@ class Layout(NamedTuple):
 
 
 def layout(root: Any) -> Layout | None:
-    """Place the graph that made `root`, leaves on top; None beyond 400 tensors.
+    """Place the graph that computed `root`, leaves on top; None for more than 400 tensors.
 
-    Only what a gradient flows through is there: an input that requires none is not kept.
+    It shows only what a gradient flows through: the tape holds no input that requires no gradient.
     """
     depth = _depths(root)
     if len(depth) > LIMIT:
@@ -49,12 +49,12 @@ def layout(root: Any) -> Layout | None:
     centre = _centres(row_of, rows)
     lines = []
     for tensor in depth:
-        # The lines end side by side, so that a + a has two.
+        # The lines into a box end side by side, so that a + a has two.
         sources = sorted(_inputs(tensor), key=lambda s: centre[_at(s, row_of[tensor] - 1, row_of)])
         for i, source in enumerate(sources):
             end = centre[tensor] + WIDTH * ((i + 1) / (len(sources) + 1) - 0.5)
-            way = [centre[_at(source, r, row_of)] for r in range(row_of[source], row_of[tensor])]
-            lines.append(_line([*way, end], row_of[source]))
+            xs = [centre[_at(source, r, row_of)] for r in range(row_of[source], row_of[tensor])]
+            lines.append(_line([*xs, end], row_of[source]))
     return Layout(
         width=_GAP_X
         + max(*(centre[tensor] + WIDTH / 2 for tensor in depth), *(x for line in lines for x, _ in line), 0),
@@ -65,7 +65,7 @@ def layout(root: Any) -> Layout | None:
 
 
 def draw(root: Any) -> str | None:
-    """Return an SVG of the graph that made `root`, as `layout` places it; None beyond 400 tensors."""
+    """Return an SVG of the graph that computed `root`, or None for more than 400 tensors."""
     placed = layout(root)
     if placed is None:
         return None
@@ -82,7 +82,7 @@ def draw(root: Any) -> str | None:
 
 
 def bend(start: Point, end: Point) -> tuple[Point, Point]:
-    """Return the control points of the cubic curve that leaves `start` and meets `end` straight down."""
+    """Return the control points of a cubic curve that is vertical at `start` and at `end`."""
     middle = (start[1] + end[1]) / 2
     return (start[0], middle), (end[0], middle)
 
@@ -115,8 +115,8 @@ def _depths(root: Any) -> dict:
 def _rows(depth: dict) -> tuple[dict, list[list]]:
     """Give every tensor a row below all its inputs; return the row of each, and the rows.
 
-    A leaf sinks to the row above its first use, so that its line is short. A longer line gets a
-    place (source, row) in every row it passes, so that no box hides it.
+    A leaf goes to the row above its first use, so that its line is short. A line that crosses rows gets
+    an entry (source, row) in each of them, so that no box hides it.
     """
     row_of = dict(depth)
     users: dict[Any, list] = {tensor: [] for tensor in depth}
@@ -130,18 +130,18 @@ def _rows(depth: dict) -> tuple[dict, list[list]]:
     for tensor, row in row_of.items():
         rows[row].append(tensor)
         last = max((row_of[t] for t in users[tensor]), default=row)
-        for passed in range(row + 1, last):
-            rows[passed].append((tensor, passed))
+        for crossed in range(row + 1, last):
+            rows[crossed].append((tensor, crossed))
     return row_of, rows
 
 
 def _at(source: Any, row: int, row_of: dict) -> Any:
-    """Return what stands for `source` in a row: itself, or its line passing by."""
+    """Return the entry of `source` in a row: itself, or its line if that crosses the row."""
     return source if row_of[source] == row else (source, row)
 
 
 def _centres(row_of: dict, rows: list[list]) -> dict:
-    """Place every row from left to right in the order of, and not left of, the mean of what is above."""
+    """Place every row from left to right: an item goes below the mean of its inputs, or right of that."""
     centre: dict = {}
     for i, row in enumerate(rows):
         wish = {}
@@ -161,10 +161,10 @@ def _top(row: int) -> float:
     return row * (HEIGHT + _GAP_Y) + _GAP_Y / 2
 
 
-def _line(way: list[float], row: int) -> list[Point]:
-    """Return the corners from the bottom of a row through one x in each row below to the top of the last."""
-    corners = [(way[0], _top(row) + HEIGHT)]
-    for r, below in enumerate(way[1:], row + 1):
+def _line(xs: list[float], row: int) -> list[Point]:
+    """Return the corners of a line from the bottom of a row down to the top of the last; one x per row."""
+    corners = [(xs[0], _top(row) + HEIGHT)]
+    for r, below in enumerate(xs[1:], row + 1):
         corners += [(corners[-1][0], _top(r) - _GAP_Y), (below, _top(r))]
     return corners
 
@@ -172,8 +172,8 @@ def _line(way: list[float], row: int) -> list[Point]:
 def _box(tensor: Any, x: float, y: float) -> Box:
     leaf = not hasattr(tensor, "op")
     title = (tensor.name or "leaf") if leaf else tensor.op
-    title = title if len(title) <= 22 else f"…{title[-21:]}"  # what fits the box
-    return Box(x, y, title, str(tuple(tensor.shape)).replace("'", ""), leaf)  # a length may be a letter
+    title = title if len(title) <= 22 else f"…{title[-21:]}"  # as much as the box holds
+    return Box(x, y, title, str(tuple(tensor.shape)).replace("'", ""), leaf)  # a dimension may be a letter
 
 
 def _svg_line(corners: list[Point]) -> str:

@@ -1,4 +1,4 @@
-"""Plots of what a model sees: influence of every token on every output, receptive fields, a text in sight."""
+"""Plots of receptive fields: influence of each token on each output, connections, and a marked text."""
 
 from typing import TYPE_CHECKING
 
@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-COLUMNS = 84  # characters in a line of a drawn text
-POINTS = 9.0  # size of its letters
-WIDTH = 0.602  # of a letter of DejaVu Sans Mono, in parts of its size
+COLUMNS = 84  # characters per line of a drawn text
+POINTS = 9.0  # its font size
+WIDTH = 0.602  # of a letter of DejaVu Sans Mono, relative to the font size
 
 
 def influence_map(
@@ -19,12 +19,12 @@ def influence_map(
     title: str = "",
     unit: str = "influence (largest change of a logit)",
 ) -> "Figure":
-    """Plot how much every input token moves every output: the darker the more, white where exactly 0.
+    """Plot how much every input token changes every output: darker is more, white is exactly 0.
 
-    influence : (T, T), at least 0, the output's position in rows and the input's in columns; or such an
-                array for each of several labels, drawn side by side with one scale
-    reach     : tokens that an output sees, the present one included; drawn as a line. None for all
-    unit      : what is measured, for the colour bar
+    influence : (T, T), at least 0, with outputs in rows and inputs in columns; or such an array for each
+                of several labels, drawn side by side on one scale
+    reach     : tokens in the receptive field, the current one included; drawn as a line. None for all
+    unit      : label of the colour bar
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, LogNorm
@@ -47,8 +47,8 @@ def influence_map(
         )
         T, R = len(z), reaches.get(label)
         if R is not None and T > R:
-            edge = np.array([R, T]) - 0.5  # between the last input in reach and the first beyond it
-            axes.plot(edge - R, edge, "k--", linewidth=1.2, label=f"reach, {R} tokens")
+            edge = np.array([R, T]) - 0.5  # between the furthest input in the field and the next
+            axes.plot(edge - R, edge, "k--", linewidth=1.2, label=f"receptive field, {R} tokens")
             axes.legend(frameon=False, fontsize=8, loc="upper right")
         axes.set_xlabel("position of the input (tokens)")
         axes.set_title(label, fontsize=10, parse_math=False)
@@ -62,7 +62,7 @@ def influence_map(
 
 
 def receptive_field(n_layers: int, kernel_size: int) -> "Figure":
-    """Plot which tokens feed the last position after each of L blocks with K taps: a triangle."""
+    """Plot the positions that the last output depends on, for L blocks with K taps: a triangle."""
     from matplotlib.figure import Figure
 
     L, K = n_layers, kernel_size
@@ -70,28 +70,28 @@ def receptive_field(n_layers: int, kernel_size: int) -> "Figure":
     shown = R + 2
     figure = Figure(figsize=(min(10.0, 1.6 + 0.5 * shown), 1.6 + 0.55 * L), layout="constrained")
     axes = figure.subplots()
-    blind = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1), shown)]
-    seen = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1))]
-    for x, level in seen:
+    outside = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1), shown)]
+    inside = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1))]
+    for x, level in inside:
         for j in range(K if level else 0):
             axes.plot([x, x - j], [level, level - 1], color="0.6", linewidth=0.8, zorder=1)
-    axes.plot(*zip(*blind, strict=True), "o", color="0.75", markerfacecolor="white", label="not seen")
-    axes.plot(*zip(*seen, strict=True), "ko", label="seen by the last output")
+    axes.plot(*zip(*outside, strict=True), "o", color="0.75", markerfacecolor="white", label="outside")
+    axes.plot(*zip(*inside, strict=True), "ko", label="in the receptive field")
     axes.set_xticks(range(1 - shown, 1), [f"t - {d}" if d else "t" for d in range(shown - 1, -1, -1)])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_yticks(range(L + 1), ["tokens", *(f"block {level}" for level in range(1, L + 1))])
     axes.set_xlabel("position (tokens)")
-    axes.set_title(f"L = {L}, K = {K}: the output at t sees {R} tokens", fontsize=10)
+    axes.set_title(f"L = {L}, K = {K}: a receptive field of {R} tokens", fontsize=10)
     figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
     return figure
 
 
 def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "Figure":
-    """Draw a text and mark what a model sees of it that predicts word `target`.
+    """Draw a text and mark the receptive field of a model that predicts the word `target`.
 
     words   : of the text; those after the target are left out
-    mention : place of the word that settles the target, in a frame
-    reach   : tokens in sight, those just before the target: black on grey; what lies further back is pale
+    mention : index of the word that determines the target; it gets a frame
+    reach   : words in the receptive field, just before the target: black on grey. Earlier ones are pale
     """
     from matplotlib.figure import Figure
 
@@ -104,9 +104,9 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "F
     axes.set(xlim=(-0.15 / letter_in, COLUMNS + 0.15 / letter_in), ylim=(count + 0.1 / height, -0.1 / height))
     axes.axis("off")
     for i, (word, (line, column)) in enumerate(zip(words[: target + 1], lines, strict=True)):
-        seen = target - reach <= i < target
-        if seen or i in (target, mention):
-            axes.add_patch(_box(column, line, len(word), fill=seen, framed=i in (target, mention)))
+        inside = target - reach <= i < target
+        if inside or i in (target, mention):
+            axes.add_patch(_box(column, line, len(word), fill=inside, framed=i in (target, mention)))
         axes.text(
             column,
             line + 0.5,
@@ -114,7 +114,7 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "F
             family="DejaVu Sans Mono",
             fontsize=POINTS,
             va="center",
-            color="k" if seen or i in (target, mention) else "0.5",
+            color="k" if inside or i in (target, mention) else "0.5",
             weight="bold" if i in (target, mention) else "normal",
             parse_math=False,
         )
@@ -135,7 +135,7 @@ def _box(column: int, line: int, letters: int, fill: bool, framed: bool) -> "Rec
 
 
 def _lines(words: list[str]) -> list[tuple[int, int]]:
-    """Return line and column of every word, a space between any two."""
+    """Return the line and column of every word, with one space between words."""
     places, line, column = [], 0, 0
     for word in words:
         if column and column + len(word) > COLUMNS:

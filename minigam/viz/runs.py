@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
-    """Plot training and validation loss against steps, with the floor where it is known.
+    """Plot training and validation loss against steps, with the entropy floor if it is known.
 
-    metrics : the lines of a run's metrics.jsonl; with kinds of tokens, a second panel shows each
-              kind's validation loss beside its own floor
+    metrics : the lines of a run's metrics.jsonl; if they have kinds of tokens, a second panel shows
+              the validation loss of each kind and its floor
     """
     from matplotlib.figure import Figure
 
@@ -46,18 +46,18 @@ def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
         a.set_ylim(bottom=-0.1)
         a.grid(alpha=0.3)
         a.legend(frameon=False)
-    axes[0].set_title(title, fontsize=10, parse_math=False)  # a name may hold a $
+    axes[0].set_title(title, fontsize=10, parse_math=False)  # a name may contain a $
     return figure
 
 
 def comparison_plot(
     curves: dict[str, list[dict]], baselines: dict[str, float] | None = None, title: str = ""
 ) -> "Figure":
-    """Plot the validation losses of several runs against steps, with lines that do not learn.
+    """Plot the validation losses of several runs against steps, with baselines as constant lines.
 
-    curves    : for each label the lines of its run's metrics.jsonl; where they know kinds of tokens,
+    curves    : for each label the lines of its run's metrics.jsonl; if all have kinds of tokens,
                 a second panel shows the loss on recall tokens
-    baselines : losses in nats of models that only count
+    baselines : losses in nats, such as those of n-grams
     """
     from matplotlib.figure import Figure
 

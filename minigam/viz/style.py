@@ -1,11 +1,11 @@
-"""What all plots share."""
+"""Line styles and axes that all plots share."""
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLES = ("ko-", "ks--", "k^:", "kv-.", "kD-")  # told apart without colour
+STYLES = ("ko-", "ks--", "k^:", "kv-.", "kD-")  # distinguishable without colour
 
 
 def panels(
@@ -17,7 +17,7 @@ def panels(
     rows: int = 1,
     size: tuple[float, float] | None = None,
 ) -> tuple["Figure", Any]:
-    """Return a matplotlib Figure, and its axes: one, n side by side, or from two rows on an array (rows, n).
+    """Return a matplotlib Figure and its axes: one, n side by side, or an array (rows, n) for several rows.
 
     size : width and height in inches
     """

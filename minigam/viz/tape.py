@@ -7,14 +7,14 @@ from minigam.viz import graph
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PIXELS = 100.0  # an inch, so that 100 dpi show the layout's own pixels
+_PIXELS = 100.0  # per inch: at 100 dpi, one pixel is one pixel of the layout
 
 
 def graph_plot(tensor: Any) -> "Figure":
-    """Draw how a tensor was made, leaves on top, in the layout of `Tensor._repr_svg_`.
+    """Draw the graph that computed a tensor, leaves on top, in the layout of `Tensor._repr_svg_`.
 
-    tensor : a Tensor, or whatever else `minigam.graph` can draw, itself or its `.node`
-    Raises ValueError where there is no tape, or one of more than `graph.LIMIT` tensors.
+    tensor : a Tensor, or an object that `viz.graph` can draw, or one whose `.node` it can draw
+    Raises ValueError if there is no tape, or if it has more than `graph.LIMIT` tensors.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch, PathPatch

@@ -1,4 +1,4 @@
-"""The benchmarks: rivals do the same work, workers report themselves, ratios are those of one round."""
+"""The benchmarks: competitors do the same work, workers report on themselves, ratios are within a round."""
 
 import json
 import mmap
@@ -22,7 +22,7 @@ from minigam.training.optim import AdamW
 
 needs_all = pytest.mark.skipif(
     not all(map(measure.find_spec, ("torch", "threadpoolctl", "autograd", "scipy"))),
-    reason="measures every rival: pip install -e '.[bench]'",
+    reason="measures every competitor: pip install -e '.[bench]'",
 )
 
 
@@ -42,7 +42,7 @@ def peer_of(model, torch_models):
     return peer
 
 
-def rivals():
+def models():
     yield tiny.gam(dropout=0.0)
     config = TransformerConfig(
         vocab_size=7, block_size=6, d_model=4, n_layers=2, n_heads=2, dropout=0.0, position_std=1.0
@@ -50,7 +50,7 @@ def rivals():
     yield tiny.randomise(Transformer(config, dtype="float64"))
 
 
-@pytest.mark.parametrize("model", [*rivals()], ids=["gam", "transformer"])
+@pytest.mark.parametrize("model", [*models()], ids=["gam", "transformer"])
 def test_torchs_loss_and_gradients_are_minigams(model):
     torch = pytest.importorskip("torch", reason="compares with PyTorch itself")
     from benchmarks import torch_models
@@ -153,8 +153,8 @@ def made_up(*rows: tuple[float, float]) -> list[dict]:
 
 
 def test_ratios_are_those_of_one_round():
-    found = made_up((1.0, 2.0), (10.0, 30.0), (2.0, 8.0))  # the machine was slow for a while
-    summary = measure.summary(found, "ours")
+    rounds = made_up((1.0, 2.0), (10.0, 30.0), (2.0, 8.0))  # the machine was slow for a while
+    summary = measure.summary(rounds, "ours")
     assert summary["theirs"]["time_ratio"] == {"median": 3.0, "least": 2.0, "most": 4.0}
     assert summary["theirs"]["seconds"] == 8.0
     assert summary["theirs"]["memory_ratio"] == {"median": 2.5, "least": 2.5, "most": 2.5}
@@ -162,25 +162,25 @@ def test_ratios_are_those_of_one_round():
     assert measure.shown(summary["theirs"]["time_ratio"]) == "3.00 (2.00 to 4.00)"
 
 
-def test_rounds_go_to_and_fro():
+def test_every_other_round_is_in_reverse_order():
     order = []
 
     def competitor(name):
         return lambda: order.append(name) or {"name": name}
 
-    found = measure.rounds({name: competitor(name) for name in "abc"}, 2, "")
+    rounds = measure.rounds({name: competitor(name) for name in "abc"}, 2, "")
     assert order == list("abccba")
-    assert [list(results) for results in found] == [list("abc")] * 2
-    assert all(r["name"] == name for results in found for name, r in results.items())
+    assert [list(results) for results in rounds] == [list("abc")] * 2
+    assert all(r["name"] == name for results in rounds for name, r in results.items())
 
 
-def test_what_warms_up_is_not_timed(monkeypatch):
+def test_warm_up_steps_are_not_timed(monkeypatch):
     moments = iter([0.0, 5.0, 10.0, 11.0, 20.0, 22.0])
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(moments))
     calls = []
-    found = measure.timed(lambda: calls.append(0), warm_up=2, steps=3)
+    result = measure.timed(lambda: calls.append(0), warm_up=2, steps=3)
     assert len(calls) == 5
-    assert found == {"seconds": 2.0, "times": [5.0, 1.0, 2.0]}
+    assert result == {"seconds": 2.0, "times": [5.0, 1.0, 2.0]}
 
 
 def test_linear_memory_is_the_same_for_every_token():
@@ -188,7 +188,7 @@ def test_linear_memory_is_the_same_for_every_token():
     assert scaling.growth(cells) == pytest.approx([1.0, 1.0])
 
 
-def test_windows_hold_one_move_of_the_stream_each(monkeypatch):
+def test_each_window_holds_one_move_of_the_decoder(monkeypatch):
     model = tiny.gam(block_size=6)
     moved, restart, tokens = [], Stream._restart, []
 
@@ -222,10 +222,10 @@ def test_speed_along_a_text_is_compared_within_its_round():
             }
         }  # fmt: skip
 
-    found = generate.along([at(1.0, 1.5), at(10.0, 10.0), at(1.0, 2.0)], "GAM")
-    assert found["1000"]["median_ratio"] == {"median": 1.5, "least": 1.0, "most": 2.0}
-    assert found["1000"]["mean_ratio"]["median"] == pytest.approx(2.25)
-    assert found["100"]["tokens_per_second"] == pytest.approx(0.5)
+    along = generate.along([at(1.0, 1.5), at(10.0, 10.0), at(1.0, 2.0)], "GAM")
+    assert along["1000"]["median_ratio"] == {"median": 1.5, "least": 1.0, "most": 2.0}
+    assert along["1000"]["mean_ratio"]["median"] == pytest.approx(2.25)
+    assert along["100"]["tokens_per_second"] == pytest.approx(0.5)
 
 
 # ------------------------------------------------------------------------------------ workers
@@ -236,7 +236,7 @@ def toy_job(**changes) -> dict:
     return job | changes
 
 
-@pytest.mark.skipif(not measure.find_spec("threadpoolctl"), reason="a worker says what computes in it")
+@pytest.mark.skipif(not measure.find_spec("threadpoolctl"), reason="a worker reports its libraries")
 def test_a_workers_memory_is_its_own():
     ballast = np.ones(400 * measure.MIB, dtype=np.uint8)  # a child inherits this in Linux's ru_maxrss
     result = measure.fresh(train_step.PROG, train_step.BOUND, toy_job())
@@ -247,7 +247,7 @@ def test_a_workers_memory_is_its_own():
 
 def test_peak_and_present_memory_are_of_this_process():
     before, size = measure.held_bytes(), 200 * measure.MIB
-    with mmap.mmap(-1, size) as ballast:  # from the system: malloc may have as much left over
+    with mmap.mmap(-1, size) as ballast:  # from the system: malloc could reuse freed memory
         ballast.write(bytes(size))
         assert measure.held_bytes() - before > size * 3 // 4 or sys.platform != "linux"
     assert measure.peak_bytes() >= size
@@ -286,16 +286,16 @@ def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train_step, "MALLOC", {"default malloc": {}})
     assert train_step.main(["--config", "small", "--pairs", "1", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "train_step.json").read_text())
-    found = content["configs"]["small"]
-    (results,) = found["rounds"]
-    assert list(found["sweep"]) == ["4 rows at a time, default malloc"]
+    small = content["configs"]["small"]
+    (results,) = small["rounds"]
+    assert list(small["sweep"]) == ["4 rows at a time, default malloc"]
     losses = [results[name]["first_loss"] for name in (train_step.MINIGAM, train_step.AUTOGRAD)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # the same weights and the same text
     for name in (train_step.REFERENCE, train_step.TORCH, train_step.TUNED, train_step.BOUND):
         ratio = results[name]["seconds"] / results[train_step.MINIGAM]["seconds"]
-        assert found["summary"][name]["time_ratio"]["median"] == pytest.approx(ratio)
+        assert small["summary"][name]["time_ratio"]["median"] == pytest.approx(ratio)
         assert len(results[name]["times"]) == 2
-    assert found["floor_flops"] == flops_of_a_step(TINY, 4 * TINY.block_size)
+    assert small["floor_flops"] == flops_of_a_step(TINY, 4 * TINY.block_size)
     assert "torch" in results[train_step.TUNED]["libraries"]
     assert "torch" not in results[train_step.MINIGAM]["libraries"]
     out, text = capsys.readouterr().out, (tmp_path / "train_step.md").read_text()
@@ -305,7 +305,7 @@ def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
 
 
 def answers(module, name, job, settings=None):
-    """A worker that answers at once: twice the length takes twice as long."""
+    """A worker that answers without measuring: twice the length takes twice as long."""
     seconds = 0.001 * job.get("length", 1)
     cell = {"median": seconds, "mean": seconds, "held_mib": 90.0}
     peak = 50.0 + job.get("length", 0)
@@ -326,7 +326,7 @@ def test_scaling_writes_exponents_and_leaves_out_what_does_not_fit(no_workers, t
     gam = content["cells"]["minigam GAM"]
     assert list(gam) == ["16", "32", "64"]
     assert (gam["32"]["time_ms"], gam["32"]["peak_mib"]) == (32.0, 32.0)
-    assert gam["64"]["time_ms"] is None  # 64 MiB foreseen
+    assert gam["64"]["time_ms"] is None  # 64 MiB expected
     assert gam["64"]["foreseen_mib"] == pytest.approx(64.0)
     assert content["exponents"]["minigam GAM"]["peak_mib"] == pytest.approx(1.0)
     assert content["wide"]["peak_mib"] == 50.0 + 8192
@@ -367,7 +367,7 @@ def test_a_step_of_any_length_is_measured(library, model_type):
 def test_rounds_and_folders_are_refused_before_anything_runs(command, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert_refused(command.main, ["--pairs=0"], capsys, "--pairs is 0", "at least 1")
-    assert_refused(command.main, [f"--out={tmp_path / 'file'}"], capsys, "no folder that can be written")
+    assert_refused(command.main, [f"--out={tmp_path / 'file'}"], capsys, "--out", "folder")
     assert_refused(command.main, ["--parts=none", "--pears=1"], capsys, "--")
 
 
@@ -389,7 +389,7 @@ def test_numbers_are_refused(command, flags, wanted, capsys):
 
 
 @pytest.mark.parametrize("command", [train_step, scaling, generate, gpu, environment])
-def test_a_rival_that_is_not_installed_is_one_line(command, capsys, monkeypatch, tmp_path):
+def test_a_competitor_that_is_not_installed_is_one_line(command, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "find_spec", lambda name: None)
     flags = [] if command is environment else [f"--out={tmp_path}"]
     assert_refused(command.main, flags, capsys, "torch is not installed", ".[bench]")

@@ -62,7 +62,7 @@ def text(tmp_path) -> Path:
         (["--seed=-1"], ["seed is -1"]),
         (["--precision=tf32"], ["precision tf32 on numpy", "choose --precision float32"]),
         (["--beta2=1"], ["beta2 is 1.0"]),
-        (["--valid=v.txt"], ["valid is", "--text beside it"]),
+        (["--valid=v.txt"], ["valid is", "--text"]),
         (["--resume=missing"], ["missing", "not a folder"]),
         (["--prompt=Once upon a zebra"], ["unknown words 'zebra'"]),
     ],
@@ -100,12 +100,12 @@ def test_train_refuses_a_block_longer_than_the_data(capsys, text, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (["--bpe-size=300"], ["--bpe-size decides nothing about PocketStories", "leave it away"]),
-        (["--tokenizer=char"], ["--tokenizer decides nothing about PocketStories"]),
-        (["--text=t.txt", "--stories=9"], ["--stories decides nothing beside --text"]),
-        (["--text=t.txt", "--valid-stories=9"], ["--valid-stories decides nothing beside --text"]),
-        (["--text=t.txt", "--data-seed=0"], ["--data-seed decides nothing beside --text"]),
-        (["--text=t.txt", "--bpe-size=300"], ["--bpe-size decides nothing beside --tokenizer char"]),
+        (["--bpe-size=300"], ["--bpe-size has no effect on PocketStories", "omit it"]),
+        (["--tokenizer=char"], ["--tokenizer has no effect on PocketStories"]),
+        (["--text=t.txt", "--stories=9"], ["--stories has no effect with --text"]),
+        (["--text=t.txt", "--valid-stories=9"], ["--valid-stories has no effect with --text"]),
+        (["--text=t.txt", "--data-seed=0"], ["--data-seed has no effect with --text"]),
+        (["--text=t.txt", "--bpe-size=300"], ["--bpe-size has no effect with --tokenizer char"]),
     ],
 )
 def test_train_refuses_what_decides_nothing_about_the_data(
@@ -200,7 +200,7 @@ EMPTY = {
 )
 def test_an_empty_path_is_not_the_current_folder(main, argv, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert_refused(main, argv, capsys, "an empty name, wanted that of a file or a folder")
+    assert_refused(main, argv, capsys, "an empty name, wanted the name of a file or folder")
     assert not list(tmp_path.iterdir())
 
 
@@ -220,7 +220,7 @@ def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tm
         assert err.splitlines()[-1] == (
             "minigam train: out of memory (Unable to allocate 9.5 GiB). "
             f"Last checkpoint: step {steps_that_fit}, in {path}. "
-            "Begin again with --micro-batch 1, or a smaller --batch-size."
+            "Start again with --micro-batch 1, or a smaller --batch-size."
         )
         assert Run(path).saved_step() == steps_that_fit
 

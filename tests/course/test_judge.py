@@ -1,4 +1,4 @@
-"""The judge of the exercises: right answers pass, wrong ones are told what is wrong, in one line."""
+"""The judge of the exercises: right answers pass, wrong ones get one line that says what is wrong."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from minigam.course.judge import NotYet, exercise, expect, gradients, require
 WANT = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
 
-def told(call) -> str:
+def fault(call) -> str:
     with pytest.raises(NotYet) as e:
         call()
     return str(e.value)
@@ -38,34 +38,34 @@ def test_a_right_answer_passes(right):
         ((WANT * 1.001).astype(np.float32), "here: entry (1, 2)"),
     ],
 )
-def test_a_wrong_answer_is_told_where(wrong, says):
-    assert told(lambda: expect(wrong, WANT, "here")).startswith(says)
+def test_the_message_says_where_an_answer_is_wrong(wrong, says):
+    assert fault(lambda: expect(wrong, WANT, "here")).startswith(says)
 
 
 def test_a_known_mistake_is_named_before_the_shape():
     mistakes = {"the axes are swapped": WANT.T, "all is right": WANT}
-    assert told(lambda: expect(WANT.T, WANT, "here", mistakes)) == "here: the axes are swapped"
+    assert fault(lambda: expect(WANT.T, WANT, "here", mistakes)) == "here: the axes are swapped"
     expect(WANT, WANT, "here", mistakes)
 
 
-def test_large_numbers_are_told_apart():
-    assert told(lambda: expect(22_599_690, 22_599_680, "here")) == "here: 22599690, wanted 22599680"
+def test_large_numbers_are_distinguished():
+    assert fault(lambda: expect(22_599_690, 22_599_680, "here")) == "here: 22599690, wanted 22599680"
 
 
-def test_infinity_where_it_is_wanted_is_no_fault():
+def test_a_correct_infinity_is_no_fault():
     want = np.array([-np.inf, 1.0])
     expect(want.copy(), want, "here")
-    assert told(lambda: expect(np.array([-np.inf, 2.0]), want, "here")) == "here: entry (1,) is 2, wanted 1"
+    assert fault(lambda: expect(np.array([-np.inf, 2.0]), want, "here")) == "here: entry (1,) is 2, wanted 1"
 
 
 def test_integers_are_compared_exactly():
     expect(np.array([1, 2]), np.array([1, 2]), "here")
     assert (
-        told(lambda: expect(np.array([1, 3]), np.array([1, 2]), "here")) == "here: entry (1,) is 3, wanted 2"
+        fault(lambda: expect(np.array([1, 3]), np.array([1, 2]), "here")) == "here: entry (1,) is 3, wanted 2"
     )
 
 
-def test_gradients_are_held_to_differences_of_the_trusted_function():
+def test_gradients_are_compared_with_differences_of_the_correct_function():
     rng = np.random.default_rng(0)
     x, w, dy = rng.standard_normal((2, 3)), rng.standard_normal(3), rng.standard_normal((2, 3))
 
@@ -77,14 +77,14 @@ def test_gradients_are_held_to_differences_of_the_trusted_function():
     gradients(tuple(g.astype(np.float32) for g in right), f, (x, w), dy, "x w", "here")
     gradients(right[0], lambda x: f(x, w), (x,), dy, "x", "here")  # one gradient needs no tuple
     wrong = (right[0], 1.001 * right[1])
-    assert told(lambda: gradients(wrong, f, (x, w), dy, "x w", "here")).startswith(
+    assert fault(lambda: gradients(wrong, f, (x, w), dy, "x w", "here")).startswith(
         "here, gradient with respect to w: entry"
     )
     half = {"x": {"a square has two factors": right[0] / 2.0}}
-    assert told(lambda: gradients((right[0] / 2.0, right[1]), f, (x, w), dy, "x w", "here", half)) == (
+    assert fault(lambda: gradients((right[0] / 2.0, right[1]), f, (x, w), dy, "x w", "here", half)) == (
         "here, gradient with respect to x: a square has two factors"
     )
-    assert "one gradient, wanted 2: those of x, w" in told(
+    assert "one gradient, wanted 2: those of x, w" in fault(
         lambda: gradients(right[0], f, (x, w), dy, "x w", "here")
     )
 
@@ -123,29 +123,29 @@ def doubles_in_place(x):
         (lambda: 0, "Exercise 99.1: <lambda>((3,)) raised TypeError: "),
         (
             lambda x: np.ones((2, 3)) @ np.ones((4, 5)),
-            "Exercise 99.1: <lambda>((3,)) raised ValueError: the sides of @ do not fit, rows of 3 numbers "
-            "left of it meet columns of 4 right of it",
+            "Exercise 99.1: <lambda>((3,)) raised ValueError: the sides of @ do not fit: rows of 3 "
+            "numbers on the left, columns of 4 on the right",
         ),
-        (doubles_in_place, "Exercise 99.1: doubles_in_place changed an array it was given"),
+        (doubles_in_place, "Exercise 99.1: doubles_in_place changed its input in place"),
     ],
 )
-def test_faults_of_a_function_are_told_kindly(answer, says):
-    message = told(lambda: ex_99_1(answer))
+def test_faults_of_a_function_become_one_line(answer, says):
+    message = fault(lambda: ex_99_1(answer))
     assert message.startswith(says)
     assert "\n" not in message
 
 
-def test_a_right_answer_is_praised(capsys):
+def test_a_right_answer_is_reported(capsys):
     ex_99_1(lambda x: x + x)
     assert capsys.readouterr().out == "Exercise 99.1: right (three numbers).\n"
 
 
 def test_an_earlier_answer_that_is_missing_is_named():
-    message = told(lambda: ex_99_1(lambda x: raises(x)))
+    message = fault(lambda: ex_99_1(lambda x: raises(x)))
     assert message == "Exercise 99.1: raises is still to be written: replace the line that raises"
 
 
-def test_arrays_inside_of_what_is_given_are_copied_too():
+def test_arrays_inside_an_argument_are_copied_too():
     inside = {"w": np.ones(2)}, [np.ones(3)]
 
     @exercise
@@ -156,20 +156,20 @@ def test_arrays_inside_of_what_is_given_are_copied_too():
         several[0] += named.pop("w")[0]
         return 0.0
 
-    assert "writes changed an array it was given" in told(lambda: ex_99_4(writes))
+    assert "writes changed its input in place" in fault(lambda: ex_99_4(writes))
     assert (inside[0]["w"] == 1.0).all()
     assert (inside[1][0] == 1.0).all()
 
 
 def test_a_check_counts_its_answers():
-    assert told(lambda: ex_99_1(1, 2)) == "Exercise 99.1: 2 answers, wanted 1"
+    assert fault(lambda: ex_99_1(1, 2)) == "Exercise 99.1: 2 answers, wanted 1"
 
 
 def test_a_notebook_shows_the_message_alone():
     assert NotYet("one line")._render_traceback_() == ["one line"]
 
 
-def test_an_unknown_exercise_is_an_error_that_says_how_they_are_called():
+def test_an_unknown_exercise_is_an_error_that_shows_a_valid_name():
     with pytest.raises(AttributeError, match=r"check has no ex_99_9; .* such as check.ex_05_2"):
         _ = check.ex_99_9
 
@@ -185,12 +185,12 @@ def test_an_unknown_exercise_is_an_error_that_says_how_they_are_called():
         (0.5, "0.5"),
     ],
 )
-def test_arguments_are_shown_in_few_letters(argument, shown):
+def test_arguments_are_shown_briefly(argument, shown):
     @exercise
     def ex_99_3(answer):
         answer(argument)
 
-    assert told(lambda: ex_99_3(raising)) == f"Exercise 99.3: raising({shown}) raised KeyError: 'no'"
+    assert fault(lambda: ex_99_3(raising)) == f"Exercise 99.3: raising({shown}) raised KeyError: 'no'"
 
 
 def raising(x):

@@ -1,4 +1,4 @@
-"""How notebooks are made from their sources: solutions, stubs, stored files, and what is wrong with them."""
+"""How notebooks are made from their sources: solutions, stubs, stored files, and faults that are found."""
 
 import json
 import signal
@@ -91,7 +91,7 @@ def test_an_exercise_without_its_check_is_refused(source):
 
 @pytest.fixture
 def executed():
-    """A notebook as it is stored, without a kernel: two cells that were run."""
+    """A stored notebook, made without a kernel: two cells that were run."""
 
     def make():
         cells = [
@@ -105,7 +105,7 @@ def executed():
     return make
 
 
-def test_a_stored_notebook_that_is_as_it_runs_has_no_fault(executed):
+def test_a_stored_notebook_equal_to_its_run_has_no_fault(executed):
     assert notebooks.faults(executed(), executed()) == []
 
 
@@ -117,7 +117,7 @@ def changed(notebook, change: str):
         del notebook.cells[1]
     elif change == "not run":
         second.execution_count = None
-    elif change == "out of turn":
+    elif change == "out of order":
         second.execution_count = 7
     elif change == "no result":
         first.outputs = []
@@ -133,8 +133,8 @@ def changed(notebook, change: str):
     [
         ("stale", "stale from cell 1 on"),
         ("shorter", "stale from cell 1 on"),
-        ("not run", "cell 1 was not run in its turn"),
-        ("out of turn", "cell 1 was not run in its turn"),
+        ("not run", "cell 1 was not run in order"),
+        ("out of order", "cell 1 was not run in order"),
         ("no result", "cell 0 stores no text/plain"),
         ("nothing printed", "cell 1 stores no stdout"),
         ("an error", "cell 1 stores an error"),
@@ -168,7 +168,7 @@ def test_build_stores_an_executed_notebook(project, source, capsys):
 
 def test_a_notebook_that_fails_is_not_stored(project, source):
     with pytest.raises(InputError, match="a cell failed, nothing was written"):
-        command.main(["build", "77"])  # there is no `check` in it
+        command.main(["build", "77"])  # it does not define `check`
     assert not source.with_suffix(".ipynb").exists()
 
 
@@ -179,13 +179,13 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
-    assert "newer ones of 77: minigam course exercises 77 --overwrite" in capsys.readouterr().out
+    assert "newer versions of 77: minigam course exercises 77 --overwrite" in capsys.readouterr().out
     copy.write_text("mine", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
     assert copy.read_text(encoding="utf-8") == "mine"
     printed = capsys.readouterr().out
-    assert "0 notebooks written, 1 kept as they are" in printed
-    assert "newer" not in printed, "what is no notebook of ours says nothing of its source"
+    assert "0 notebooks written, 1 kept unchanged" in printed
+    assert "newer" not in printed, "a file that is not a notebook does not name its source"
     assert command.main(["exercises", "--out", str(out), "--overwrite"]) == 0
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
     assert (out / "77_test-before.ipynb").read_text(encoding="utf-8") == "mine", "nothing is lost"
@@ -199,7 +199,7 @@ def test_outside_a_clone_the_course_says_what_it_needs(monkeypatch, tmp_path):
 
 
 def test_an_unknown_notebook_is_refused(project):
-    with pytest.raises(InputError, match="notebook 99: not there, wanted one of 77"):
+    with pytest.raises(InputError, match="notebook 99: does not exist, wanted one of 77"):
         command.main(["exercises", "99"])
 
 
@@ -213,7 +213,7 @@ def test_a_missing_stored_notebook_is_refused(project, source):
 
 def test_results_are_read_by_name():
     assert course.results("recall")["experiment"] == "recall"
-    with pytest.raises(InputError, match=r"nothing: 0 result files, wanted the one of: .*recall"):
+    with pytest.raises(InputError, match=r"nothing: 0 result files, wanted one; choose from .*recall"):
         course.results("nothing")
 
 
@@ -223,13 +223,13 @@ def test_a_figure_is_shown_with_its_text(monkeypatch):
 
     shown = []
     monkeypatch.setattr(display, "display", lambda data, **settings: shown.append((data, settings)))
-    course.show(Figure(), "nothing is on it")
+    course.show(Figure(), "an empty figure")
     course.show("<svg/>", "an empty picture")
-    for (data, settings), kind, alt in zip(
-        shown, ("image/png", "image/svg+xml"), ("nothing is on it", "an empty picture"), strict=True
+    for (data, settings), mime_type, alt in zip(
+        shown, ("image/png", "image/svg+xml"), ("an empty figure", "an empty picture"), strict=True
     ):
-        assert set(data) == {kind, "text/plain"}
-        assert data["text/plain"] == settings["metadata"][kind]["alt"] == alt
+        assert set(data) == {mime_type, "text/plain"}
+        assert data["text/plain"] == settings["metadata"][mime_type]["alt"] == alt
         assert settings["raw"]
 
 
@@ -240,7 +240,7 @@ def clone(path):
 
 
 def test_the_trained_model_is_trained_once(monkeypatch, tmp_path, capsys):
-    """The whole way with a model that takes no time; the second call reads what the first wrote."""
+    """All of `trained`, with a tiny model; the second call reads what the first wrote."""
     monkeypatch.setattr(course, "PRESETS", {"small": SMALL})
     monkeypatch.setattr(course, "PROJECT", clone(tmp_path))
     monkeypatch.setattr(course, "DataConfig", lambda: DataConfig(stories=4, valid_stories=2))
@@ -253,7 +253,7 @@ def test_the_trained_model_is_trained_once(monkeypatch, tmp_path, capsys):
     assert len(corpus.valid) == 2
 
 
-def test_training_that_was_stopped_goes_on(monkeypatch, tmp_path):
+def test_training_that_was_stopped_resumes(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "PRESETS", {"small": SMALL})
     monkeypatch.setattr(course, "DataConfig", lambda: DataConfig(stories=4, valid_stories=2))
     monkeypatch.setattr(course, "PROJECT", clone(tmp_path / "whole"))
@@ -272,7 +272,7 @@ def test_training_that_was_stopped_goes_on(monkeypatch, tmp_path):
     ):
         patched.setattr(Run, "log", stop_at_two)
         course.trained()
-    on = course.trained()[1].state_dict()
-    assert all((on[k] == a).all() for k, a in whole.items())
+    resumed = course.trained()[1].state_dict()
+    assert all((resumed[k] == a).all() for k, a in whole.items())
     (folder,) = (tmp_path / "stopped" / "runs").iterdir()
     assert "unfinished" not in folder.name

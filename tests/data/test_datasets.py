@@ -40,7 +40,7 @@ def test_missing_local_copies_are_named(tmp_path, capsys):
     argv = ["prepare", "wikitext-2", f"--from={tmp_path}", f"--out={tmp_path / 'out'}"]
     assert_refused(data.main, argv, capsys, str(tmp_path), "wiki.train.tokens", "wiki.valid.raw", "train.txt")
     argv[2] = f"--train={tmp_path / 'mine.txt'}"
-    assert_refused(data.main, argv, capsys, "mine.txt", "not there")
+    assert_refused(data.main, argv, capsys, "mine.txt", "not found")
 
 
 def test_any_two_files_do(tmp_path):

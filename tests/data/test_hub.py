@@ -70,12 +70,12 @@ def test_a_dataset_is_downloaded_once(server, fetch, tmp_path, capsys):
 
 
 def test_offline_answers_from_what_is_there(server, fetch, tmp_path, capsys):
-    assert_refused(data.main, [*fetch, "--offline"], capsys, PATHS["train"], "not there", "--offline")
+    assert_refused(data.main, [*fetch, "--offline"], capsys, PATHS["train"], "not found", "--offline")
     assert data.main(fetch) == 0
     asked = len(server.requests)
     assert data.main([*fetch, "--offline"]) == 0
     (tmp_path / "tiny" / PATHS["valid"]).unlink()
-    assert_refused(data.main, [*fetch, "--offline"], capsys, PATHS["valid"], "not there")
+    assert_refused(data.main, [*fetch, "--offline"], capsys, PATHS["valid"], "not found")
     assert len(server.requests) == asked
 
 

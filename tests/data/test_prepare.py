@@ -125,7 +125,7 @@ def test_files_that_were_not_fetched_or_are_others_are_refused(root, command, ca
     sources = meta_of(root / "tiny-prepared")["sources"]
     assert [sources[s]["verified"] for s in ("train", "valid")] == [True, False]
     path.unlink()
-    assert_refused(data.main, command, capsys, str(path), "not there", "fetch")
+    assert_refused(data.main, command, capsys, str(path), "not found", "fetch")
 
 
 @pytest.mark.parametrize("content", [b"PAR1 and no more", None, [1, 2]])
@@ -139,7 +139,7 @@ def test_a_file_that_is_no_parquet_is_refused(root, command, capsys, content):
         path.write_bytes(content)
     code, _, err = call(data.main, [*command, "--trust-download"], capsys)
     assert code == 2
-    assert "no parquet file with a column `text`" in err.splitlines()[-1]
+    assert "not a parquet file with a column `text`" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 
@@ -165,7 +165,7 @@ def test_the_list_shows_what_is_here(root, folder, capsys):
     (root / "tiny" / "valid.parquet").write_bytes(b"12345")
     assert data.main(["list", f"--data-root={root}"]) == 0
     out = capsys.readouterr().out
-    for line in ("train.parquet  (here)", "test.parquet  (not here)", "valid.parquet  (here with 5 bytes)"):
+    for line in ("train.parquet  (here)", "test.parquet  (not here)", "valid.parquet  (wrong size, 5 bytes)"):
         assert line in out
     for part in (
         "248,731,111 bytes",
@@ -302,10 +302,10 @@ def damage(folder: Path, name: str, change) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "wanted"),
     [
-        ("train.bin", lambda b: b[:-1], "train.bin: not as it was prepared"),
-        ("valid.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "valid.bin: not as it was prepared"),
+        ("train.bin", lambda b: b[:-1], "train.bin: changed since it was prepared"),
+        ("valid.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "valid.bin: changed since it was prepared"),
         ("valid.bin", None, "valid.bin: No such file"),
-        ("tokenizer.json", lambda b: b + b" ", "tokenizer.json: not as it was prepared"),
+        ("tokenizer.json", lambda b: b + b" ", "tokenizer.json: changed since it was prepared"),
         ("meta.json", lambda b: b[:-20], "meta.json: damaged"),
         ("meta.json", lambda b: b.replace(b"prepared 1", b"prepared 0"), "format 'minigam prepared 0'"),
         ("meta.json", lambda b: b.replace(b'"splits"', b'"split"'), "meta.json: damaged"),
@@ -346,7 +346,7 @@ def test_training_and_generating(folder, tmp_path, monkeypatch, capsys, given):
         assert capsys.readouterr().out.startswith(prompt)
     other = tmp_path / "other"
     assert data.main(["prepare", "tiny", f"--data-root={folder.parent}", f"--out={other}"]) == 0
-    assert_refused(train.main, [*again, f"--dataset={other}"], capsys, "--dataset is", "begun with")
+    assert_refused(train.main, [*again, f"--dataset={other}"], capsys, "--dataset is", "started with")
     assert data.main(["prepare", "tiny", f"--data-root={folder.parent}", "--train-rows=100"]) == 0
     assert_refused(train.main, again, capsys, "the data of this run has changed")
 
@@ -380,7 +380,7 @@ def test_a_dataset_that_is_none_is_refused(capsys, tmp_path, monkeypatch, flags,
 @pytest.mark.parametrize("flag", ["--stories=9", "--data-seed=1", "--tokenizer=bpe", "--bpe-size=300"])
 def test_what_decides_nothing_about_a_dataset_is_refused(capsys, folder, flag):
     argv = ["--backend=numpy", f"--dataset={folder}", flag]
-    assert_refused(train.main, argv, capsys, f"{flag.split('=')[0]} decides nothing about a prepared dataset")
+    assert_refused(train.main, argv, capsys, f"{flag.split('=')[0]} has no effect on a prepared dataset")
 
 
 def test_a_dataset_and_a_text_are_refused(capsys, folder, tmp_path):

@@ -187,7 +187,7 @@ def test_what_no_scale_mends_is_an_error(monkeypatch):
     monkeypatch.setattr(optimizer, "step", lambda *args: np.float64(math.inf))
     train_step(model, optimizer, ids, targets)
     assert optimizer.loss_scale.value == 1.0
-    with pytest.raises(NonFinite, match="gradient norm inf; first wrong: here"):
+    with pytest.raises(NonFinite, match="gradient norm inf; first fault: here"):
         train_step(model, optimizer, ids, targets)
 
 
@@ -237,7 +237,7 @@ def test_a_run_keeps_its_precision_and_goes_on_with_its_scale(tmp_path, capable,
     assert_same_run(whole, parts)
     assert saved_scale(whole) == {"value": 2.0**18, "good_steps": 2}
     assert seen == {"float16"} | {"float32"}  # in training; and at the end, in the last validation
-    with pytest.raises(InputError, match="--precision is tf32, the run was begun with float16"):
+    with pytest.raises(InputError, match="--precision is tf32, the run was started with float16"):
         train.main(["--backend=numpy", f"--resume={parts}", "--precision=tf32"])
 
 

@@ -1,4 +1,4 @@
-"""The experiments as commands: what they measure, what they write, and that they go on where they stopped."""
+"""The experiments as commands: what they measure, what they write, and that they resume if stopped."""
 
 import json
 import math
@@ -86,20 +86,20 @@ def test_each_cell_is_a_run_folder_like_any_other(small, tmp_path):
 def test_a_finished_cell_is_not_run_again(small, tmp_path, monkeypatch):
     first = compare(tmp_path)
     monkeypatch.setattr(loop, "train_step", None)  # any step would now fail
-    monkeypatch.setattr(report, "commit", lambda: "another")  # each cell keeps where it comes from
+    monkeypatch.setattr(report, "commit", lambda: "another")  # each cell keeps its provenance
     assert compare(tmp_path)["cells"] == first["cells"]
 
 
-def test_an_interrupted_table_goes_on_to_the_same_bits(small, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_table_resumes_to_the_same_result(small, tmp_path, monkeypatch, capsys):
     want = compare(tmp_path / "whole", seeds=[0])
 
     @contextmanager
-    def at_once():
+    def immediately():
         yield lambda: True
 
-    for _ in range(3):  # every call is interrupted after one step more
+    for _ in range(3):  # every call is interrupted after one more step
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "noticing_interrupt", at_once)
+            patch.setattr(loop, "noticing_interrupt", immediately)
             with pytest.raises(command.Interrupted):
                 compare(tmp_path / "parts", seeds=[0])
     got = compare(tmp_path / "parts", seeds=[0])
@@ -115,7 +115,7 @@ def test_results_of_other_settings_are_refused(small, tmp_path):
         compare(tmp_path, seeds=[0], steps=4)
 
 
-def test_the_papers_numbers_stand_beside_ours_on_its_data():
+def test_the_papers_numbers_stand_next_to_ours_on_its_data():
     ours = comparison._paper_table1("wikitext-2-prepared")
     assert ours["gam"] == ["22.6 M", "117.2", "6.7828", "882.57"]
     assert "mamba" not in ours  # the authors stacked it bare
@@ -128,7 +128,7 @@ def test_the_papers_numbers_stand_beside_ours_on_its_data():
     ]
     assert not comparison._paper_table1("pocketstories")
     assert not comparison._paper_table3("pocketstories")
-    for rows in paper.TABLE1.values():  # loss and perplexity say the same
+    for rows in paper.TABLE1.values():  # loss and perplexity agree
         for _, _, loss, perplexity in rows.values():
             assert math.exp(loss) == pytest.approx(perplexity, rel=1e-3)
 
@@ -144,7 +144,7 @@ def test_the_steps_of_a_scale(scale):
     assert cell.train.steps == 7
 
 
-def test_the_small_scale_gives_every_model_as_many_parameters():
+def test_the_small_scale_gives_all_models_the_same_number_of_parameters():
     sizes = {}
     for cell in comparison.cells(comparison.TABLE1, comparison.SCALES["small"], None, 1, [0]):
         model = replace(cell.model, vocab_size=len(vocabulary()))
@@ -183,17 +183,17 @@ def test_table2_measures_every_cell_once(tmp_path, monkeypatch):
         measured(tmp_path, repeats=3)
 
 
-def test_what_would_not_fit_into_memory_is_left_out(tmp_path):
+def test_a_length_that_would_not_fit_into_memory_is_left_out(tmp_path):
     content = measured(tmp_path, (8, 16, 512, 1024), models=["transformer"], limit_gib=0.001)
     cells = content["cells"]["transformer"]
     assert cells["16"]["time_ms"] is not None
     assert cells["512"]["time_ms"] is None
-    assert cells["1024"]["time_ms"] is None  # longer than what was left out
+    assert cells["1024"]["time_ms"] is None  # longer than one that was left out
     json.loads((tmp_path / "table2.json").read_text(), parse_constant=pytest.fail)  # no Infinity
     assert "left out" in (tmp_path / "table2.md").read_text()
 
 
-def test_what_runs_out_of_memory_is_a_result(tmp_path, monkeypatch):
+def test_running_out_of_memory_is_a_result(tmp_path, monkeypatch):
     def full(block):
         raise MemoryError
 
@@ -204,17 +204,17 @@ def test_what_runs_out_of_memory_is_a_result(tmp_path, monkeypatch):
 
 def test_the_paper_is_quoted_where_it_has_a_number_and_not_elsewhere():
     cell = {"time_ms": 1.0, "peak_mib": 1.0}
-    found = {"transformer": {128: cell, 256: cell, 4096: cell}}
-    text = scaling._markdown("published", scaling.SCALES["published"], found, {"transformer": {}}, 1.0)
+    results = {"transformer": {128: cell, 256: cell, 4096: cell}}
+    text = scaling._markdown("published", scaling.SCALES["published"], results, {"transformer": {}}, 1.0)
     line = next(x for x in text.splitlines() if x.startswith("| paper: Transformer, mixed precision "))
     assert [c.strip() for c in line.split("|")[2:5]] == ["", "8.9", "out of memory"]
 
 
-def test_the_memory_foreseen_grows_as_it_did():
-    found = {8: {"peak_mib": 1.0}, 16: {"peak_mib": 4.0}}
-    assert scaling.foreseen(found, 64) == pytest.approx(64.0)
+def test_memory_is_extrapolated_as_a_power_law():
+    cells = {8: {"peak_mib": 1.0}, 16: {"peak_mib": 4.0}}
+    assert scaling.foreseen(cells, 64) == pytest.approx(64.0)
     assert scaling.foreseen({}, 64) == 0.0
-    assert scaling.foreseen(found | {32: {"peak_mib": None}}, 64) == math.inf
+    assert scaling.foreseen(cells | {32: {"peak_mib": None}}, 64) == math.inf
 
 
 def test_a_block_runs_forward_and_backward():
@@ -230,22 +230,22 @@ def test_a_block_runs_forward_and_backward():
 def test_accuracy_by_distance_counts_every_query():
     corpus = from_mqar(32, 1, n_pairs=4, n_keys=6, n_valid=30)
     correct = np.random.default_rng(0).random(120) < 0.5
-    found = recall.by_distance(correct, corpus)
-    assert sum(c["queries"] for c in found.values()) == 120
-    assert recall.between(found, 1, 99) == (pytest.approx(correct.mean()), 120)
-    near, far = recall.between(found, 1, 9), recall.between(found, 10, 99)
+    curve = recall.by_distance(correct, corpus)
+    assert sum(c["queries"] for c in curve.values()) == 120
+    assert recall.between(curve, 1, 99) == (pytest.approx(correct.mean()), 120)
+    near, far = recall.between(curve, 1, 9), recall.between(curve, 10, 99)
     assert near[0] * near[1] + far[0] * far[1] == pytest.approx(correct.sum())
-    assert recall.between(found, 98, 99) == (0.0, 0)
+    assert recall.between(curve, 98, 99) == (0.0, 0)
 
 
 @pytest.mark.parametrize("reach", [None, 9])
-def test_guessing_takes_any_value_in_sight(reach):
+def test_guessing_takes_any_value_in_the_receptive_field(reach):
     corpus = from_mqar(32, 1, n_pairs=4, n_keys=6, n_valid=30)
     want = []
     for tokens, targets in zip(*inputs_and_targets(corpus.valid), strict=True):
         for t in np.flatnonzero(targets >= 0):
-            seen = tokens[max(0, t + 1 - reach) if reach else 0 : t + 1]
-            values = [v for v in seen if v > 6]
+            field = tokens[max(0, t + 1 - reach) if reach else 0 : t + 1]
+            values = [v for v in field if v > 6]
             want.append(values.count(targets[t]) / len(values) if values else 1 / 6)
     np.testing.assert_allclose(recall.guesses(corpus, reach), want)
 
@@ -255,13 +255,13 @@ def test_answers_are_judged_by_the_likeliest_token():
     inputs, answers = inputs_and_targets(corpus.valid)
 
     class Oracle:
-        """Knows each row by its pairs, and is wrong in row 0."""
+        """Recognises each row by its pairs, and is wrong in row 0."""
 
         def __call__(self, ids):
             logits = np.zeros((*ids.shape, 13))
             for row, one in zip(logits, ids, strict=True):
-                place = int((inputs == one).all(axis=1).argmax())
-                row[np.arange(len(row)), np.maximum(answers[place], 0) if place else 0] = 1.0
+                i = int((inputs == one).all(axis=1).argmax())
+                row[np.arange(len(row)), np.maximum(answers[i], 0) if i else 0] = 1.0
             return type("Out", (), {"data": logits})
 
     correct = recall.answers(Oracle(), corpus, batch=3)
@@ -276,12 +276,12 @@ def test_recall_writes_its_three_files(tmp_path, capsys):
     assert f"{gam['accuracy']:.1%}" in (tmp_path / "recall.md").read_text()
     assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    run = tmp_path / "cells" / "gam-seed0"  # no text: neither n-grams nor an empty prompt mean anything
+    run = tmp_path / "cells" / "gam-seed0"  # not a text: n-grams and an empty prompt mean nothing
     assert_refused(evaluate.main, [run, "--backend=numpy"], capsys, "trained on mqar, wanted a run on text")
-    assert_refused(generate.main, [run, "--backend=numpy"], capsys, "give a --prompt")
+    assert_refused(generate.main, [run, "--backend=numpy"], capsys, "--prompt")
 
 
-def test_the_models_of_recall_have_as_many_parameters():
+def test_the_models_of_recall_have_the_same_number_of_parameters():
     sizes = [
         recall.MODELS[name](
             recall.MODELS[name].Config(vocab_size=1 + 2 * recall.KEYS, **(recall.SHARED | numbers))
@@ -291,7 +291,7 @@ def test_the_models_of_recall_have_as_many_parameters():
     assert max(sizes) <= 1.05 * min(sizes), sizes
 
 
-def test_gam_is_moved_by_its_reach_and_by_nothing_beyond():
+def test_gam_depends_on_its_receptive_field_and_on_nothing_else():
     model = tiny.gam(block_size=16, n_layers=2, kernel_size=3)
     ids = tiny.draw_ids(model, 3, 16)
     moved = reach.influence(model, ids, ids)
@@ -307,7 +307,7 @@ def test_gam_is_moved_by_its_reach_and_by_nothing_beyond():
     [(Transformer, TransformerConfig), (Mamba, MambaConfig)],
     ids=["Transformer", "Mamba"],
 )
-def test_the_rivals_are_moved_by_every_token(Model, Config):
+def test_the_baselines_depend_on_every_token(Model, Config):
     rest = {"n_heads": 2} if Model is Transformer else {"d_state": 2}
     config = Config(vocab_size=7, block_size=9, d_model=6, n_layers=1, **rest)
     model = tiny.randomise(Model(config, dtype="float64")).eval()
@@ -315,7 +315,7 @@ def test_the_rivals_are_moved_by_every_token(Model, Config):
     assert reach.seen(reach.influence(model, ids, ids)["largest"]) == 9
 
 
-def test_what_is_not_counted_does_not_move():
+def test_predictions_without_a_target_are_not_counted():
     model = tiny.gam(block_size=8)
     ids = tiny.draw_ids(model, 2, 8)
     moved = reach.influence(model, ids, np.full_like(ids, -1))
@@ -327,7 +327,7 @@ def test_reach_reads_every_run_once(small, tmp_path, monkeypatch):
     runs = [tmp_path / "cells" / "gam-seed0", tmp_path / "cells" / "mamba-seed0"]
     reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(reach, "influence", None)  # all is measured: it would fail
+        patch.setattr(reach, "influence", None)  # everything is measured already: a call would fail
         reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
     content = json.loads((tmp_path / "reach" / "reach.json").read_text())
     assert content["runs"]["GAM"]["measured_reach"] == content["runs"]["GAM"]["reach"] == 3
@@ -353,7 +353,7 @@ def test_reach_reads_every_run_once(small, tmp_path, monkeypatch):
         (["recall", "--stepz=3"], ["--stepz=3", "did you mean --steps"]),
         (["reach", "/nowhere"], ["/nowhere", "not a folder"]),
         (["table1", "--dataset=mqar"], ["mqar: no prepared dataset"]),
-        (["recall", "--out=README.md"], ["--out README.md", "no folder that can be written to"]),
+        (["recall", "--out=README.md"], ["--out README.md", "not a writable folder"]),
         (["reach"], ["RUN"]),
     ],
 )
@@ -362,19 +362,19 @@ def test_wrong_input_is_one_line(flags, wanted, capsys):
     assert_refused(command.main, [*flags, *backend], capsys, *wanted)
 
 
-@pytest.mark.parametrize("kind", [command.Interrupted, KeyboardInterrupt])
-def test_an_interrupt_says_how_to_go_on(kind, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("exception", [command.Interrupted, KeyboardInterrupt])
+def test_an_interrupt_says_how_to_resume(exception, monkeypatch, capsys, tmp_path):
     def interrupted(*args):
-        raise kind
+        raise exception
 
     monkeypatch.setattr(command.recall, "recall", interrupted)
     with pytest.raises(SystemExit) as exit:
         cli.run(lambda: command.main(["recall", "--backend=numpy", f"--out={tmp_path}"]), "command")
     assert exit.value.code == 130
-    assert "run the same command again to go on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_says_what_to_do(monkeypatch, capsys, tmp_path):
+def test_a_loss_that_is_nan_says_what_to_do(monkeypatch, capsys, tmp_path):
     def diverged(*args):
         raise NonFinite("step 3: loss nan")
 

@@ -1,4 +1,4 @@
-"""The runs that pages are made of."""
+"""The runs that the tests write pages about."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from minigam import train
 
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory) -> Path:
-    """A run on PocketStories: two layers, K 3, so that its reach is 5."""
+    """A run on PocketStories: two layers and K = 3, so a receptive field of 5 tokens."""
     path = tmp_path_factory.mktemp("stories") / "run"
     assert train.main([*SMALL, "--n-layers=2", "--kernel-size=3", f"--out={path}"]) == 0
     return path
@@ -19,7 +19,7 @@ def stories(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory) -> Path:
-    """A run on text, character by character."""
+    """A run on a text, with characters as tokens."""
     folder = tmp_path_factory.mktemp("letters")
     (folder / "t.txt").write_text(f"{HOSTILE} and some other letters\tof a text.\n" * 40, encoding="utf-8")
     flags = [*ON_TEXT, f"--text={folder / 't.txt'}", "--block-size=64", f"--out={folder / 'run'}"]

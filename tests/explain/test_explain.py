@@ -1,4 +1,4 @@
-"""The page about one text: its numbers are the model's, its text is only text, and a browser can use it."""
+"""The page about one text: its numbers are the model's, its text is only text, and it loads nothing."""
 
 import json
 import re
@@ -23,8 +23,8 @@ IDS = [0, 3, 1, 6, 3]
 
 
 def explained(model: GAM, exact: bool = False, after: int | None = None) -> dict:
-    heard = explain.slot_words(model, np.array([[*IDS, -1]]), least=1)
-    return explain.explanation(model, LETTERS, IDS, after, heard, exact)
+    word_shares = explain.slot_words(model, np.array([[*IDS, -1]]), least=1)
+    return explain.explanation(model, LETTERS, IDS, after, word_shares, exact)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -33,15 +33,15 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 def by_hand(model: GAM) -> list[tuple]:
     """Return local gates, global gates (T, C) and shares (T, S) of every block."""
-    C, found = model.config.d_model, []
+    C, blocks = model.config.d_model, []
     x = ops.embedding(model.token_embedding.weight, np.array([IDS]))
     x = x + model.position_embedding.weight[: len(IDS)]
     for block in model.blocks:
         u = block.norm1(x).data[0]
         gate = 1.0 / (1.0 + np.exp(-(u @ block.gate.weight.data.T + block.gate.bias.data)))
-        found.append((gate[:, :C], gate[:, C:], softmax(u @ block.memory.data.T)))
+        blocks.append((gate[:, :C], gate[:, C:], softmax(u @ block.memory.data.T)))
         x = block(x)
-    return found
+    return blocks
 
 
 def test_probabilities_and_costs_are_the_models():
@@ -83,8 +83,8 @@ def test_words_of_the_slots_are_the_same_in_parts_and_leave_out_what_is_rare(mon
     monkeypatch.setattr(explain, "PART", 1)
     for one, other in zip(explain.slot_words(model, rows), whole, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
-        heard = ~np.isnan(one).any(axis=0)
-        assert [i for i in range(7) if heard[i]] == [0, 1]  # four times and four; all others less than 3
+        frequent = ~np.isnan(one).any(axis=0)
+        assert [i for i in range(7) if frequent[i]] == [0, 1]  # four times each; all others fewer than 3
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -99,7 +99,7 @@ def test_every_mixer_shows_what_it_has(mixer):
 def test_a_model_that_has_lost_its_numbers_is_refused():
     model = tiny.gam()
     model.norm.weight.data[:] = np.nan
-    with pytest.raises(InputError, match="no numbers"):
+    with pytest.raises(InputError, match="nan or infinite, wanted numbers"):
         explained(model)
 
 
@@ -119,25 +119,25 @@ def test_the_page_asks_for_nothing_from_elsewhere():
 
 
 def test_a_story_of_the_validation_set_has_the_floors_and_kinds_of_the_corpus(stories, tmp_path):
-    told = corpus.from_pocketstories(Run(stories).config.model.block_size, 20, 2)
+    drawn = corpus.from_pocketstories(Run(stories).config.model.block_size, 20, 2)
     for flags, n in (([], 0), (["--story=2"], 1)):
         data = write(stories, tmp_path / "e.html", *flags)
-        length = int((told.valid[n] >= 0).sum()) - 1
+        length = int((drawn.valid[n] >= 0).sum()) - 1
         read = [*data["tokens"], data["after"]]
-        assert [told.tokenizer.id_of[t["text"]] for t in read] == told.valid[n, : length + 1].tolist()
-        assert [t["floor"] for t in read[1:]] == pytest.approx(told.floor[n, :length], rel=1e-3)
-        assert [pocketstories.KINDS.index(t["kind"]) for t in read[1:]] == told.kinds[n, :length].tolist()
+        assert [drawn.tokenizer.id_of[t["text"]] for t in read] == drawn.valid[n, : length + 1].tolist()
+        assert [t["floor"] for t in read[1:]] == pytest.approx(drawn.floor[n, :length], rel=1e-3)
+        assert [pocketstories.KINDS.index(t["kind"]) for t in read[1:]] == drawn.kinds[n, :length].tolist()
         assert data["first_sampled"] == length
         assert "can write this text" in data["known"]
 
 
-def test_a_prompt_is_known_as_far_as_the_generator_would_write_it(stories, tmp_path):
+def test_a_prompt_has_floors_as_far_as_the_generator_would_write_it(stories, tmp_path):
     data = write(stories, tmp_path / "e.html", "--prompt=Once upon a time, Sam shared the fox")
     assert [t["text"] for t in data["tokens"]][-3:] == ["shared", "the", "fox"]
     assert [t["floor"] is None for t in data["tokens"]] == [True] + [False] * 6 + [True] * 3
     assert "never writes \u201cshared\u201d here (token 8)" in data["known"]
     assert [e["choices"] for e in data["next"]][-4:] == [1, 0, 0, 0]
-    assert data["next"][6]["words"][-1][::2] == ["shared", 0.0]  # what comes is listed, with what it could be
+    assert data["next"][6]["words"][-1][::2] == ["shared", 0.0]  # the actual word is listed too
 
 
 def test_a_prompt_is_continued_as_generate_does_it(stories, tmp_path):
@@ -161,7 +161,7 @@ def test_sampling_ends_with_the_story():
 def test_text_without_a_generator_says_so(letters, tmp_path):
     data = write(letters, tmp_path / "e.html", f"--prompt={HOSTILE}")
     assert "".join(t["text"] for t in data["tokens"]) == HOSTILE
-    assert "No generator of t.txt is known" in data["known"]
+    assert "The generator of t.txt is unknown" in data["known"]
     assert {t["floor"] for t in data["tokens"]} == {None}
     assert write(letters, tmp_path / "e.html")["title"] == "row 1 of the validation set"
 
@@ -180,8 +180,8 @@ def test_pieces_of_byte_pairs_are_readable(tmp_path):
     ("flags", "wanted"),
     [
         (["--prompt=Once upon a zebra"], ["unknown words 'zebra'"]),
-        (["--prompt=Once", "--story=1"], ["--story decides nothing beside --prompt"]),
-        (["--tokens=3"], ["--tokens continues a --prompt"]),
+        (["--prompt=Once", "--story=1"], ["--story and --prompt: both given, wanted one of them"]),
+        (["--tokens=3"], ["--tokens: no prompt to continue"]),
         (["--story=3"], ["--story is 3, wanted at most 2"]),
         (["--story=0"], ["--story is 0"]),
         (["--prompt=Once", "--tokens=9999"], ["a prompt of 2 tokens and 9999 more", "block_size"]),
@@ -235,7 +235,7 @@ def test_a_gam_of_any_mixer_gets_its_page(capsys, tmp_path):
 
 
 def test_a_device_shows_the_same():
-    """On the pretend GPU, whose arrays refuse to meet the host's."""
+    """On the pretend GPU, whose arrays refuse to be mixed with the host's."""
     model = tiny.gam()
     here = explained(model)
     model.to("fakegpu")

@@ -1,4 +1,4 @@
-"""The page of minigam.explain in a real browser, headless Chromium: what a reader sees and can do."""
+"""The page of minigam.explain in a real browser, headless Chromium: what it shows, what its controls do."""
 
 import json
 import shutil
@@ -23,8 +23,8 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 
-# The least contrast of any text with what lies under it (WCAG 2), and the text that has it. A canvas
-# reads every way of writing a colour.
+# The lowest contrast of any text with its background (WCAG 2), and that text. A canvas is used because
+# it understands every way of writing a colour.
 CONTRAST = """
 const brush = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
 function rgba(color) {
@@ -40,22 +40,22 @@ function under(node) {
   while (node && rgba(getComputedStyle(node).backgroundColor)[3] === 0) node = node.parentElement;
   return node ? getComputedStyle(node).backgroundColor : "white";
 }
-let worst = [Infinity, ""], seen = 0;
+let worst = [Infinity, ""], texts = 0;
 for (const node of document.body.querySelectorAll("*")) {
   const text = [...node.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data.trim()).join("");
   if (!text || !node.checkVisibility()) continue;
   const [a, b] = [getComputedStyle(node).color, under(node)].map(light);
   const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  seen += 1;
+  texts += 1;
   if (ratio < worst[0]) worst = [ratio, text];
 }
-return [...worst, seen];
+return [...worst, texts];
 """
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    """One Chromium for all tests, in a window for a desk."""
+    """One Chromium for all tests."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
@@ -75,7 +75,7 @@ def story(stories, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def opened(browser, story):
-    """The page of a story at 1100 x 800 pixels, light, just opened; and the data it holds."""
+    """The page of a story, just opened at 1100 x 800 pixels in light mode, and the data in it."""
     look(browser)
     browser.get(story.as_uri())
     return browser, data_of(story.read_text(encoding="utf-8"))
@@ -93,8 +93,8 @@ def text(browser, selector: str) -> str:
 
 
 def texts(browser, selector: str) -> list[str]:
-    found = browser.find_elements(By.CSS_SELECTOR, selector)
-    return browser.execute_script("return arguments[0].map((e) => e.textContent)", found)
+    elements = browser.find_elements(By.CSS_SELECTOR, selector)
+    return browser.execute_script("return arguments[0].map((e) => e.textContent)", elements)
 
 
 def buttons(browser) -> list:
@@ -110,7 +110,7 @@ def choose(browser, name: str, value) -> None:
 
 
 def having(browser, name: str) -> list[int]:
-    """Return which tokens have a class."""
+    """Return the indices of the tokens that have a class."""
     script = "return [...arguments[0]].map((b) => b.classList.contains(arguments[1]))"
     return [i for i, has in enumerate(browser.execute_script(script, buttons(browser), name)) if has]
 
@@ -121,28 +121,28 @@ def current(browser) -> int:
     )
 
 
-def test_it_opens_without_an_error_and_asks_nobody(browser, story):
+def test_it_opens_without_an_error_and_requests_nothing_else(browser, story):
     browser.get("about:blank")
     for log in ("browser", "performance"):
         browser.get_log(log)
     browser.get(story.as_uri())
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert asked == [story.as_uri()]
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert urls == [story.as_uri()]
     assert len(buttons(browser)) > 50
 
 
-def test_the_policy_lets_nothing_in(opened):
+def test_the_policy_blocks_other_resources(opened):
     browser, _ = opened
     answer = browser.execute_async_script(
-        "const [done] = arguments; fetch('data:,x').then(() => done('came'), () => done('refused'))"
+        "const [done] = arguments; fetch('data:,x').then(() => done('loaded'), () => done('refused'))"
     )
     assert answer == "refused"
-    browser.get_log("browser")  # where Chromium says so
+    browser.get_log("browser")  # clears the log, where Chromium reports it
 
 
-def test_pointing_at_a_token_shows_its_slots_and_its_reach(opened):
+def test_pointing_at_a_token_shows_its_slots_and_its_receptive_field(opened):
     browser, data = opened
     layer = data["layers"][-1]
     for t in (12, 40):
@@ -151,8 +151,8 @@ def test_pointing_at_a_token_shows_its_slots_and_its_reach(opened):
         assert slots_shown(browser) == [str(slot) for slot, _ in layer["slots"][t]]
         words = texts(browser, "#memory .words")
         assert words == [", ".join(w for w, _ in layer["words"][str(s)]) for s, _ in layer["slots"][t]]
-        assert having(browser, "seen") == list(range(t - 4, t + 1))  # a reach of 5
-        assert "Sees 5 tokens" in text(browser, "#said")
+        assert having(browser, "seen") == list(range(t - 4, t + 1))
+        assert "Receptive field: 5 tokens" in text(browser, "#said")
 
 
 def test_what_comes_next_is_there_with_the_generators_probability(opened):
@@ -164,16 +164,16 @@ def test_what_comes_next_is_there_with_the_generators_probability(opened):
     assert [w for w in rows if w.startswith("\u25b8")] == [f"\u25b8 {data['tokens'][t + 1]['text']}"]
     note, following = text(browser, "#next .note"), data["tokens"][t + 1]
     assert f"can write {data['next'][t]['choices']} different words" in note
-    assert f"{following['cost']:.2f} nats to the model, and the floor is {following['floor']:.2f}" in note
+    assert f"costs the model {following['cost']:.2f} nats; the floor is {following['floor']:.2f}" in note
 
 
-def test_a_word_out_of_reach_is_pointed_at(opened):
+def test_a_word_outside_the_receptive_field_is_pointed_at(opened):
     browser, data = opened
     t = next(i for i, token in enumerate(data["tokens"]) if token["back"] > 13) - 1
     ActionChains(browser).move_to_element(buttons(browser)[t]).perform()
     back = data["tokens"][t + 1]["back"]
     assert texts(browser, "#text .settles .word")[0].startswith(data["tokens"][t + 1 - back]["text"])
-    assert "out of reach, so this model can only guess" in text(browser, "#next .note")
+    assert "outside the receptive field, so this model can only guess" in text(browser, "#next .note")
 
 
 def test_the_layer_switch_changes_what_is_shown(opened):
@@ -194,7 +194,7 @@ def test_the_layer_switch_changes_what_is_shown(opened):
     assert texts(browser, "#text .chip")[20].startswith(f"{data['layers'][-1]['slots'][20][0][0]}: ")
 
 
-def test_keys_walk_through_the_text(opened):
+def test_keys_move_through_the_text(opened):
     browser, data = opened
     buttons(browser)[0].send_keys("")
     last = len(data["tokens"]) - 1
@@ -222,7 +222,7 @@ def test_keys_walk_through_the_text(opened):
     assert current(browser) == -1  # one press of Tab leaves the text
 
 
-def test_a_held_token_stays_until_let_go(opened):
+def test_a_held_token_stays_until_released(opened):
     browser, data = opened
     point = ActionChains(browser)
     some = buttons(browser)
@@ -239,18 +239,18 @@ def test_a_held_token_stays_until_let_go(opened):
     assert not browser.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")
 
 
-def test_what_a_screen_reader_is_told(opened):
+def test_what_a_screen_reader_reads(opened):
     browser, data = opened
     ActionChains(browser).move_to_element(buttons(browser)[3]).perform()
-    said = browser.find_element(By.ID, "said")
-    assert said.get_attribute("aria-live") == "polite"
-    assert f"Token 4 of {len(data['tokens'])}" in said.text
+    summary = browser.find_element(By.ID, "said")
+    assert summary.get_attribute("aria-live") == "polite"
+    assert f"Token 4 of {len(data['tokens'])}" in summary.text
     label = buttons(browser)[3].get_attribute("aria-label")
     assert label.startswith(f"{data['tokens'][3]['text']}, local gate .")
     chosen = browser.find_elements(By.CSS_SELECTOR, "fieldset input:checked")
     assert [radio.get_attribute("name") for radio in chosen] == ["layer", "measure"]
     legend = text(browser, "#legend p")
-    assert legend.count(". ") == 2  # three sentences
+    assert legend.count(". ") == 4  # five sentences
 
 
 def test_a_phone_needs_no_scrolling_sideways(opened):
@@ -263,7 +263,7 @@ def test_a_phone_needs_no_scrolling_sideways(opened):
             const [button] = arguments, r = button.getBoundingClientRect();
             return button.contains(document.elementFromPoint(r.left + r.width / 2, r.bottom - 2));
         """
-        assert browser.execute_script(top, buttons(browser)[n])  # nothing lies upon it
+        assert browser.execute_script(top, buttons(browser)[n])  # nothing covers it
         buttons(browser)[n].click()
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
     edges = browser.execute_script("""
@@ -277,7 +277,7 @@ def test_a_phone_needs_no_scrolling_sideways(opened):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_under_it(opened, scheme):
+def test_every_text_stands_out_from_its_background(opened, scheme):
     browser, data = opened
     look(browser, scheme=scheme)
     browser.find_element(By.CSS_SELECTOR, "#equations summary").click()
@@ -289,8 +289,8 @@ def test_every_text_stands_out_from_what_is_under_it(opened, scheme):
         choose(browser, "measure", measure)
         for n in range(len(data["layers"])):
             choose(browser, "layer", n)
-            ratio, worst, seen = browser.execute_script(CONTRAST)
-            assert seen > 2 * len(data["tokens"])
+            ratio, worst, n_texts = browser.execute_script(CONTRAST)
+            assert n_texts > 2 * len(data["tokens"])
             assert ratio >= 4.5, worst
 
 
@@ -306,7 +306,7 @@ def test_text_is_only_text(browser, letters, tmp_path):
     assert "".join(words[:-1]).replace("\u2423", " ") == HOSTILE
     assert having(browser, "sampled") == [len(words) - 1]
     buttons(browser)[0].click()
-    assert "the floor is not known" in text(browser, "#next .note")
+    assert "the floor is unknown" in text(browser, "#next .note")
 
 
 @pytest.mark.parametrize(
@@ -327,6 +327,6 @@ def test_a_mixer_without_a_part_says_what_it_lacks(browser, stories, tmp_path, m
     assert browser.get_log("browser") == []
     inputs = browser.find_elements(By.CSS_SELECTOR, "input[name=measure]")
     assert [i.get_attribute("value") for i in inputs] == there
-    assert f"Its mixer, {mixer}" in text(browser, "#legend p:last-of-type")
+    assert f"This model's mixer, {mixer}," in text(browser, "#legend p:last-of-type")
     assert (text(browser, "#gates"), bool(text(browser, "#memory"))) == ("", mixer != "local")
     assert text(browser, "#next tbody")

@@ -111,7 +111,7 @@ def test_missing_and_unknown_names_are_listed(mixer):
         arrays,
         "missing ['blocks.1.ffn.2.bias', 'head.weight']",
         "unknown ['blocks.0.zebra', 'lm_head.weight']",
-        f"2 blocks of kind '{mixer}'",
+        f"2 blocks of architecture '{mixer}'",
     )
 
 
@@ -197,4 +197,4 @@ def test_the_authors_transformer_is_recognised_and_its_mask_skipped():
 def test_missing_names_of_a_transformer_are_listed():
     arrays = transformer_arrays()
     del arrays["blocks.0.attn.c_proj.bias"]
-    refused(KeyError, arrays, "missing ['blocks.0.attn.c_proj.bias']", "kind 'transformer'")
+    refused(KeyError, arrays, "missing ['blocks.0.attn.c_proj.bias']", "architecture 'transformer'")

@@ -59,7 +59,7 @@ def test_ctrl_c_saves_and_resuming_ends_in_the_same_bits(whole, tmp_path, capsys
 
     monkeypatch.setattr(Run, "log", log_and_interrupt)
     assert train.main([*FLAGS, f"--out={path}"]) == 130
-    assert f"interrupted after step 7, which is saved. To go on:\n  minigam train --resume {path}" in (
+    assert f"interrupted after step 7, which is saved. To resume:\n  minigam train --resume {path}" in (
         capsys.readouterr().err
     )
     monkeypatch.undo()
@@ -121,11 +121,11 @@ def test_a_finished_run_resumed_says_the_same_once_more(copy, whole, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--d-model=16"], "--d-model is 16, the run was begun with 8"),
+        (["--d-model=16"], "--d-model is 16, the run was started with 8"),
         (["--model=transformer"], "--model is transformer, the run has gam"),
-        (["--lr=0.1"], "--lr is 0.1, the run was begun with"),
-        (["--text=other.txt"], "the run was begun with None"),
-        (["--out=elsewhere"], "leave --out away"),
+        (["--lr=0.1"], "--lr is 0.1, the run was started with"),
+        (["--text=other.txt"], "the run was started with None"),
+        (["--out=elsewhere"], "omit --out"),
     ],
 )
 def test_resuming_with_another_configuration_is_refused(copy, flags, message):

@@ -1,4 +1,4 @@
-"""The plots of a GAM's inside hold what they were given."""
+"""The plots of a GAM's gates and slots show the numbers they were given."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The plots of cost against length hold the curves they claim to."""
+"""The plots of cost against length show the curves they claim to."""
 
 from minigam.viz import complexity_plot
 
@@ -18,13 +18,13 @@ def test_complexity_plot_shows_each_curve_with_its_power():
     assert [t.get_text() for t in axes.get_xticklabels()] == ["8", "16", "32"]
 
 
-def test_complexity_plot_tells_curves_apart_without_colour():
+def test_complexity_plot_distinguishes_curves_without_colour():
     (axes,) = complexity_plot([8, 16], {str(i): [1.0, 2.0 + i] for i in range(4)}).axes
     assert len({(line.get_marker(), line.get_linestyle()) for line in axes.lines}) == 4
     assert len({line.get_color() for line in axes.lines}) == 1
 
 
-def test_complexity_plot_leaves_out_what_is_not_known():
+def test_complexity_plot_leaves_out_missing_values():
     (axes,) = complexity_plot([8, 16], {"GAM": [None, 2.0], "none": [None, None]}, ylabel="MiB").axes
     assert list(lines(axes)["GAM"].get_xdata()) == [16]
     assert set(lines(axes)) == {"GAM"}

@@ -30,13 +30,13 @@ def texts(drawing: str) -> list[str]:
 
 
 def boxes(drawing: str) -> list[tuple[float, float, float, float]]:
-    """Return x, y, width, height of every box; the first rectangle is the paper."""
+    """Return x, y, width, height of every box; the first rectangle is the background."""
     rectangles = list(ElementTree.fromstring(drawing).iter(f"{SVG}rect"))[1:]
     return [tuple(float(r.get(k)) for k in ("x", "y", "width", "height")) for r in rectangles]
 
 
 def edges(drawing: str) -> list[list[tuple[float, float]]]:
-    """Return the corners of every line, from first to last; arrow heads are the paths without a curve."""
+    """Return the corners of every line, from first to last; arrow heads are paths without a curve."""
     paths = [p.get("d") for p in ElementTree.fromstring(drawing).iter(f"{SVG}path")]
     lines = []
     for path in (p for p in paths if "C" in p):
@@ -93,7 +93,7 @@ def test_names_are_escaped():
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_a_block_fits_its_paper_without_overlap(mixer):
+def test_a_block_fits_its_drawing_without_overlap(mixer):
     drawing = block(mixer)._repr_svg_()
     page = ElementTree.fromstring(drawing)
     width, height = float(page.get("width")), float(page.get("height"))
@@ -116,10 +116,10 @@ def test_no_line_passes_behind_a_box(mixer):
             if x1 == x2 and y2 - y1 >= row_height:
                 passes += 1
                 assert not any(x <= x1 <= x + w and y1 < y + h and y < y2 for x, y, w, h in boxes(drawing))
-    assert passes >= 2, "the residual connections pass by"
+    assert passes >= 2, "the residual connections cross rows"
 
 
-def test_there_is_nothing_to_draw_without_a_graph():
+def test_a_tensor_without_a_graph_is_not_drawn():
     assert leaf(2)._repr_svg_() is None
     assert ops.exp(Tensor([1.0]))._repr_svg_() is None
 
@@ -135,7 +135,7 @@ def test_a_graph_too_large_to_read_is_not_drawn():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_drawn_beyond_the_edges(seed):
-    """A line that passes by may be what lies furthest to the right."""
+    """The rightmost item may be a line that crosses a row."""
     rng = np.random.default_rng(seed)
     made = [Tensor(rng.standard_normal(2), requires_grad=True) for _ in range(3)]
     for _ in range(12):

@@ -1,10 +1,10 @@
-"""The plots of what a model sees hold what they claim to."""
+"""The plots of receptive fields show what they claim to."""
 
 import numpy as np
 
 from minigam.viz import influence_map, receptive_field, text_in_sight
 
-SEEN = np.array([[2.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, 0.5, 1e-3]])  # each output sees two tokens
+INFLUENCE = np.array([[2.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, 0.5, 1e-3]])  # a receptive field of two tokens
 
 
 def lines(axes):
@@ -12,12 +12,12 @@ def lines(axes):
 
 
 def test_influence_map_is_white_exactly_where_nothing_moves():
-    axes, bar = influence_map(SEEN, 2, "GAM").axes
+    axes, bar = influence_map(INFLUENCE, 2, "GAM").axes
     (image,) = axes.images
-    assert (np.ma.getmaskarray(image.get_array()) == (SEEN == 0.0)).all()
+    assert (np.ma.getmaskarray(image.get_array()) == (INFLUENCE == 0.0)).all()
     colours = image.to_rgba(image.get_array())[..., :3]
-    assert (colours[SEEN == 0.0] == 1.0).all()
-    assert (colours[SEEN > 0.0] < 0.95).all()
+    assert (colours[INFLUENCE == 0.0] == 1.0).all()
+    assert (colours[INFLUENCE > 0.0] < 0.95).all()
     assert (image.norm.vmin, image.norm.vmax) == (1e-3, 2.0)
     assert axes.get_title() == "GAM"
     assert "output" in axes.get_ylabel()
@@ -25,18 +25,18 @@ def test_influence_map_is_white_exactly_where_nothing_moves():
     assert "logit" in bar.get_ylabel()
 
 
-def test_influence_map_draws_the_reach_between_seen_and_unseen():
-    axes = influence_map(SEEN, 2).axes[0]
-    line = lines(axes)["reach, 2 tokens"]
+def test_influence_map_draws_the_edge_of_the_receptive_field():
+    axes = influence_map(INFLUENCE, 2).axes[0]
+    line = lines(axes)["receptive field, 2 tokens"]
     columns, rows = line.get_xdata(), line.get_ydata()
     assert list(columns) == [-0.5, 0.5]
     assert list(rows) == [1.5, 2.5]
-    assert not influence_map(SEEN).axes[0].lines
-    assert not influence_map(SEEN, 3).axes[0].lines, "every token is in reach"
+    assert not influence_map(INFLUENCE).axes[0].lines
+    assert not influence_map(INFLUENCE, 3).axes[0].lines, "it covers every token"
 
 
 def test_influence_maps_side_by_side_share_a_scale():
-    figure = influence_map({"GAM": SEEN, "Mamba": 10.0 * SEEN}, {"GAM": 2, "Mamba": None})
+    figure = influence_map({"GAM": INFLUENCE, "Mamba": 10.0 * INFLUENCE}, {"GAM": 2, "Mamba": None})
     left, right, _ = figure.axes
     assert left.images[0].norm.vmax == right.images[0].norm.vmax == 20.0
     assert len(left.lines) == 1
@@ -52,13 +52,13 @@ def test_influence_map_of_nothing_is_white():
 def test_receptive_field_widens_by_k_minus_one_a_block():
     for L, K in ((2, 3), (3, 2), (1, 4), (2, 1)):
         (axes,) = receptive_field(L, K).axes
-        seen = lines(axes)["seen by the last output"].get_xydata()
+        inside = lines(axes)["in the receptive field"].get_xydata()
         for level in range(L + 1):
-            positions = sorted(x for x, y in seen if y == level)
+            positions = sorted(x for x, y in inside if y == level)
             assert positions == list(range(-(L - level) * (K - 1), 1))
-        blind = lines(axes)["not seen"].get_xydata()
-        assert not {tuple(p) for p in seen} & {tuple(p) for p in blind}
-        assert f"sees {1 + L * (K - 1)} tokens" in axes.get_title()
+        outside = lines(axes)["outside"].get_xydata()
+        assert not {tuple(p) for p in inside} & {tuple(p) for p in outside}
+        assert f"receptive field of {1 + L * (K - 1)} tokens" in axes.get_title()
 
 
 def test_text_in_sight_hides_the_target_and_greys_the_window():
@@ -69,7 +69,7 @@ def test_text_in_sight_hides_the_target_and_greys_the_window():
     assert drawn == [*words[:13], "????"]
     framed = [p for p in axes.patches if p.get_linewidth() > 0]
     assert len(framed) == 2
-    assert len(axes.patches) == 3 + 2, "three words in sight, the mention and the target"
+    assert len(axes.patches) == 3 + 2, "three words in the field, the mention and the target"
     assert {t.get_color() for t in axes.texts[10:]} == {"k"}
     assert axes.texts[4].get_color() != "k"
 

@@ -17,9 +17,9 @@ def leaf(*shape: int, name: str = "") -> Tensor:
     return Tensor(np.ones(shape), requires_grad=True, name=name)
 
 
-def drawn(tensor, kind) -> list:
+def drawn(tensor, patch: type) -> list:
     (axes,) = graph_plot(tensor).axes
-    return [p for p in axes.patches if isinstance(p, kind)]
+    return [p for p in axes.patches if isinstance(p, patch)]
 
 
 def texts(tensor) -> list[str]:
@@ -34,7 +34,7 @@ def test_it_names_operations_leaves_and_shapes():
     )
 
 
-def test_a_name_is_no_mathematics():
+def test_a_name_is_not_read_as_mathematics():
     assert "$x_1$" in texts(ops.exp(leaf(2, name="$x_1$")))
 
 
@@ -46,14 +46,14 @@ def test_a_shared_tensor_is_drawn_once_and_has_every_line():
     assert len(drawn(y, PathPatch)) == 4
 
 
-def test_it_is_the_picture_of_the_svg():
+def test_it_is_the_same_picture_as_the_svg():
     """The same boxes at the same places, to the pixel."""
     config = GAMConfig(d_model=4, n_slots=3, dropout=0.1)
     y = GAMBlock(config, MaskCounter(0), np.random.default_rng(0))(leaf(2, 5, 4, name="x"))
     svg = y._repr_svg_()
     boxes = re.findall(r'<rect x="([-\d.]+)" y="([\d.]+)"', svg)
-    found = [(p.get_x(), p.get_y()) for p in drawn(y, FancyBboxPatch)]
-    np.testing.assert_allclose(found, np.array(boxes, dtype=float), atol=0.051)
+    corners = [(p.get_x(), p.get_y()) for p in drawn(y, FancyBboxPatch)]
+    np.testing.assert_allclose(corners, np.array(boxes, dtype=float), atol=0.051)
     figure = graph_plot(y)
     size = re.search(r'width="(\d+)" height="(\d+)"', svg)
     np.testing.assert_allclose(figure.get_size_inches() * 100, [float(s) for s in size.groups()], atol=0.51)
@@ -77,7 +77,7 @@ def test_every_text_fits_its_box():
             assert text.get_window_extent(renderer).width <= graph.WIDTH * figure.dpi / 100
 
 
-def test_nothing_to_draw_is_said():
+def test_nothing_to_draw_is_an_error():
     with pytest.raises(ValueError, match="no tape"):
         graph_plot(leaf(2))
     y = leaf(1)

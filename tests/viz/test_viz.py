@@ -1,4 +1,4 @@
-"""The plots hold the curves they claim to."""
+"""The plots show the curves they claim to."""
 
 from minigam.viz import comparison_plot, loss_plot, panels, reach_plot, recall_plot, scaling_plot
 
@@ -35,7 +35,7 @@ def test_loss_plot_of_a_text_has_no_floor():
     assert set(lines(axes)) == {"training, each step", "validation"}
 
 
-def test_comparison_plot_shows_every_run_and_every_line_that_does_not_learn():
+def test_comparison_plot_shows_every_run_and_every_baseline():
     def metrics(loss, recall):
         measured = {"floor": 0.4, "kinds": {"recall": {"loss": recall, "floor": 0.0}}}
         return [
@@ -71,11 +71,11 @@ def test_scaling_plot_leaves_out_what_was_too_long():
     assert "MiB" in memory.get_ylabel()
 
 
-def test_recall_plot_draws_reach_and_chance():
+def test_recall_plot_draws_receptive_field_and_chance():
     curves = {"GAM": {"2": {"accuracy": 0.9}, "20": {"accuracy": 0.1}}}
     (axes,) = recall_plot(curves, {"GAM": 13, "Mamba": None}, 0.125).axes
     assert list(lines(axes)["GAM"].get_xdata()) == [2, 20]
-    assert lines(axes)["reach of GAM, 13 tokens"].get_xdata()[0] == 13
+    assert lines(axes)["receptive field of GAM, 13 tokens"].get_xdata()[0] == 13
     assert lines(axes)["chance, 12.5%"].get_ydata()[0] == 0.125
     assert len(axes.lines) == 3
 
@@ -83,7 +83,7 @@ def test_recall_plot_draws_reach_and_chance():
 def test_reach_plot_shows_only_what_moved():
     (axes,) = reach_plot({"GAM": [0.5, 0.1, 0.0]}, {"GAM": 2}).axes
     assert list(lines(axes)["GAM"].get_xdata()) == [0, 1]
-    assert lines(axes)["reach of GAM, 2 tokens"].get_xdata()[0] == 1.5
+    assert lines(axes)["receptive field of GAM, 2 tokens"].get_xdata()[0] == 1.5
 
 
 def test_panels_are_labelled_axes_side_by_side_and_in_rows():

@@ -11,7 +11,7 @@ from minigam.engine.numeric import erf, rows, tiles
 
 def row_sums(z):
     """Return the sum of each row of z (N, C)."""
-    return np.vecdot(z, np.ones(z.shape[1], z.dtype))  # half the time of z.sum(axis=1)
+    return np.vecdot(z, np.ones(z.shape[1], z.dtype))  # takes half the time of z.sum(axis=1)
 
 
 def softmax_in_place(s) -> None:
@@ -36,7 +36,7 @@ def softmax_backward_in_place(a, da) -> None:
 
 @ops.getitem.faster("numpy")
 def getitem(xp, x, *, index):
-    """The gradient of a slice is a copy: only a list or an array can name an entry twice."""
+    """Copies the gradient of a slice without adding: only a list or an array can repeat an entry."""
     parts = index if isinstance(index, tuple) else (index,)
     if not all(i is None or i is ... or isinstance(i, slice | int) for i in parts):
         return ops.getitem.rule(xp, x, index=index)
@@ -52,13 +52,13 @@ def getitem(xp, x, *, index):
 
 @ops.embedding.faster("numpy")
 def embedding(xp, table, ids):
-    """The rows of the gradient that belong to one id brought together, then added up."""
+    """Sorts the rows of the gradient by id, then sums the rows of each id."""
     shape, dtype = table.shape, table.dtype
 
     def backward(dy):
         dtable, order = np.zeros(shape, dtype), np.argsort(ids, axis=None, kind="stable")
-        found, first = np.unique(ids.reshape(-1)[order], return_index=True)
-        dtable[found] = np.add.reduceat(rows(dy)[order], first, axis=0)
+        unique_ids, first = np.unique(ids.reshape(-1)[order], return_index=True)
+        dtable[unique_ids] = np.add.reduceat(rows(dy)[order], first, axis=0)
         return dtable, None
 
     return table[ids], backward
@@ -66,7 +66,7 @@ def embedding(xp, table, ids):
 
 @ops.linear.faster("numpy")
 def linear(xp, x, weight, bias=None):
-    """The bias added in place."""
+    """Adds the bias in place."""
     y, backward = ops.linear.rule(xp, x, weight)
     if bias is None:
         return y, backward
@@ -76,7 +76,7 @@ def linear(xp, x, weight, bias=None):
 
 @ops.layer_norm.faster("numpy")
 def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
-    """Keeps x, and two numbers a row; backward normalises anew."""
+    """Keeps x and two numbers per row; backward normalises again."""
     x_, C = rows(x), x.shape[-1]
     y = np.empty(x.shape, x.dtype)
     mean, scale = row_sums(x_) / C, np.empty(len(x_), x.dtype)
@@ -108,30 +108,30 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
 
 @ops.dropout.faster("numpy")
 def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
-    """Keeps the mask as bytes."""
-    kept = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1])
+    """Keeps the mask, one byte per entry."""
+    mask = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1])
 
     def masked(z):
         y = np.empty(z.shape, z.dtype)
-        z_, kept_, y_ = rows(z), rows(kept), rows(y)
+        z_, mask_, y_ = rows(z), rows(mask), rows(y)
         for part in tiles(*z_.shape):
-            np.multiply(kept_[part], 1.0 / (1.0 - p), out=y_[part], dtype=z.dtype)
+            np.multiply(mask_[part], 1.0 / (1.0 - p), out=y_[part], dtype=z.dtype)
             y_[part] *= z_[part]
         return y
 
     return masked(x), lambda dy: (masked(dy),)
 
 
-# erfc(z) = t (a_1 + t (a_2 + ...)) exp(-z^2),  t = 1 / (1 + P z),  z >= 0, to 1.5e-7.
+# erfc(z) = t (a_1 + t (a_2 + ...)) exp(-z^2),  t = 1 / (1 + P z),  z >= 0, with an error below 1.5e-7.
 # Source: Abramowitz and Stegun (1964), 7.1.26.
 P, A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
 @ops.gelu.faster("numpy")
 def gelu(xp, x):
-    """Value and slope, both in the forward, from one exponential. Keeps the slope alone.
+    """Computes value and slope in the forward pass, from one exponential. Keeps only the slope.
 
-    In float32 a short formula for erf is as exact as the numbers are.
+    In float32 a short formula for erf is as accurate as the dtype.
     """
     y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     flat = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
@@ -151,7 +151,7 @@ def gelu(xp, x):
                 q *= t
             q *= e  # -erfc(|x| / sqrt 2) / 2
             q += 0.5
-            size += 1e-30  # the sign of 0 is to be 0
+            size += 1e-30  # so that x / |x| is 0 at x = 0
             Phi = np.divide(x_, size, out=size)
             Phi *= q
             Phi += 0.5
@@ -166,7 +166,7 @@ def gelu(xp, x):
 
 @ops.softmax.faster("numpy")
 def softmax(xp, x):
-    """In place on a copy."""
+    """Computes in place, on a copy."""
     y = x.copy()
     softmax_in_place(rows(y))
 
@@ -178,13 +178,13 @@ def softmax(xp, x):
     return y, backward
 
 
-ROWS = 1024  # of logits that exist at a time
+ROWS = 1024  # rows of logits in memory at a time
 
 
 @ops.linear_cross_entropy.faster("numpy")
 def linear_cross_entropy(xp, x, weight, targets):
-    """The logits of a few rows at a time, each with its gradient at once: y is a mean, so its own
-    cotangent is a number, and scales what is there. Keeps dx and dweight."""
+    """Computes the logits of a few rows at a time, and their gradient in the forward pass: y is one
+    number, so its cotangent is one too and only scales the gradient. Keeps dx and dweight."""
     x_, t, total = rows(x), targets.reshape(-1), (targets >= 0).sum()
     dx, dweight, loss = np.empty(x_.shape, x.dtype), np.zeros(weight.shape, x.dtype), 0.0
     logits = np.empty((min(ROWS, len(x_)), len(weight)), x.dtype)
@@ -204,7 +204,7 @@ def linear_cross_entropy(xp, x, weight, targets):
             e *= (counts[part] / (s * total)).astype(e.dtype)[:, None]
         z[places] -= counts / total
         np.matmul(z, weight, out=dx[block])
-        for v in range(0, len(weight), 2 * ROWS):  # in parts too, or it would need its size again
+        for v in range(0, len(weight), 2 * ROWS):  # in parts, which keeps the temporary array small
             words = slice(v, v + 2 * ROWS)
             dweight[words] += z[:, words].T @ x_[block]
     dx = dx.reshape(x.shape)
@@ -213,7 +213,7 @@ def linear_cross_entropy(xp, x, weight, targets):
 
 @ops.silu.faster("numpy")
 def silu(xp, x):
-    """Value and slope, both in the forward. Keeps the slope alone."""
+    """Computes value and slope in the forward pass. Keeps only the slope."""
     y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     flat = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
     for part in tiles(x.size):
@@ -228,7 +228,7 @@ def silu(xp, x):
 
 
 def sigmoid(z, out=None):
-    """Return 1 / (1 + exp(-z)), by way of tanh."""
+    """Return 1 / (1 + exp(-z)), computed with tanh."""
     s = np.multiply(z, 0.5, out=out)
     np.tanh(s, out=s)
     s += 1.0

@@ -1,6 +1,6 @@
 """The faster rule of the selective scan, for Mamba.
 
-Letters of the scan: b sequences, T tokens, E channels, N states of each; q tokens and r sequences of a tile.
+Letters: b sequences, T tokens, E channels, N states per channel; a tile has q tokens of r sequences.
 """
 
 import numpy as np
@@ -8,17 +8,17 @@ import numpy as np
 from minigam.engine import selective_scan as reference
 from minigam.engine.numeric import rows
 
-CHUNK = 16  # tokens between two states that are kept: a sixteenth of what the reference keeps
-TILE = 400_000  # numbers in a work array: many beside the cost of a call, few beside the cache
+CHUNK = 16  # tokens per chunk; one state per chunk is kept, where the reference keeps one per token
+TILE = 400_000  # numbers in a work array: enough to amortise the cost of a call, few enough for the cache
 
 
 @reference.selective_scan.faster("numpy")
 def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
-    """The same recurrence, a chunk of tokens of a few sequences at a time, in arrays used again and again.
+    """The same recurrence, for a chunk of tokens of a few sequences at a time, in reused work arrays.
 
-    Keeps the states at the borders of the chunks; backward computes those between them anew, as the
-    hardware-aware scan of arXiv 2312.00752 does. Channels lie last, so that every inner loop is E
-    long and not N. Nothing is divided by a product of decays, which would underflow.
+    Keeps the states at the borders of the chunks; backward recomputes those in between, as the
+    hardware-aware scan of arXiv 2312.00752 does. Channels are the last axis, so that inner loops run
+    over E, not over N. Nothing is divided by a product of decays, which would underflow.
     """
     (b, T, E), N = x.shape, A.shape[1]
     A = np.ascontiguousarray(A.T)  # (N, E)
@@ -26,20 +26,20 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     r = min(b, max(1, TILE // (q * N * E)))
     chunks = [slice(t, t + q) for t in range(0, T, q)]
     batches = [slice(i, i + r) for i in range(0, b, r)]
-    borders = np.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the state before each chunk; the last
+    borders = np.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the states before and after each chunk
     if past is not None:
         borders[0] = past.swapaxes(1, 2)
 
     def scan_tile(work, here, h):
-        """Go on from the state h; return a_t, a_t h_{t-1}, h_t (q, r, N, E) and delta_t x_t (q, r, E)."""
+        """Continue from state h; return a_t, a_t h_{t-1}, h_t (q, r, N, E) and delta_t x_t (q, r, E)."""
         step = tile(delta, here)
         write = step * tile(x, here)
-        a, kept, states = work[:3, : len(step), : len(h)]
+        a, ah, states = work[:3, : len(step), : len(h)]
         np.exp(np.multiply(step[:, :, None], A, out=a), out=a)
         np.einsum("tbe,tbn->tbne", write, tile(B, here), out=states)
         for t in range(len(a)):
-            h = np.add(np.multiply(a[t], h, out=kept[t]), states[t], out=states[t])
-        return a, kept, states, write
+            h = np.add(np.multiply(a[t], h, out=ah[t]), states[t], out=states[t])
+        return a, ah, states, write
 
     y, work = skip * x, np.empty((3, q, r, N, E), dtype=x.dtype)
     for batch in batches:
@@ -49,17 +49,17 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
             tile(y, here)[...] += (tile(C, here)[:, :, None] @ h)[:, :, 0]
             borders[c + 1, batch] = h[-1]
     if remember is not None:
-        remember(borders[-1].swapaxes(1, 2).copy())  # a view would hold all borders
+        remember(borders[-1].swapaxes(1, 2).copy())  # a view would keep all borders alive
 
     def backward(dy):
         dx, ddelta, dB, dC = dy * skip, np.empty_like(delta), np.empty_like(B), np.empty_like(C)
         dA, dpast = np.zeros_like(A), np.zeros((b, N, E), dtype=x.dtype)
         work = np.empty((4, q, r, N, E), dtype=x.dtype)
         for batch in batches:
-            carry = dpast[batch]  # what h_{t+1} hands back to h_t, and h_1 to the past
+            carry = dpast[batch]  # the gradient that h_{t+1} passes to h_t, and h_1 to the past
             for c in range(len(chunks) - 1, -1, -1):
                 here = batch, chunks[c]
-                a, kept, h, write = scan_tile(work, here, borders[c, batch])
+                a, ah, h, write = scan_tile(work, here, borders[c, batch])
                 dh = work[3, : len(a), : len(carry)]
                 np.einsum("tbe,tbn->tbne", tile(dy, here), tile(C, here), out=dh)  # h_t is read at t
                 for t in range(len(a) - 1, -1, -1):
@@ -69,7 +69,7 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
                 tile(dB, here)[...] = (dh @ write[..., None])[..., 0]
                 written = (tile(B, here)[:, :, None] @ dh)[:, :, 0]  # through delta_t x_t
                 tile(dx, here)[...] += written * tile(delta, here)
-                decayed = np.multiply(dh, kept, out=kept)  # through the exponent delta_t A
+                decayed = np.multiply(dh, ah, out=ah)  # through the exponent delta_t A
                 tile(ddelta, here)[...] = written * tile(x, here) + np.einsum("tbne,ne->tbe", decayed, A)
                 dA += np.einsum("tbne,tbe->ne", decayed, tile(delta, here))
         dskip = rows(dy * x).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Faster rules of what mixes: GAM's convolution, memory and gate, and the Transformer's attention."""
+"""Faster rules for GAM's convolution, memory and gate."""
 
 import numpy as np
 
@@ -9,22 +9,22 @@ from minigam.engine.numeric import rows, tiles
 
 @sequence.causal_conv1d.faster("numpy")
 def causal_conv1d(xp, u, weight, bias, past=None):
-    """A few tokens of one sequence at a time, nothing padded."""
+    """Processes a few tokens of one sequence at a time, without padding."""
     (B, T, C), K = u.shape, weight.shape[-1]
     if past is not None:
-        return sequence.causal_conv1d.rule(xp, u, weight, bias, past)  # a part of a text is short
-    filters = np.ascontiguousarray(weight.T[::-1])  # (K, C): filters[lag] meets the token `lag` before
+        return sequence.causal_conv1d.rule(xp, u, weight, bias, past)  # the parts are short
+    filters = np.ascontiguousarray(weight.T[::-1])  # (K, C): filters[lag] weights the token `lag` steps back
     y = np.empty(u.shape, u.dtype)
 
-    def places():
-        """Yield for every tile and lag the tokens that meet: where the later are, where the earlier."""
+    def pairs():
+        """For every tile and lag, yield the lag, the outputs, and the inputs `lag` tokens before them."""
         for b in range(B):
             for part in tiles(T, C):
                 for lag in range(min(K, part.stop)):
                     first = max(part.start, lag)
                     yield lag, (b, slice(first, part.stop)), (b, slice(first - lag, part.stop - lag))
 
-    for lag, later, earlier in places():
+    for lag, later, earlier in pairs():
         if lag == 0:
             np.multiply(u[earlier], filters[0], out=y[later])
             y[later] += bias
@@ -34,7 +34,7 @@ def causal_conv1d(xp, u, weight, bias, past=None):
     def backward(dy):
         du, dfilters = np.empty(u.shape, u.dtype), np.zeros_like(filters)
         np.multiply(dy, filters[0], out=du)
-        for lag, later, earlier in places():
+        for lag, later, earlier in pairs():
             if lag:
                 du[earlier] += dy[later] * filters[lag]
             dfilters[lag] += (dy[later] * u[earlier]).sum(axis=0)
@@ -45,7 +45,7 @@ def causal_conv1d(xp, u, weight, bias, past=None):
 
 @sequence.associative_memory.faster("numpy")
 def associative_memory(xp, u, memory):
-    """Both softmaxes in place."""
+    """Computes the softmax and its gradient in place."""
     u_ = rows(u)
     a = u_ @ memory.T  # (N, S)
     softmax_in_place(a)
@@ -63,7 +63,7 @@ def associative_memory(xp, u, memory):
 
 @sequence.gated_fusion.faster("numpy")
 def gated_fusion(xp, local_context, global_context, gate):
-    """Keeps the two sigmoids, and not what they are of."""
+    """Keeps the contexts and the two sigmoids, but not the gate they come from."""
     shape, C = local_context.shape, local_context.shape[-1]
     dtype, sides = gate.dtype, (slice(C), slice(C, None))
     contexts = rows(local_context), rows(global_context)

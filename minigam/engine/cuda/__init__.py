@@ -1,10 +1,10 @@
-"""Faster rules for CuPy, each of the same contract as its reference, by CUDA kernels of our own.
+"""Faster rules for CuPy, each with the same contract as its reference, written as CUDA kernels.
 
-What makes them faster: one kernel where CuPy's array operations would start many, each of which reads and
-writes everything once more; products that read transposed arrays as they lie; and nothing kept that is
-quicker to compute again. No rule waits for the device, and none depends on the order in which threads
-run, so the same numbers give the same bits. Memory needs no code: CuPy's default allocator is a pool.
-Compiled and emulated in the tests, not yet run on a device.
+Why they are faster: one kernel replaces many CuPy operations, each of which would read and write all data
+again. Matrix products read transposed arrays without copying them. What is faster to recompute is not
+kept. No rule waits for the device, and no result depends on the order in which threads run: the same
+inputs give the same bits. Memory needs no code, because CuPy's default allocator is already a pool.
+The tests compile and emulate the kernels; they have not run on a device yet.
 """
 
 from minigam.engine.cuda import (  # noqa: F401  importing registers the rules  # isort: skip

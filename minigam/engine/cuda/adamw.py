@@ -1,4 +1,4 @@
-"""AdamW over the flat arrays in one kernel."""
+"""AdamW on flat arrays, in one kernel."""
 
 import math
 
@@ -11,7 +11,7 @@ extern "C" __global__ void adamw(
     REAL rate, REAL root, REAL eps)
 {
     const size i = my_index();
-    if (i >= n || *factor - *factor != 0) return;  // infinity and nan less themselves are nan
+    if (i >= n || *factor - *factor != 0) return;  // x - x is nan for infinity and nan
     const REAL gradient = *factor * g[i];
     m[i] = beta1 * m[i] + rest1 * gradient;
     v[i] = beta2 * v[i] + rest2 * gradient * gradient;
@@ -23,7 +23,7 @@ extern "C" __global__ void adamw(
 def update(
     xp, p, g, m, v, factor, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int
 ) -> None:
-    """Do what `training.optim.update` does. The device reads `factor`, so the host need not wait."""
+    """Do what `training.optim.update` does. The device reads `factor`, so the host does not wait for it."""
     beta1, beta2 = betas
     launch(
         xp, ADAMW, "adamw", p.size, p, g, m, v, factor.astype(p.dtype), p.size,

@@ -1,4 +1,4 @@
-"""Causal attention, a warp for each query."""
+"""Causal attention, one warp per query."""
 
 import math
 
@@ -8,9 +8,9 @@ from minigam.engine.cuda.kernels import WARP, launch
 from minigam.engine.cuda.linear import product
 
 ATTENTION = r"""
-// A warp for each query: a becomes the softmax of scale * a over the keys up to the query, 0 after it, and
-// kept the part of a that dropout keeps. A row of a belongs to query row % T, after P keys of a past.
-// Without dropout kept may be a itself.
+// One warp per query. Replaces a by the softmax of scale * a over the keys up to the query, and by 0 after
+// it. Writes a after dropout to kept. Each row of a belongs to query row % T, which follows P past keys.
+// Without dropout, kept may be a itself.
 extern "C" __global__ void attend(
     REAL* a, REAL* kept, size rows, size T, size P, REAL scale,
     size first, word seed, size threshold, REAL keep_scale)
@@ -18,7 +18,7 @@ extern "C" __global__ void attend(
     const size row = my_row(), keys = P + T, visible = P + row % T + 1, begin = row * keys;
     if (row >= rows) return;
     REAL top = a[begin] * scale, total = 0;
-    for (size j = my_lane(); j < visible; j += 32) top = fmax(top, a[begin + j] * scale);  // as in softmax
+    for (size j = my_lane(); j < visible; j += 32) top = fmax(top, a[begin + j] * scale);  // ignores nan
     top = max_of_warp(top);
     for (size j = my_lane(); j < visible; j += 32) total += exp(a[begin + j] * scale - top);
     total = sum_of_warp(total);
@@ -30,7 +30,7 @@ extern "C" __global__ void attend(
     }
 }
 
-// da, the gradient of the kept weights, becomes that of the products of queries and keys; kept as before.
+// Replaces da, the gradient of the weights after dropout, by that of q k^T. Writes kept again, as above.
 extern "C" __global__ void attend_back(
     const REAL* a, REAL* da, REAL* kept, size rows, size keys, REAL scale,
     size first, word seed, size threshold, REAL keep_scale)
@@ -54,9 +54,9 @@ extern "C" __global__ void attend_back(
 def causal_attention(
     xp, qkv, past=None, *, n_heads: int, p: float = 0.0, key: tuple[int, ...] = (), first_token: int = 0
 ):
-    """Scale, mask, softmax and dropout in one kernel between the two products, in place.
+    """Computes scale, mask, softmax and dropout in one kernel, in place, between the two products.
 
-    Keeps the heads and a, B H T (P+T) numbers; backward computes the mask of dropout again.
+    Keeps q, k, v and a, which has B H T (P+T) numbers; backward recomputes the dropout mask.
     """
     (B, T, C3), H = qkv.shape, n_heads
     C, P = C3 // 3, 0 if past is None else past.shape[1]
@@ -72,18 +72,18 @@ def causal_attention(
     scale, n = 1.0 / math.sqrt(C // H), B * H * T
     mask = mask_arguments(p, key, first_token * H * (P + T))
     a = product(xp, q, k.swapaxes(-1, -2))  # (B, H, T, P+T)
-    kept = xp.empty(a.shape, dtype=a.dtype) if p > 0.0 else a
-    launch(xp, ATTENTION, "attend", n * WARP, a, kept, n, T, P, scale, *mask)
-    y = merged(product(xp, kept, v))
-    del kept  # computed again when wanted
+    dropped = xp.empty(a.shape, dtype=a.dtype) if p > 0.0 else a
+    launch(xp, ATTENTION, "attend", n * WARP, a, dropped, n, T, P, scale, *mask)
+    y = merged(product(xp, dropped, v))
+    del dropped  # backward recomputes it
 
     def backward(dy):
         dy = heads(dy)
-        ds, kept = product(xp, dy, v.swapaxes(-1, -2)), a
+        ds, dropped = product(xp, dy, v.swapaxes(-1, -2)), a
         if p > 0.0:
-            kept = xp.empty(a.shape, dtype=a.dtype)
-        launch(xp, ATTENTION, "attend_back", n * WARP, a, ds, kept, n, P + T, scale, *mask)
-        dv = product(xp, kept.swapaxes(-1, -2), dy)
+            dropped = xp.empty(a.shape, dtype=a.dtype)
+        launch(xp, ATTENTION, "attend_back", n * WARP, a, ds, dropped, n, P + T, scale, *mask)
+        dv = product(xp, dropped.swapaxes(-1, -2), dy)
         dq, dk = product(xp, ds, k), product(xp, ds.swapaxes(-1, -2), q)
         dkv = xp.concatenate([merged(dk), merged(dv)], axis=-1)  # (B, P+T, 2C)
         dqkv = xp.concatenate([merged(dq), dkv[:, P:]], axis=-1)

@@ -1,4 +1,4 @@
-"""The losses: cross-entropy of logits, and of a linear head whose logits never exist all at once."""
+"""Cross-entropy of logits, and of a linear head whose logits are never all in memory."""
 
 from minigam.engine import ops
 from minigam.engine.cuda.kernels import WARP, launch, packed
@@ -6,7 +6,7 @@ from minigam.engine.cuda.linear import product
 from minigam.engine.numeric import rows
 
 CROSS_ENTROPY = r"""
-// A warp for each row: its loss, and for the way back its largest logit and the sum of exp(logit - largest).
+// One warp per row: its loss and, for backward, its largest logit and the sum of exp(logit - largest).
 extern "C" __global__ void cross_entropy(
     const REAL* __restrict__ logits, const size* __restrict__ targets, REAL* __restrict__ losses,
     REAL* __restrict__ tops, REAL* __restrict__ totals, size rows, size V)
@@ -14,7 +14,7 @@ extern "C" __global__ void cross_entropy(
     const size row = my_row(), begin = row * V;
     if (row >= rows) return;
     REAL top = logits[begin], total = 0;
-    for (size v = my_lane(); v < V; v += 32) top = fmax(top, logits[begin + v]);  // total is nan if one is
+    for (size v = my_lane(); v < V; v += 32) top = fmax(top, logits[begin + v]);  // ignores nan
     top = max_of_warp(top);
     for (size v = my_lane(); v < V; v += 32) total += exp(logits[begin + v] - top);
     total = sum_of_warp(total);
@@ -27,7 +27,7 @@ extern "C" __global__ void cross_entropy(
     }
 }
 
-// dlogits may be logits itself.   softmax, less 1 at the target
+// softmax, minus 1 at the target. dlogits may be logits itself.
 extern "C" __global__ void cross_entropy_back(
     const REAL* logits, const size* __restrict__ targets, const REAL* __restrict__ tops,
     const REAL* __restrict__ totals, const REAL* __restrict__ dlosses, REAL* dlogits, size rows, size V)
@@ -43,7 +43,7 @@ extern "C" __global__ void cross_entropy_back(
 
 
 class Losses:
-    """The losses of the rows of logits (N, V), and what their gradient needs. C-contiguous, int64 targets."""
+    """The losses of the rows of C-contiguous logits (N, V), with int64 targets, and their gradient."""
 
     def __init__(self, xp, logits, targets):
         self.xp, self.logits, self.targets = xp, logits, targets
@@ -61,7 +61,7 @@ class Losses:
 
 @ops.cross_entropy.faster("cupy")
 def cross_entropy(xp, logits, targets):
-    """Keeps the logits and two numbers a row."""
+    """Keeps the logits and two numbers per row."""
     shape, (z, t) = logits.shape, packed(xp, rows(logits), targets.reshape(-1))
     losses = Losses(xp, z, t)
 
@@ -73,16 +73,16 @@ def cross_entropy(xp, logits, targets):
     return losses.values.reshape(targets.shape), backward
 
 
-ROWS = 4096  # of logits that exist at a time
+ROWS = 4096  # rows of logits in memory at a time
 
 
 @ops.linear_cross_entropy.faster("cupy")
 def linear_cross_entropy(xp, x, weight, targets):
-    """The logits of some rows at a time, each with its gradient at once, written over it. Keeps dx and
-    dweight of the sum of the losses: y is their mean, so its own cotangent only scales them.
+    """Computes the logits of some rows at a time and overwrites them with their gradient. Keeps dx and
+    dweight of the sum of the losses: y is their mean, so its cotangent only scales them.
 
-    That the gradient of the sum is kept, and not of the mean, is for float16, which has no numbers
-    below 6e-8 and whose loss scale comes too late here.
+    The gradient of the sum, not of the mean, is kept because of float16: it has no numbers below
+    6e-8, and the loss scale arrives only with the cotangent, too late for these products.
     """
     shape, (x, weight, t) = x.shape, packed(xp, rows(x), weight, targets.reshape(-1))
     N = len(x)
@@ -100,7 +100,7 @@ def linear_cross_entropy(xp, x, weight, targets):
     count = (t >= 0).sum().astype(x.dtype)
 
     def backward(dy):
-        by = dy / count
-        return (dx * by).reshape(shape), dweight * by, None
+        scale = dy / count
+        return (dx * scale).reshape(shape), dweight * scale, None
 
     return values.sum() / count, backward

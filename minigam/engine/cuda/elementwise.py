@@ -1,4 +1,4 @@
-"""Rules that treat each entry alone: activations and dropout. They keep their input, or nothing."""
+"""Elementwise rules: activations, which keep only their input, and dropout, which keeps nothing."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ extern "C" __global__ void activate_back(
 
 
 def activation(op) -> None:
-    """Register the rule of an activation, whose value and slope ACTIVATIONS has under its name."""
+    """Register the rule of an activation; ACTIVATIONS defines its value and slope, NAME and NAME_slope."""
 
     @op.faster("cupy")
     def rule(xp, x):
@@ -59,7 +59,7 @@ for _op in (ops.gelu, ops.silu, ops.softplus):
 
 
 DROPOUT = r"""
-// y = x times dropout's factor; the first entry is entry `first` of the whole batch.
+// y = x times the factor of dropout; the first entry is entry `first` of the whole batch.
 extern "C" __global__ void dropout(
     const REAL* __restrict__ x, REAL* __restrict__ y, size n,
     size first, word seed, size threshold, REAL scale)
@@ -71,14 +71,14 @@ extern "C" __global__ void dropout(
 
 
 def mask_arguments(p: float, key: tuple[int, ...], first: int) -> tuple:
-    """Return what kernels need to know of a dropout mask: its first entry, seed, threshold and scale."""
-    seed = mask_seed(key) if p > 0.0 else np.uint64(0)  # where nothing is dropped there is no key
+    """Return the arguments of kernels that define a dropout mask: first entry, seed, threshold, scale."""
+    seed = mask_seed(key) if p > 0.0 else np.uint64(0)  # without dropout there is no key
     return first, seed, mask_threshold(p), 1.0 / (1.0 - p)
 
 
 @ops.dropout.faster("cupy")
 def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
-    """Keeps nothing: backward computes the mask again."""
+    """Keeps nothing: backward recomputes the mask."""
     shape, mask = x.shape, mask_arguments(p, key, first_token * x.shape[-1])
 
     def masked(z):

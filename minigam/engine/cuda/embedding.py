@@ -1,22 +1,22 @@
-"""Looking rows up in a table, with a gradient that is the same to the bit in every run."""
+"""Lookup of rows in a table, with a gradient that is the same in every run, bit for bit."""
 
 from minigam.engine import ops
 from minigam.engine.cuda.kernels import launch, packed
 from minigam.engine.numeric import rows
 
-SLAB = 512  # ids that are counted together
+SLAB = 512  # ids per slab; each slab is counted separately
 
-# The places of each id, brought side by side in their order, by a counting sort. Numbers added to a row of
-# the table then always come in the same order; atomic additions of them would not. The atomic additions
-# here are of whole numbers, whose order does not matter.
+# A counting sort groups the positions of each id, in order. Rows are therefore always added to the table in
+# the same order, which atomic additions of floats would not guarantee. The atomic additions here count
+# integers, where the order does not matter.
 PLACES = r"""
-// counts (V, slabs): how often each id stands in each slab of `slab` ids.
+// counts (V, slabs): how often each id occurs in each slab of `slab` ids.
 extern "C" __global__ void count_ids(const size* ids, size* counts, size n, size slab, size slabs) {
     const size i = my_index();
     if (i < n) atomicAdd((word*)&counts[ids[i] * slabs + i / slab], (word)1);
 }
 
-// ends: the running total of counts, so where in `places` those of an id and slab end.
+// ends: the running total of counts, that is, where the positions of an id and slab end in `places`.
 extern "C" __global__ void place_ids(
     const size* ids, const size* ends, size* places, size n, size slab, size slabs)
 {
@@ -28,7 +28,7 @@ extern "C" __global__ void place_ids(
     places[place] = i;
 }
 
-// One thread for one channel of one row of the table.
+// One thread per channel of a row of the table.
 extern "C" __global__ void add_rows(
     const REAL* dy, const size* ends, const size* places, REAL* dtable, size V, size C, size slabs)
 {
@@ -44,7 +44,7 @@ extern "C" __global__ void add_rows(
 
 @ops.embedding.faster("cupy")
 def embedding(xp, table, ids):
-    """The gradients of one row are added in the order of their places, by no atomic addition."""
+    """Adds the gradients of a row in the order of their positions, without atomic additions."""
     (V, C), dtype = table.shape, table.dtype
 
     def backward(dy):

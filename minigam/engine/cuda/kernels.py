@@ -1,7 +1,7 @@
-"""Starting CUDA kernels of our own: what the faster rules for CuPy share.
+"""Compile and launch CUDA kernels: what the faster rules for CuPy share.
 
-A source is a string beside the rule that uses it. Each is compiled when first used, once for each
-precision, with REAL for the type of its numbers; COMMON stands before it.
+A source is a string next to the rule that uses it. COMMON is prepended to it. It is compiled on first
+use, once per dtype, with the macro REAL as the type of its numbers.
 """
 
 import sys
@@ -9,8 +9,8 @@ from functools import cache
 
 import numpy as np
 
-THREADS = 128  # of a block
-WARP = 32  # threads that run together; one warp does one row
+THREADS = 128  # per block
+WARP = 32  # threads that run together; one warp handles one row
 REAL = {"float32": "float", "float64": "double"}
 
 COMMON = r"""
@@ -18,10 +18,10 @@ typedef long long size;
 typedef unsigned long long word;
 
 __device__ size my_index() { return (size)blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ size my_row() { return my_index() / 32; }  // a warp of 32 threads does one row
+__device__ size my_row() { return my_index() / 32; }  // a warp of 32 threads handles one row
 __device__ int my_lane() { return threadIdx.x % 32; }
 
-// Every thread of a warp gets the sum of what all of them bring, or the largest.
+// Sum and maximum of x over the threads of a warp. Every thread gets the result.
 __device__ REAL sum_of_warp(REAL x) {
     for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
     return x;
@@ -34,7 +34,7 @@ __device__ REAL max_of_warp(REAL x) {
 
 __device__ REAL sigmoid(REAL x) { return (REAL)0.5 * (1 + tanh((REAL)0.5 * x)); }
 
-// What dropout multiplies an entry by: `scale` or 0, as masks.keep_mask says. Four entries share number
+// The factor of an entry in dropout: `scale` or 0, according to masks.keep_mask. Four entries share number
 // entry / 4 + 1 of SplitMix64, 16 bits each.
 __device__ REAL dropout_factor(size entry, word seed, size threshold, REAL scale) {
     word z = seed + (word)(entry / 4 + 1) * 0x9E3779B97F4A7C15ull;
@@ -47,12 +47,12 @@ __device__ REAL dropout_factor(size entry, word seed, size threshold, REAL scale
 
 
 def launch(xp, source: str, name: str, threads: int, *arguments, **macros) -> None:
-    """Start kernel `name` of `source` in at least `threads` threads; nobody waits for it here.
+    """Launch kernel `name` of `source` with at least `threads` threads, without waiting for it.
 
-    arguments : C-contiguous arrays, all of one REAL type or of int64; whole numbers, which become int64;
-                other numbers, which become REAL
-    macros    : what the source leaves open, by name
-    Raises TypeError for numbers that are neither float32 nor float64, and for arrays of another kind.
+    arguments : C-contiguous arrays of int64 or REAL, the one float dtype of a launch; ints, which become
+                int64; floats, which become REAL
+    macros    : other macros of the source, by name
+    Raises TypeError if REAL is neither float32 nor float64, and for arrays of any other layout or dtype.
     """
     arrays = [a for a in arguments if isinstance(a, xp.ndarray)]
     dtype = next((a.dtype for a in arrays if a.dtype.kind == "f"), np.dtype("float32"))
@@ -73,25 +73,25 @@ def launch(xp, source: str, name: str, threads: int, *arguments, **macros) -> No
 
 @cache
 def kernel(xp, source: str, options: tuple[str, ...], name: str):
-    """Return one kernel, compiled."""
+    """Return one compiled kernel."""
     return module(xp, source, options).get_function(name)
 
 
 @cache
 def module(xp, source: str, options: tuple[str, ...]):
-    """Return the kernels of one source, compiled with these options when the first is asked for."""
+    """Return the module of one source, compiled with these options on first use."""
     announce()
     return xp.RawModule(code=COMMON + source, options=options)
 
 
 @cache
 def announce() -> None:
-    """Say, once, what the wait before the first step is for."""
-    print("loading CUDA kernels (the first time here: compiling them)", file=sys.stderr)
+    """Explain the wait before the first step, once."""
+    print("loading CUDA kernels (the first run on a machine compiles them)", file=sys.stderr)
 
 
 def packed(xp, *arrays):
-    """Return the arrays as kernels read them: C-contiguous, integers as int64; a copy only where needed."""
+    """Return the arrays as kernels expect them: C-contiguous, integers as int64. Copies only if needed."""
     return tuple(
         xp.ascontiguousarray(a if a.dtype.kind == "f" or a.dtype == np.int64 else a.astype(np.int64))
         for a in arrays

@@ -1,10 +1,10 @@
-"""LayerNorm, a warp for each row, and a thread for each channel of the sums over rows."""
+"""LayerNorm, one warp per row; for the sums over rows, one thread per channel."""
 
 from minigam.engine import ops
 from minigam.engine.cuda.kernels import WARP, launch, packed
 from minigam.engine.numeric import rows
 
-SLAB = 64  # rows that one thread adds up, for one channel
+SLAB = 64  # rows that one thread sums, for one channel
 
 LAYER_NORM = r"""
 extern "C" __global__ void layer_norm(
@@ -47,7 +47,7 @@ extern "C" __global__ void layer_norm_dx(
     }
 }
 
-// One thread for one channel of `slab` rows: their part of dweight and dbias, sums (slabs, 2, C).
+// One thread per channel of `slab` rows: their part of dweight and dbias, in sums (slabs, 2, C).
 extern "C" __global__ void layer_norm_sums(
     const REAL* __restrict__ x, const REAL* __restrict__ means, const REAL* __restrict__ scales,
     const REAL* __restrict__ dy, REAL* __restrict__ sums, size rows, size C, size slab)
@@ -67,7 +67,7 @@ extern "C" __global__ void layer_norm_sums(
 
 @ops.layer_norm.faster("cupy")
 def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
-    """Keeps x and two numbers a row; backward normalises again."""
+    """Keeps x and two numbers per row; backward normalises again."""
     x, weight, bias = packed(xp, x, weight, bias)
     (N, C), y = rows(x).shape, xp.empty(x.shape, dtype=x.dtype)
     means, scales = (xp.empty(N, dtype=x.dtype) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Matrix products by cuBLAS, in the precision that is set."""
+"""Matrix products by cuBLAS, in the current precision."""
 
 import math
 
@@ -10,53 +10,53 @@ from minigam.engine.numeric import rows
 
 
 def cublas(xp):
-    """Return CuPy's own door to cuBLAS, and the handle to it."""
+    """Return CuPy's cuBLAS bindings and the cuBLAS handle."""
     return xp.cuda.cublas, xp.cuda.device.get_cublas_handle()
 
 
 def product(xp, a, b, out=None, add: bool = False):
-    """Return a @ b, matrix by matrix; of float32 arrays as `precision` says.
+    """Return a @ b for a batch of matrices; float32 inputs are rounded as `precision` says.
 
-    a : (..., M, K)   b : (..., K, N)   out : a C-contiguous (..., M, N) to write into, or with `add`
-    to add to; None for a new one. The leading axes are the same in all.
-    Transposed views are read as they lie, where xp.matmul would first copy a batch of them.
-    Source: cublasGemmStridedBatchedEx. It takes matrices column by column, which for ours, that lie row
-    by row, means all transposed: out^T = b^T a^T.
+    a : (..., M, K)   b : (..., K, N)   with equal leading axes
+    out : C-contiguous (..., M, N) to write to or, with `add`, to add to; None for a new array
+    Transposed views are read in place, where xp.matmul would copy a batch of them.
+    Source: cublasGemmStridedBatchedEx. It expects column-major matrices. Ours are row-major, which to it
+    are transposed matrices, so it computes out^T = b^T a^T.
     """
     if a.dtype.name not in REAL:
         raise TypeError(f"product: {a.dtype} on a GPU, wanted {' or '.join(REAL)}")
     *batch, M, K = a.shape
     N = b.shape[-1]
     out = xp.empty((*batch, M, N), dtype=a.dtype) if out is None else out
-    (a, a_turned), (b, b_turned) = as_stored(xp, a), as_stored(xp, b)
+    (a, a_transposed), (b, b_transposed) = as_stored(xp, a), as_stored(xp, b)
     blas, handle = cublas(xp)
-    how = precision.current() if out.dtype == np.float32 else out.dtype.name
-    if how == "float16":
+    mode = precision.current() if out.dtype == np.float32 else out.dtype.name
+    if mode == "float16":
         a, b = a.astype(np.float16), b.astype(np.float16)
     compute = {"float64": blas.CUBLAS_COMPUTE_64F, "tf32": blas.CUBLAS_COMPUTE_32F_FAST_TF32}
-    kinds = {"float16": 2, "float32": 0, "float64": 1}  # cudaDataType_t
+    types = {"float16": 2, "float32": 0, "float64": 1}  # cudaDataType_t
     alpha, beta = np.ones((), out.dtype), np.full((), add, out.dtype)
     blas.gemmStridedBatchedEx(
-        handle, int(b_turned), int(a_turned), N, M, K, alpha.ctypes.data,
-        b.data.ptr, kinds[b.dtype.name], b.shape[-1], K * N,
-        a.data.ptr, kinds[a.dtype.name], a.shape[-1], M * K, beta.ctypes.data,
-        out.data.ptr, kinds[out.dtype.name], N, M * N,
-        math.prod(batch), compute.get(how, blas.CUBLAS_COMPUTE_32F), blas.CUBLAS_GEMM_DEFAULT,
+        handle, int(b_transposed), int(a_transposed), N, M, K, alpha.ctypes.data,
+        b.data.ptr, types[b.dtype.name], b.shape[-1], K * N,
+        a.data.ptr, types[a.dtype.name], a.shape[-1], M * K, beta.ctypes.data,
+        out.data.ptr, types[out.dtype.name], N, M * N,
+        math.prod(batch), compute.get(mode, blas.CUBLAS_COMPUTE_32F), blas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
     return out
 
 
 def as_stored(xp, z):
-    """Return an array whose matrices lie in memory as they are, and whether z has them transposed."""
-    turned = z.swapaxes(-1, -2)
-    if not z.flags.c_contiguous and turned.flags.c_contiguous:
-        return turned, True
+    """Return (z, False) with z C-contiguous, or (its transpose, True) if only that is C-contiguous."""
+    transposed = z.swapaxes(-1, -2)
+    if not z.flags.c_contiguous and transposed.flags.c_contiguous:
+        return transposed, True
     return xp.ascontiguousarray(z), False
 
 
 @ops.linear.faster("cupy")
 def linear(xp, x, weight, bias=None):
-    """The bias added in place, its gradient a product with ones."""
+    """Adds the bias in place; its gradient is a product with ones."""
     shape, x = x.shape, rows(x)
     y = product(xp, x, weight.T).reshape(*shape[:-1], weight.shape[0])
     if bias is not None:

@@ -1,17 +1,17 @@
-"""The selective scan, and only the states at the borders of chunks kept.
+"""The selective scan; it keeps only the states at the borders of chunks.
 
-Letters: b sequences, T tokens, E channels, N states of each.
+Letters: b sequences, T tokens, E channels, N states per channel.
 """
 
 from minigam.engine import selective_scan as reference
 from minigam.engine.cuda.kernels import launch, packed
 from minigam.engine.numeric import rows
 
-CHUNK = 16  # tokens between two states that are kept: a sixteenth of what the reference keeps
+CHUNK = 16  # tokens per chunk; one state per chunk is kept, where the reference keeps one per token
 
-# Compiled with N. One thread is one channel of one sequence: its N states stay in registers while it walks
-# through time. States lie (..., N, E), so that neighbouring threads read neighbouring numbers. No thread
-# waits for another: sums over channels are made outside.
+# N is a macro. One thread handles one channel of one sequence: its N states stay in registers for the whole
+# sequence. States are stored as (..., N, E), so that neighbouring threads read neighbouring numbers. No
+# thread waits for another: sums over channels are computed outside.
 SCAN = r"""
 struct Place { size row, e; bool outside; };
 
@@ -19,7 +19,7 @@ __device__ Place my_place(size b, size E) {
     return {my_index() / E, my_index() % E, my_index() >= b * E};
 }
 
-// y, and borders (chunks + 1, b, N, E): given the first, writes those after each chunk of `chunk` tokens.
+// Writes y, and to borders (chunks + 1, b, N, E) the states after each chunk; borders[0] is given.
 extern "C" __global__ void scan_forward(
     const REAL* __restrict__ x, const REAL* __restrict__ delta, const REAL* __restrict__ A,
     const REAL* __restrict__ B, const REAL* __restrict__ C, const REAL* __restrict__ skip,
@@ -47,9 +47,9 @@ extern "C" __global__ void scan_forward(
     }
 }
 
-// One chunk, the tokens begin .. end-1, from the state `border` (b, N, E) before it: the states h_t and
-// their gradients (b, chunk, N, E), dx and ddelta of its tokens. Goes on from carry (b, N, E), what the
-// next chunk hands back to its last state, and dA (b, N, E), and leaves both for the chunk before.
+// One chunk, tokens begin .. end-1. From `border` (b, N, E), the state before it, computes the states h_t and
+// their gradients (b, chunk, N, E), dx and ddelta. carry (b, N, E) is the gradient that the next chunk
+// passes to the last state. carry and dA (b, N, E) are updated for the chunk before.
 extern "C" __global__ void scan_backward(
     const REAL* __restrict__ x, const REAL* __restrict__ delta, const REAL* __restrict__ A,
     const REAL* __restrict__ B, const REAL* __restrict__ C, const REAL* __restrict__ skip,
@@ -106,26 +106,26 @@ extern "C" __global__ void scan_backward(
 
 @reference.selective_scan.faster("cupy")
 def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
-    """The same recurrence with the states in registers; only those at the borders of chunks are kept.
+    """The same recurrence, with the states in registers; keeps only those at the borders of chunks.
 
-    Backward computes the states of one chunk anew, as the hardware-aware scan of arXiv 2312.00752 does,
-    and leaves the sums over channels (dB, dC) to matrix products: the same bits in every run.
+    Backward recomputes the states of a chunk, as the hardware-aware scan of arXiv 2312.00752 does. Matrix
+    products compute the sums over channels (dB, dC), which gives the same bits in every run.
     """
     (b, T, E), N = x.shape, A.shape[1]
     inputs = packed(xp, x, delta, A.T, B, C, skip)
     chunks = range(0, T, CHUNK)
-    borders = xp.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the state before each chunk; the last
+    borders = xp.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the states before and after each chunk
     if past is not None:
         borders[0] = past.swapaxes(1, 2)
 
     def start(name: str, arrays: tuple, *sizes: int) -> None:
-        """Start one thread for each channel of each sequence."""
+        """Launch one thread per channel of each sequence."""
         launch(xp, SCAN, name, b * E, *inputs, *arrays, b, T, E, CHUNK, *sizes, N=N)
 
     y = xp.empty((b, T, E), dtype=x.dtype)
     start("scan_forward", (borders, y))
     if remember is not None:
-        remember(borders[-1].swapaxes(1, 2).copy())  # a view would hold all borders
+        remember(borders[-1].swapaxes(1, 2).copy())  # a view would keep all borders alive
 
     def backward(dy):
         (dy,) = packed(xp, dy)

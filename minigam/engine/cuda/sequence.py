@@ -1,4 +1,4 @@
-"""Faster rules of what mixes: GAM's convolution, memory and gate, and the Transformer's attention."""
+"""Faster rules for GAM's convolution, memory and gate."""
 
 from minigam.engine import sequence
 from minigam.engine.cuda.kernels import launch, packed
@@ -6,11 +6,11 @@ from minigam.engine.cuda.linear import product
 from minigam.engine.cuda.softmax import softmax_backward, softmax_of
 from minigam.engine.numeric import rows
 
-SLAB = 64  # tokens that one thread adds up, for one channel
+SLAB = 64  # tokens that one thread sums, for one channel
 
-# Compiled with K. One thread is one channel of one token.
+# K is a macro. One thread handles one channel of one token.
 CONVOLUTION = r"""
-// What channel c of sequence b is at token t: of u (B, T, C), or before it of past (B, K-1, C), if any.
+// Channel c of token t of sequence b: from u (B, T, C), or for t < 0 from past (B, K-1, C), if there is one.
 __device__ REAL input_at(
     const REAL* u, const REAL* past, size has_past, size b, size t, size c, size T, size C)
 {
@@ -30,7 +30,7 @@ extern "C" __global__ void convolve(
     y[my_index()] = sum;
 }
 
-// The same filter, read backwards in time. dpast (B, K-1, C) is written if there was a past.
+// The same filter, reversed in time. Writes dpast (B, K-1, C) if there is a past.
 extern "C" __global__ void convolve_du(
     const REAL* __restrict__ weight, const REAL* __restrict__ dy, REAL* __restrict__ du,
     REAL* __restrict__ dpast, size has_past, size B, size T, size C)
@@ -40,14 +40,14 @@ extern "C" __global__ void convolve_du(
     if (b >= B || (t < 0 && !has_past)) return;
     REAL sum = 0;
     for (int j = 0; j < K; ++j) {
-        const size later = t + before - j;  // the token to which this one is input j
+        const size later = t + before - j;  // the token that has this one as input j
         if (later >= 0 && later < T) sum += weight[c * K + j] * dy[(b * T + later) * C + c];
     }
     if (t >= 0) du[(b * T + t) * C + c] = sum;
     else dpast[(b * before + before + t) * C + c] = sum;
 }
 
-// One thread for one channel of `slab` tokens: their part of dweight and dbias, sums (slabs, K + 1, C).
+// One thread per channel of `slab` tokens: their part of dweight and dbias, in sums (slabs, K + 1, C).
 extern "C" __global__ void convolve_sums(
     const REAL* __restrict__ u, const REAL* __restrict__ past, const REAL* __restrict__ dy,
     REAL* __restrict__ sums, size has_past, size B, size T, size C, size slab)
@@ -70,7 +70,7 @@ extern "C" __global__ void convolve_sums(
 
 @sequence.causal_conv1d.faster("cupy")
 def causal_conv1d(xp, u, weight, bias, past=None):
-    """Nothing padded; each output, and each gradient of an input, by one thread."""
+    """No padding; one thread computes one output, or the gradient of one input."""
     (B, T, C), K = u.shape, weight.shape[-1]
     has_past = int(past is not None)
     u, weight, bias, before = packed(xp, u, weight, bias, past if has_past else bias)
@@ -92,7 +92,7 @@ def causal_conv1d(xp, u, weight, bias, past=None):
 
 @sequence.associative_memory.faster("cupy")
 def associative_memory(xp, u, memory):
-    """Each softmax is one kernel, in place."""
+    """Computes the softmax and its gradient in place, each with one kernel."""
     shape, u = u.shape, rows(u)
     a = product(xp, u, memory.T)  # (N, S)
     softmax_of(xp, a, a)
@@ -109,7 +109,7 @@ def associative_memory(xp, u, memory):
 
 
 GATE = r"""
-// One thread is one channel of one token; its two gates lie C apart.
+// One thread handles one channel of one token; its two gates are C entries apart.
 extern "C" __global__ void fuse(
     const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
     REAL* __restrict__ y, size n, size C)
@@ -136,7 +136,7 @@ extern "C" __global__ void fuse_back(
 
 @sequence.gated_fusion.faster("cupy")
 def gated_fusion(xp, local_context, global_context, gate):
-    """Keeps its inputs alone; backward computes the two sigmoids again."""
+    """Keeps only its inputs; backward recomputes the two sigmoids."""
     shape, C = local_context.shape, local_context.shape[-1]
     inputs, y = packed(xp, local_context, global_context, gate), xp.empty(shape, dtype=gate.dtype)
     launch(xp, GATE, "fuse", y.size, *inputs, y, y.size, C)

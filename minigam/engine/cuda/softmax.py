@@ -1,6 +1,6 @@
-"""Softmax, a warp for each row.
+"""Softmax, one warp per row.
 
-Each thread of the warp reads every 32nd entry, so that neighbours in the warp read neighbours in memory.
+Each thread of the warp reads every 32nd entry, so that neighbouring threads read neighbouring numbers.
 """
 
 from minigam.engine import ops
@@ -13,7 +13,7 @@ extern "C" __global__ void softmax(const REAL* x, REAL* y, size rows, size width
     const size begin = my_row() * width + my_lane(), end = (my_row() + 1) * width;
     if (my_row() >= rows) return;
     REAL top = x[my_row() * width], total = 0;
-    for (size i = begin; i < end; i += 32) top = fmax(top, x[i]);  // passes nan over, which total then is
+    for (size i = begin; i < end; i += 32) top = fmax(top, x[i]);  // ignores nan, but total does not
     top = max_of_warp(top);
     for (size i = begin; i < end; i += 32) {
         y[i] = exp(x[i] - top);
@@ -42,14 +42,14 @@ def softmax_of(xp, x, y) -> None:
 
 
 def softmax_backward(xp, y, dy, dx) -> None:
-    """Write what softmax hands back for dy into dx, which may be dy; all C-contiguous."""
+    """Write dL/dx of y = softmax(x) into dx, which may be dy; all C-contiguous."""
     N, width = rows(y).shape
     launch(xp, SOFTMAX, "softmax_back", N * WARP, y, dy, dx, N, width)
 
 
 @ops.softmax.faster("cupy")
 def softmax(xp, x):
-    """Keeps y alone."""
+    """Keeps only y."""
     (x,), y = packed(xp, x), xp.empty(x.shape, dtype=x.dtype)
     softmax_of(xp, x, y)
 

@@ -81,7 +81,7 @@ def entries_stay_moved(f, x, h=1e-5):
     return differences(f, x, h, back=False)
 
 
-@wrong("02_3", says="changed an array it was given")
+@wrong("02_3", says="changed its input in place")
 def in_place(f, x, h=1e-5):
     g = np.empty(x.shape)
     for j in np.ndindex(x.shape):

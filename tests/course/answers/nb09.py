@@ -99,7 +99,7 @@ def until_the_first_miss(f, ids, vocab_size):
     return next((d for d in range(T) if not moved(f, ids, T - 1 - d, range(vocab_size))), T)
 
 
-@wrong("09_2", says="changed an array it was given")
+@wrong("09_2", says="changed its input in place")
 def in_place(f, ids, vocab_size):
     ids[0] = (ids[0] + 1) % vocab_size
     return len(ids)

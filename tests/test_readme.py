@@ -1,0 +1,53 @@
+"""The front page: short, a result first, figures that are stored, an example that runs as it stands."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """Return the cells of every table row, by the first of them."""
+    rows = (line.strip("|").split("|") for line in text.splitlines() if line.startswith("|"))
+    return {first.strip(): [cell.strip() for cell in cells] for first, *cells in rows}
+
+
+def test_it_is_short_and_begins_with_a_result():
+    lines = README.splitlines()
+    assert len(lines) <= 150
+    first_screen = "\n".join(lines[:25])
+    assert "entropy floor" in first_screen and "![" in first_screen
+
+
+def test_the_losses_are_those_of_the_stored_run():
+    printed = (RESULTS / "default_run" / "output.txt").read_text(encoding="utf-8")
+    stored = dict(re.findall(r"^(syntax|choice|recall) +[\d,]+ +([\d.]+ +[\d.]+)", printed, re.M))
+    shown = rows_of(README)
+    for kind, row in (
+        ("syntax", "the last 13 tokens"),
+        ("choice", "chance"),
+        ("recall", "a word further back"),
+    ):
+        assert shown[row] == [f"{float(number):.3f}" for number in stored[kind].split()], row
+
+
+def test_the_times_are_those_of_the_stored_benchmark():
+    published = (RESULTS / "train_step" / "train_step.md").read_text(encoding="utf-8").split("small:")[0]
+    stored, shown = rows_of(published), rows_of(README)
+    for competitor in ("minigam", "PyTorch eager", "PyTorch tuned", "matrix products alone"):
+        seconds, _, mib, _ = stored[competitor]
+        assert shown[competitor] == [seconds, mib], competitor
+    eager, tuned = (float(stored[name][0]) for name in ("PyTorch eager", "PyTorch tuned"))
+    assert tuned < float(stored["minigam"][0]) < eager  # as the text says
+
+
+def test_the_example_runs_as_it_stands(capsys):
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    assert max(map(len, example.splitlines())) <= 39  # a phone cuts nothing
+    exec(compile(example, "README.md", "exec"), {})
+    loss, counted, error = capsys.readouterr().out.splitlines()
+    assert float(loss) < 0.1
+    assert counted == "[ 3  4  5  6  7  8  9 10]"
+    assert float(error) < 1e-7
