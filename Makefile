@@ -1,4 +1,4 @@
-# Everything runs in .venv, made on first use from requirements.lock. Needs python3 (3.11+) and make.
+# Everything runs in .venv, made from requirements.lock on first use. Needs python3 (3.11+) and make.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,41 +13,41 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-train: $(VENV)/core  ## train the default model on PocketStories and print the result and a sample
+train: $(VENV)/core  ## train the default model on PocketStories and print its losses and a story
 	$(BIN)/minigam train
 
 test: $(VENV)/test  ## run the tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/test  ## check the style with ruff, the types with mypy
+lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gradcheck: $(VENV)/core  ## check every gradient by finite differences, print the table
+gradcheck: $(VENV)/core  ## check every gradient by finite differences and print a table
 	$(BIN)/minigam gradcheck
 
-bench: $(VENV)/bench  ## compare speed and memory with PyTorch, on the processor: about an hour
+bench: $(VENV)/bench  ## compare speed and memory with PyTorch on the CPU (about an hour)
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.generate
 
-notebooks: $(VENV)/notebooks  ## execute the course's notebooks anew from their sources: a few minutes
+notebooks: $(VENV)/notebooks  ## execute the course's notebooks again from their sources (a few minutes)
 	$(BIN)/minigam course build
 
-exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps to fill in, and keep those that are there
+exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps to fill in; existing copies are kept
 	$(BIN)/minigam course exercises
 
-notebooks-open: exercises  ## open the course in JupyterLab, in your copies
+notebooks-open: exercises  ## open your copies of the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb
 
-clean:  ## remove .venv and caches; runs and data stay
+clean:  ## remove .venv and caches; keep runs and data
 	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "minigam needs Python 3.11 or newer, and $(PYTHON) is older; try make PYTHON=python3.12" >&2; exit 2; }
+	  { echo "minigam needs Python 3.11 or newer, but $(PYTHON) is older; try make PYTHON=python3.12" >&2; exit 2; }
 	@echo "making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
@@ -57,17 +57,17 @@ $(VENV)/core: $(VENV)/bin/python pyproject.toml requirements.lock
 	@touch $@
 
 $(VENV)/test: $(VENV)/core
-	@echo "installing what the tests need"
+	@echo "installing the packages for the tests"
 	@$(INSTALL) --editable '.[test,lint,data]'
 	@touch $@
 
 $(VENV)/bench: $(VENV)/core
-	@echo "installing PyTorch and the other rivals"
+	@echo "installing PyTorch and the other competitors"
 	@$(INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/browser: $(VENV)/core
-	@echo "installing what drives a browser"
+	@echo "installing selenium, which controls a browser"
 	@$(INSTALL) --editable '.[browser]'
 	@touch $@
 

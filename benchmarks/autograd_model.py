@@ -10,7 +10,7 @@ from autograd.scipy.special import erf
 
 
 def step_of(w: dict, n_layers: int):
-    """Return a function (ids, targets) -> loss that updates `w` by AdamW, with the gradient norm clipped at 1.
+    """Return a function (ids, targets) -> loss that updates `w` by AdamW; the gradient norm is clipped at 1.
 
     ids, targets : (B, T)
     """

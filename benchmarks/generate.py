@@ -178,8 +178,8 @@ def _markdown(content: dict, pairs: int) -> str:
         f"generate: one text continued, batch 1, float32, V {c['vocab_size']}, C {c['d_model']}, "
         f"L {c['n_layers']}, T {c['block_size']}; medians of {pairs} rounds, every measurement in "
         "its own process. Position: tokens after a prompt of T. "
-        f"Time per token: over the {period_of(c['block_size'])} tokens around it, among which the window "
-        "moves once. The mean includes this move, the median does not. "
+        f"Time per token: over the {period_of(c['block_size'])} tokens around the position, in which the "
+        "window moves once. The mean counts this move; the median does not. "
         f"Ratios to position {first}: median (least to most).\n\n"
     )
     heads = [

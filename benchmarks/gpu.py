@@ -53,7 +53,7 @@ def work(part: str, competitor: str, precision: str, device: str, steps: int, **
     """Measure one competitor.
 
     device : "cuda"; or "cpu", where the tests run the same code
-    sizes  : of part "step": model, batch; of part "table2": scale, lengths
+    sizes  : for part "step": model, batch; for part "table2": scale, lengths
     returns {"seconds", "times", "peak_mib", ...} of a step, or {"lengths": {T: the same, or None if
     memory ran out}} of table 2
     """

@@ -12,8 +12,8 @@ from minigam.viz import STYLES
 def markdown(found: dict, jobs: dict, pairs: int) -> str:
     """Return the report on the measurements {part: {precision: {"rounds", "failed"}}}."""
     text = (
-        f"gpu: {pairs} rounds in alternation, each measurement in its own process, timed by CUDA events. Memory is "
-        "what the library took from the device. Ratios are taken within a round: median (least to most).\n"
+        f"gpu: {pairs} rounds in alternation, each measurement in its own process, timed by CUDA events. "
+        "Memory is what the library took from the device. Ratios within a round: median (least to most).\n"
     )
     if "step" in found:
         m = jobs["step"]["model"]

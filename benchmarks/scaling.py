@@ -73,17 +73,14 @@ def _torch(model_type: str, config: ModelConfig, ids, targets):
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
-    p.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS], help="(default: 256 to 8192)")
+    p.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
+                   help="lengths in tokens (default: 256 to 8192)")  # fmt: skip
     p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
     p.add_argument("--steps", type=int, default=3, help="timed steps of every process (default: 3)")
     p.add_argument("--memory", type=float, metavar="GIB",
                    help="skip lengths that would need more (default: half of all memory)")  # fmt: skip
-    p.add_argument(
-        "--wide",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help=f"measure one step at the published width too, T {WIDE_LENGTH} (default: yes)",
-    )
+    p.add_argument("--wide", action=argparse.BooleanOptionalAction, default=True,
+                   help=f"also measure the published width, T {WIDE_LENGTH} (default: yes)")  # fmt: skip
     p.add_argument("--out", type=Path, default=measure.RESULTS / "scaling",
                    help="folder for results (default: benchmarks/results/scaling)")  # fmt: skip
     return p
@@ -172,8 +169,8 @@ def _markdown(cells: dict[str, dict[int, dict]], content: dict) -> str:
     text = (
         f"scaling: one training step, batch 1, float32, V {NARROW['vocab_size']}, C {NARROW['d_model']}, "
         f"L {NARROW['n_layers']}, no dropout; medians of {content['pairs']} rounds, "
-        "every measurement in its own process. minigam trains a GAM on a row too long for the cache in "
-        "parts, which its short receptive field allows; PyTorch's model takes the whole row.\n"
+        "every measurement in its own process. minigam trains a GAM on parts of a row that is too long "
+        "for the cache, which the short receptive field allows; PyTorch's model takes the whole row.\n"
     )
     for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "peak memory (MiB)")):
         body = []

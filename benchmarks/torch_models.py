@@ -1,7 +1,7 @@
-"""GAM and the Transformer as one would write them in PyTorch, dropout included, to compare speeds with.
+"""GAM and the Transformer as one would write them in PyTorch, dropout included, to compare speed with.
 
 Parameters have the names of the authors' code, so that the arrays of `minigam.interop.to_official` fit.
-The tests' oracle, tests/helpers/reference_torch.py, is separate on purpose: functions without modules or
+The tests' reference, tests/helpers/reference_torch.py, is separate on purpose: functions without modules or
 dropout, for every mixer, written to be read next to the equations. This one is written to be fast.
 """
 

@@ -89,7 +89,7 @@ def add_flags(
 
 def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:
     """Add --backend, for a command that computes."""
-    help = f"where to compute; auto uses a GPU if one works, and prints its choice (default: {default})"
+    help = f"array library; auto uses a GPU if one responds, and prints its choice (default: {default})"
     parser.add_argument("--backend", choices=("numpy", "cupy", "auto"), default=default, help=help)
 
 

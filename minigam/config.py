@@ -156,7 +156,7 @@ class TrainConfig(Checked):
 
     batch_size: int = setting(32, "rows (of block_size tokens) per step")
     micro_batch: int = setting(
-        0, "rows computed at a time, to save memory (same result); 0 chooses a number for the device"
+        0, "rows computed at a time; saves memory, same result; 0 chooses a number for the device"
     )
     steps: int = setting(1000, "number of optimiser steps")
     lr: float = setting(3e-4, "peak learning rate")

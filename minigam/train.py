@@ -31,7 +31,7 @@ def parser() -> cli.Parser:
         "--resume", type=Path, metavar="RUN", help="continue the run in this folder, with its own settings"
     )
     p.add_argument("--preset", choices=PRESETS, default="small",
-                   help="set of defaults; this help shows those of small (default: small)")  # fmt: skip
+                   help="set of defaults; this help shows the small one (default: small)")  # fmt: skip
     p.add_argument("--profile", action="store_true",
                    help="time a few steps, print where the time goes, write nothing")  # fmt: skip
     p.add_argument("--prompt", default="", metavar="TEXT", help="start of the sample printed at the end")
@@ -166,7 +166,7 @@ def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
     """Open a run to continue, and refuse any flag that contradicts its settings."""
     run = Run(args.resume)
     if args.out is not None:
-        raise InputError("--resume writes to the folder of the run; omit --out")
+        raise InputError("--resume writes to the run folder; omit --out")
     c = run.config
     if args.model not in (None, c.model_type):
         raise InputError(f"--resume {run.path}: --model is {args.model}, the run has {c.model_type}")

@@ -1,4 +1,4 @@
-"""What every test file shares: the pretend GPU, and `xp`, one library after the other."""
+"""Shared by all tests: the pretend GPU, and `xp`, which is each array library in turn."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ settings.load_profile("minigam")
 
 
 def pytest_runtest_setup(item):
-    """Skip what is marked gpu, in the backend's own words, where CuPy cannot compute."""
+    """Skip tests marked gpu if CuPy cannot compute; the reason is the backend's error."""
     if item.get_closest_marker("gpu"):
         try:
             backend.get("cupy")

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-import minigam
 from minigam import __main__ as listing
 from minigam import train
 from minigam.config import PRESETS
@@ -145,18 +144,11 @@ def test_files_that_a_notebook_names_exist(source):
         assert (ROOT / path).exists() or path == "notebooks/exercises", path
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/glossary.md"])
-def test_functions_of_the_equation_table_exist(name):
-    (table,) = re.findall(r"^(\| eq\. \|.*\bfunction\b.*\n(?:\|.*\n)+)", DOCUMENTS[name], re.M)
-    header, _, *rows = ([cell.strip() for cell in row.split("|")] for row in table.splitlines())
-    cells = [row[header.index("function")] for row in rows]
-    functions = re.findall(r"`(?:(ops|sequence|nn)\.)?(\w+)`", "".join(cells))
-    assert {"layer_norm", "causal_conv1d", "associative_memory", "gated_fusion", "GAMBlock"} <= {
-        function for _, function in functions
-    }
-    for module, function in functions:
-        places = [getattr(minigam, module)] if module else [minigam, minigam.ops, minigam.sequence]
-        assert any(hasattr(place, function) for place in places), f"{module}.{function}"
+def test_functions_of_the_equation_table_are_in_the_files_it_links():
+    rows = re.findall(r"^\| ?(E[\dE-]+)? ?\| \[`(\w+)`\]\(([\w/.]+)\) \|", DOCUMENTS["README.md"], re.M)
+    assert {eq for eq, *_ in rows} == {"", "E1", "E2", "E3-E5", "E6-E7", "E8-E9"}
+    for _, name, path in rows:
+        assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M), name
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

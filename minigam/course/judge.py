@@ -63,7 +63,7 @@ def _guarded(answer):
         except NotYet:
             raise
         except NotImplementedError as e:
-            stub = traceback.extract_tb(e.__traceback__)[-1].name  # an earlier answer, if this one calls it
+            stub = traceback.extract_tb(e.__traceback__)[-1].name  # this answer, or one that it calls
             raise NotYet(f"{stub} is still to be written: replace the line that raises") from e
         except Exception as e:  # anything that a learner's code may raise
             raise NotYet(f"{name}{_shapes(args)} raised {type(e).__name__}: {_plain(e)}{_line(e)}") from e

@@ -47,7 +47,7 @@ def sources() -> list[Path]:
 
 
 def chosen(numbers: list[str]) -> list[Path]:
-    """Return the sources with these numbers; without any, all. Raises InputError for an unknown number."""
+    """Return the sources with these numbers, or all if there are none. Raises InputError if unknown."""
     by_number = {p.name[:2]: p for p in sources()}
     if unknown := [n for n in numbers if n.zfill(2) not in by_number]:
         raise InputError(f"notebook {unknown[0]}: does not exist, wanted one of {', '.join(by_number)}")

@@ -41,7 +41,7 @@ def parser() -> cli.Parser:
                      help="read text files from this folder instead of the downloads")  # fmt: skip
     sub.add_argument("--train", type=Path, metavar="FILE", help="train on this text or parquet file")
     sub.add_argument("--valid", type=Path, metavar="FILE",
-                     help="validate on this one (default: the last tenth of --train)")  # fmt: skip
+                     help="validate on this file (default: the last tenth of --train)")  # fmt: skip
     sub.add_argument("--out", type=Path, metavar="FOLDER",
                      help="folder to write (default: NAME-prepared, next to the downloads)")  # fmt: skip
     for flag, default, meaning in (
@@ -51,7 +51,7 @@ def parser() -> cli.Parser:
     ):
         sub.add_argument(flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
     sub.add_argument("--tokenizer-on", choices=("train", "all"), default="train",
-                     help="rows to train the tokenizer on: train, or all splits, even test, as the "
+                     help="rows to train the tokenizer on: train, or all splits, including test, as the "
                      "authors do (default: train)")  # fmt: skip
     trust(sub)
     return p

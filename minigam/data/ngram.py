@@ -1,4 +1,4 @@
-"""A language model made of counts: interpolated Kneser-Ney, the baseline that a network has to beat."""
+"""An n-gram language model with interpolated Kneser-Ney smoothing: the baseline to beat."""
 
 from dataclasses import dataclass
 

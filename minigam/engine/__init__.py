@@ -1,3 +1,3 @@
-"""The engine: automatic differentiation of NumPy and CuPy arrays. It does not know what a token is."""
+"""The engine: automatic differentiation of NumPy and CuPy arrays. It depends on no model and no text."""
 
 from minigam.engine import cpu, cuda  # noqa: F401  importing registers the faster rules

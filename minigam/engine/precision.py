@@ -1,6 +1,6 @@
 """How a GPU rounds the inputs of its matrix products, and which device each precision needs.
 
-float32 : not at all
+float32 : no rounding
 tf32    : to 11 significant bits instead of 24, with the range of float32
 float16 : to 11 significant bits, with a range from 6e-8 to 65,504; larger numbers become infinite
 

@@ -41,15 +41,16 @@ def parser() -> cli.Parser:
         c.add_argument("--scale", choices=comparison.SCALES, default="published", help=SCALE_HELP)
         c.add_argument("--dataset", help=DATASET_HELP)
         c.add_argument("--models", nargs="+", choices=lines,
-                       help="models to train (default: all; mamba-bare not at the small scale)")  # fmt: skip
+                       help="models to train (default: all that the scale includes)")  # fmt: skip
         c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run per seed (default: 0)")
         c.add_argument("--steps", type=int, help="optimiser steps (default: set by the scale)")
     c = add("table2", "time and memory of one block against the length of the text")
     c.add_argument("--scale", choices=scaling.SCALES, default="published", help=SCALE_HELP)
-    c.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS], help="(default: 256 to 8192)")
+    c.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
+                   help="lengths in tokens (default: 256 to 8192)")  # fmt: skip
     c.add_argument("--models", nargs="+", choices=scaling.LABELS, default=[*scaling.LABELS],
                    help="blocks to measure (default: all three)")  # fmt: skip
-    c.add_argument("--repeats", type=int, default=5, help="timed steps, for a median (default: 5)")
+    c.add_argument("--repeats", type=int, default=5, help="timed steps; reports the median (default: 5)")
     c.add_argument("--memory", type=float, metavar="GIB",
                    help="skip lengths that would need more (default: half of all memory)")  # fmt: skip
     c.add_argument("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")

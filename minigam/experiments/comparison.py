@@ -18,7 +18,7 @@ from minigam.viz import comparison_plot
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: a model, and what it changes in the numbers of the scale."""
+    """A line of a table: a model, and its changes to the settings of the scale."""
 
     label: str
     model_type: str
@@ -41,7 +41,7 @@ TABLE3 = {
 
 @dataclass(frozen=True)
 class Scale:
-    """The numbers of models and training: those that all models share, and changes by model type."""
+    """Settings of models and training: those that all models share, and changes by model type."""
 
     model: dict
     train: dict
@@ -50,7 +50,7 @@ class Scale:
     epochs: int | None = None  # if given, they determine the steps
 
 
-# Small is the default of minigam.train, except that the position embeddings start small. Tokens then
+# The small scale is the default of minigam.train, but the position embeddings start small. Tokens then
 # stand out from positions, and attention starts to recall within these steps.
 SCALES = {
     "small": Scale(
@@ -213,9 +213,8 @@ def _by_kind(lines: dict[str, Line], by_line: dict, counted: dict) -> str:
     for label, c in counted.items():
         body.append([label, "", *(f"{c['kinds'][kind]['loss']:.4f}" for kind in kinds)])
     body.append(["floor", "", *(f"{floors[kind]['floor']:.4f}" for kind in kinds)])
-    return "\nLoss by kind of token. No model can have a lower loss than the last line:\n\n" + report.table(
-        ["model", "sees tokens", *kinds], body
-    )
+    text = "\nLoss by kind of token. No model can beat the last line, the entropy floor, on average.\n\n"
+    return text + report.table(["model", "sees tokens", *kinds], body)
 
 
 def _paper_table1(corpus_name: str) -> dict[str, list[str]]:

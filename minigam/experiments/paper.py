@@ -1,4 +1,4 @@
-"""The paper's own numbers (arXiv 2509.00605), to compare ours with."""
+"""The paper's own numbers (arXiv 2509.00605), for comparison with ours."""
 
 # Table 1: million parameters, seconds per epoch, validation loss in nats, validation perplexity.
 TABLE1 = {

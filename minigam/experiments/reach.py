@@ -54,7 +54,7 @@ def seen(largest: list[float]) -> int:
 
 
 def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) -> None:
-    """Measure those runs that are not measured yet; write reach.json, .md and .png into `out`."""
+    """Measure the runs that are not measured yet; write reach.json, .md and .png into `out`."""
     cells = Cells(out / "cells.json", {"rows": n_rows, "seed": seed}, backend)
     results, corpora = {}, {}
 

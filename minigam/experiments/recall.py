@@ -27,7 +27,7 @@ TRAIN: dict[str, Any] = {
     "batch_size": 64, "micro_batch": 64, "warmup_steps": 100, "weight_decay": 0.01,
     "eval_every": 200, "checkpoint_every": 100,
 }  # fmt: skip
-# By model. At twice this rate attention never leaves its plateau; Mamba needs more steps to leave its own.
+# By model. At twice this rate attention stays on its plateau; Mamba needs more steps to leave its own.
 LR = {"gam": 4e-3, "transformer": 2e-3, "mamba": 4e-3}
 STEPS = {"gam": 2400, "transformer": 1600, "mamba": 2400}
 ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, most pairs in a row, number of keys and of values
@@ -90,7 +90,7 @@ def guesses(corpus: Corpus, reach: int | None) -> np.ndarray:
 
 
 def by_distance(correct: np.ndarray, corpus: Corpus) -> dict[str, dict]:
-    """Return accuracy and number of queries for every distance between a key and its query."""
+    """Return the accuracy and the number of queries for every distance from a key to its query."""
     distance = distances(*inputs_and_targets(corpus.valid))
     return {
         str(d): {"accuracy": float(correct[distance == d].mean()), "queries": int((distance == d).sum())}
@@ -136,6 +136,6 @@ def _markdown(cells: dict[str, dict], chance: float) -> str:
         f"recall: multi-query associative recall, validation rows of {PAIRS} pairs. Chance is {chance:.1%}; "
         f"its standard error over the {n:,} queries of the last band is {error:.1%}. Distance: tokens from "
         "the pair to the query. Guessing: picking any value in the receptive field, ignoring the keys. "
-        f"The worst distance: only distances with {OFTEN} queries or more count.\n\n"
+        f"The worst distance is the worst of those with {OFTEN} queries or more.\n\n"
         + report.table(heads, body)
     )

@@ -36,7 +36,7 @@ LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
 def block_config(model_type: str, scale: dict, T: int) -> ModelConfig:
-    """Return the configuration of the one block that a scale measures, for T tokens."""
+    """Return the configuration of the block that is measured at a scale, for T tokens."""
     numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[model_type]
     return MODELS[model_type].Config(block_size=T, **numbers)
 
@@ -75,7 +75,7 @@ class Block:
 
 def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
     """Return the median and range of the time of a step in ms, after warm-up steps, and its peak memory
-    in MiB, without parameters and input; None for all of them if memory runs out."""
+    in MiB, without parameters and input. All are None if memory runs out."""
     if backend == "numpy":
         keep_freed_memory()  # as training does
     try:
@@ -148,7 +148,7 @@ def table2(
 
 
 def foreseen(found: dict[int, dict], T: int) -> float:
-    """Return the expected peak memory in MiB at length T, extrapolated from the last two lengths."""
+    """Return the expected peak memory in MiB at length T, extrapolated from the last two of `found`."""
     points = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
     if len(points) < len(found):
         return math.inf  # a shorter one was left out already

@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run of an experiment: a model, its numbers, and how it is trained."""
+    """One training run of an experiment: the settings of its model and of its training."""
 
     name: str  # of the run folder
     model_type: str

@@ -30,7 +30,7 @@ def parser() -> cli.Parser:
     )
     p.add_argument(
         "--temperature", type=float, default=0.8, metavar="X",
-        help="0 takes the likeliest token, 1 samples the model's distribution (default: 0.8)",
+        help="0 takes the likeliest token, 1 samples from the model's distribution (default: 0.8)",
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     p.add_argument(

@@ -63,7 +63,7 @@ def explanation(
 
 def _expected(logs: np.ndarray, actual: list[int], follows: dict[str, float], tokenizer: Tokenizer) -> dict:
     """Return the likeliest words and the actual one, each with the probabilities of model and generator, and
-    the number of words that the generator could write. Without a generator these are None and 0."""
+    the number of words that the generator could write. Without a generator, its numbers are None and 0."""
     likely = [int(i) for i in np.argsort(-logs, kind="stable")[:NEXT]]
     words = []
     for i in likely + [i for i in actual if i not in likely]:

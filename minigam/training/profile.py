@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: each operation, and a lower bound, the matrix products alone."""
+"""The time of each operation in a training step, and of its matrix products alone, a lower bound."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Draw the graph that computed a tensor, as SVG, with nothing but Python.
+"""Draw the graph that computed a tensor, as SVG, in pure Python.
 
 It depends on attributes, not on classes: an object with `.inputs` was computed and has an `.op`; any
 other object is a leaf and has a `.name`; both have a `.shape`. The layout is separate from the drawing:
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 def layout(root: Any) -> Layout | None:
     """Place the graph that computed `root`, leaves on top; None for more than 400 tensors.
 
-    It shows only what a gradient flows through: the tape holds no input that requires no gradient.
+    It shows only what a gradient flows through, because the tape keeps no other inputs.
     """
     depth = _depths(root)
     if len(depth) > LIMIT:
@@ -162,7 +162,7 @@ def _top(row: int) -> float:
 
 
 def _line(xs: list[float], row: int) -> list[Point]:
-    """Return the corners of a line from the bottom of a row down to the top of the last; one x per row."""
+    """Return the corners of a line from the bottom of `row` to the top of the last; one x per row."""
     corners = [(xs[0], _top(row) + HEIGHT)]
     for r, below in enumerate(xs[1:], row + 1):
         corners += [(corners[-1][0], _top(r) - _GAP_Y), (below, _top(r))]

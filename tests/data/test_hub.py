@@ -170,7 +170,7 @@ def test_an_endpoint_that_is_none_is_one_line(server, fetch, capsys, monkeypatch
 
 def test_a_missing_library_is_one_line(server, fetch, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert_refused(data.main, fetch, capsys, "extra `data`", "Install")
+    assert_refused(data.main, fetch, capsys, "extra `data`", "docs/install.md")
 
 
 def test_through_the_real_interpreter(tmp_path):

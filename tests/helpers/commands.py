@@ -1,4 +1,4 @@
-"""Calling commands: flags of a run that takes a second, and what a refusal looks like."""
+"""Call commands in tests: flags of a run that takes a second, and a check of refused input."""
 
 import pytest
 

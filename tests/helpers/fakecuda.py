@@ -1,6 +1,6 @@
-"""A pretend CUDA for the pretend GPU: the kernels' own source, compiled for the processor, and a cuBLAS.
+"""A pretend CUDA for the pretend GPU: the source of the kernels, compiled for the CPU, and a cuBLAS.
 
-The threads of a block are coroutines that take turns: each runs until it waits for its warp, or ends.
+The threads of a block are coroutines that take turns: each runs until it has to wait for its warp, or ends.
 """
 
 import ctypes
@@ -31,17 +31,17 @@ static Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
 #define __device__
 
-struct Thread { ucontext_t context; bool ended; int waits; char brought[2][8]; char stack[1 << 15]; };
+struct Thread { ucontext_t context; bool ended; int waits; char sent[2][8]; char stack[1 << 15]; };
 static Thread threads[1024];
 static ucontext_t scheduler;
 
-// What lane `lane ^ mask` brings. All of a warp bring something, then all take: twice as many places as
-// needed, because who takes first may bring the next before the others have taken.
+// Returns the value of lane `lane ^ mask`. All lanes of a warp send a value, then all read one. There are
+// two buffers, because a lane that reads early may send its next value before the others have read.
 template <class T> T __shfl_xor_sync(unsigned warp, T value, int mask) {
     const int me = threadIdx.x, turn = threads[me].waits++ % 2;
-    std::memcpy(threads[me].brought[turn], &value, sizeof value);
+    std::memcpy(threads[me].sent[turn], &value, sizeof value);
     swapcontext(&threads[me].context, &scheduler);
-    std::memcpy(&value, threads[me ^ mask].brought[turn], sizeof value);
+    std::memcpy(&value, threads[me ^ mask].sent[turn], sizeof value);
     return value;
 }
 
@@ -79,13 +79,13 @@ template <class Body> int run(int blocks, int n, Body body) {
     return 0;
 }
 """
-FENCE = 64  # numbers before and behind each array: who reads or writes there is found out
-POISON = -(2**62)  # what they are where numbers are whole; elsewhere nan
+FENCE = 64  # numbers before and after each array, to detect reads and writes outside it
+POISON = -(2**62)  # their value in arrays of integers; in others it is nan
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
 
 
 class RawModule:
-    """What CuPy's class of this name does with `code` and `options`, on the host."""
+    """CuPy's class of this name, on the host."""
 
     def __init__(self, *, code: str, options: tuple[str, ...]):
         self.real = np.dtype("float64" if "-DREAL=double" in options else "float32")
@@ -120,21 +120,21 @@ class RawModule:
         assert threads % 32 == 0
         copies, fenced, passed = {}, [], []
         for parameter, a in zip(self.parameters[name], arguments, strict=True):
-            kind = {"REAL": self.real, "size": np.dtype("int64"), "word": np.dtype("uint64")}[
+            dtype = {"REAL": self.real, "size": np.dtype("int64"), "word": np.dtype("uint64")}[
                 re.search(r"REAL|size|word", parameter)[0]
             ]
             if "*" not in parameter:
-                assert type(a) is kind.type, f"{name}: {parameter}: {a!r}"
-                passed.append(np.ctypeslib.as_ctypes_type(kind)(a))
+                assert type(a) is dtype.type, f"{name}: {parameter}: {a!r}"
+                passed.append(np.ctypeslib.as_ctypes_type(dtype)(a))
                 continue
             assert type(a) is fakegpu.DeviceArray, f"{name}: {parameter}: {a!r}"
-            assert a.dtype == kind, f"{name}: {parameter}: {a.dtype}"
-            assert a.flags.c_contiguous, f"{name}: {parameter}: a kernel needs its numbers side by side"
-            poison = np.nan if kind.kind == "f" else POISON
-            place = a._host.ctypes.data  # one array given twice is one on the device as well
-            copies.setdefault(place, np.pad(a._host.ravel(), FENCE, constant_values=poison))
-            fenced.append((parameter, a._host, copies[place]))
-            passed.append(ctypes.c_void_p(copies[place][FENCE:].ctypes.data))
+            assert a.dtype == dtype, f"{name}: {parameter}: {a.dtype}"
+            assert a.flags.c_contiguous, f"{name}: {parameter}: a kernel needs a contiguous array"
+            poison = np.nan if dtype.kind == "f" else POISON
+            address = a._host.ctypes.data  # an array passed twice is one array on the device too
+            copies.setdefault(address, np.pad(a._host.ravel(), FENCE, constant_values=poison))
+            fenced.append((parameter, a._host, copies[address]))
+            passed.append(ctypes.c_void_p(copies[address][FENCE:].ctypes.data))
         fault = getattr(self.library, f"run_{name}")(blocks, threads, *passed)
         assert not fault, f"{name}: some threads of a warp ended while others waited for them"
         for parameter, array, copy in fenced:
@@ -150,41 +150,41 @@ class RawModule:
 
 KINDS = {0: np.float32, 1: np.float64, 2: np.float16}  # cudaDataType_t
 COMPUTES = {68: np.float32, 77: np.float32, 70: np.float64}  # cublasComputeType_t
-calls: list[SimpleNamespace] = []  # of what was asked, for tests to look at
+calls: list[SimpleNamespace] = []  # the calls so far, for tests to inspect
 
 
 def gemm_strided_batched(
     handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB,
     beta, C, Ctype, ldc, strideC, batch, compute, algorithm,
 ):  # fmt: skip
-    """C = alpha op(A) op(B) + beta C for each of a batch, every matrix column by column.
+    """C = alpha op(A) op(B) + beta C for each matrix of a batch, stored column by column.
 
-    The names and their order are those of cublasGemmStridedBatchedEx, given by position; A to C addresses.
+    The parameters are those of cublasGemmStridedBatchedEx, in its order; A, B and C are addresses.
     """
     assert handle == "handle"
     assert (Ctype == 1) == (compute == 70)
     assert Atype == Btype
     calls.append(SimpleNamespace(kind=KINDS[Atype], out=KINDS[Ctype], compute=compute))
 
-    def matrices(address: int, kind: int, columns: int, leading: int, stride: int) -> np.ndarray:
-        dtype, n = np.dtype(KINDS[kind]), (batch - 1) * stride + columns * leading
+    def matrices(address: int, data_type: int, columns: int, leading: int, stride: int) -> np.ndarray:
+        dtype, n = np.dtype(KINDS[data_type]), (batch - 1) * stride + columns * leading
         memory = (ctypes.c_char * (n * dtype.itemsize)).from_address(address)
         flat = np.frombuffer(memory, dtype)
         strides = (stride * dtype.itemsize, leading * dtype.itemsize, dtype.itemsize)
         return np.lib.stride_tricks.as_strided(flat, (batch, columns, leading), strides).swapaxes(1, 2)
 
-    def operand(address: int, kind: int, turned: int, rows: int, columns: int, leading: int, stride: int):
-        rows, columns = (columns, rows) if turned else (rows, columns)
+    def operand(address: int, data_type: int, trans: int, rows: int, columns: int, leading: int, stride: int):
+        rows, columns = (columns, rows) if trans else (rows, columns)
         assert leading >= rows
-        z = matrices(address, kind, columns, leading, stride)[:, :rows].astype(COMPUTES[compute])
-        return z.swapaxes(1, 2) if turned else z
+        z = matrices(address, data_type, columns, leading, stride)[:, :rows].astype(COMPUTES[compute])
+        return z.swapaxes(1, 2) if trans else z
 
     alpha, beta = (np.ctypeslib.as_array(ctypes.cast(p, ctypes.POINTER(
         np.ctypeslib.as_ctypes_type(COMPUTES[compute]))), (1,))[0] for p in (alpha, beta))  # fmt: skip
     assert ldc >= m
     product = operand(A, Atype, transa, m, k, lda, strideA) @ operand(B, Btype, transb, k, n, ldb, strideB)
     out = matrices(C, Ctype, n, ldc, strideC)[:, :m]
-    out[...] = alpha * product + (beta * out if beta else 0.0)  # what was there is not read for beta 0
+    out[...] = alpha * product + (beta * out if beta else 0.0)  # C is not read if beta is 0
 
 
 CUBLAS = SimpleNamespace(
@@ -193,7 +193,7 @@ CUBLAS = SimpleNamespace(
 )  # fmt: skip
 
 
-needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles the kernels' emulation")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the emulated kernels")
 DEVICES = [
     pytest.param("fakegpu", marks=needs_compiler, id="emulated"),
     pytest.param("cupy", marks=pytest.mark.gpu),
@@ -202,7 +202,7 @@ each_device = pytest.mark.parametrize("library", DEVICES)
 
 
 def install(monkeypatch) -> None:
-    """Let the pretend GPU run CuPy's faster rules, its kernels and products by the emulators here."""
+    """Let the pretend GPU run CuPy's faster rules, with the emulated kernels and products of this file."""
     real = cuda.linear.cublas
 
     def cublas(xp):

@@ -1,9 +1,9 @@
-"""A pretend GPU: arrays that refuse to meet NumPy's, as CuPy's do.
+"""A pretend GPU: its arrays refuse to be mixed with NumPy's, as CuPy's do.
 
-A rule that would fail on a GPU then fails on any laptop. A `DeviceArray` hides a NumPy array;
-what is not listed in FUNCTIONS and METHODS does not exist on this device. The two are at once
-the list of library calls that a rule may use: add a name when a rule needs it and CuPy has it.
-Stricter than CuPy in one way: NumPy's own functions are refused, where CuPy answers some of them.
+A rule that would fail on a GPU therefore fails on any laptop. A `DeviceArray` wraps a NumPy array;
+only the names in FUNCTIONS and METHODS exist on this device. They are also the library calls that
+a rule may use: add a name when a rule needs it and CuPy has it. The pretend GPU is stricter than
+CuPy in one way: it refuses NumPy's own functions, some of which CuPy accepts.
 """
 
 import numbers
@@ -45,7 +45,7 @@ class DeviceArray:
 
     @property
     def data(self):
-        """Where the numbers lie, as CuPy's arrays say it."""
+        """The address of the numbers, in the form that CuPy's arrays give it."""
         return types.SimpleNamespace(ptr=self._host.ctypes.data)
 
     def __repr__(self):
@@ -64,7 +64,7 @@ class DeviceArray:
         self._host[_lower(index, "an index")] = _lower(value, "a value")
 
     def __array__(self, *args, **kwargs):
-        raise TypeError("a device array does not turn into a host array by itself; use .get()")
+        raise TypeError("a device array is not converted to a host array implicitly; use .get()")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         raise TypeError(f"np.{ufunc.__name__} met a device array; keep host arrays off it, call xp.*")
@@ -74,7 +74,7 @@ class DeviceArray:
 
 
 def _lower(value, where: str):
-    """Return what the device computes with; refuse host arrays, however deep they hide."""
+    """Return the wrapped array or the value itself; refuse host arrays, also inside lists and tuples."""
     if isinstance(value, DeviceArray):
         return value._host
     if isinstance(value, np.ndarray):
@@ -96,7 +96,7 @@ def _on_device(function, where: str):
 def _operator(function, where: str, *, reflected=False, in_place=False):
     def call(self, *other):
         if other and not isinstance(other[0], DeviceArray | np.ndarray | np.generic | numbers.Number):
-            return NotImplemented  # a Tensor, say, answers for itself
+            return NotImplemented  # a Tensor, for example, handles the operation
         other = [_lower(o, f"an operand of {where}") for o in other]
         result = function(*other, self._host) if reflected else function(self._host, *other)
         return self if in_place else DeviceArray(result)
@@ -116,8 +116,8 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "and", "or", "xor
     setattr(DeviceArray, f"__i{_name}__", _operator(_function, _name, in_place=True))
 for _name in ("lt", "le", "eq", "ne", "gt", "ge", "neg", "invert"):
     setattr(DeviceArray, f"__{_name}__", _operator(getattr(operator, f"__{_name}__"), _name))
-for _kind in (float, int, bool):
-    setattr(DeviceArray, f"__{_kind.__name__}__", lambda self, kind=_kind: kind(self._host))
+for _type in (float, int, bool):
+    setattr(DeviceArray, f"__{_type.__name__}__", lambda self, type=_type: type(self._host))
 
 xp = types.ModuleType("fakegpu")  # the library, as rules see it
 xp.ndarray = DeviceArray
@@ -132,14 +132,14 @@ def _array(a, dtype=None) -> DeviceArray:
 
 
 def _asarray(a, dtype=None) -> DeviceArray:
-    """The same, without a copy of what is there already."""
+    """The same, without copying an array that is on the device already."""
     return a if isinstance(a, DeviceArray) and dtype in (None, a.dtype) else _array(a, dtype)
 
 
 def _empty(shape, dtype) -> DeviceArray:
-    """An array of nan, or of the smallest whole number: what a rule then forgets to write shows."""
-    kind = np.dtype(dtype)
-    return DeviceArray(np.full(shape, np.nan if kind.kind == "f" else np.iinfo(kind).min, kind))
+    """An array of nan, or of the smallest integer, so that entries a rule forgets to write show."""
+    dtype = np.dtype(dtype)
+    return DeviceArray(np.full(shape, np.nan if dtype.kind == "f" else np.iinfo(dtype).min, dtype))
 
 
 xp.array, xp.asarray, xp.empty = _array, _asarray, _empty

@@ -1,4 +1,4 @@
-"""A small server that answers as the Hugging Face hub does, and fails as servers do."""
+"""A small server that answers like the Hugging Face hub, and fails like real servers."""
 
 import threading
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class Server(ThreadingHTTPServer):
     """Serves `files`, by their paths on the hub.
 
-    cut_after : bytes of an answer after which the connection is cut
-    cuts      : how many answers are cut
-    ranges    : whether an answer may begin where a Range asks
-    requests  : what was asked for: (method, path, Range)
+    cut_after : bytes of a response after which the connection is cut
+    cuts      : how many responses are cut
+    ranges    : whether a response starts where a Range header says
+    requests  : the requests so far: (method, path, Range)
     """
 
     daemon_threads = True
@@ -23,7 +23,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.cut_after, self.cuts, self.ranges = 0, 0, True
         self.requests: list[tuple[str, str, str | None]] = []
-        self.silent: set[str] = set()  # methods that are accepted and never answered
+        self.silent: set[str] = set()  # methods of requests that are accepted and never answered
         self.closing = threading.Event()
 
     @property
@@ -47,8 +47,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(with_body=True)
 
     def answer(self, with_body: bool) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.requests.append((self.command, self.path, asked))
+        server, wanted = self.server, self.headers.get("Range")
+        server.requests.append((self.command, self.path, wanted))
         if self.command in server.silent:
             server.closing.wait()
             return
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and server.ranges else 0
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.ranges else 0
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running():
-    """Give a server that runs in a thread until the block ends."""
+    """Yield a server that runs in a thread until the block ends."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -1,8 +1,8 @@
-"""Write tests/helpers/golden: what PyTorch answers, for the tests to compare with where it is not installed.
+"""Write tests/helpers/golden: results of PyTorch, which the tests use where it is not installed.
 
     cd tests && python -m helpers.make_golden
 
-Each file keeps the inputs beside the answers, so no random stream has to stay as it is today.
+Each file holds the inputs next to the results, so the tests do not depend on a random number generator.
 The versions that made a file are in its metadata.
 """
 
@@ -21,7 +21,7 @@ MADE = {"made": f"python -m helpers.make_golden; torch {torch.__version__}; nump
 
 
 def model_case(mixer: str) -> dict[str, np.ndarray]:
-    """Weights, ids and targets of a tiny model; its logits, loss and gradients by PyTorch."""
+    """Weights, ids and targets of a tiny model; its logits, loss and gradients from PyTorch."""
     model = tiny.gam(mixer, seed=3)
     arrays = to_official(model)
     ids, targets = (tiny.draw_ids(model, B=2, T=5, seed=seed) for seed in (1, 2))
@@ -40,7 +40,7 @@ def model_case(mixer: str) -> dict[str, np.ndarray]:
 
 
 def adamw_case(dtype: str, steps: int = 30) -> dict[str, np.ndarray]:
-    """A parameter under PyTorch's AdamW: its value after each step, and all that decided it."""
+    """A parameter under PyTorch's AdamW: its value after each step, and all inputs."""
     rng = np.random.default_rng(4)
     scale = np.array([1e-9, 1e-8, 1e-6, 1e-2, 1.0, 1e3])  # around eps, where eps matters, and far above
     gradients = (scale * rng.standard_normal((steps, scale.size))).astype(dtype)

@@ -1,4 +1,4 @@
-"""The explain page as the tests read it."""
+"""Write pages of minigam explain and read the data in them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Small files for the tests of datasets, and a look into prepared folders."""
+"""Write small files for the tests of datasets, and read prepared folders."""
 
 import json
 from pathlib import Path

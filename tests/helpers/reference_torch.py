@@ -1,7 +1,7 @@
-"""GAM and the Transformer in torch.nn.functional alone, to compare minigam with.   E1-E9
+"""GAM, the Transformer and Mamba in plain PyTorch functions, to compare minigam with.   E1-E9
 
-Written from the equations; no description calls minigam. `w` holds the weights by published name; a part that
-a mixer leaves out is known by its absence.
+Written from the equations, without calls to minigam. `w` holds the weights by published name; the weights
+of a part that a mixer lacks are absent.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from helpers import tiny
 
 
 def leaves(arrays: dict) -> dict[str, torch.Tensor]:
-    """Return tensors that collect gradients; the head is the token embedding itself."""
+    """Return tensors that collect gradients; the head is the token embedding."""
     w = {name: torch.tensor(a, requires_grad=True) for name, a in arrays.items()}
     return w | {"head.weight": w["token_embedding.weight"]}
 
@@ -76,7 +76,7 @@ def linear(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def mamba_logits(w: dict, ids: torch.Tensor) -> torch.Tensor:  # (B, T) -> (B, T, V)
-    """Mamba, weights by minigam's own names; a block without a norm is one without a residual too."""
+    """Mamba, weights by minigam's own names; a block without a norm has no residual either."""
     x = F.embedding(ids, w["token_embedding.weight"]) + w["position_embedding.weight"][: ids.shape[1]]
     for i in range(len({name.split(".")[1] for name in w if name.startswith("blocks.")})):
         bare = f"blocks.{i}.norm.weight" not in w
@@ -107,7 +107,7 @@ def ssm(w: dict, name: str, u: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B
 
 
 def assert_logits_and_gradients_equal(model, logits_of, T: int, B: int) -> None:
-    """Hold a model to its description here.
+    """Compare a model with its reference in this file.
 
     logits_of : (weights by name, ids) -> logits (B, T, V), both torch tensors
     """

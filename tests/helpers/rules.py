@@ -1,4 +1,4 @@
-"""What the tests of rules share: one pass forward and back, and how close is close."""
+"""Shared by the tests of rules: one forward and backward pass, and comparisons of arrays."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from minigam.engine.tensor import Tensor
 
 
 def value_and_gradients(case, tensors, cotangent=None) -> list:
-    """Return the arrays y, dx, ... of one pass forward and one back, from a random dy if none is given."""
+    """Return the arrays y, dx, ... of one forward and backward pass; without a cotangent, dy is random."""
     y = case.op(*tensors, **case.settings)
     if cotangent is None:
         cotangent = np.random.default_rng(1).standard_normal(y.shape).astype(y.dtype)
@@ -17,7 +17,7 @@ def value_and_gradients(case, tensors, cotangent=None) -> list:
 
 
 def assert_all_close(got, want, rtol: float) -> None:
-    """Compare arrays, each within rtol of its largest entry, or of 1 where that is more."""
+    """Compare arrays, each within rtol of its largest entry, or of 1 if that is larger."""
     for a, b in zip(got, want, strict=True):
         a, b = backend.to_numpy(a), backend.to_numpy(b)
         np.testing.assert_allclose(a, b, rtol=0.0, atol=rtol * np.abs(b).max(initial=1.0))

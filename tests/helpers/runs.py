@@ -1,4 +1,4 @@
-"""Run folders: flags of a short run, and when two are the same."""
+"""Run folders: flags of a short run, and a comparison of two runs."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ STATE = ("model.safetensors", "optimizer.safetensors", "config.json", "tokenizer
 
 
 def losses(path: Path) -> list[dict]:
-    """Return the metrics of a run without the times, which no two runs share."""
+    """Return the metrics of a run without the times, which differ from run to run."""
     return [{k: v for k, v in m.items() if k != "seconds"} for m in Run(path).metrics()]
 
 

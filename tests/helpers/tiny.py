@@ -30,7 +30,7 @@ def draw_ids(model: GAM, B: int, T: int, seed: int = 1) -> np.ndarray:
 
 
 def sees_all_before_and_none_after(model) -> bool:
-    """Return whether a changed token moves the logits from its place on, every one, and none before."""
+    """Return whether changing a token changes all logits from its position on, and none before it."""
     ids = draw_ids(model, 1, model.config.block_size)
     before, T = model(ids).data, ids.shape[1]
     for t in range(T):
