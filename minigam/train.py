@@ -1,4 +1,4 @@
-"""Train a model. The default is a small GAM on PocketStories: a few minutes on two cores."""
+"""Train a model. The default is a small GAM on PocketStories: about a minute on two cores."""
 
 import shlex
 import sys

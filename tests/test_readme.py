@@ -18,7 +18,7 @@ def test_it_is_short_and_begins_with_a_result():
     lines = README.splitlines()
     assert len(lines) <= 150
     first_screen = "\n".join(lines[:25])
-    assert "best possible" in first_screen and "![" in first_screen
+    assert "entropy floor" in first_screen and "![" in first_screen
 
 
 def test_the_losses_are_those_of_the_stored_run():

@@ -147,7 +147,8 @@ class PaperTokenizer(_LibraryTokenizer):
     The price: a piece may need two entries, one to start a word and one to continue it. On the test and
     validation text of WikiText-2 this gives 1.0 and 1.5 % more tokens.
 
-    A document ends with [EOS], as GPT-2's do with its end-of-text token. This is our choice: the paper does not say. [PAD] and [SOS] are never written. A character not in the training text becomes [UNK].
+    A document ends with [EOS], as GPT-2's do with its end-of-text token. This is our choice: the paper does
+    not say. [PAD] and [SOS] are never written. A character not in the training text becomes [UNK].
     """
 
     kind = "paper"

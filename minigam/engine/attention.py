@@ -24,7 +24,7 @@ def causal_attention(
     p, key, first_token : dropout of the weights a (see `ops.dropout`)
     returns (B, T, C)
     Raises ShapeError if H does not divide C, or if past does not fit.
-    Cost: 4 B T (P+T) C flop forward, twice that backward; keeps two arrays of B H T (P+T) numbers.
+    Cost: 4 B T (P+T) C flop forward, twice that backward; keeps B H T (P+T) numbers, twice that with dropout.
     Both grow with the square of the length.
     Source: Vaswani et al., arXiv 1706.03762; dropout on the weights as in GPT-2.
     """

@@ -16,7 +16,7 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
 
     x, delta : (B, T, E)   the input, and its step size, above 0
     A        : (E, N)      negative: how fast each state forgets (zero-order hold: a = exp(delta A))
-    B, C     : (B, T, N)   weights for writing to the states and for reading them, per token
+    B, C     : (b, T, N)   weights for writing to the states and for reading them, per token
     skip     : (E)         the paper's D
     past     : (B, E, N) or None   the state before the first token; None is zero
     remember : called, if given, with the state (B, E, N) after the last token

@@ -65,12 +65,12 @@ def associative_memory(xp, u, memory):
     u      : (B, T, C)   one query per token
     memory : (S, C)      the S slots, M
     returns  (B, T, C)   a convex combination of slots per token, independent of all other tokens
-    Raises ShapeError if the C differ.
+    Raises ShapeError if C differs.
     Cost: 4 B T S C flop forward, twice that backward; keeps a, B T S numbers.
     Source: GAM (arXiv 2509.00605), global context; one update of a modern Hopfield network
     (Ramsauer et al., arXiv 2008.02217) with patterns M and beta = 1.
     """
-    s = rows(u) @ memory.T  # (N, S), N = B T
+    s = rows(u) @ memory.T  # (B T, S)
     e = xp.exp(s - s.max(axis=-1, keepdims=True))
     a = e / e.sum(axis=-1, keepdims=True)
     y = a @ memory  # (N, C)
@@ -94,7 +94,7 @@ def _(u, memory):
 
 @op
 def gated_fusion(xp, local_context, global_context, gate):
-    """Weight each context by its own gate, for every token and channel.   E6-E7
+    """Weight each context by its own gate, for every token and channel.   E7
 
         fused = sigmoid(g_local) * local_context + sigmoid(g_global) * global_context
 

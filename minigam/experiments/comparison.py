@@ -214,7 +214,7 @@ def _by_kind(lines: dict[str, Line], by_line: dict, counted: dict) -> str:
         body.append([label, "", *(f"{c['kinds'][kind]['loss']:.4f}" for kind in kinds)])
     body.append(["floor", "", *(f"{floors[kind]['floor']:.4f}" for kind in kinds)])
     text = "\nLoss by kind of token. No model can beat the last line, the entropy floor, on average.\n\n"
-    return text + report.table(["model", "sees tokens", *kinds], body)
+    return text + report.table(["model", "receptive field", *kinds], body)
 
 
 def _paper_table1(corpus_name: str) -> dict[str, list[str]]:

@@ -128,7 +128,7 @@ class LanguageModel(nn.Module):
         """Return the mean loss in nats over the targets that are not negative, one number.
 
         start : position of the first token
-        For training: its forward pass also computes the gradient. `token_losses` costs less without one.
+        For training: the faster rules compute the gradient too. To evaluate, `token_losses` is cheaper.
         """
         ids = self.checked(ids)
         targets = self.checked_targets(targets, ids)

@@ -36,7 +36,7 @@ class LossScale:
 
 
 class AdamW:
-    """Adam with decoupled weight decay, in PyTorch's order of operations (see `update`).
+    """AdamW in PyTorch's order of operations (see `update`); every parameter decays, as in the paper.
 
     parameters : changed in place; one without a gradient is left alone. A single t counts the steps
                  (PyTorch counts them for each parameter)
