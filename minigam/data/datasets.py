@@ -130,8 +130,7 @@ def _parquet_rows(path: Path) -> Iterator[str]:
         from pyarrow import parquet
     except ImportError as e:
         raise InputError(
-            "reading a parquet file needs the extra `data`, which is not installed; "
-            "see docs/install.md"
+            "reading a parquet file needs the extra `data`, which is not installed; see docs/install.md"
         ) from e
     try:
         with parquet.ParquetFile(path) as file:

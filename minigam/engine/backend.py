@@ -90,8 +90,7 @@ def _cupy() -> ModuleType:
         import cupy
     except ImportError as e:
         raise BackendNotInstalled(
-            f"backend 'cupy': CuPy cannot be imported ({e}); "
-            "see docs/install.md, or use backend 'numpy'"
+            f"backend 'cupy': CuPy cannot be imported ({e}); see docs/install.md, or use backend 'numpy'"
         ) from e
     try:  # multiply two matrices: missing CUDA libraries show up only then
         probe = cupy.ones((2, 2), dtype=cupy.float32)

@@ -111,7 +111,7 @@ def _markdown(cells: dict[str, dict], chance: float) -> str:
     # Both tokens of a pair are in the receptive field up to distance R - 1, neither from R + 1 on.
     R = min(c["result"]["reach"] or longest for c in cells.values())
     bands = [(1, R - 1), (R + 1, longest)] if longest > R else [(1, longest)]
-    heads = ["model", "parameters", "peak lr", "steps", "receptive field", "accuracy", "at the worst distance"]
+    heads = ["model", "parameters", "peak lr", "steps", "receptive field", "accuracy", "worst distance"]
     for a, b in bands:
         heads += [f"distance {a} to {b}", "guessing there"]
     body = []
