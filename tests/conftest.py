@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import browser as browsers
 from helpers import fakegpu
 from hypothesis import settings
 
@@ -31,3 +32,11 @@ def xp(request):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """One headless Chromium for all tests that look at a page."""
+    driver = browsers.start(tmp_path_factory.mktemp("chromium"))
+    yield driver
+    driver.quit()

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import markdown_it
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,3 +53,27 @@ def test_the_example_runs_as_it_stands(capsys):
     assert float(loss) < 0.1
     assert counted == "[ 3  4  5  6  7  8  9 10]"
     assert float(error) < 1e-7
+
+
+STYLE = """
+body { font: 16px/1.5 sans-serif; margin: 0 } div { padding: 16px; overflow-wrap: break-word }
+img { max-width: 100% }
+table { display: block; width: max-content; max-width: 100%; overflow: auto; border-collapse: collapse }
+th, td { padding: 6px 13px; border: 1px solid } code, pre { font: 13.6px/1.45 monospace }
+pre { padding: 16px; overflow: auto }
+"""
+TOO_WIDE = (
+    "return [...document.querySelectorAll('table, pre')].filter(e => e.scrollWidth > e.clientWidth).length"
+)
+
+
+def test_nothing_scrolls_sideways_on_a_phone(browser, tmp_path):
+    body = markdown_it.MarkdownIt("commonmark").enable("table").render(README)
+    page = tmp_path / "readme.html"
+    for html, expected in ((body, 0), (f"{body}<pre>{'x' * 60}</pre>", 1)):
+        head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><style>{STYLE}</style>"
+        page.write_text(f"<!doctype html>{head}<div>{html}</div>", encoding="utf-8")
+        size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(page.as_uri())
+        assert browser.execute_script(TOO_WIDE) == expected

@@ -1,7 +1,6 @@
 """The page of minigam.explain in a real browser, headless Chromium: what it shows, what its controls do."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,19 +8,10 @@ from helpers.pages import HOSTILE, data_of, write
 
 from minigam.explain import page as explain
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `browser`)")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `browser`)")
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 # The lowest contrast of any text with its background (WCAG 2), and that text. A canvas is used because
 # it understands every way of writing a colour.
@@ -51,19 +41,6 @@ for (const node of document.body.querySelectorAll("*")) {
 }
 return [...worst, texts];
 """
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """One Chromium for all tests."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
