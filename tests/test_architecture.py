@@ -72,6 +72,11 @@ def test_imports_point_down(module):
         assert below or same or (module, imported) == DRAWING, f"{module} imports {imported}"
 
 
+def test_no_test_imports_another_test():
+    for path in (PROJECT / "tests").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) test_", path.read_text(encoding="utf-8"), re.M), path
+
+
 def test_no_module_imports_itself_by_a_detour():
     TopologicalSorter(IMPORTS).prepare()  # raises CycleError, naming the modules
 

@@ -1,5 +1,6 @@
 """Tensors as a person at the prompt meets them: what NumPy does, or one line that says what to do."""
 
+import inspect
 from contextlib import nullcontext
 
 import numpy as np
@@ -130,6 +131,33 @@ def test_matmul_takes_lists_as_mul_does(dtype):
 
 def test_ids_may_be_a_list():
     np.testing.assert_array_equal(ops.embedding(leaf(), [1, 0]).data, A[[1, 0]])
+
+
+def test_arrays_may_be_given_by_name():
+    x, weight, bias = leaf([1.0, 2.0]), np.array([[3.0, 4.0]]), leaf([5.0])
+    y = ops.linear(bias=bias, x=x, weight=weight)
+    y.backward(np.ones(1))
+    np.testing.assert_array_equal(y.data, [16.0])
+    np.testing.assert_array_equal(x.grad, [3.0, 4.0])
+    np.testing.assert_array_equal(bias.grad, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: ops.linear(np.ones((2, 2))), "linear: missing a required argument: 'weight'"),
+        (lambda: ops.linear(np.ones(2), x=np.ones(2)), "linear: multiple values for argument 'x'"),
+        (lambda: ops.exp(np.ones(2), np.ones(2)), "exp: too many positional arguments"),
+    ],
+)
+def test_a_wrong_number_of_arrays_is_told_in_the_callers_words(call, says):
+    with pytest.raises(TypeError, match=says):
+        call()
+
+
+def test_a_signature_is_what_a_caller_passes():
+    assert str(inspect.signature(ops.linear)) == "(x, weight, bias=None)"
+    assert str(inspect.signature(ops.layer_norm)) == "(x, weight, bias, *, eps: float = 1e-05)"
 
 
 # ----------------------------------------------------------------------------------------------------- powers

@@ -1,7 +1,6 @@
 """The tape and the walk back: what is computed, what is kept, what is freed, what is refused."""
 
 import gc
-import inspect
 import weakref
 
 import numpy as np
@@ -333,33 +332,6 @@ def test_mixed_libraries_are_named():
         BackendMismatch, match=r"backward: tensor \(2,\) is numpy, cotangent \(2,\) is fakegpu"
     ):
         leaf(1.0, 2.0).backward(fakegpu.xp.zeros(2))
-
-
-def test_arrays_may_be_given_by_name():
-    x, weight, bias = leaf(1.0, 2.0), np.array([[3.0, 4.0]]), leaf(5.0)
-    y = ops.linear(bias=bias, x=x, weight=weight)
-    y.backward(np.ones(1))
-    np.testing.assert_array_equal(y.data, [16.0])
-    np.testing.assert_array_equal(x.grad, [3.0, 4.0])
-    np.testing.assert_array_equal(bias.grad, [1.0])
-
-
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda: ops.linear(np.ones((2, 2))), "linear: missing a required argument: 'weight'"),
-        (lambda: ops.linear(np.ones(2), x=np.ones(2)), "linear: multiple values for argument 'x'"),
-        (lambda: ops.exp(np.ones(2), np.ones(2)), "exp: too many positional arguments"),
-    ],
-)
-def test_a_wrong_number_of_arrays_is_told_in_the_callers_words(call, says):
-    with pytest.raises(TypeError, match=says):
-        call()
-
-
-def test_a_signature_is_what_a_caller_passes():
-    assert str(inspect.signature(ops.linear)) == "(x, weight, bias=None)"
-    assert str(inspect.signature(ops.layer_norm)) == "(x, weight, bias, *, eps: float = 1e-05)"
 
 
 def test_backward_needs_a_fitting_cotangent():
