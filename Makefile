@@ -24,7 +24,7 @@ lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-gradcheck: $(VENV)/core  ## check every gradient by finite differences and print a table
+gradcheck: $(VENV)/core  ## check every gradient and print a table
 	$(BIN)/minigam gradcheck
 
 bench: $(VENV)/bench  ## compare speed and memory with PyTorch on the CPU (about an hour)

@@ -15,12 +15,19 @@ from minigam.config import InputError
 from minigam.engine import backend
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Shows what sort of value a flag takes: a whole number N, a number X, a FOLDER, a TEXT."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {int: "N", float: "X", Path: "FOLDER"}.get(action.type, "TEXT")  # type: ignore[arg-type]
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that suggest the nearest flag. It takes --like_this for --like-this,
     and refuses an empty path."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
         self.register("type", Path, _path)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -47,6 +54,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message} (--help lists the flags)\n")
+
+
+def sentence(text: str) -> str:
+    """Return a line of a list of commands as the sentence that heads its own help."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _path(name: str) -> Path:
@@ -76,15 +88,9 @@ def add_flags(
         if value_type is bool:
             settings = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
         elif choices is None:
-            letter = {int: "N", float: "X", Path: "FILE"}.get(value_type)
-            settings["metavar"] = f.metadata.get("metavar", letter)
-        group.add_argument(
-            f"--{f.name.replace('_', '-')}",
-            dest=f.name,
-            default=argparse.SUPPRESS,
-            help=f.metadata["help"].replace("%", "%%") + shown,
-            **settings,
-        )
+            settings["metavar"] = f.metadata.get("metavar") or ("FILE" if value_type is Path else None)
+        flag, text = f"--{f.name.replace('_', '-')}", f.metadata["help"].replace("%", "%%") + shown
+        group.add_argument(flag, dest=f.name, default=argparse.SUPPRESS, help=text, **settings)
 
 
 def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:

@@ -121,12 +121,10 @@ def verdict(result: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
-    p.add_argument(
-        "--order", type=int, default=3, metavar="N", help="length of the longest n-grams (default: 3)"
-    )
-    p.add_argument("--rows", type=int, metavar="N", help="validation rows to sample (default: all)")
+    p.add_argument("--order", type=int, default=3, help="length of the longest n-grams (default: 3)")
+    p.add_argument("--rows", type=int, help="validation rows to sample (default: all)")
     p.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the --rows sample (default: 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the --rows sample (default: 0)")
     cli.add_backend_flag(p)
     args = p.parse_args(argv)
     cli.require_at_least(args, order=1, rows=1, seed=0)

@@ -159,7 +159,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, 
 
 
 def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read a safetensors file and its metadata from `write_arrays` (empty if another program wrote it).
+    """Read a safetensors file and `write_arrays`' metadata (empty if another program wrote it).
 
     Raises InputError when it is missing or damaged.
     """

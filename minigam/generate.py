@@ -14,11 +14,11 @@ def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
     p.add_argument("--prompt", default="", help="start of the text (default: a new story or line)")
-    p.add_argument("--tokens", type=int, default=300, metavar="N", help="add at most N tokens (default: 300)")
-    p.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0 takes the most likely "
+    p.add_argument("--tokens", type=int, default=300, help="add at most N tokens (default: 300)")
+    p.add_argument("--temperature", type=float, default=0.8, help="0 takes the most likely "
                    "token; 1 samples from the model's own probabilities (default: 0.8)")  # fmt: skip
     p.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens (default: all)")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sampling (default: 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     cli.add_backend_flag(p)
     args = p.parse_args(argv)
     cli.require_at_least(args, tokens=0, temperature=0, top_k=1, seed=0)

@@ -34,7 +34,7 @@ def parser() -> cli.Parser:
                    help="set of defaults; this help shows the small one (default: small)")  # fmt: skip
     p.add_argument("--profile", action="store_true",
                    help="time a few steps, print where the time goes, write nothing")  # fmt: skip
-    p.add_argument("--prompt", default="", metavar="TEXT", help="start of the sample printed at the end")
+    p.add_argument("--prompt", default="", help="start of the sample printed at the end")
     cli.add_backend_flag(p)
     p.add_argument("--model", choices=MODELS, help="model to train (default: gam)")
     cli.add_flags(p, DataConfig, PRESETS["small"], "data")

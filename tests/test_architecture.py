@@ -25,6 +25,8 @@ LAYERS = [
     "explain", "experiments", "course", "commands",
 ]  # fmt: skip
 COMMANDS = ("train", "generate", "evaluate", "__main__")
+NEVER = {("data", "models"), ("data", "gradcheck"), ("models", "viz"), ("training", "gradcheck"),
+         ("experiments", "explain"), ("course", "explain"), ("course", "experiments")}  # fmt: skip
 DRAWING = ("engine.tensor", "viz.graph")  # the exception: a tensor asks for its drawing in a notebook
 
 
@@ -70,6 +72,7 @@ def test_imports_point_down(module):
         below = layer_of(imported) < layer_of(module)
         same = layer_of(imported) == layer_of(module) != LAYERS.index("commands")
         assert below or same or (module, imported) == DRAWING, f"{module} imports {imported}"
+        assert (module.split(".")[0], imported.split(".")[0]) not in NEVER, f"{module} imports {imported}"
 
 
 def test_no_test_imports_another_test():

@@ -15,13 +15,13 @@ PROG = "minigam course"
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog=PROG, description=__doc__)
-    commands = p.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=cli.Parser)
+    commands = p.add_subparsers(dest="command", required=True, metavar="ACTION", parser_class=cli.Parser)
     what = "execute notebooks/NN_name.py, with solutions, and store it as notebooks/NN_name.ipynb"
-    build = commands.add_parser("build", help=what, description=what)
+    build = commands.add_parser("build", help=what, description=cli.sentence(what))
     what = "write the learner's copies, with gaps to fill in; existing copies are kept"
-    copies = commands.add_parser("exercises", help=what, description=what)
+    copies = commands.add_parser("exercises", help=what, description=cli.sentence(what))
     for command in (build, copies):
-        command.add_argument("numbers", nargs="*", metavar="NN", help="which notebooks (default: all)")
+        command.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
     copies.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
                         help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
     copies.add_argument("--overwrite", action="store_true",

@@ -47,7 +47,7 @@ def sources() -> list[Path]:
 
 
 def chosen(numbers: list[str]) -> list[Path]:
-    """Return the sources with these numbers, or all if there are none. Raises InputError if unknown."""
+    """Return the sources with these numbers, or all for none. Raises InputError for an unknown one."""
     by_number = {p.name[:2]: p for p in sources()}
     if unknown := [n for n in numbers if n.zfill(2) not in by_number]:
         raise InputError(f"notebook {unknown[0]}: does not exist, wanted one of {', '.join(by_number)}")
@@ -103,7 +103,7 @@ def with_solutions(source: Path) -> "NotebookNode":
 def for_learners(source: Path) -> "NotebookNode":
     """Return the learner's copy: with stubs in place, and the solutions folded below each check.
 
-    Its metadata hold the SHA-256 of its source.
+    Its metadata has the SHA-256 of its source.
     """
     notebook = _built(source, "stub")
     notebook.metadata[_MADE_FROM] = sha256_of(source)

@@ -19,7 +19,7 @@ def parser() -> cli.Parser:
     actions = p.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, help: str, dataset: bool = True) -> cli.Parser:
-        sub = actions.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        sub = actions.add_parser(name, help=help, description=cli.sentence(help))
         if dataset:
             sub.add_argument("dataset", choices=DATASETS, metavar="NAME", help=" or ".join(DATASETS))
         sub.add_argument("--data-root", type=Path, default=Path("data"), metavar="FOLDER",
@@ -49,7 +49,7 @@ def parser() -> cli.Parser:
         ("--valid-rows", 5_000, "maximum number of validation rows"),
         ("--vocab-size", 10_000, "V, maximum size of the vocabulary, exceeded only to hold every character"),
     ):
-        sub.add_argument(flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
+        sub.add_argument(flag, type=int, default=default, help=f"{meaning} (default: {default})")
     sub.add_argument("--tokenizer-on", choices=("train", "all"), default="train",
                      help="rows to train the tokenizer on: train, or all splits, including test, as the "
                      "authors do (default: train)")  # fmt: skip

@@ -37,7 +37,7 @@ def _with(**changes: Any) -> Iterator[None]:
 
 
 def no_grad() -> AbstractContextManager[None]:
-    """Inside this context operations record no tape."""
+    """Operations inside this context record no tape."""
     return _with(grad=False)
 
 
@@ -47,7 +47,7 @@ def reference_only() -> AbstractContextManager[None]:
 
 
 def observing(observer: Callable[[str, str, tuple], None] | None) -> AbstractContextManager[None]:
-    """Inside this context call `observer(op_name, "forward" | "backward", arrays)` on every result."""
+    """Call `observer(op_name, "forward" | "backward", arrays)` on every result inside this context."""
     return _with(observer=observer)
 
 

@@ -16,7 +16,7 @@ PROG = "minigam experiments"
 
 SCALE_HELP = "small: minutes on two cores; published: the paper's sizes and protocol (default: published)"
 DATASET_HELP = (
-    "pocketstories, or the name or folder of a dataset that minigam data prepared "
+    "pocketstories, or a dataset from `minigam data prepare`, by name or folder "
     "(default: wikitext-2; at the small scale pocketstories, which needs no download)"
 )
 
@@ -31,7 +31,7 @@ def parser() -> cli.Parser:
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
 
     def add(name: str, description: str) -> cli.Parser:
-        c = commands.add_parser(name, help=description, description=description)
+        c = commands.add_parser(name, help=description, description=cli.sentence(description))
         c.add_argument("--out", type=Path, help="folder for results and runs (default: one under runs/)")
         cli.add_backend_flag(c)
         return c
@@ -39,11 +39,11 @@ def parser() -> cli.Parser:
     for name, (lines, description) in TABLES.items():
         c = add(name, description)
         c.add_argument("--scale", choices=comparison.SCALES, default="published", help=SCALE_HELP)
-        c.add_argument("--dataset", help=DATASET_HELP)
+        c.add_argument("--dataset", metavar="NAME", help=DATASET_HELP)
         c.add_argument("--models", nargs="+", choices=lines,
                        help="models to train (default: all that the scale includes)")  # fmt: skip
         c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run per seed (default: 0)")
-        c.add_argument("--steps", type=int, help="optimiser steps (default: set by the scale)")
+        c.add_argument("--steps", type=int, help="optimizer steps (default: set by the scale)")
     c = add("table2", "time and memory of one block against the length of the text")
     c.add_argument("--scale", choices=scaling.SCALES, default="published", help=SCALE_HELP)
     c.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
     c = add("recall", "associative recall: accuracy against distance")
     c.add_argument("--models", nargs="+", choices=recall.LINES, default=[*recall.LINES],
                    help="models to train (default: all three)")  # fmt: skip
-    c.add_argument("--steps", type=int, help="optimiser steps of every model (default: set per model)")
+    c.add_argument("--steps", type=int, help="optimizer steps of every model (default: set per model)")
     c.add_argument("--seed", type=int, default=0, help="seed of the data and of training (default: 0)")
     c = add("reach", "the receptive field of trained models, measured")
     c.add_argument("runs", nargs="+", type=Path, metavar="RUN",

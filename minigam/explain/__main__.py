@@ -21,20 +21,16 @@ PROG = "minigam explain"
 def parser() -> cli.Parser:
     p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
+    p.add_argument("--prompt", help="text to explain (default: a story of the validation set)")
+    p.add_argument("--story", type=int, help="row of the validation set to explain (default: 1)")
+    p.add_argument("--tokens", type=int, default=0, help="tokens to sample after the prompt (default: 0)")
     p.add_argument(
-        "--prompt", metavar="TEXT", help="text to explain (default: a story of the validation set)"
-    )
-    p.add_argument("--story", type=int, metavar="N", help="row of the validation set to explain (default: 1)")
-    p.add_argument(
-        "--tokens", type=int, default=0, metavar="N", help="tokens to sample after the prompt (default: 0)"
-    )
-    p.add_argument(
-        "--temperature", type=float, default=0.8, metavar="X",
-        help="0 takes the likeliest token, 1 samples from the model's distribution (default: 0.8)",
+        "--temperature", type=float, default=0.8,
+        help="0: the likeliest token; 1: as the model believes (default: 0.8)",
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
     p.add_argument(
-        "--rows", type=int, default=200, metavar="N",
+        "--rows", type=int, default=200,
         help="validation rows to search for the words that excite each slot (default: 200)",
     )  # fmt: skip
     p.add_argument(

@@ -86,18 +86,18 @@ def plot_eps_sweep(seed: int, library: str) -> "Figure":
 
 def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=PROG, description=__doc__)
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: 0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
     p.add_argument("--eps-sweep", action="store_true", help="also plot the worst error against eps")
-    p.add_argument("-o", "--output", type=Path, default=Path("gradcheck.png"), metavar="FILE",
+    p.add_argument("-o", "--out", dest="output", type=Path, default=Path("gradcheck.png"), metavar="FILE",
                    help="file for the plot, .png, .pdf or .svg (default: gradcheck.png)")  # fmt: skip
     cli.add_backend_flag(p, default="numpy")
     args = p.parse_args(argv)
     if args.seed < 0:
         raise InputError(f"--seed is {args.seed}, wanted a whole number, at least 0")
     if args.output.suffix not in (".png", ".pdf", ".svg"):
-        raise InputError(f"--output is {args.output}, wanted a name that ends in .png, .pdf or .svg")
+        raise InputError(f"--out is {args.output}, wanted a name that ends in .png, .pdf or .svg")
     if not args.output.parent.is_dir():
-        raise InputError(f"--output is {args.output}, wanted a name in a folder that exists")
+        raise InputError(f"--out is {args.output}, wanted a name in a folder that exists")
     library = cli.choose_backend(args.backend)
 
     results = []

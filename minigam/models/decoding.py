@@ -32,8 +32,8 @@ class Stream:
 
     The learned positions end at T = block_size. When token T + 1 arrives, the decoder drops the
     oldest T/2 tokens and moves the others to positions 0 .. T/2 - 1. It does so every T/2 tokens.
-    The logits always equal those of a full pass over the tokens left; to compute them, GAM needs
-    to read only the last `reach` of these again.
+    The logits always equal those of a full pass over the tokens left; for these, GAM rereads only the
+    last `reach` tokens.
     """
 
     def __init__(self, model: "LanguageModel", batch: int = 1):

@@ -21,8 +21,8 @@ def influence_map(
 ) -> "Figure":
     """Plot how much every input token changes every output: darker is more, white is exactly 0.
 
-    influence : (T, T), at least 0, with outputs in rows and inputs in columns; or such an array for each
-                of several labels, drawn side by side on one scale
+    influence : (T, T), at least 0, with outputs in rows and inputs in columns; or label -> such an array,
+                drawn side by side on one scale
     reach     : tokens in the receptive field, the current one included; drawn as a line. None for all
     unit      : label of the colour bar
     """

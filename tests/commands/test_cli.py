@@ -191,7 +191,7 @@ EMPTY = {
         *(["prepare", "wikitext-2", flag] for flag in ("--from=", "--train=", "--valid=", "--out=")),
     ),
     experiments: (["table1", "--out="], ["reach", ""]),
-    gradcheck: (["--output="],),
+    gradcheck: (["--out="],),
 }
 
 

@@ -231,7 +231,7 @@ def few_cases(monkeypatch):
 @pytest.mark.parametrize(("name", "start"), [("u.png", b"\x89PNG"), ("u.pdf", b"%PDF"), ("u.svg", b"<?xml")])
 def test_the_plot_is_written_whole(few_cases, name, start, tmp_path):
     path = tmp_path / name
-    assert command.main(["--eps-sweep", "--output", str(path)]) == 0
+    assert command.main(["--eps-sweep", "--out", str(path)]) == 0
     assert path.read_bytes().startswith(start)
     assert list(tmp_path.iterdir()) == [path]  # nothing temporary is left
 
@@ -252,8 +252,8 @@ def test_the_seed_decides_every_number(few_cases, capsys):
         (["--seed", "-1"], "--seed is -1, wanted"),
         (["--backend", "jax"], "--backend: invalid choice"),
         (["--backend", "cupy"], "CuPy cannot be imported"),
-        (["-o", "u.txt"], "--output is u.txt, wanted a name that ends in"),
-        (["-o", "no/such/u.png"], "--output is no/such/u.png, wanted a name in a folder that exists"),
+        (["-o", "u.txt"], "--out is u.txt, wanted a name that ends in"),
+        (["-o", "no/such/u.png"], "--out is no/such/u.png, wanted a name in a folder that exists"),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(argv, message, capsys, monkeypatch):
