@@ -19,7 +19,8 @@ class _Formatter(argparse.HelpFormatter):
     """Shows what sort of value a flag takes: a whole number N, a number X, a FOLDER, a TEXT."""
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return {int: "N", float: "X", Path: "FOLDER"}.get(action.type, "TEXT")  # type: ignore[arg-type]
+        letters: dict[Any, str] = {int: "N", float: "X", Path: "FOLDER"}
+        return letters.get(action.type, "TEXT")
 
 
 class Parser(argparse.ArgumentParser):
