@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Generic, ParamSpec
 import numpy as np
 
 from minigam.engine.backend import xp_of
-from minigam.engine.tensor import OPS, Array, Node, Tensor, as_numbers, state
+from minigam.engine.tensor import OPS, Array, Node, Tensor, as_numbers, observe, state
 
 Backward = Callable[[Array], tuple[Array, ...]]
 P = ParamSpec("P")
@@ -44,17 +44,18 @@ class Op(Generic[P]):
         dtype = self._float_dtype(arrays)
         if self.checks is not None:
             self.checks(*arrays, **settings)
-        rule = self.fast.get(xp.__name__, self.rule) if state["fast"] else self.rule
+        rule = self.rule if state().reference_only else self.fast.get(xp.__name__, self.rule)
         y, backward = rule(xp, *arrays, **settings)
         if dtype is not None and y.dtype != dtype:
             raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
-        if state["observer"] is not None:
-            state["observer"](self.name, "forward", (y,))
+        observe(self.name, "forward", (y,))
         padded = args + (None,) * (len(self.arguments) - len(args))  # None for omitted optional arrays
         inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in padded)
-        if not state["grad"] or not any(x is not None for x in inputs):
+        if state().no_grad or not any(x is not None for x in inputs):
             return Tensor(y)
-        return Tensor(y, True, Node(self.name, inputs, backward, y.shape, y.dtype))
+        node = Node(self.name, inputs, backward, y.shape, y.dtype, 0)
+        node.version = node.leaf_version()
+        return Tensor(y, True, node)
 
     def _by_position(self, args: tuple, settings: dict) -> tuple[tuple, dict]:
         """Return (args, settings) with every array in args. Raises TypeError for a wrong number of arrays."""

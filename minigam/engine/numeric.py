@@ -37,6 +37,11 @@ def shape_of(a: Array) -> tuple[int, ...]:
     return getattr(a, "shape", ())
 
 
+def without_ignored(xp: ModuleType, z: Array, targets: Array) -> Array:
+    """Return z (..., C) with zeros where the target (...) is negative: nan there must change nothing."""
+    return xp.where((targets >= 0)[..., None], z, xp.zeros((), dtype=z.dtype))
+
+
 def scatter_add(xp: ModuleType, n_rows: int, ids: Array, values: Array) -> Array:
     """Add row `values[i]` to row `ids[i]` of (n_rows, C) zeros, for every i; repeated ids add up.
 

@@ -8,7 +8,7 @@ import math
 
 from minigam.engine.dispatch import integer_op, op
 from minigam.engine.masks import keep_mask
-from minigam.engine.numeric import erf, rows, scatter_add, shape_of, unbroadcast
+from minigam.engine.numeric import erf, rows, scatter_add, shape_of, unbroadcast, without_ignored
 from minigam.engine.numeric import sigmoid as sigmoid_of
 from minigam.engine.tensor import ShapeError, Tensor
 
@@ -336,7 +336,7 @@ def cross_entropy(xp, logits, targets):
     returns (...)   one loss per target; for the mean, divide their sum by the number of targets >= 0
     Raises ShapeError unless targets has one entry for each row of logits.
     """
-    z = rows(logits)
+    z = without_ignored(xp, rows(logits), targets.reshape(-1))
     z = z - z.max(axis=-1, keepdims=True)
     e = xp.exp(z)
     total = e.sum(axis=-1, keepdims=True)
@@ -347,7 +347,7 @@ def cross_entropy(xp, logits, targets):
     def backward(dy):
         dz = e / total  # softmax, minus 1 at the target
         dz[at_target] -= 1.0
-        dz *= (counts * dy.reshape(-1))[:, None]
+        dz *= without_ignored(xp, dy.reshape(-1, 1), targets.reshape(-1))
         return dz.reshape(logits.shape), None
 
     return loss.reshape(targets.shape), backward
@@ -370,6 +370,7 @@ def linear_cross_entropy(xp, x, weight, targets):
     Raises ShapeError if a shape does not fit.
     Holds all logits in memory; the faster rules hold those of a few rows at a time.
     """
+    x = without_ignored(xp, x, targets)
     logits, backward_linear = linear.rule(xp, x, weight)
     losses, backward_losses = cross_entropy.rule(xp, logits, targets)
     count = (targets >= 0).sum().astype(x.dtype)

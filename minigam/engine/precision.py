@@ -9,12 +9,13 @@ Sums and results are float32 in all three, and so is everything that is not a ma
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 
 from minigam.engine.backend import BackendUnavailable
 
 NEEDED = {"float32": 0, "tf32": 80, "float16": 70}  # compute capability: 8.0 is Ampere, 7.0 Volta
-_state = {"precision": "float32"}
+_current: ContextVar[str] = ContextVar("minigam.precision", default="float32")
 
 
 class PrecisionUnavailable(BackendUnavailable):
@@ -23,7 +24,7 @@ class PrecisionUnavailable(BackendUnavailable):
 
 def current() -> str:
     """Return the current precision."""
-    return _state["precision"]
+    return _current.get()
 
 
 def require(xp: ModuleType, name: str) -> None:
@@ -46,8 +47,8 @@ def capability(xp: ModuleType) -> int:
 def using(xp: ModuleType, name: str) -> Iterator[None]:
     """Use this precision inside a `with` block. Raises PrecisionUnavailable, as `require` does."""
     require(xp, name)
-    before, _state["precision"] = _state["precision"], name
+    token = _current.set(name)
     try:
         yield
     finally:
-        _state["precision"] = before
+        _current.reset(token)

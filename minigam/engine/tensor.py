@@ -7,8 +7,9 @@ never handles a Tensor, so the tape has no reference cycle: it is freed with its
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,36 +20,69 @@ Array = Any  # a NumPy or CuPy array; a type checker cannot tell them apart here
 Axes = int | tuple[int, ...] | None
 
 OPS: dict[str, Callable[..., "Tensor"]] = {}  # every operation by name; dispatch.py fills it
-state: dict[str, Any] = {"grad": True, "fast": True, "observer": None}
+Observer = Callable[[str, str, tuple], None]
 
 
 class ShapeError(ValueError):
     """The shapes of an operation's inputs do not fit together."""
 
 
-@contextmanager
-def _with(**changes: Any) -> Iterator[None]:
-    before = dict(state)
-    state.update(changes)
-    try:
-        yield
-    finally:
-        state.update(before)
+class State(NamedTuple):
+    """What operations do in this thread or task: the number of contexts entered and not left of each sort."""
+
+    no_grad: int = 0
+    reference_only: int = 0
+    observers: tuple[Observer | None, ...] = ()
+
+
+_state: ContextVar[State] = ContextVar("minigam.state", default=State())  # noqa: B039  immutable
+state = _state.get
 
 
 def no_grad() -> AbstractContextManager[None]:
     """Operations inside this context record no tape."""
-    return _with(grad=False)
+    return _counted("no_grad")
 
 
 def reference_only() -> AbstractContextManager[None]:
     """Inside this context every operation runs its reference rule, never a faster one."""
-    return _with(fast=False)
+    return _counted("reference_only")
 
 
-def observing(observer: Callable[[str, str, tuple], None] | None) -> AbstractContextManager[None]:
-    """Call `observer(op_name, "forward" | "backward", arrays)` on every result inside this context."""
-    return _with(observer=observer)
+@contextmanager
+def _counted(name: str) -> Iterator[None]:
+    """Count this context in and out, so that several may end in any order, in any thread or task."""
+
+    def count(by: int) -> None:
+        _state.set(state()._replace(**{name: getattr(state(), name) + by}))
+
+    count(1)
+    try:
+        yield
+    finally:
+        count(-1)
+
+
+@contextmanager
+def observing(observer: Observer | None) -> Iterator[None]:
+    """Call `observer(op_name, "forward" | "backward", arrays)` on every result inside this context.
+
+    Of several contexts only the innermost observes, nobody if its observer is None.
+    """
+    _state.set(state()._replace(observers=(*state().observers, observer)))
+    try:
+        yield
+    finally:
+        others = list(state().observers)
+        others.remove(observer)
+        _state.set(state()._replace(observers=tuple(others)))
+
+
+def observe(op_name: str, phase: str, arrays: tuple) -> None:
+    """Tell the innermost observer, if there is one, of a result."""
+    observers = state().observers
+    if observers and observers[-1] is not None:
+        observers[-1](op_name, phase, arrays)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,10 +99,15 @@ class Node:
     backward: Callable[[Any], tuple[Any, ...]]
     shape: tuple[int, ...]
     dtype: Any
+    version: int  # of the leaves among the inputs, when their values were read
+
+    def leaf_version(self) -> int:
+        """Return the sum of the versions that the leaves among the inputs have now."""
+        return sum(x.version for x in self.inputs if isinstance(x, Tensor))
 
     def release(self) -> None:
         """Drop everything that is kept for the backward pass."""
-        self.inputs, self.backward = (), _released
+        self.inputs, self.backward, self.version = (), _released, 0
 
 
 def _released(dy: Array) -> tuple[Array, ...]:
@@ -92,7 +131,7 @@ class Tensor:
     Raises TypeError if the array does not hold numbers, or if integers require a gradient.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "name", "node", "requires_grad")
+    __slots__ = ("__weakref__", "data", "grad", "name", "node", "requires_grad", "version")
     __array_ufunc__ = None  # so that NumPy array * Tensor calls Tensor.__rmul__
 
     def __init__(
@@ -103,6 +142,7 @@ class Tensor:
             raise TypeError(f"Tensor: {self.data.dtype} has no gradient; use float32 or float64")
         self.requires_grad, self.node, self.name = requires_grad, node, name
         self.grad: Array = None
+        self.version = 0  # raised by what changes the values in place, as optimizers do
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -176,8 +216,10 @@ class Tensor:
 
     def mean(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
         """Mean over `axis`, all axes when None; nan where there is nothing to average."""
-        total = self.sum(axis, keepdims)
-        return total / (self.data.size // max(1, total.data.size))
+        n = self.data.size // max(1, self.data.any(axis=axis).size)
+        if self.dtype == np.float16:  # whose sum of 70,000 ones is infinite
+            return (self * (1.0 / max(1, n))).sum(axis, keepdims)
+        return self.sum(axis, keepdims) / n
 
     def reshape(self, *shape: Any) -> "Tensor":
         """Return the same entries in another shape, given as reshape(2, 3) or reshape((2, 3))."""
@@ -193,25 +235,29 @@ class Tensor:
         cotangent    : array of this tensor's shape; for a single value a number, by default 1
         retain_graph : False releases each node, and the arrays it keeps, as soon as it is done, so that
                        memory use falls during the pass; a second backward pass is then impossible
-        Raises ShapeError if the cotangent does not have this tensor's shape.
+        Raises ShapeError if the cotangent does not have this tensor's shape, RuntimeError if an optimizer
+        has changed a leaf since the forward pass. Other changes in place go unnoticed.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient")
         root = self if self.node is None else self.node
         pending = {id(root): self._cotangent(cotangent)}
+        unshared: set[int] = set()  # nodes whose pending gradient is held by nothing else
         for node in _order(root):
             g = pending.pop(id(node), None)
             if g is None:  # every rule that uses it returned None
                 continue
             if isinstance(node, Tensor):
-                g = g if node.grad is None else node.grad + g
-                node.grad = xp_of(node.data).asarray(g)  # NumPy turns 0-d sums into scalars
+                node._add_gradient(g, id(node) in unshared)
                 continue
+            if node.version != node.leaf_version():
+                raise RuntimeError(
+                    f"backward: an input of {node.op} has changed since the forward pass; compute it again"
+                )
             gradients = node.backward(g)
             if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
                 raise AssertionError(f"{node.op}.backward must return a tuple of {len(node.inputs)}")
-            if state["observer"] is not None:
-                state["observer"](node.op, "backward", gradients)
+            observe(node.op, "backward", gradients)
             for x, dx in zip(node.inputs, gradients, strict=True):
                 if x is None or dx is None:
                     continue
@@ -220,10 +266,23 @@ class Tensor:
                         f"{node.op}.backward gave {dx.shape} {dx.dtype} for an input of {x.shape} {x.dtype}"
                     )
                 # Out of place: a rule may return dy itself, or one array for two inputs.
-                pending[id(x)] = pending[id(x)] + dx if id(x) in pending else dx
+                if id(x) in pending:
+                    dx = pending[id(x)] + dx
+                    unshared.add(id(x))
+                elif dx is not g and dx.base is None and sum(dx is other for other in gradients) == 1:
+                    unshared.add(id(x))
+                pending[id(x)] = dx
             if not retain_graph:
                 node.release()
             del node, gradients, g
+
+    def _add_gradient(self, g: Array, unshared: bool) -> None:
+        """Add g to `.grad`, an array that this leaf alone holds."""
+        if self.grad is not None:
+            g = self.grad + g
+        elif not unshared:
+            g = g.copy()
+        self.grad = xp_of(self.data).asarray(g)  # NumPy turns 0-d sums into scalars
 
     def _cotangent(self, cotangent: Array) -> Array:
         xp = xp_of(self.data, cotangent, where="backward", names=("tensor", "cotangent"))

@@ -13,15 +13,23 @@ if TYPE_CHECKING:
 
 
 def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.random.Generator) -> np.ndarray:
-    """Draw one id from each row of logits (B, V): the argmax of logits / temperature + Gumbel noise."""
+    """Draw one id per row of logits (B, V): the argmax of logits / temperature + Gumbel noise.
+
+    top_k : exactly so many ids can be drawn; of equal logits those with the lower ids
+    Raises InputError for logits of which none can be drawn: nan, or all -infinity.
+    """
     z = logits.astype(np.float64)
+    top = z.max(axis=-1, keepdims=True)
+    if not np.isfinite(top).all():
+        largest = top[~np.isfinite(top)][0]
+        raise InputError(f"logits: the largest is {largest}, wanted a number; use a smaller --lr")
     if temperature == 0.0:
         return z.argmax(axis=-1)
+    excluded = np.isneginf(z)
     if top_k is not None and top_k < z.shape[-1]:
-        kth = np.partition(z, -top_k, axis=-1)[:, -top_k, None]
-        z = np.where(z >= kth, z, -np.inf)
-    z = (z - z.max(axis=-1, keepdims=True)) / temperature  # at most 0: a tiny temperature overflows to -inf
-    return (z + rng.gumbel(size=z.shape)).argmax(axis=-1)
+        np.put_along_axis(excluded, np.argsort(-z, axis=-1, kind="stable")[:, top_k:], True, axis=-1)
+    z = np.where(excluded, 0.0, z - top) / temperature  # at most 0: a tiny temperature overflows to -infinity
+    return np.where(excluded, -np.inf, z + rng.gumbel(size=z.shape)).argmax(axis=-1)
 
 
 class Stream:

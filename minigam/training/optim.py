@@ -109,6 +109,8 @@ class AdamW:
                 xp, self.flat[at], g, self.m[at], self.v[at], factor / self.scale,
                 lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
             )  # fmt: skip
+        for p in self.parameters:
+            p.version += 1
         return norm
 
     @property

@@ -44,6 +44,11 @@ class DeviceArray:
         return DeviceArray(self._host.T)
 
     @property
+    def base(self):
+        """The array that this one is a view of, None if it owns its numbers."""
+        return self._host.base
+
+    @property
     def data(self):
         """The address of the numbers, in the form that CuPy's arrays give it."""
         return types.SimpleNamespace(ptr=self._host.ctypes.data)

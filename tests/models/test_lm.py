@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigam import GAM, Tensor, gradcheck, ops
-from minigam.config import MIXERS
+from minigam.config import MIXERS, InputError
 from minigam.engine.tensor import ShapeError
 from minigam.models.decoding import Stream, sample
 
@@ -133,9 +133,24 @@ def test_samples_have_the_probabilities_asked_for(temperature, top_k, rng):
     assert (np.abs(share - p) <= 5 * np.sqrt(p * (1 - p) / n)).all()  # none at all where p is 0
 
 
-def test_equal_logits_are_equally_likely_under_top_k(rng):
-    drawn = sample(np.zeros((1000, 4)), 1.0, 2, rng)
-    assert set(drawn.tolist()) == {0, 1, 2, 3}  # no order among equals to cut by
+def test_top_k_leaves_exactly_k_also_among_equal_logits(rng):
+    assert set(sample(np.zeros((1000, 4)), 1.0, 2, rng).tolist()) == {0, 1}
+    assert set(sample(np.tile([1.0, 3.0, 3.0, 3.0], (1000, 1)), 1.0, 1, rng).tolist()) == {1}  # as argmax
+
+
+@pytest.mark.parametrize("temperature", [math.inf, 1e300, 1e-300])
+def test_no_temperature_draws_what_is_excluded(temperature, rng):
+    z = np.tile([0.0, 5.0, 4.0, -np.inf], (1000, 1))
+    assert set(sample(z, temperature, 2, rng).tolist()) <= {1, 2}
+    assert set(sample(z, temperature, None, rng).tolist()) <= {0, 1, 2}
+    assert len(set(sample(z, math.inf, 2, rng).tolist())) == 2  # uniform among those left
+
+
+@pytest.mark.parametrize("wreck", [[math.nan, 1.0], [-math.inf, -math.inf], [math.inf, 1.0]], ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_of_which_none_can_be_drawn_are_refused(wreck, temperature, rng):
+    with pytest.raises(InputError, match=r"logits: the largest is .*, wanted a number; use a smaller --lr"):
+        sample(np.array([[1.0, 2.0], wreck]), temperature, None, rng)
 
 
 def test_another_library_generates_the_same(xp):

@@ -270,5 +270,5 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     code, _, err = call(train.main, [*SMALL, "--profile"], capsys)
     assert code == 130
     assert err.splitlines()[-1] == "command: interrupted"
-    assert tensor.state["observer"] is None
+    assert tensor.state() == tensor.State()
     assert not list(tmp_path.iterdir())

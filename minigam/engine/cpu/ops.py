@@ -6,7 +6,7 @@ import numpy as np
 
 from minigam.engine import ops
 from minigam.engine.masks import keep_mask
-from minigam.engine.numeric import erf, rows, tiles
+from minigam.engine.numeric import erf, rows, tiles, without_ignored
 
 
 def row_sums(z):
@@ -186,6 +186,8 @@ def linear_cross_entropy(xp, x, weight, targets):
     """Computes the logits of a few rows at a time, and their gradient in the forward pass: y is one
     number, so its cotangent is one too and only scales the gradient. Keeps dx and dweight."""
     x_, t, total = rows(x), targets.reshape(-1), (targets >= 0).sum()
+    if total < len(t):
+        x_ = without_ignored(xp, x_, t)
     dx, dweight, loss = np.empty(x_.shape, x.dtype), np.zeros(weight.shape, x.dtype), 0.0
     logits = np.empty((min(ROWS, len(x_)), len(weight)), x.dtype)
     for start in range(0, len(x_), ROWS):

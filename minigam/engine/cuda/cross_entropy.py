@@ -3,7 +3,7 @@
 from minigam.engine import ops
 from minigam.engine.cuda.kernels import WARP, launch, packed
 from minigam.engine.cuda.linear import product
-from minigam.engine.numeric import rows
+from minigam.engine.numeric import rows, without_ignored
 
 CROSS_ENTROPY = r"""
 // One warp per row: its loss and, for backward, its largest logit and the sum of exp(logit - largest).
@@ -20,8 +20,7 @@ extern "C" __global__ void cross_entropy(
     total = sum_of_warp(total);
     if (my_lane() == 0) {
         const size target = targets[row] >= 0 ? targets[row] : 0;
-        const REAL counts = targets[row] >= 0;
-        losses[row] = counts * (log(total) - (logits[begin + target] - top));
+        losses[row] = targets[row] >= 0 ? log(total) - (logits[begin + target] - top) : (REAL)0;
         tops[row] = top;
         totals[row] = total;
     }
@@ -34,10 +33,11 @@ extern "C" __global__ void cross_entropy_back(
 {
     const size row = my_row(), begin = row * V;
     if (row >= rows) return;
-    const REAL top = tops[row], total = totals[row], counts = targets[row] >= 0;
-    const REAL weight = counts * dlosses[row];
-    for (size v = my_lane(); v < V; v += 32)
-        dlogits[begin + v] = (exp(logits[begin + v] - top) / total - (v == targets[row])) * weight;
+    const REAL top = tops[row], total = totals[row], weight = dlosses[row];
+    for (size v = my_lane(); v < V; v += 32) {
+        const REAL share = exp(logits[begin + v] - top) / total;
+        dlogits[begin + v] = targets[row] >= 0 ? (share - (v == targets[row])) * weight : (REAL)0;
+    }
 }
 """
 
@@ -85,7 +85,7 @@ def linear_cross_entropy(xp, x, weight, targets):
     6e-8, and the loss scale arrives only with the cotangent, too late for these products.
     """
     shape, (x, weight, t) = x.shape, packed(xp, rows(x), weight, targets.reshape(-1))
-    N = len(x)
+    x, N = without_ignored(xp, x, t), len(x)
     dx, dweight = xp.empty(x.shape, dtype=x.dtype), xp.zeros(weight.shape, dtype=x.dtype)
     values, ones = xp.empty(N, dtype=x.dtype), xp.ones(N, dtype=x.dtype)
     logits = xp.empty((min(ROWS, N), len(weight)), dtype=x.dtype)
