@@ -158,7 +158,7 @@ class TrainConfig(Checked):
     micro_batch: int = setting(
         0, "rows computed at a time; saves memory, same result; 0 chooses a number for the device"
     )
-    steps: int = setting(1000, "number of optimiser steps")
+    steps: int = setting(1000, "number of optimizer steps")
     lr: float = setting(3e-4, "peak learning rate")
     warmup_steps: int = setting(100, "steps of linear warm-up, followed by a cosine decay to 0")
     beta1: float = setting(0.9, "AdamW's decay rate for the mean of the gradients")

@@ -146,18 +146,18 @@ class Cells:
     """
 
     def __init__(self, path: Path, settings: dict, backend: str):
-        self.path, self.settings, self.found = path, settings | {"backend": backend}, {}
+        self.path, self.settings, self.cells = path, settings | {"backend": backend}, {}
         self.measured = provenance(backend)
         if path.exists():
             content = read_json(path, remedy="delete it")
             if content.get("settings") != self.settings:
                 raise InputError(f"{path}: holds other settings; choose another --out, or delete it")
-            self.found = content["cells"]
+            self.cells = content["cells"]
 
     def get(self, name: str, measure: Callable[[], dict]) -> dict:
         """Return the measurement called `name`; make it if it is missing."""
-        if name not in self.found:
+        if name not in self.cells:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.found[name] = {**measure(), "measured": self.measured}
-            write_json(self.path, {"settings": self.settings, "cells": self.found})
-        return self.found[name]
+            self.cells[name] = {**measure(), "measured": self.measured}
+            write_json(self.path, {"settings": self.settings, "cells": self.cells})
+        return self.cells[name]

@@ -147,10 +147,10 @@ def table2(
     report.write(out, "table2", content, measured, markdown, figure)
 
 
-def foreseen(found: dict[int, dict], T: int) -> float:
-    """Return the expected peak memory in MiB at length T, extrapolated from the last two of `found`."""
-    points = [(t, v["peak_mib"]) for t, v in found.items() if v["peak_mib"] is not None]
-    if len(points) < len(found):
+def foreseen(cells: dict[int, dict], T: int) -> float:
+    """Return the expected peak memory in MiB at length T, extrapolated from the last two of `cells`."""
+    points = [(t, v["peak_mib"]) for t, v in cells.items() if v["peak_mib"] is not None]
+    if len(points) < len(cells):
         return math.inf  # a shorter one was left out already
     if len(points) < 2:
         return 0.0
@@ -163,9 +163,9 @@ def left_out(expected: float) -> dict:
     return LEFT_OUT | {"foreseen_mib": expected if math.isfinite(expected) else None}
 
 
-def fits_of(found: dict[int, dict]) -> dict[str, float]:
+def fits_of(cells: dict[int, dict]) -> dict[str, float]:
     """Return the exponents p of T^p for time and memory, over all lengths and over the three longest."""
-    measured = {T: v for T, v in found.items() if v["time_ms"] is not None}
+    measured = {T: v for T, v in cells.items() if v["time_ms"] is not None}
     if len(measured) < 2:
         return {}
     lengths = list(measured)

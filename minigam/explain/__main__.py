@@ -100,8 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     corpus = run.corpus(progress=True)
     text = _story(corpus, args.story or 1) if prompt is None else _prompt(prompt, model, tokenizer, args)
     valid = corpus.valid[: args.rows]
-    word_shares = slot_words(model, valid, progress=True)
-    data = explanation(model, tokenizer, text.ids, text.after, word_shares, corpus.floor is not None)
+    means = slot_words(model, valid, progress=True)
+    data = explanation(model, tokenizer, text.ids, text.after, means, corpus.floor is not None)
     data |= {
         "run": run.path.resolve().name, "corpus": corpus.name, "title": text.title, "rows": len(valid),
         "first_sampled": text.first_sampled, "recall_beyond": REACH,

@@ -23,13 +23,13 @@ PART = 16  # rows read at a time, to limit memory
 
 
 def explanation(
-    model: GAM, tokenizer: Tokenizer, ids: list[int], after: int | None, heard: list[np.ndarray], exact: bool
+    model: GAM, tokenizer: Tokenizer, ids: list[int], after: int | None, means: list[np.ndarray], exact: bool
 ) -> dict:
     """Return everything that the page shows about one text, ready for JSON.
 
     ids    : the tokens read, at most block_size
     after  : the token after the last one, None if it is unknown
-    heard  : what `slot_words` returned, one array per block; empty if the mixer has no memory
+    means  : what `slot_words` returned, one array per block; empty if the mixer has no memory
     exact  : whether to ask the generator of PocketStories, which knows exact probabilities
     returns {"model", "tokens", "after", "next", "layers"}: for each token its cost and its floor in nats,
     and its kind; for each position what the model expects next; for each layer gates and slots
@@ -57,7 +57,7 @@ def explanation(
         "next": [
             _expected(row, whole[t + 1 : t + 2], truths[t].follows, tokenizer) for t, row in enumerate(logs)
         ],
-        "layers": [_layer(view, heard[n] if heard else None, tokenizer) for n, view in enumerate(views)],
+        "layers": [_layer(view, means[n] if means else None, tokenizer) for n, view in enumerate(views)],
     }  # fmt: skip
 
 
@@ -82,18 +82,18 @@ def _floor(name: str, truth: oracle.Known) -> dict:
     return {"floor": _rounded(truth.nats), "kind": kind, "back": truth.lookback}
 
 
-def _layer(view: anatomy.BlockView, word_shares: np.ndarray | None, tokenizer: Tokenizer) -> dict:
+def _layer(view: anatomy.BlockView, means: np.ndarray | None, tokenizer: Tokenizer) -> dict:
     """Return for each token the gates (mean over channels) and the slots with the largest shares."""
     gates = {"local": view.local_gate, "global": view.global_gate}
     shown: dict = {
         k: None if g is None else [_rounded(m) for m in g[0].mean(axis=-1)] for k, g in gates.items()
     }
     shown["slots"], shown["words"] = None, {}
-    if view.shares is not None and word_shares is not None:
+    if view.shares is not None and means is not None:
         a = view.shares[0]  # (T, S)
         top = np.argsort(-a, axis=-1, kind="stable")[:, :SLOTS]
         shown["slots"] = [[[int(s), _rounded(a[t, s])] for s in row] for t, row in enumerate(top)]
-        shown["words"] = {int(s): _exciting(word_shares[s], tokenizer) for s in np.unique(top)}
+        shown["words"] = {int(s): _exciting(means[s], tokenizer) for s in np.unique(top)}
     return shown
 
 

@@ -1,1 +1,1 @@
-"""Training: optimiser, schedule, one step, the loop, validation, and the run folder."""
+"""Training: optimizer, schedule, one step, the loop, validation, and the run folder."""

@@ -22,7 +22,7 @@ from minigam.training.optim import AdamW
 from minigam.training.schedule import batch_of
 from minigam.training.step import train_step
 
-OPTIMISER, REST = "the optimiser (clip and update)", "the rest (engine, data)"
+OPTIMIZER, REST = "the optimizer (clip and update)", "the rest (engine, data)"
 SECONDS, FEWEST, MOST = 10.0, 2, 20  # seconds to measure; fewest and most pairs of steps
 
 Product = tuple[int, int, int, int]  # (n, i, k, j): n products of (i, k) with (k, j)
@@ -110,7 +110,7 @@ class Watch:
     in backward, adding the gradients of a result used twice (charged to the operation that made it).
     The time up to the first result of each forward is charged to REST: loading the data, or adding the
     gradients of one part of the batch to those of the others. It hides one embedding lookup. The time
-    after the last backward is charged to the optimiser.
+    after the last backward is charged to the optimizer.
     """
 
     def __init__(self, xp: ModuleType, clock: Callable[[], float]):
@@ -142,7 +142,7 @@ class Watch:
 class Profile:
     """The time and the work of one training step.
 
-    seconds  : by (operation, phase), of the median watched step; phase "" for OPTIMISER and REST
+    seconds  : by (operation, phase), of the median watched step; phase "" for OPTIMIZER and REST
     calls    : number of forward calls by operation
     alone    : median seconds of a step without the watch
     tokens   : mean number of targets in a step
@@ -175,7 +175,7 @@ def measure(
         ids, targets = inputs_and_targets(corpus.train[rows])
         with observing(watch if watched else None):
             train_step(model, optimizer, ids, targets, config.micro_batch or None, config.max_norm)
-        watch.charge(OPTIMISER)
+        watch.charge(OPTIMIZER)
         tokens.append(count_targets(targets))
         bar.update()
         return watch

@@ -189,7 +189,7 @@ class Run:
         return int(read_arrays(self.path / "optimizer.safetensors")[1]["step"])
 
     def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
-        """Return the model, the optimiser and the step of the latest checkpoint.
+        """Return the model, the optimizer and the step of the latest checkpoint.
 
         Raises InputError for a checkpoint that is damaged, not minigam's, or of another config.json.
         """

@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 
 def scaling_plot(
-    found: dict[str, dict[int, dict]], fits: dict[str, dict], title: str = "one block, forward and backward"
+    cells: dict[str, dict[int, dict]], fits: dict[str, dict], title: str = "one block, forward and backward"
 ) -> "Figure":
     """Plot time and peak memory against the length, on logarithmic axes.
 
-    found : for each label and length T "time_ms" and "peak_mib", None if that length was left out
+    cells : for each label and length T "time_ms" and "peak_mib", None if that length was left out
     fits  : for each label the exponents of T, under the same names
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    lengths = sorted({T for cells in found.values() for T in cells})
+    lengths = sorted({T for row in cells.values() for T in row})
     for axes, what, unit in zip(
         figure.subplots(1, 2), ("time_ms", "peak_mib"), ("time (ms)", "peak memory (MiB)"), strict=True
     ):
         measured = {
-            label: [cells[T][what] if T in cells else None for T in lengths] for label, cells in found.items()
+            label: [row[T][what] if T in row else None for T in lengths] for label, row in cells.items()
         }
-        powers = {label: fits[label][what] for label in found if what in fits[label]}
+        powers = {label: fits[label][what] for label in cells if what in fits[label]}
         draw_against_length(axes, lengths, measured, powers, unit)
         axes.set_title(title, fontsize=10)
     return figure

@@ -14,7 +14,7 @@ from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfi
 from minigam.data.corpus import from_pocketstories
 from minigam.engine import tensor
 from minigam.training import optim, profile
-from minigam.training.profile import OPTIMISER, REST, Profile, Watch, measure
+from minigam.training.profile import OPTIMIZER, REST, Profile, Watch, measure
 
 L, B, T, C, S = 2, 4, 128, 8, 3
 SIZES = {"block_size": T, "d_model": C, "n_layers": L}
@@ -90,7 +90,7 @@ def test_time_is_charged_to_who_takes_it(corpus, monkeypatch):
         ("gelu", "backward"): 7.0 * PARTS * L,
         ("layer_norm", "forward"): 0.5 * PARTS * (2 * L + 1),
         ("layer_norm", "backward"): 0.25 * PARTS * (2 * L + 1),
-        (OPTIMISER, ""): 11.0,
+        (OPTIMIZER, ""): 11.0,
         (REST, ""): 3.0,
     }
     assert found.alone == sum(found.seconds.values()) > 0.0
@@ -124,7 +124,7 @@ def test_the_clock_is_read_after_the_device_has_done_its_work(corpus, monkeypatc
     watch = Watch(backend.get("numpy"), clock)
     said.clear()
     watch("exp", "forward", ())
-    watch.charge(OPTIMISER)
+    watch.charge(OPTIMIZER)
     profile.bound_seconds(Counter({(1, 2, 3, 4): 1}), backend.get("numpy"), "float32", clock)
     assert said == ["waited", "clock"] * 8
 
@@ -207,11 +207,11 @@ def test_it_watches_where_the_model_is(corpus, monkeypatch):
 
 def test_the_table_is_sorted_and_adds_up():
     seconds = {("exp", "forward"): 0.010, ("exp", "backward"): 0.020, ("log", "forward"): 0.005}
-    seconds |= {(OPTIMISER, ""): 0.050, (REST, ""): 0.015}
+    seconds |= {(OPTIMIZER, ""): 0.050, (REST, ""): 0.015}
     found = Profile(seconds, Counter(exp=3, log=1), 0.08, 40.0, Counter({(1, 100, 200, 300): 2}), 0.02)
     lines = profile.text(found).splitlines()
     assert [line.split("  ")[0] for line in lines[1:7]] == [
-        OPTIMISER, "exp", REST, "log", "one step, watched", "one step, alone",
+        OPTIMIZER, "exp", REST, "log", "one step, watched", "one step, alone",
     ]  # fmt: skip
     assert lines[1].split()[-2:] == ["50.00", "50.0%"]
     assert lines[2].split() == ["exp", "3", "10.00", "20.00", "30.00", "30.0%"]
@@ -242,7 +242,7 @@ def test_the_command_prints_a_table_and_writes_nothing(kind, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code, out, err = call(train.main, [*SMALL, "--profile", f"--model={kind}"], capsys)
     assert code == 0, err
-    for part in ("rows of 128 tokens", "linear", OPTIMISER, REST, "tokens/s", "of that lower bound"):
+    for part in ("rows of 128 tokens", "linear", OPTIMIZER, REST, "tokens/s", "of that lower bound"):
         assert part in out
     assert not list(tmp_path.iterdir())
 
