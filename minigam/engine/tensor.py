@@ -251,9 +251,7 @@ class Tensor:
                 node._add_gradient(g, id(node) in unshared)
                 continue
             if node.version != node.leaf_version():
-                raise RuntimeError(
-                    f"backward: an input of {node.op} has changed since the forward pass; compute it again"
-                )
+                raise RuntimeError(f"backward: an input of {node.op} changed since the forward pass; redo that")
             gradients = node.backward(g)
             if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
                 raise AssertionError(f"{node.op}.backward must return a tuple of {len(node.inputs)}")

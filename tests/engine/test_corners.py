@@ -130,7 +130,7 @@ def test_backward_after_an_optimizer_step_is_refused():
     loss.backward()
     loss.backward()  # nothing has changed
     optimizer.step()
-    with pytest.raises(RuntimeError, match="an input of linear has changed since the forward"):
+    with pytest.raises(RuntimeError, match="an input of linear changed since the forward pass; redo"):
         loss.backward()
     optimizer.zero_grad()
     ops.linear(x, parameter).sum().backward()  # of the new values
