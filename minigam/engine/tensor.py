@@ -251,7 +251,7 @@ class Tensor:
                 node._add_gradient(g, id(node) in unshared)
                 continue
             if node.version != node.leaf_version():
-                raise RuntimeError(f"backward: an input of {node.op} changed since the forward pass; redo that")
+                raise RuntimeError(f"backward: an input of {node.op} changed since the forward pass; redo it")
             gradients = node.backward(g)
             if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
                 raise AssertionError(f"{node.op}.backward must return a tuple of {len(node.inputs)}")
