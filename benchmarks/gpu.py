@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def environment() -> str:
-    """Return one line about the GPU and its libraries. Raises BackendUnavailable if no GPU answers."""
+    """Return one line about the GPU and its libraries. Raises BackendUnavailable if no GPU responds."""
     cupy = backend.get("cupy")
     runtime = cupy.cuda.runtime
     cuda, driver = (

@@ -98,7 +98,7 @@ def _cupy() -> ModuleType:
     except Exception as e:  # CuPy and the loader of its libraries raise many types
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise NoDevice(
-            f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU answers ({reason}); "
+            f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU responds ({reason}); "
             "check the driver with nvidia-smi, or use backend 'numpy'"
         ) from e
     return cupy

@@ -108,7 +108,7 @@ def broken_product():
 )
 def test_cupy_without_a_gpu_that_answers(put_cupy, ones, reason):
     put_cupy(module(ones=ones))
-    with pytest.raises(backend.NoDevice, match=f"CuPy 0.0 is installed but no GPU answers .{reason}") as e:
+    with pytest.raises(backend.NoDevice, match=f"CuPy 0.0 is installed but no GPU responds .{reason}") as e:
         backend.get("cupy")
     assert "\n" not in str(e.value)
 
@@ -131,7 +131,7 @@ def test_auto_says_what_it_chose_and_why(put_cupy):
     put_cupy(module(ones=no_driver))
     name, why = backend.choose("auto")
     assert name == "numpy"
-    assert why.startswith("CuPy 0.0 is installed but no GPU answers (cudaErrorInsufficientDriver")
+    assert why.startswith("CuPy 0.0 is installed but no GPU responds (cudaErrorInsufficientDriver")
     put_cupy(one_gpu())
     assert backend.choose("auto") == ("cupy", "Pretend 9000 answers")
 

@@ -1,4 +1,4 @@
-"""What CuPy's faster rules stand on: the launcher, the products, the optimiser's kernel, the emulators; and
+"""What CuPy's faster rules stand on: the launcher, the products, the optimizer's kernel, the emulators; and
 that nvcc compiles every source."""
 
 import shutil
@@ -61,7 +61,7 @@ def test_a_transposed_batch_is_not_copied(monkeypatch):
     assert (2, 3, 4, 5) not in copied
 
 
-# ----------------------------------------------------------------------------------------- the optimiser
+# ----------------------------------------------------------------------------------------- the optimizer
 
 
 def flat_arrays(library: str, n: int, dtype: str) -> list:

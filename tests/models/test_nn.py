@@ -77,7 +77,7 @@ def test_saved_and_loaded_arrays_are_copies():
     other.load_state_dict(saved)
     for module in (model, other):
         for p in module.parameters():
-            p.data += 1.0  # in place, as the optimiser does
+            p.data += 1.0  # in place, as the optimizer does
     for name, a in saved.items():
         np.testing.assert_array_equal(a, before[name], err_msg=name)
 
@@ -139,7 +139,7 @@ def test_to_moves_every_parameter_and_drops_gradients(xp):
     assert model.to(xp.__name__) is model
     assert model.xp is xp
     for p, q in zip(parameters, model.parameters(), strict=True):
-        assert p is q and p.grad is None  # the same objects, so that an optimiser still has them
+        assert p is q and p.grad is None  # the same objects, so that an optimizer still has them
         assert backend.owner(p.data) is xp and p.dtype == np.float64
     for name, a in model.to("numpy").state_dict().items():
         np.testing.assert_array_equal(a, before[name], err_msg=name)

@@ -10,7 +10,7 @@ from minigam.training.run import Run, RunConfig
 
 
 class Interrupter:
-    """Raises SIGINT in the middle of one optimiser step."""
+    """Raises SIGINT in the middle of one optimizer step."""
 
     def __init__(self, optimizer: AdamW, at: int):
         self.step, self.at, self.optimizer = optimizer.step, at, optimizer

@@ -142,7 +142,7 @@ def test_state_put_back_continues_bit_for_bit(dtype, rng):
 
 
 def test_parameters_given_other_arrays_are_taken_in_again(rng, xp):
-    """load_state_dict and to do that, and the optimiser works on views."""
+    """load_state_dict and to do that, and the optimizer works on views."""
     first, second, g = rng.standard_normal((3, 2, 3))
     plain, moved = parameters(first), parameters(first)
     optimizers = AdamW(plain, lr=0.1), AdamW(moved, lr=0.1)
