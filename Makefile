@@ -8,7 +8,7 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint gradcheck bench notebooks exercises notebooks-open clean
+.PHONY: help train test campaigns lint gradcheck bench notebooks exercises notebooks-open clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -18,6 +18,9 @@ train: $(VENV)/core  ## train the default model on PocketStories and print its l
 
 test: $(VENV)/test  ## run the tests
 	$(BIN)/python -m pytest
+
+campaigns: $(VENV)/test  ## run the long campaigns of crashes, damaged files and wrong flags (about an hour)
+	MINIGAM_CAMPAIGNS=long $(BIN)/python -m pytest tests/campaigns
 
 lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff check .
