@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from minigam.config import InputError
 from minigam.data.pocketstories import BOUNDARY
@@ -196,8 +196,8 @@ class PaperTokenizer(_LibraryTokenizer):
 
     def encode_documents(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text, followed by [EOS]."""
-        assert self.end is not None  # `train` always includes [EOS]
-        return [[*encoding.ids, self.end] for encoding in self.inner.encode_batch(texts)]
+        end = cast(int, self.end)  # `train` always includes [EOS]
+        return [[*encoding.ids, end] for encoding in self.inner.encode_batch(texts)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return readable text, one paragraph per document. White space is guessed: the tokens lack it."""

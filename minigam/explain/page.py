@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
@@ -119,8 +120,8 @@ def slot_words(model: GAM, valid: np.ndarray, least: int = 3, progress: bool = F
         ids, _ = inputs_and_targets(rows)
         text_ids = np.where(rows[:, :-1] == IGNORE, IGNORE, ids)
         for both, view in zip(sums, anatomy.views(model, ids)[1], strict=True):
-            assert view.shares is not None  # the mixer has a memory
-            for old, new in zip(both, anatomy.share_sums(view.shares, text_ids, c.vocab_size), strict=True):
+            shares = cast(np.ndarray, view.shares)  # the mixer has a memory
+            for old, new in zip(both, anatomy.share_sums(shares, text_ids, c.vocab_size), strict=True):
                 old += new
     return [anatomy.mean_shares(total, count, least) for total, count in sums]
 
