@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import gpu_report, measure
 from minigam import GAM, GAMConfig, backend, cli
+from minigam.engine.memory import GIB, physical_memory
 from minigam.engine.precision import using
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
@@ -266,7 +267,7 @@ def environment() -> str:
         f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.runtimeGetVersion(), runtime.driverGetVersion())
     )
     return (
-        f"{report.device('cupy')}, {report.physical_memory('cupy') / report.GIB:.0f} GiB, driver for CUDA "
+        f"{report.device('cupy')}, {physical_memory('cupy') / GIB:.0f} GiB, driver for CUDA "
         f"{driver}; cupy {cupy.__version__}, CUDA {cuda}; torch {version('torch')}; "
         f"numpy {version('numpy')}; commit {report.commit()}"
     )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks import environment, measure
 from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
 from minigam.config import ModelConfig
+from minigam.engine.memory import GIB, physical_memory
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import LABELS, fits_of, foreseen, left_out
 from minigam.models import MODELS
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.require_at_least(args, lengths=1, pairs=1, steps=1, memory=0.0)
     cli.require_folder(args.out)
     measure.require("torch", "threadpoolctl")
-    limit = args.memory if args.memory is not None else report.physical_memory() / report.GIB / 2
+    limit = args.memory if args.memory is not None else physical_memory() / GIB / 2
     compare(sorted(set(args.lengths)), args.pairs, args.steps, limit, args.wide, args.out)
     return 0
 

@@ -13,6 +13,7 @@ from minigam.config import InputError
 from minigam.data import pocketstories
 from minigam.data.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from minigam.data.tokenizer import load as load_tokenizer
+from minigam.engine.memory import require_memory
 from minigam.files import read_json, read_text, sha256_of
 
 PREPARED = "minigam prepared 1"  # format of the folders that `minigam data prepare` writes
@@ -89,13 +90,18 @@ def from_pocketstories(
     """Make PocketStories: each row is one story between two boundary tokens.
 
     Training stories are drawn from the seed 2 * seed, validation stories from 2 * seed + 1.
-    Raises InputError when the longest story does not fit into block_size.
+    Raises InputError when the longest story does not fit into block_size, or the rows into memory.
     """
     if block_size <= (longest := pocketstories.grammar().longest()):
         raise InputError(
             f"block_size is {block_size}, wanted at least {longest + 1}: "
             "a row of PocketStories holds one whole story"
         )
+    each = block_size * (4 + 1 + 8)  # tokens, kinds, floor
+    require_memory(
+        f"{n_train + n_valid:,} stories in rows of {block_size:,}", (n_train + n_valid) * each,
+        "fewer stories or a smaller block_size",
+    )  # fmt: skip
     tokenizer = WordTokenizer(pocketstories.vocabulary())
     end = tokenizer.id_of[pocketstories.BOUNDARY]
     bar = tqdm(total=n_train + n_valid, desc="writing stories", leave=False, disable=not progress or None)

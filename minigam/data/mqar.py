@@ -12,6 +12,7 @@ import numpy as np
 from minigam.config import InputError
 from minigam.data.corpus import IGNORE, Corpus, TextSize
 from minigam.data.tokenizer import WordTokenizer
+from minigam.engine.memory import require_memory
 
 BLANK = 0  # keys are 1 .. n_keys, values follow them
 POWER = 0.01  # Zoology's: a query comes s slots after the pairs with probability ~ s^(POWER - 1)
@@ -59,12 +60,17 @@ def from_mqar(
 
     Every validation row has n_pairs pairs. A training row has p = 1 .. n_pairs pairs with probability
     proportional to 1 / p, so each p asks equally many queries. Easy ones are learned first and help.
-    Raises InputError when n_pairs do not fit into a row or there are too few keys.
+    Raises InputError when n_pairs do not fit into a row, there are too few keys, or memory is too small.
     """
     if not n_pairs <= min(n_keys, block_size // 4):
         raise InputError(
             f"{n_pairs} pairs, wanted at most the {n_keys} keys and a quarter of block_size {block_size}"
         )
+    each = 8 * block_size + 16 * n_keys  # tokens and targets; the keys, and their permutation
+    require_memory(
+        f"{n_train + n_valid:,} rows of {block_size:,} with {n_keys:,} keys", (n_train + n_valid) * each,
+        "fewer mqar_rows or mqar_keys, or a smaller block_size",
+    )  # fmt: skip
     names = (f"{letter}{i}" for letter in "kv" for i in range(n_keys))
     tokenizer = WordTokenizer([".", *names])
 

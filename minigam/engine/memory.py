@@ -1,14 +1,82 @@
-"""Memory: reusing what was freed, and measuring the peak."""
+"""Memory: how much there is, reusing what was freed, and measuring the peak."""
 
 import ctypes
+import math
+import os
 import platform
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+from minigam.config import InputError
+from minigam.engine import backend
 from minigam.engine.backend import synchronize
+
+GIB = 2**30
+
+
+def physical_memory(backend_name: str = "numpy") -> float:
+    """Return the memory of this machine, or of its GPU, in bytes; infinity if it cannot be read.
+
+    A limit on this process (ulimit -v, or a container's) counts as the memory of the machine.
+    """
+    if backend_name == "cupy":
+        return backend.get("cupy").cuda.runtime.memGetInfo()[1]
+    return min(_installed_memory(), _process_limit(), _container_limit())
+
+
+def _installed_memory() -> float:
+    if sys.platform == "win32":
+        kib = ctypes.c_ulonglong(0)
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kib))
+        return kib.value * 1024 or math.inf
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return math.inf
+
+
+def _process_limit() -> float:
+    if sys.platform == "win32":
+        return math.inf
+    import resource  # not on Windows
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit
+
+
+def _container_limit() -> float:
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return math.inf
+    return int(limit) if limit.isdigit() else math.inf
+
+
+def require_memory(what: str, needed: int, remedy: str, backend_name: str = "numpy") -> None:
+    """Raise InputError if `needed` bytes are more than this machine, or its GPU, has.
+
+    what   : subject of the message, such as "1,000 stories"
+    remedy : what to make smaller
+    """
+    there = physical_memory(backend_name)
+    if needed > there:
+        owner = "this machine" if backend_name == "numpy" else "the GPU"
+        raise InputError(
+            f"{what}: at least {brief(needed / GIB)} GiB of memory needed, {owner} has {brief(there / GIB)}; "
+            f"choose {remedy}"
+        )
+
+
+def brief(number: float) -> str:
+    """Return a number with separators, or as a power of ten if it would be long."""
+    if number >= 1e12:
+        return f"{number:.1e}"
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
 
 
 @cache

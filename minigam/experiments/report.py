@@ -15,12 +15,11 @@ import numpy as np
 
 from minigam.config import InputError
 from minigam.engine import backend
+from minigam.engine.memory import GIB, physical_memory
 from minigam.files import read_json, replacing, write_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-GIB = 2**30
 
 
 def machine() -> dict:
@@ -42,16 +41,6 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
     return names[0].partition(":")[2].strip() if names else platform.processor()
-
-
-def physical_memory(backend_name: str = "numpy") -> float:
-    """Return the memory of this machine, or of its GPU, in bytes; infinity if it cannot be read."""
-    if backend_name == "cupy":
-        return backend.get("cupy").cuda.runtime.memGetInfo()[1]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def device(backend_name: str) -> str:

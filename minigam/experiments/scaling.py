@@ -13,7 +13,7 @@ from tqdm import tqdm
 from minigam.config import ModelConfig
 from minigam.engine import backend as backends
 from minigam.engine.backend import synchronize
-from minigam.engine.memory import keep_freed_memory, track_memory
+from minigam.engine.memory import GIB, keep_freed_memory, physical_memory, track_memory
 from minigam.engine.tensor import Tensor
 from minigam.experiments import paper, report
 from minigam.experiments.report import Cells
@@ -106,17 +106,17 @@ def table2(
     repeats: int,
     limit_gib: float | None,
     seed: int,
-    out: Path,
     backend: str,
+    out: Path,
 ) -> None:
     """Measure the cells that are not measured yet; write table2.json, .md and .png into `out`.
 
     limit_gib : a length is left out if its peak memory, extrapolated from the two before it, is above
-                this; None for half of the memory of the machine or of its GPU
+                this, or above all memory; None for half of the memory of the machine or of its GPU
     """
     numbers = SCALES[scale]
-    if limit_gib is None:
-        limit_gib = report.physical_memory(backend) / report.GIB / 2
+    there_gib = physical_memory(backend) / GIB
+    limit_gib = min(limit_gib, there_gib) if limit_gib is not None else there_gib / 2
     settings = {
         "scale": scale,
         "batch": numbers["batch"],
@@ -130,7 +130,7 @@ def table2(
     results: dict[str, dict[int, dict]] = {m: {} for m in models}
     for T, m in bar:
         bar.set_postfix_str(f"{LABELS[m]} T {T}")
-        expected = foreseen(results[m], T)
+        expected = max(foreseen(results[m], T), least_mib(numbers, T))
         if expected > limit_gib * 1024:
             results[m][T] = left_out(expected)
         else:
@@ -145,6 +145,12 @@ def table2(
     measured = [cell for by_length in results.values() for cell in by_length.values() if "measured" in cell]
     markdown = _markdown(scale, numbers, results, fits, limit_gib)
     report.write(out, "table2", content, measured, markdown, figure)
+
+
+def least_mib(scale: dict, T: int) -> float:
+    """Return the memory in MiB of the arrays that every block needs at length T: the input as drawn, in
+    float64, and input and output with their gradients, in float32."""
+    return scale["batch"] * T * scale["d_model"] * (8 + 4 * 4) / 2**20
 
 
 def foreseen(cells: dict[int, dict], T: int) -> float:

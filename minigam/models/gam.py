@@ -1,5 +1,7 @@
 """GAM: the model and its block. A gate fuses convolution (local context) and memory (global context)."""
 
+from typing import Any
+
 import numpy as np
 
 from minigam.config import GAMConfig
@@ -29,6 +31,14 @@ class GAMBlock(Module):
         if self.mixer == "gated":
             self.gate = Linear(C, 2 * C, rng)
         self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
+
+    @staticmethod
+    def count_parameters(config: Any) -> int:
+        """Return the number of parameters of a block of this configuration."""
+        C, K, S = config.d_model, config.kernel_size, config.n_slots
+        conv, memory, gate = C * K + C, S * C, 2 * C * C + 2 * C
+        mixing = {"gated": conv + memory + gate, "sum": conv + memory, "local": conv, "global": memory}
+        return mixing[config.mixer] + 4 * C + FeedForward.count_parameters(C, 4 * C)
 
     def __call__(self, x: Tensor, state: BlockState | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         u = self.norm1(x)  # E1

@@ -7,20 +7,24 @@ logits = LayerNorm(x) E^T,   E the token embedding again (tied)
 
 import math
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from minigam.config import ModelConfig
-from minigam.engine import backend, ops
+from minigam.engine import backend, memory, ops
 from minigam.engine.tensor import Array, ShapeError, Tensor
 from minigam.models import nn
 from minigam.models.decoding import Stream, sample
 
+BLOCK_OBJECTS = 5_000  # bytes of the Python objects of a block, at least
+
 
 class LanguageModel(nn.Module):
     """What GAM and its baselines share; a subclass sets its block and its configuration.
+
+    Raises InputError for a model that does not fit in memory, before any of it is allocated.
 
     config  : the hyperparameters of the model
     seed    : determines the initial values and the dropout masks
@@ -28,7 +32,7 @@ class LanguageModel(nn.Module):
     dtype   : float32 to train, float64 to check
     """
 
-    Block: type
+    Block: Any  # the class of its blocks, which counts their parameters too
     Config: type[ModelConfig]
     config: ModelConfig
 
@@ -37,6 +41,7 @@ class LanguageModel(nn.Module):
         dtype: "np.typing.DTypeLike" = "float32",
     ):  # fmt: skip
         self.config = config = config if config is not None else self.Config()
+        self.require_memory(config, bytes_each=8)  # initial values are drawn in float64
         initial, masks = np.random.SeedSequence(seed).spawn(2)
         rng, C = np.random.default_rng(initial), config.d_model
         self.mask_counter = nn.MaskCounter(int(masks.generate_state(1)[0]))
@@ -52,6 +57,35 @@ class LanguageModel(nn.Module):
         for name, p in self.named_parameters():
             p.name, p.data = name, p.data.astype(dtype)
         self.to(backend)
+
+    @classmethod
+    def count_parameters(cls, config: Any) -> int:
+        """Return `num_parameters()` of a model of this configuration, computed without making the model."""
+        c = config
+        embeddings_and_norm = (c.vocab_size + c.block_size + 2) * c.d_model
+        return embeddings_and_norm + c.n_layers * cls.Block.count_parameters(c)
+
+    @classmethod
+    def require_memory(
+        cls, config: ModelConfig, bytes_each: int, rest: dict[str, int] | None = None, backend: str = "numpy"
+    ) -> None:
+        """Raise InputError if a model of this configuration does not fit in memory.
+
+        bytes_each : bytes for each parameter
+        rest       : bytes of all else that is needed at the same time, by the setting that determines them
+        """
+        n, values = cls.count_parameters(config), config.to_dict()
+        without = {  # parameters left if a setting were 1
+            name: cls.count_parameters(SimpleNamespace(**values | {name: 1}))
+            for name, value in values.items()
+            if type(value) is int
+        }
+        model = n * bytes_each + config.n_layers * BLOCK_OBJECTS
+        needs = {min(without, key=without.__getitem__): model} | (rest or {})
+        memory.require_memory(
+            f"{cls.__name__} of {memory.brief(n)} parameters", sum(needs.values()),
+            f"a smaller {max(needs, key=needs.__getitem__)}", backend,
+        )  # fmt: skip
 
     @property
     def reach(self) -> int | None:

@@ -5,6 +5,7 @@ Letters: C channels, E = expand C expanded channels, N = d_state states per expa
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,14 @@ class MambaBlock(Module):
         if self.residual:
             self.norm = LayerNorm(config.d_model)
         self.ssm = SelectiveSSM(config, rng)
+
+    @staticmethod
+    def count_parameters(config: Any) -> int:
+        """Return the number of parameters of a block of this configuration."""
+        C, E, N, R = config.d_model, config.expand * config.d_model, config.d_state, -(-config.d_model // 16)
+        conv, select, step_size = E * config.d_conv + E, E * (R + 2 * N), E * R + E
+        ssm = 2 * E * C + conv + select + step_size + E * N + E + E * C
+        return ssm + 2 * C if config.residual else ssm
 
     def __call__(self, x: Tensor, state: MambaState | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         return x + self.ssm(self.norm(x), state) if self.residual else self.ssm(x, state)

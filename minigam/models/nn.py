@@ -193,6 +193,11 @@ class FeedForward(Module):
         self.expand, self.contract = Linear(c, hidden, rng), Linear(hidden, c, rng)
         self.dropout = Dropout(p, masks)
 
+    @staticmethod
+    def count_parameters(c: int, hidden: int) -> int:
+        """Return the number of parameters of such a layer."""
+        return 2 * c * hidden + hidden + c
+
     def __call__(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
         return self.dropout(self.contract(ops.gelu(self.expand(x))))
 

@@ -1,5 +1,7 @@
 """The paper's baseline: a pre-norm Transformer, with attention written by hand."""
 
+from typing import Any
+
 import numpy as np
 
 from minigam.config import TransformerConfig
@@ -47,6 +49,13 @@ class TransformerBlock(Module):
         self.norm1, self.norm2 = LayerNorm(C), LayerNorm(C)
         self.attention = Attention(config, masks, rng)
         self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
+
+    @staticmethod
+    def count_parameters(config: Any) -> int:
+        """Return the number of parameters of a block of this configuration."""
+        C = config.d_model
+        attention = 4 * C * C + 4 * C
+        return attention + 4 * C + FeedForward.count_parameters(C, 4 * C)
 
     def __call__(self, x: Tensor, state: KeyValueCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         x = x + self.attention(self.norm1(x), state)

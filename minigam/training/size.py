@@ -1,0 +1,24 @@
+"""The memory that training needs at least, computed from the settings before anything is allocated."""
+
+from minigam.config import ModelConfig, TrainConfig
+from minigam.models import MODELS
+
+BYTES = 16  # for each parameter: its value, its gradient and AdamW's two moments, in float32
+
+
+def require_memory(model_type: str, model: ModelConfig, train: TrainConfig, backend: str) -> None:
+    """Raise InputError if this machine, or its GPU, is too small to train this model with this batch.
+
+    Counts what every run needs: the parameters, a batch, and the output of each block for the rows that
+    are computed at a time.
+    """
+    T, rows = model.block_size, min(train.micro_batch or 1, train.batch_size)
+    rest = {
+        "batch_size": train.batch_size * (2 * 8 * T + 100),  # inputs and targets, and a row's number
+        "micro_batch" if train.micro_batch > 1 else "block_size": 4
+        * rows
+        * T
+        * model.d_model
+        * model.n_layers,
+    }
+    MODELS[model_type].require_memory(model, BYTES, rest, backend)
