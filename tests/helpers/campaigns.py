@@ -27,11 +27,12 @@ def pick(short: Value, long: Value) -> Value:
 
 
 class Campaign:
-    """What a campaign has tried, and the faults it has found."""
+    """What a campaign has tried and measured, and the faults it has found."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.measured: dict[str, float] = {}
 
     def count(self, what: str, n: int = 1) -> None:
         self.counts[what] += n
@@ -49,6 +50,7 @@ def campaign(name: str) -> Iterator[Campaign]:
         content = {
             "command": "make campaigns",
             "tried": dict(running.counts),
+            "measured": running.measured,
             "faults": running.faults,
             "seconds": round(time.monotonic() - started),
             "commit": report.commit(),
