@@ -6,7 +6,7 @@ import numpy as np
 
 from minigam.config import InputError
 from minigam.engine import backend
-from minigam.engine.tensor import Array, no_grad
+from minigam.engine.tensor import Array, ShapeError, no_grad
 
 if TYPE_CHECKING:
     from minigam.models.lm import LanguageModel
@@ -55,18 +55,29 @@ class Stream:
         self.read = 0  # number of tokens of the window that the states include
 
     def feed(self, ids: Array) -> np.ndarray:
-        """Read ids (B, n), n >= 1; return the logits (B, V) after the last token, on the host."""
+        """Read ids (B, n), n >= 1; return the logits (B, V) after the last token, on the host.
+
+        Raises ShapeError, TypeError or ValueError for ids that cannot be read. After any error, Ctrl-C
+        included, the decoder is as if it had not been given these ids.
+        """
         T = self.model.config.block_size
-        ids = backend.to_numpy(self.model.checked(ids)).astype(np.int64)
-        self.tokens = np.concatenate([self.tokens, ids], axis=1)
+        ids, before = backend.to_numpy(self.model.checked(ids)).astype(np.int64), self.tokens
+        if len(ids) != len(before):
+            raise ShapeError(f"ids: {ids.shape}, wanted ({len(before)}, n), as many rows as before")
+        self.tokens = np.concatenate([before, ids], axis=1)
         over = self.tokens.shape[1] - T
         if over > 0:
             half = max(1, T // 2)
             self.tokens = self.tokens[:, -(-over // half) * half :]
             self._restart()
             self.read = max(0, self.tokens.shape[1] - (self.model.reach or T))
-        with no_grad():
-            logits = self.model(self.tokens[:, self.read :], self.states, start=self.read)
+        try:
+            with no_grad():
+                logits = self.model(self.tokens[:, self.read :], self.states, start=self.read)
+        except BaseException:  # some blocks may have read on: the next feed reads the window again
+            self.tokens = before
+            self._restart()
+            raise
         self.read = self.tokens.shape[1]
         return backend.to_numpy(logits.data[:, -1])
 

@@ -29,6 +29,13 @@ def draw_ids(model: GAM, B: int, T: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(model.config.vocab_size, size=(B, T))
 
 
+def window(tokens: np.ndarray, T: int) -> np.ndarray:
+    """Return the tokens a stream answers from: when T + 1 are there, the oldest T/2 go, again and again."""
+    while tokens.shape[1] > T:
+        tokens = tokens[:, max(1, T // 2) :]
+    return tokens
+
+
 def sees_all_before_and_none_after(model) -> bool:
     """Return whether changing a token changes all logits from its position on, and none before it."""
     ids = draw_ids(model, 1, model.config.block_size)

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 from helpers import tiny
-from hypothesis import given
-from hypothesis import strategies as st
 
 from minigam import GAM, Tensor, gradcheck, ops
 from minigam.config import MIXERS, InputError
@@ -17,16 +15,9 @@ each_mixer = pytest.mark.parametrize("mixer", MIXERS)
 each_precision = pytest.mark.parametrize(("dtype", "atol"), [("float64", 1e-10), ("float32", 1e-5)])
 
 
-def window(tokens: np.ndarray, T: int) -> np.ndarray:
-    """The tokens a stream answers from: when T + 1 are there, the oldest T/2 go, again and again."""
-    while tokens.shape[1] > T:
-        tokens = tokens[:, max(1, T // 2) :]
-    return tokens
-
-
 def full_pass(model: GAM, tokens: np.ndarray) -> np.ndarray:
     """The logits (B, V) after the last token, computed from the whole window at once."""
-    return model(window(tokens, model.config.block_size)).data[:, -1]
+    return model(tiny.window(tokens, model.config.block_size)).data[:, -1]
 
 
 # -------------------------------------------------------------------------------- streaming
@@ -42,20 +33,6 @@ def test_a_stream_answers_what_a_full_pass_would(mixer, dtype, atol, block_size)
         got = stream.feed(tokens[:, n - 1 : n])
         assert got.dtype == dtype
         np.testing.assert_allclose(got, full_pass(model, tokens[:, :n]), rtol=0, atol=atol, err_msg=str(n))
-
-
-@given(
-    mixer=st.sampled_from(MIXERS),
-    kernel_size=st.integers(1, 4),
-    block_size=st.integers(1, 9),
-    parts=st.lists(st.integers(1, 12), min_size=1, max_size=6),  # parts longer than a block too
-)
-def test_a_stream_may_be_fed_in_parts(mixer, kernel_size, block_size, parts):
-    model = tiny.gam(mixer, kernel_size=kernel_size, block_size=block_size)
-    tokens, stream, n = tiny.draw_ids(model, 1, sum(parts)), Stream(model), 0
-    for part in parts:
-        got, n = stream.feed(tokens[:, n : n + part]), n + part
-        np.testing.assert_allclose(got, full_pass(model, tokens[:, :n]), rtol=0, atol=1e-10)
 
 
 class Counting(GAM):
@@ -78,16 +55,6 @@ def test_a_stream_costs_the_same_at_every_token():
     again = [length for length in model.lengths if length > 1]
     assert again == [model.reach] * ((160 - 16) // 8)  # one restart each half block
     assert len(model.lengths) == 160
-
-
-@pytest.mark.parametrize("bad", [[[-1]], [[7]], [[0.5]], [0]], ids=str)
-def test_a_stream_that_refused_ids_reads_on(bad):
-    model = tiny.gam()
-    tokens, stream = tiny.draw_ids(model, 1, 4), Stream(model)
-    stream.feed(tokens[:, :3])
-    with pytest.raises((ValueError, TypeError), match="ids"):
-        stream.feed(np.array(bad))
-    np.testing.assert_allclose(stream.feed(tokens[:, 3:]), full_pass(model, tokens), rtol=0, atol=1e-10)
 
 
 # ------------------------------------------------------------------------------- generation
