@@ -1,0 +1,24 @@
+"""Shared by the campaigns that start children: the server, a text, the run that nothing interrupts."""
+
+from pathlib import Path
+
+import pytest
+from helpers.children import Server
+from helpers.world import World
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Server:
+    return Server(tmp_path_factory.mktemp("children"))
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "t.txt"
+    path.write_text("\n".join(f"the cat sat on mat {n} and the dog ran." for n in range(40)) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def world(server, tmp_path_factory) -> World:
+    return World(tmp_path_factory.mktemp("worlds") / "world", server)

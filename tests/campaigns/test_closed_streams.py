@@ -1,0 +1,55 @@
+"""Nobody reads: stdout, stderr or both are closed, full or a pipe whose reader left. Training is saved."""
+
+import re
+import subprocess
+import sys
+
+from helpers import crashes
+from helpers.campaigns import campaign, pick
+from helpers.children import posix
+
+pytestmark = posix
+
+SHELL = {
+    "stdout closed": "{} >&-",
+    "stderr closed": "{} 2>&-",
+    "both closed": "{} >&- 2>&-",
+    "all three closed": "{} <&- >&- 2>&-",
+    "head": "{} | head -n 1",
+    "head of both": "{} 2>&1 | head -n 1",
+    "no reader": "{} | true",
+    "stderr without a reader": "{} 2>&1 >&3 3>&- | true",
+    "stdout full": "{} > /dev/full",
+    "stderr full": "{} 2> /dev/full",
+    "both full": "{} > /dev/full 2>&1",
+}
+SHORT = ("both closed", "head", "no reader", "stdout full")
+
+
+def started(shell: str, argv: list[str]) -> subprocess.Popen:
+    line = shell.format('"$@"')
+    command = ["/bin/sh", "-c", f"exec 3>&1; {line}", "sh", sys.executable, "-m", "minigam", "train", *argv]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_streams_that_nobody_reads(server, text, tmp_path):
+    flags = crashes.flags_of(text, "--steps=8", "--eval-every=1", "--backend=auto")
+    run = crashes.whole(server, tmp_path / "whole", flags)
+    with campaign("closed_streams") as c:
+        names = [name for name in SHELL if name in pick(SHORT, tuple(SHELL))]
+        for two in zip(names[::2], [*names[1::2], None][: len(names[::2])], strict=True):
+            running = {
+                name: started(SHELL[name], [*flags, f"--out={tmp_path / name.replace(' ', '-')}"])
+                for name in two
+                if name
+            }
+            for name, process in running.items():
+                out, err = process.communicate(timeout=120)
+                c.count("commands")
+                path = tmp_path / name.replace(" ", "-")
+                wrong = "a traceback" if re.search("Traceback|Exception ignored", out + err) else ""
+                wrong = wrong or ("" if (path / "config.json").exists() else "nothing is saved")
+                if not wrong and crashes.differences(path, run.path) and "stderr" not in name:
+                    wrong = "" if re.search(r"[Ss]tep \d+ is saved", err) else "it does not say what is saved"
+                if wrong := wrong or crashes.end(server, path, run):
+                    c.fault(f"{name}: {wrong}: {err}")
