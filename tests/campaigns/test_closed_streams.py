@@ -1,9 +1,11 @@
 """Nobody reads: stdout, stderr or both are closed, full or a pipe whose reader left. Training is saved."""
 
+import os
 import re
 import subprocess
 import sys
 
+import pytest
 from helpers import crashes
 from helpers.campaigns import campaign, pick
 from helpers.children import posix
@@ -53,3 +55,35 @@ def test_streams_that_nobody_reads(server, text, tmp_path):
                     wrong = "" if re.search(r"[Ss]tep \d+ is saved", err) else "it does not say what is saved"
                 if wrong := wrong or crashes.end(server, path, run):
                     c.fault(f"{name}: {wrong}: {err}")
+
+
+TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def test_a_terminal_that_is_closed(server, text, tmp_path):
+    """The window is closed while it trains: SIGHUP comes, and both streams give an error."""
+    pty = pytest.importorskip("pty")
+    flags = crashes.flags_of(text, "--steps=60", "--eval-every=1")
+    run = crashes.whole(server, tmp_path / "whole", flags)
+    with campaign("closed_terminals") as c:
+        for n in range(pick(1, 20)):
+            path = tmp_path / f"{n}"
+            ours, theirs = pty.openpty()
+            command = [sys.executable, "-c", TERMINAL, "-m", "minigam", "train", *flags, f"--out={path}"]
+            process = subprocess.Popen(
+                command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+            )
+            os.close(theirs)
+            read = b""
+            while read.count(b"\n") <= n:
+                read += os.read(ours, 1000)
+            os.close(ours)
+            c.count("terminals")
+            code = process.wait(timeout=60)
+            wrong = "" if code in (0, 1, 129, 130) else f"exit code {code}"
+            if wrong := wrong or crashes.end(server, path, run):
+                c.fault(f"closed after {n + 1} lines: {wrong}")

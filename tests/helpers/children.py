@@ -24,7 +24,17 @@ PRELOADED = ("minigam.train", "minigam.data.__main__", "minigam.experiments.__ma
              "minigam.viz.experiments", "matplotlib.backends.backend_agg")  # fmt: skip
 # The audit events of what changes files; `open` counts when it may write.
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink",
-           "os.chmod", "shutil.rmtree")  # fmt: skip
+           "os.chmod", "shutil.rmtree", "fcntl.flock")  # fmt: skip
+FREEING = (
+    "os.remove",
+    "os.rmdir",
+    "shutil.rmtree",
+    "os.rename",
+    "os.chmod",
+    "lock",
+    "unlock",
+)  # need no space
+LOCK_UN = 8  # of fcntl, which Windows lacks
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -183,7 +193,7 @@ def _happening(orders: Orders, folder: Path) -> Callable[[str], None]:
         if orders.at is None or count < orders.at:
             return
         if orders.does == "full":
-            if not name.startswith(("os.remove", "os.rmdir", "shutil.rmtree", "os.rename", "os.chmod")):
+            if not name.startswith(FREEING):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name.partition(" ")[2])
         elif count >= orders.at + orders.times:
             return
@@ -206,12 +216,15 @@ def _count_operations(within: Path, happens: Callable[[str], None]) -> None:
             return
         names = [os.fsdecode(a) for a in args[:2] if isinstance(a, str | bytes | os.PathLike)]
         paths = [os.path.abspath(name) for name in names]  # noqa: PTH100  (links are not followed)
-        if any(p == inside or p.startswith(inside + os.sep) for p in paths):
-            busy = True
-            try:
-                happens(f"{event} {paths[0]}")
-            finally:
-                busy = False
+        if event == "fcntl.flock":
+            event = "unlock" if args[1] & LOCK_UN else "lock"
+        elif not any(p == inside or p.startswith(inside + os.sep) for p in paths):
+            return
+        busy = True
+        try:
+            happens(" ".join([event, *paths[:1]]))
+        finally:
+            busy = False
 
     sys.addaudithook(hook)
 
