@@ -8,7 +8,7 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test campaigns lint gradcheck bench notebooks exercises notebooks-open clean
+.PHONY: help train test campaigns coverage matrix lint gradcheck bench notebooks exercises notebooks-open clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +21,15 @@ test: $(VENV)/test  ## run the tests
 
 campaigns: $(VENV)/test  ## run the long campaigns of crashes, damaged files and wrong flags (about an hour)
 	MINIGAM_CAMPAIGNS=long $(BIN)/python -m pytest tests/campaigns
+
+coverage: $(VENV)/test  ## run the tests and print which lines of the package they miss (about 20 minutes)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+matrix: $(VENV)/matrix  ## run the tests on each Python that is installed, with the oldest and newest NumPy
+	$(BIN)/nox
 
 lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff check .
@@ -45,7 +54,7 @@ notebooks-open: exercises  ## open your copies of the notebooks in JupyterLab
 	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb
 
 clean:  ## remove .venv and caches; keep runs and data
-	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis .nox .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -72,6 +81,11 @@ $(VENV)/bench: $(VENV)/core
 $(VENV)/browser: $(VENV)/core
 	@echo "installing selenium, which controls a browser"
 	@$(INSTALL) --editable '.[browser]'
+	@touch $@
+
+$(VENV)/matrix: $(VENV)/core
+	@echo "installing nox"
+	@$(INSTALL) --editable '.[matrix]'
 	@touch $@
 
 $(VENV)/notebooks: $(VENV)/core
