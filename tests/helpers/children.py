@@ -25,15 +25,7 @@ PRELOADED = ("minigam.train", "minigam.data.__main__", "minigam.experiments.__ma
 # The audit events of what changes files; `open` counts when it may write.
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink",
            "os.chmod", "shutil.rmtree", "fcntl.flock")  # fmt: skip
-FREEING = (
-    "os.remove",
-    "os.rmdir",
-    "shutil.rmtree",
-    "os.rename",
-    "os.chmod",
-    "lock",
-    "unlock",
-)  # need no space
+FREEING = ("os.remove", "os.rmdir", "shutil.rmtree", "os.rename", "os.chmod", "lock", "unlock")
 LOCK_UN = 8  # of fcntl, which Windows lacks
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
