@@ -54,8 +54,61 @@ def scatter_add(xp: ModuleType, n_rows: int, ids: Array, values: Array) -> Array
 
 
 def sigmoid(xp: ModuleType, z: Array) -> Array:
-    """Return 1 / (1 + exp(-z)), computed with tanh, which cannot overflow."""
-    return 0.5 * (1.0 + xp.tanh(0.5 * z))
+    """Return 1 / (1 + exp(-z)), to the last bits however small it is.
+
+    exp(-|z|) cannot overflow. Use sigmoid(-z) for 1 - sigmoid(z), which cancels for large z.
+    """
+    e = xp.exp(-xp.abs(z))
+    return xp.where(z < 0, e, 1.0) / (1.0 + e)
+
+
+def normal(xp: ModuleType, x: Array) -> tuple[Array, Array]:
+    """Return the distribution function Phi of the standard normal, and its density phi.
+
+        phi(x) = exp(-x^2 / 2) / sqrt(2 pi),   Phi(-|x|) = phi(x) p(|x|) / q(|x|)
+
+    Phi keeps its relative accuracy however small it is; 0.5 (1 + erf(x / sqrt 2)) cancels for negative x.
+    The rounding error of x^2 / 2 grows with x: both are good to about 2 + x^2 / 2 units in the last place.
+    """
+    p, q, end = mills_ratio(x.dtype)
+    size = xp.minimum(xp.abs(x), end)
+    phi = xp.exp(-0.5 * size * size) * (1.0 / math.sqrt(2.0 * math.pi))
+    tail = phi * (polynomial(p, size) / polynomial(q, size))
+    return xp.where(x < 0, tail, 1.0 - tail), phi
+
+
+def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """Return the polynomial with these coefficients, the highest power first."""
+    y = coefficients[0] * x + coefficients[1]
+    for a in coefficients[2:]:  # Horner's rule
+        y = y * x + a
+    return y
+
+
+def mills_ratio(dtype: np.dtype) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+    """Return the coefficients of p and q, where p(x) / q(x) is Phi(-x) / phi(x) for 0 <= x <= end.
+
+    All are positive, so nothing cancels. Beyond the end, phi is 0 in this dtype.
+    Fitted to 50 digits by `python -m helpers.fit_mills_ratio`, in tests; the error of the fit is below 1e-8
+    for float32 and 2e-16 for float64.
+    """
+    return _MILLS_FLOAT32 if dtype.itemsize <= 4 else _MILLS_FLOAT64
+
+
+_MILLS_FLOAT32 = (
+    (0.010311406, 0.101836755, 0.459303587, 1.09872132, 1.25331414),
+    (0.0103112899, 0.101843078, 0.469466856, 1.20255451, 1.67453773, 1.0),
+    15.0,
+)
+_MILLS_FLOAT64 = (
+    (3.417593471205512e-06, 9.215271274947276e-05, 0.0012159615551020884, 0.010159383364248575,
+     0.05878903921154048, 0.2435237767876624, 0.7222219438668893, 1.4848555383411588, 1.9394548506930978,
+     1.2533141373155001),
+    (3.4175934712166467e-06, 9.215271274717903e-05, 0.001219379148786255, 0.010251536065111892,
+     0.05999816602904235, 0.2534988424245084, 0.77861349066719, 1.708977960972805, 2.556058386998315,
+     2.3453456425451065, 1.0),
+    39.0,
+)  # fmt: skip
 
 
 def erf(xp: ModuleType, x: Array) -> Array:

@@ -4,11 +4,9 @@ In every rule `xp` is the library of the arrays, `dy` is dL/dy, `dx` is dL/dx. A
 writes into its inputs. The check of an operation, if it has one, follows the operation.
 """
 
-import math
-
 from minigam.engine.dispatch import integer_op, op
 from minigam.engine.masks import keep_mask
-from minigam.engine.numeric import erf, rows, scatter_add, shape_of, unbroadcast, without_ignored
+from minigam.engine.numeric import normal, rows, scatter_add, shape_of, unbroadcast, without_ignored
 from minigam.engine.numeric import sigmoid as sigmoid_of
 from minigam.engine.tensor import ShapeError, Tensor
 
@@ -127,22 +125,27 @@ def log(xp, x):
 @op
 def tanh(xp, x):
     """Hyperbolic tangent."""
-    y = xp.tanh(x)
-    return y, lambda dy: (dy * (1.0 - y * y),)
+
+    def backward(dy):
+        e = xp.exp(-xp.abs(x))
+        sech = 2.0 * e / (1.0 + e * e)
+        return (dy * sech * sech,)  # 1 - y^2, which cancels for large |x|
+
+    return xp.tanh(x), backward
 
 
 @op
 def sigmoid(xp, x):
     """1 / (1 + exp(-x)), in (0, 1)."""
     y = sigmoid_of(xp, x)
-    return y, lambda dy: (dy * y * (1.0 - y),)
+    return y, lambda dy: (dy * y * sigmoid_of(xp, -x),)  # 1 - y is sigmoid(-x)
 
 
 @op
 def silu(xp, x):
     """x sigmoid(x), used by Mamba.   Source: Elfwing et al., arXiv 1702.03118."""
     s = sigmoid_of(xp, x)
-    return x * s, lambda dy: (dy * s * (1.0 + x * (1.0 - s)),)
+    return x * s, lambda dy: (dy * s * (1.0 + x * sigmoid_of(xp, -x)),)
 
 
 @op
@@ -160,14 +163,8 @@ def gelu(xp, x):
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415.
     """
-    Phi = 0.5 * (1.0 + erf(xp, x * math.sqrt(0.5)))
-    y = x * Phi
-
-    def backward(dy):
-        phi = xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-        return (dy * (Phi + x * phi),)
-
-    return y, backward
+    Phi, phi = normal(xp, x)
+    return x * Phi, lambda dy: (dy * (Phi + x * phi),)
 
 
 # ---------------------------------------------------------------------- shape and sums
@@ -270,7 +267,8 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
     Source: Ba, Kiros and Hinton, arXiv 1607.06450.
     """
     C = x.shape[-1]
-    centred = x - x.sum(axis=-1, keepdims=True) / C
+    centred = x - (x / C).sum(axis=-1, keepdims=True)
+    centred = centred - centred.sum(axis=-1, keepdims=True) / C  # the rounding error of the mean
     variance = (centred * centred).sum(axis=-1, keepdims=True) / C
     scale = 1.0 / xp.sqrt(variance + eps)
     n = centred * scale

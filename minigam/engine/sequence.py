@@ -102,7 +102,7 @@ def gated_fusion(xp, local_context, global_context, gate):
     gate    : (B, T, 2C)   [g_local, g_global], before the sigmoid
     returns   (B, T, C)
     Raises ShapeError if a shape does not fit.
-    Cost: O(B T C); keeps the two sigmoids.
+    Cost: O(B T C); keeps its inputs and the two sigmoids.
     Source: GAM (arXiv 2509.00605), gating.
     """
     C = local_context.shape[-1]
@@ -111,8 +111,8 @@ def gated_fusion(xp, local_context, global_context, gate):
     y = p * local_context + q * global_context
 
     def backward(dy):
-        dg_local = dy * local_context * p * (1.0 - p)  # sigmoid' = p (1 - p)
-        dg_global = dy * global_context * q * (1.0 - q)
+        dg_local = dy * local_context * p * sigmoid(xp, -gate[..., :C])  # sigmoid' = p (1 - p)
+        dg_global = dy * global_context * q * sigmoid(xp, -gate[..., C:])
         return dy * p, dy * q, xp.concatenate([dg_local, dg_global], axis=-1)
 
     return y, backward

@@ -6,7 +6,7 @@ import numpy as np
 
 from minigam.engine import ops
 from minigam.engine.masks import keep_mask
-from minigam.engine.numeric import erf, rows, tiles, without_ignored
+from minigam.engine.numeric import mills_ratio, rows, tiles, without_ignored
 
 
 def row_sums(z):
@@ -76,12 +76,16 @@ def linear(xp, x, weight, bias=None):
 
 @ops.layer_norm.faster("numpy")
 def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
-    """Keeps x and two numbers per row; backward normalises again."""
+    """Keeps x and three numbers per row; backward normalises again."""
     x_, C = rows(x), x.shape[-1]
     y = np.empty(x.shape, x.dtype)
-    mean, scale = row_sums(x_) / C, np.empty(len(x_), x.dtype)
+    mean, shift, scale = np.empty((3, len(x_)), x.dtype)
+    share = np.full(C, 1.0 / C, x.dtype)
     for part in tiles(*x_.shape):
+        mean[part] = np.vecdot(x_[part], share)
         n = np.subtract(x_[part], mean[part, None], out=rows(y)[part])
+        shift[part] = row_sums(n) / C  # the rounding error of the mean
+        n -= shift[part, None]
         scale[part] = 1.0 / np.sqrt(np.vecdot(n, n) / C + eps)
         n *= scale[part, None]
         n *= weight
@@ -91,6 +95,7 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
         dx, dweight, dys = np.empty(x.shape, x.dtype), np.zeros_like(weight), rows(dy)
         for part in tiles(*x_.shape):
             n, dy_ = x_[part] - mean[part, None], dys[part]
+            n -= shift[part, None]
             n *= scale[part, None]
             dx_ = np.multiply(dy_, n, out=rows(dx)[part])
             dweight += dx_.sum(axis=0)
@@ -122,46 +127,39 @@ def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
     return masked(x), lambda dy: (masked(dy),)
 
 
-# erfc(z) = t (a_1 + t (a_2 + ...)) exp(-z^2),  t = 1 / (1 + P z),  z >= 0, with an error below 1.5e-7.
-# Source: Abramowitz and Stegun (1964), 7.1.26.
-P, A = 0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
-
-
 @ops.gelu.faster("numpy")
 def gelu(xp, x):
-    """Computes value and slope in the forward pass, from one exponential. Keeps only the slope.
-
-    In float32 a short formula for erf is as accurate as the dtype.
-    """
+    """Computes value and slope in the forward pass, from one exponential. Keeps only the slope."""
+    p, q, end = mills_ratio(x.dtype)
     y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     flat = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
     for part in tiles(x.size):
         x_, y_, e = (z[part] for z in flat)
-        np.multiply(x_, -0.5, out=e)
-        e *= x_
-        np.exp(e, out=e)  # exp(-x^2 / 2)
-        if x.dtype == np.float32:
-            size = np.abs(x_)
-            t = size * (P * math.sqrt(0.5))
-            t += 1.0
-            np.divide(1.0, t, out=t)
-            q = np.multiply(t, -0.5 * A[-1], out=y_)
-            for a in A[-2::-1]:
-                q += -0.5 * a
-                q *= t
-            q *= e  # -erfc(|x| / sqrt 2) / 2
-            q += 0.5
-            size += 1e-30  # so that x / |x| is 0 at x = 0
-            Phi = np.divide(x_, size, out=size)
-            Phi *= q
-            Phi += 0.5
-        else:
-            Phi = 0.5 * (1.0 + erf(xp, x_ * math.sqrt(0.5)))
-        e *= x_
-        e *= 1.0 / math.sqrt(2.0 * math.pi)
-        e += Phi
+        size = np.abs(x_)
+        np.clip(size, 0.0, end, out=size)
+        phi = np.multiply(size, -0.5, out=e)
+        phi *= size
+        np.exp(phi, out=phi)
+        phi *= 1.0 / math.sqrt(2.0 * math.pi)
+        tail = polynomial(p, size, out=y_)
+        tail /= polynomial(q, size, out=np.empty_like(size))
+        tail *= phi  # Phi(-|x|)
+        Phi = np.subtract(x_ >= 0, tail, out=size, dtype=x.dtype)
+        np.abs(Phi, out=Phi)
+        phi *= x_
+        phi += Phi  # the slope
         np.multiply(x_, Phi, out=y_)
     return y, lambda dy: (dy * slope,)
+
+
+def polynomial(coefficients, x, out):
+    """Write the polynomial with these coefficients, the highest power first, to `out`, and return it."""
+    np.multiply(x, coefficients[0], out=out)
+    for a in coefficients[1:-1]:  # Horner's rule
+        out += a
+        out *= x
+    out += coefficients[-1]
+    return out
 
 
 @ops.softmax.faster("numpy")
@@ -202,7 +200,7 @@ def linear_cross_entropy(xp, x, weight, targets):
             e -= top[:, None]
             np.exp(e, out=e)
             s = row_sums(e)
-            loss += counts[part] @ (np.log(s) + top - at_target[part]).astype(np.float64)
+            loss += counts[part] @ (np.log(s) + (top - at_target[part])).astype(np.float64)
             e *= (counts[part] / (s * total)).astype(e.dtype)[:, None]
         z[places] -= counts / total
         np.matmul(z, weight, out=dx[block])
@@ -220,19 +218,22 @@ def silu(xp, x):
     flat = x.reshape(-1), y.reshape(-1), slope.reshape(-1)
     for part in tiles(x.size):
         x_, y_, d = (z[part] for z in flat)
-        s = sigmoid(x_)
-        np.multiply(x_, s, out=y_)
-        np.subtract(1.0, s, out=d)
+        sigmoid_and_slope(x_, out=(y_, d))
         d *= x_
-        d += 1.0
-        d *= s  # s (1 + x (1 - s))
+        d += y_  # s + x s (1 - s)
+        y_ *= x_
     return y, lambda dy: (dy * slope,)
 
 
-def sigmoid(z, out=None):
-    """Return 1 / (1 + exp(-z)), computed with tanh."""
-    s = np.multiply(z, 0.5, out=out)
-    np.tanh(s, out=s)
-    s += 1.0
-    s *= 0.5
-    return s
+def sigmoid_and_slope(z, out) -> None:
+    """Write s = 1 / (1 + exp(-z)) and its slope s (1 - s) to the two arrays `out`, both to the last bits."""
+    s, e = out
+    np.abs(z, out=e)
+    np.negative(e, out=e)
+    np.exp(e, out=e)
+    r = e + 1.0
+    np.divide(1.0, r, out=r)  # sigmoid(|z|); sigmoid(-|z|) is e r
+    np.maximum(e, z >= 0, out=s)  # e for negative z, 1 for the others
+    s *= r
+    e *= r
+    e *= r

@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigam.engine import sequence
-from minigam.engine.cpu.ops import sigmoid, softmax_backward_in_place, softmax_in_place
+from minigam.engine.cpu.ops import sigmoid_and_slope, softmax_backward_in_place, softmax_in_place
 from minigam.engine.numeric import rows, tiles
 
 
@@ -63,27 +63,28 @@ def associative_memory(xp, u, memory):
 
 @sequence.gated_fusion.faster("numpy")
 def gated_fusion(xp, local_context, global_context, gate):
-    """Keeps the contexts and the two sigmoids, but not the gate they come from."""
+    """Keeps the two sigmoids and, instead of contexts and gate, the factors of the gate's gradient."""
     shape, C = local_context.shape, local_context.shape[-1]
     dtype, sides = gate.dtype, (slice(C), slice(C, None))
     contexts = rows(local_context), rows(global_context)
-    opened, gate_, y = np.empty((len(contexts[0]), 2 * C), dtype), rows(gate), np.empty(shape, dtype)
+    gate_, y = rows(gate), np.empty(shape, dtype)
+    opened, slopes = np.empty((2, *gate_.shape), dtype)
     for part in tiles(*opened.shape):
-        p = sigmoid(gate_[part], out=opened[part])
+        p, slope = opened[part], slopes[part]
+        sigmoid_and_slope(gate_[part], out=(p, slope))
         y_ = np.multiply(p[:, :C], contexts[0][part], out=rows(y)[part])
         y_ += p[:, C:] * contexts[1][part]
+        for context, side in zip(contexts, sides, strict=True):
+            slope[:, side] *= context[part]
 
     def backward(dy):
         dgate, dcontexts = np.empty((*shape[:-1], 2 * C), dtype), [np.empty(shape, dtype) for _ in sides]
         dy = rows(dy)
         for part in tiles(*opened.shape):
             dy_ = dy[part]
-            for context, dcontext, side in zip(contexts, dcontexts, sides, strict=True):
-                p, d = opened[part, side], rows(dgate)[part, side]
-                dc = np.multiply(dy_, p, out=rows(dcontext)[part])
-                np.subtract(1.0, p, out=d)
-                d *= context[part]
-                d *= dc  # dy context p (1 - p)
+            for dcontext, side in zip(dcontexts, sides, strict=True):
+                np.multiply(dy_, opened[part, side], out=rows(dcontext)[part])
+                np.multiply(dy_, slopes[part, side], out=rows(dgate)[part, side])
         return *dcontexts, dgate
 
     return y, backward

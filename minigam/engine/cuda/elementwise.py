@@ -7,17 +7,14 @@ from minigam.engine.cuda.kernels import launch, packed
 from minigam.engine.masks import mask_seed, mask_threshold
 
 ACTIVATIONS = r"""
-__device__ REAL gelu_share(REAL x) { return (REAL)0.5 * (1 + erf(x * (REAL)0.70710678118654752440)); }  // Phi
-__device__ REAL gelu(REAL x) { return x * gelu_share(x); }
+// normcdf is Phi, right to the last bits however small it is.
+__device__ REAL gelu(REAL x) { return x * normcdf(x); }
 __device__ REAL gelu_slope(REAL x) {
-    return gelu_share(x) + x * (exp((REAL)-0.5 * x * x) * (REAL)0.39894228040143267794);
+    return normcdf(x) + x * (exp((REAL)-0.5 * x * x) * (REAL)0.39894228040143267794);
 }
 
 __device__ REAL silu(REAL x) { return x * sigmoid(x); }
-__device__ REAL silu_slope(REAL x) {
-    const REAL s = sigmoid(x);
-    return s * (1 + x * (1 - s));
-}
+__device__ REAL silu_slope(REAL x) { return sigmoid(x) * (1 + x * sigmoid(-x)); }
 
 __device__ REAL softplus(REAL x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
 __device__ REAL softplus_slope(REAL x) { return sigmoid(x); }

@@ -32,7 +32,11 @@ __device__ REAL max_of_warp(REAL x) {
     return x;
 }
 
-__device__ REAL sigmoid(REAL x) { return (REAL)0.5 * (1 + tanh((REAL)0.5 * x)); }
+// Right to the last bits however small it is. 1 - sigmoid(x), which cancels for large x, is sigmoid(-x).
+__device__ REAL sigmoid(REAL x) {
+    const REAL e = exp(-fabs(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
 
 // The factor of an entry in dropout: `scale` or 0, according to masks.keep_mask. Four entries share number
 // entry / 4 + 1 of SplitMix64, 16 bits each.

@@ -9,54 +9,63 @@ SLAB = 64  # rows that one thread sums, for one channel
 LAYER_NORM = r"""
 extern "C" __global__ void layer_norm(
     const REAL* __restrict__ x, const REAL* __restrict__ weight, const REAL* __restrict__ bias,
-    REAL* __restrict__ y, REAL* __restrict__ means, REAL* __restrict__ scales, size rows, size C, REAL eps)
+    REAL* __restrict__ y, REAL* __restrict__ means, REAL* __restrict__ shifts, REAL* __restrict__ scales,
+    size rows, size C, REAL eps)
 {
     const size row = my_row(), begin = row * C;
     if (row >= rows) return;
-    REAL mean = 0, variance = 0;
-    for (size c = my_lane(); c < C; c += 32) mean += x[begin + c];
-    mean = sum_of_warp(mean) / C;
-    for (size c = my_lane(); c < C; c += 32) variance += (x[begin + c] - mean) * (x[begin + c] - mean);
+    REAL mean = 0, shift = 0, variance = 0;
+    for (size c = my_lane(); c < C; c += 32) mean += x[begin + c] / C;
+    mean = sum_of_warp(mean);
+    for (size c = my_lane(); c < C; c += 32) shift += x[begin + c] - mean;
+    shift = sum_of_warp(shift) / C;  // the rounding error of the mean
+    for (size c = my_lane(); c < C; c += 32) {
+        const REAL centred = x[begin + c] - mean - shift;
+        variance += centred * centred;
+    }
     const REAL scale = 1 / sqrt(sum_of_warp(variance) / C + eps);
     for (size c = my_lane(); c < C; c += 32)
-        y[begin + c] = (x[begin + c] - mean) * scale * weight[c] + bias[c];
+        y[begin + c] = (x[begin + c] - mean - shift) * scale * weight[c] + bias[c];
     if (my_lane() == 0) {
         means[row] = mean;
+        shifts[row] = shift;
         scales[row] = scale;
     }
 }
 
 extern "C" __global__ void layer_norm_dx(
     const REAL* __restrict__ x, const REAL* __restrict__ weight, const REAL* __restrict__ means,
-    const REAL* __restrict__ scales, const REAL* __restrict__ dy, REAL* __restrict__ dx, size rows, size C)
+    const REAL* __restrict__ shifts, const REAL* __restrict__ scales, const REAL* __restrict__ dy,
+    REAL* __restrict__ dx, size rows, size C)
 {
     const size row = my_row(), begin = row * C;
     if (row >= rows) return;
-    const REAL mean = means[row], scale = scales[row];
+    const REAL mean = means[row], shift = shifts[row], scale = scales[row];
     REAL mean_dn = 0, mean_dn_n = 0;  // through the mean, through the variance
     for (size c = my_lane(); c < C; c += 32) {
         const REAL dn = dy[begin + c] * weight[c];
         mean_dn += dn;
-        mean_dn_n += dn * (x[begin + c] - mean) * scale;
+        mean_dn_n += dn * (x[begin + c] - mean - shift) * scale;
     }
     mean_dn = sum_of_warp(mean_dn) / C;
     mean_dn_n = sum_of_warp(mean_dn_n) / C;
     for (size c = my_lane(); c < C; c += 32) {
-        const REAL n = (x[begin + c] - mean) * scale;
+        const REAL n = (x[begin + c] - mean - shift) * scale;
         dx[begin + c] = scale * (dy[begin + c] * weight[c] - mean_dn - n * mean_dn_n);
     }
 }
 
 // One thread per channel of `slab` rows: their part of dweight and dbias, in sums (slabs, 2, C).
 extern "C" __global__ void layer_norm_sums(
-    const REAL* __restrict__ x, const REAL* __restrict__ means, const REAL* __restrict__ scales,
-    const REAL* __restrict__ dy, REAL* __restrict__ sums, size rows, size C, size slab)
+    const REAL* __restrict__ x, const REAL* __restrict__ means, const REAL* __restrict__ shifts,
+    const REAL* __restrict__ scales, const REAL* __restrict__ dy, REAL* __restrict__ sums,
+    size rows, size C, size slab)
 {
     const size part = my_index() / C, c = my_index() % C, first = part * slab;
     if (first >= rows) return;
     REAL dweight = 0, dbias = 0;
     for (size row = first; row < rows && row < first + slab; ++row) {
-        dweight += dy[row * C + c] * (x[row * C + c] - means[row]) * scales[row];
+        dweight += dy[row * C + c] * (x[row * C + c] - means[row] - shifts[row]) * scales[row];
         dbias += dy[row * C + c];
     }
     sums[part * 2 * C + c] = dweight;
@@ -67,17 +76,17 @@ extern "C" __global__ void layer_norm_sums(
 
 @ops.layer_norm.faster("cupy")
 def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
-    """Keeps x and two numbers per row; backward normalises again."""
+    """Keeps x and three numbers per row; backward normalises again."""
     x, weight, bias = packed(xp, x, weight, bias)
     (N, C), y = rows(x).shape, xp.empty(x.shape, dtype=x.dtype)
-    means, scales = (xp.empty(N, dtype=x.dtype) for _ in range(2))
-    launch(xp, LAYER_NORM, "layer_norm", N * WARP, x, weight, bias, y, means, scales, N, C, float(eps))
+    moments = tuple(xp.empty(N, dtype=x.dtype) for _ in range(3))  # mean, shift, scale
+    launch(xp, LAYER_NORM, "layer_norm", N * WARP, x, weight, bias, y, *moments, N, C, float(eps))
 
     def backward(dy):
         (dy,), dx, slabs = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), -(-N // SLAB)
-        launch(xp, LAYER_NORM, "layer_norm_dx", N * WARP, x, weight, means, scales, dy, dx, N, C)
+        launch(xp, LAYER_NORM, "layer_norm_dx", N * WARP, x, weight, *moments, dy, dx, N, C)
         sums = xp.empty((slabs, 2, C), dtype=x.dtype)
-        launch(xp, LAYER_NORM, "layer_norm_sums", slabs * C, x, means, scales, dy, sums, N, C, SLAB)
+        launch(xp, LAYER_NORM, "layer_norm_sums", slabs * C, x, *moments, dy, sums, N, C, SLAB)
         total = sums.sum(axis=0)
         return dx, total[0], total[1]
 

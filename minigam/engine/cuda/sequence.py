@@ -125,11 +125,10 @@ extern "C" __global__ void fuse_back(
 {
     const size i = my_index(), g = i + i / C * C;
     if (i >= n) return;
-    const REAL p = sigmoid(gate[g]), q = sigmoid(gate[g + C]);
-    dlocal[i] = dy[i] * p;
-    dglobal[i] = dy[i] * q;
-    dgate[g] = dy[i] * local[i] * p * (1 - p);
-    dgate[g + C] = dy[i] * global[i] * q * (1 - q);
+    dlocal[i] = dy[i] * sigmoid(gate[g]);
+    dglobal[i] = dy[i] * sigmoid(gate[g + C]);
+    dgate[g] = dlocal[i] * local[i] * sigmoid(-gate[g]);
+    dgate[g + C] = dglobal[i] * global[i] * sigmoid(-gate[g + C]);
 }
 """
 
