@@ -1,24 +1,20 @@
-"""How far training with two BLAS threads drifts from training with one."""
+"""How far the default run with two BLAS threads drifts from the one with one thread."""
 
-import pytest
 from helpers import short_runs
 from helpers.campaigns import campaign, pick
-
-from minigam.models import MODELS
 
 EARLY = 20  # steps in which rounding has not grown yet
 
 
-@pytest.mark.parametrize("model_type", pick(["gam"], list(MODELS)))
-def test_losses_hardly_depend_on_the_number_of_threads(tmp_path, model_type):
-    """The default run. The BLAS adds in another order, and training lets the difference grow."""
+def test_losses_hardly_depend_on_the_number_of_threads(tmp_path):
+    """The BLAS cuts long sums at other places, and training lets the difference grow."""
     flags = ["--backend=numpy", *pick(["--stories=300", "--valid-stories=20", "--steps=5"], [])]
     losses = {}
-    with campaign(f"blas_threads_{model_type}") as c:
+    with campaign("blas_threads") as c:
         for threads in (1, 2):
             folder = tmp_path / str(threads)
-            short_runs.finish(short_runs.start(folder, threads, models=[model_type], flags=flags))
-            losses[threads] = short_runs.losses(folder / model_type)
+            short_runs.finish(short_runs.start(folder, threads, models=["gam"], flags=flags))
+            losses[threads] = short_runs.losses(folder / "gam")
             c.count("losses", len(losses[threads]))
         drift = [abs(a / b - 1.0) for a, b in zip(losses[1], losses[2], strict=True)]
         c.measured = {
@@ -28,6 +24,6 @@ def test_losses_hardly_depend_on_the_number_of_threads(tmp_path, model_type):
             "final validation loss, 2 threads": losses[2][-1],
         }
         if max(drift[:EARLY]) > 1e-6:
-            c.fault(f"{model_type}: a loss of the first {EARLY} steps differs by {max(drift[:EARLY]):.1e}")
+            c.fault(f"a loss of the first {EARLY} steps differs by {max(drift[:EARLY]):.1e}")
         if max(drift) > 0.02:
-            c.fault(f"{model_type}: a loss differs by {max(drift):.1e}")
+            c.fault(f"a loss differs by {max(drift):.1e}")
