@@ -50,7 +50,7 @@ def chosen(numbers: list[str]) -> list[Path]:
     """Return the sources with these numbers, or all for none. Raises InputError for an unknown one."""
     by_number = {p.name[:2]: p for p in sources()}
     if unknown := [n for n in numbers if n.zfill(2) not in by_number]:
-        raise InputError(f"notebook {unknown[0]}: does not exist, wanted one of {', '.join(by_number)}")
+        raise InputError(f"notebook {unknown[0]!r}: does not exist, wanted one of {', '.join(by_number)}")
     return [by_number[n.zfill(2)] for n in numbers] or list(by_number.values())
 
 

@@ -1,0 +1,136 @@
+"""Every flag of every command with every wrong value: the command does what it says, or refuses in one line.
+
+The flags are found in the parsers, so that a new one is tried too.
+"""
+
+import argparse
+from collections.abc import Iterator
+from importlib import import_module
+from unittest.mock import patch
+
+import pytest
+from helpers.campaigns import LONG, campaign
+from helpers.lines import linux
+from helpers.world import ON_PREPARED, ON_STORIES, ON_TEXT, TABLE1
+
+from minigam import cli
+from minigam.__main__ import COMMANDS, module_of
+
+pytestmark = linux
+
+NUMBERS = f"1e999 1e-400 nan inf -inf -1 0 1 1.5 0x10 1_0 {10**30} {'9' * 5000}"
+TEXTS = ["", " ", "\n", "-", "letters", "ü", "x" * 5000, "\udcff", "a\0b", "a\nb", "$(true)", "--", "--help"]
+PATHS = (
+    "pipe folder zeros full missing missing/a unreadable loop file file/a deep.json t.txt t.parquet run prep"
+)
+FILES = {
+    "file",
+    "unreadable",
+    "deep.json",
+    "t.txt",
+    "t.parquet",
+}  # may be replaced by who is told to write it
+VALUES = [*NUMBERS.split(), *TEXTS, *PATHS.split()]
+
+NUMPY, PREPARE = "--backend=numpy", ["--train=t.txt", "--valid=v.txt", "--out=new"]
+SMALL = ["--scale=small", "--out=new", NUMPY]
+# What stands before the flag that is tried, for each command: its positional arguments, then flags that make
+# it do little. A command may have several such lines.
+LINES: dict[str, list[tuple[list[str], list[str]]]] = {
+    "train": [
+        ([], [*ON_TEXT, "--out=new"]),
+        ([], [*ON_TEXT, "--out=new", "--valid=v.txt", "--tokenizer=bpe", "--bpe-size=300"]),
+        ([], [*ON_TEXT, "--out=new", "--model=transformer", "--n-heads=2"]),
+        ([], [*ON_TEXT, "--out=new", "--model=mamba"]),
+        ([], [*ON_STORIES, "--out=new"]),
+        ([], [*ON_PREPARED, "--out=new"]),
+        ([], [*ON_TEXT, "--profile"]),
+        ([], ["--resume=half", NUMPY]),
+    ],
+    "generate": [(["run"], ["--tokens=2", NUMPY]), (["words"], ["--tokens=2", NUMPY])],
+    "evaluate": [(["run"], ["--rows=3", NUMPY])],
+    "explain": [(["run"], ["--rows=2", NUMPY]), (["run"], ["--prompt=the", "--tokens=2", "--rows=2", NUMPY])],
+    "data list": [([], [])],
+    "data fetch": [(["wikitext-2"], [])],
+    "data prepare": [(["wikitext-2"], PREPARE), (["tinystories"], PREPARE), (["wikitext-2"], [])],
+    "experiments table1": [([], [*TABLE1[1:], "--out=new"])],
+    "experiments table2": [([], [*SMALL, "--models", "gam", "--lengths", "4", "--repeats=1"])],
+    "experiments table3": [([], [*SMALL, "--models", "gated", "--dataset=prep"])],
+    "experiments recall": [([], ["--models", "gam", "--steps=1", "--out=new", NUMPY])],
+    "experiments reach": [(["run"], ["--rows=2", "--out=new", NUMPY])],
+    "gradcheck": [([], [])],
+    "course build": [(["0"], [])],
+    "course exercises": [(["0"], ["--out=new"])],
+}  # fmt: skip
+
+
+class Found(Exception):
+    """Carries a parser out of its command."""
+
+
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of every command and action, by name."""
+
+    def parse(self: cli.Parser, *args: object) -> None:
+        raise Found(self)
+
+    found = {}
+    for command in COMMANDS:
+        with patch.object(cli.Parser, "parse_args", parse), pytest.raises(Found) as caught:
+            import_module(f"minigam.{module_of(command)}").main([])
+        found |= dict(inside(command, caught.value.args[0]))
+    return found
+
+
+def inside(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield the parsers of a command: its own, or those of its actions."""
+    groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not groups:
+        yield name, parser
+    for group in groups:
+        for action, below in group.choices.items():
+            yield from inside(f"{name} {action}", below)
+
+
+def command_lines() -> Iterator[list[str]]:
+    """Yield all command lines of the campaign."""
+    for name, parser in parsers().items():
+        for positionals, flags in LINES[name]:
+            start = name.split()
+            for action in parser._actions:
+                if not action.option_strings:
+                    place = [a for a in parser._actions if not a.option_strings].index(action)
+                    for value in VALUES:
+                        changed = [*positionals]
+                        changed[place : place + 1] = [value]
+                        yield [*start, *changed, *flags]
+                    continue
+                for flag in action.option_strings:
+                    yield [*start, *positionals, *flags, flag]
+                    for value in VALUES:
+                        given = [f"{flag}={value}"] if flag.startswith("--") else [flag, value]
+                        yield [*start, *positionals, *flags, *given]
+                    yield [*start, *positionals, *flags, f"{flag}=1", f"{flag}=1"]
+            yield [*start, *positionals, *flags, "--no-such-flag=1"]
+            yield [*start, *flags]
+
+
+def test_every_flag_with_every_wrong_value(world):
+    whole = list(command_lines())
+    tried = whole if LONG else whole[::97]
+    with campaign("flags") as c:
+        c.count("commands", len(LINES))
+        for argv in tried:
+            ended = world.lines.run(*argv)
+            c.count("command lines")
+            c.count("refused", ended.code != 0)
+            new, changed = world.changes()
+            named = {argv[-1], argv[-1].partition("=")[2]} & FILES
+            if wrong := ended.fault():
+                c.fault(f"{argv}: {wrong}")
+            elif ended.code and (new or changed):
+                c.fault(f"{argv}: refused, but wrote {new} and changed {changed}")
+            elif others := [p for p in changed if p not in named and not p.startswith("half/")]:
+                c.fault(f"{argv}: changed {others}")
+            if new or changed:
+                world.restore()
