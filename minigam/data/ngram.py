@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minigam.engine.memory import require_memory
+
 
 @dataclass(frozen=True)
 class _Level:
@@ -35,6 +37,7 @@ class NGram:
 
     rows : (N, T+1) integers to count, perhaps memory-mapped; a row's first token is only context,
            and negative numbers may follow its last
+    Raises InputError when memory is too small.
     Cost: 2 * order - 1 sorts of all tokens, and at the peak about 40 * order bytes per token.
     Source: Kneser and Ney 1995; interpolated as in Chen and Goodman 1999.
     """
@@ -42,6 +45,7 @@ class NGram:
     def __init__(self, rows: np.ndarray, vocab_size: int, order: int = 3):
         if order < 1:
             raise ValueError(f"NGram: order is {order}, wanted at least 1")
+        require_memory(f"n-grams of up to {order:,} tokens", 40 * order * rows.size, "a smaller order")
         self.vocab_size, self.order = vocab_size, order
         tokens = self._tokens(rows)
         if tokens.shape[1] == 0:

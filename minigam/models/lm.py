@@ -6,6 +6,7 @@ logits = LayerNorm(x) E^T,   E the token embedding again (tied)
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -81,7 +82,8 @@ class LanguageModel(nn.Module):
             if type(value) is int
         }
         model = n * bytes_each + config.n_layers * BLOCK_OBJECTS
-        needs = {min(without, key=without.__getitem__): model} | (rest or {})
+        needs = Counter(rest or {})
+        needs[min(without, key=without.__getitem__)] += model
         memory.require_memory(
             f"{cls.__name__} of {memory.brief(n)} parameters", sum(needs.values()),
             f"a smaller {max(needs, key=needs.__getitem__)}", backend,
