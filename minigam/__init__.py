@@ -8,6 +8,9 @@ operation runs where its inputs are. The names in LATER are imported on first us
 from importlib import import_module
 from typing import Any
 
+from minigam import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported takes one line
+
+# isort: split
 from minigam import config
 from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfig
 from minigam.engine import backend, masks, memory, numeric, ops, sequence

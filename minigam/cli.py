@@ -6,12 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minigam.config import InputError
+from minigam import interrupt
+from minigam.config import LARGEST, InputError, shortened
 from minigam.engine import backend
 
 
@@ -24,15 +26,23 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that suggest the nearest flag. It takes --like_this for --like-this,
-    and refuses an empty path."""
+    """argparse with one-line errors that suggest the nearest flag. It takes --like_this for --like-this.
+
+    Refuses an empty path, a whole number that does not fit into 64 bits, and text that is not Unicode.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
         self.register("type", Path, _path)
+        self.register("type", int, _whole)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = sys.argv[1:] if args is None else list(args)
+        for a in args:
+            if re.fullmatch(r"--[^=]+=--|-[^-]--", a):  # argparse of Python 3.11 drops the value
+                self.error(f"{a}: the value is --, wanted another")
+            if re.search("[\0\ud800-\udfff]", a):
+                self.error(f"{a!a}: not Unicode text, or with a zero character; write it in UTF-8")
         args = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), a) for a in args]
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -54,6 +64,7 @@ class Parser(argparse.ArgumentParser):
                 yield from (action.choices[a] for a in args if a in action.choices)
 
     def error(self, message: str) -> NoReturn:
+        message = shortened(" ".join(message.split()), 400)
         self.exit(2, f"{self.prog.removeprefix('python -m ')}: {message} (--help lists the flags)\n")
 
 
@@ -62,11 +73,26 @@ def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _path(name: str) -> Path:
-    """Return the path of that name. An empty name is refused: Path would make it the current folder."""
-    if not name:
+def file_name(text: str) -> str:
+    """Return a name of a file or folder. An empty one is refused: Path would make it the current folder. So
+    is a line break or another control character, which would garble every message about the file."""
+    if not text:
         raise argparse.ArgumentTypeError("an empty name, wanted the name of a file or folder")
-    return Path(name)
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} has a control character, wanted a name without one")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(file_name(text))
+
+
+def _whole(text: str) -> int:
+    """Return a whole number. Refuses one of more than 64 bits, which no count or seed needs."""
+    number = int(text)
+    if abs(number) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{shortened(text)} is too large, wanted at most {LARGEST}")
+    return number
 
 
 def add_flags(
@@ -84,12 +110,12 @@ def add_flags(
         default = defaults.get(f.name, f.default)
         shown = "" if default is None else f" (default: {default})"
         value_type: type = Path if f.default is None else type(f.default)
-        choices = f.metadata.get("choices")
-        settings: dict[str, Any] = {"type": value_type, "choices": choices}
+        choices, metavar = f.metadata.get("choices"), f.metadata.get("metavar")
+        settings: dict[str, Any] = {"type": file_name if metavar else value_type, "choices": choices}
         if value_type is bool:
             settings = {"action": argparse.BooleanOptionalAction}  # --name or --no-name
         elif choices is None:
-            settings["metavar"] = f.metadata.get("metavar") or ("FILE" if value_type is Path else None)
+            settings["metavar"] = metavar or ("FILE" if value_type is Path else None)
         flag, text = f"--{f.name.replace('_', '-')}", f.metadata["help"].replace("%", "%%") + shown
         group.add_argument(flag, dest=f.name, default=argparse.SUPPRESS, help=text, **settings)
 
@@ -128,25 +154,40 @@ def choose_backend(name: str) -> str:
 
 def run(main: Callable[[], int], prog: str) -> NoReturn:
     """Call a command's main and exit with its code. Exit with 2 and one line for an error that the user
-    can fix, with 1 and one line when memory runs out, with 130 for Ctrl-C."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        # Write each line immediately, and print ? for a character that the terminal cannot show.
-        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    can fix, with 1 and one line when memory runs out, with 130 for Ctrl-C, SIGTERM and SIGHUP."""
+    _open_streams()
     try:
-        code = main()
+        with interrupt.handled():
+            code = main()
+            sys.stdout.flush()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:
-        code = 2
-        print(f"{prog}: {e}", file=sys.stderr)
+        code = _say(2, f"{prog}: {e}")
     except BrokenPipeError:  # the reader of our output has quit, as head does
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         code = 1
     except MemoryError as e:
-        code = 1
-        print(f"{prog}: out of memory ({e}); choose a smaller model or batch", file=sys.stderr)
+        code = _say(1, f"{prog}: out of memory ({e}); choose a smaller model or batch")
     except OSError as e:
-        code = 2
-        print(f"{prog}: {e.filename or 'a file'}: {e.strerror or e}", file=sys.stderr)
+        code = _say(2, f"{prog}: {e.filename or 'a file'}: {e.strerror or e}")
     except KeyboardInterrupt:
-        code = 130
-        print(f"{prog}: interrupted", file=sys.stderr)
+        code = _say(130, f"{prog}: interrupted")
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Give the command two streams to write to, even if the caller closed them."""
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # no data file may become stream 0, 1 or 2
+        pass
+    os.close(spare)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or sys.stdout
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Write each line immediately, and print ? for a character that the terminal cannot show.
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+
+
+def _say(code: int, text: str) -> int:
+    """Print a line on stderr, if anybody can read it; return the code."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+    return code

@@ -13,6 +13,14 @@ class InputError(ValueError):
     Commands print it and exit with code 2."""
 
 
+LARGEST = 2**63 - 1  # the largest count: beyond it, neither NumPy's integers nor a float can hold one
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text of a message without its middle if it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
 Value = TypeVar("Value")
 
 
@@ -31,16 +39,18 @@ class Checked:
 
     def require(self, ok: bool, name: str, wanted: str) -> None:
         if not ok:
-            raise InputError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+            raise InputError(f"{name} is {shortened(repr(getattr(self, name)))}, wanted {wanted}")
 
-    def require_counts(self, *names: str) -> None:
-        """Require that each named field is an int of at least 1."""
+    def require_counts(self, *names: str, least: int = 1) -> None:
+        """Require that each named field is an int, at least `least` and at most LARGEST."""
         for name in names:
             value = getattr(self, name)
-            self.require(type(value) is int and value >= 1, name, "a whole number, at least 1")
+            self.require(type(value) is int and value >= least, name, f"a whole number, at least {least}")
+            self.require(value <= LARGEST, name, f"a whole number, at most {LARGEST}")
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        """Return the values by name, infinity as the text "inf", which JSON lacks."""
+        return {name: "inf" if value == math.inf else value for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, values: dict) -> Self:
@@ -53,6 +63,7 @@ class Checked:
         names = {f.name for f in fields(cls)}
         if wrong := set(values) ^ names:
             raise InputError(f"{cls.__name__}: unknown or missing fields {sorted(wrong)}")
+        values = {name: math.inf if value == "inf" else value for name, value in values.items()}
         for f in fields(cls):
             types = {float: (float, int), type(None): (str, type(None))}.get(
                 type(f.default), (type(f.default),)
@@ -74,7 +85,8 @@ class ModelConfig(Checked):
     position_std: float = setting(1.0, "initial standard deviation of the position embeddings")
 
     def __post_init__(self):
-        self.require(0.0 <= self.position_std < math.inf, "position_std", "a number, at least 0")
+        # Beyond the upper bound, float32 cannot hold the sum of a position and a token.
+        self.require(0.0 <= self.position_std <= 1e6, "position_std", "a number from 0 to 1e6")
         self.require_counts("vocab_size", "block_size", "d_model", "n_layers")
         self.require(0.0 <= self.dropout < 1.0, "dropout", "0 <= dropout < 1")
 
@@ -143,7 +155,7 @@ class DataConfig(Checked):
 
     def __post_init__(self):
         self.require_counts("stories", "valid_stories", "bpe_size", "mqar_rows", "mqar_pairs", "mqar_keys")
-        self.require(self.data_seed >= 0, "data_seed", "a whole number, at least 0")
+        self.require_counts("data_seed", least=0)
         self.require(bool(self.dataset), "dataset", f"{POCKETSTORIES} or a prepared folder")
         self.require(self.text is None or self.dataset == POCKETSTORIES, "dataset", "none: --text is given")
         self.require(self.tokenizer in ("char", "bpe"), "tokenizer", "char or bpe")
@@ -175,16 +187,13 @@ class TrainConfig(Checked):
 
     def __post_init__(self):
         self.require_counts("batch_size", "steps")
-        whole = type(self.micro_batch) is int and self.micro_batch >= 0
-        self.require(whole, "micro_batch", "a whole number, at least 0")
+        self.require_counts("micro_batch", "warmup_steps", "seed", least=0)
         self.require_counts("eval_every", "eval_rows", "checkpoint_every")
         self.require(0.0 < self.lr < math.inf, "lr", "a number above 0")
-        self.require(self.warmup_steps >= 0, "warmup_steps", "a whole number, at least 0")
         for name in ("beta1", "beta2"):
             self.require(0.0 <= getattr(self, name) < 1.0, name, f"0 <= {name} < 1")
         self.require(0.0 <= self.weight_decay < math.inf, "weight_decay", "a number, at least 0")
         self.require(self.max_norm > 0.0, "max_norm", "a number above 0")
-        self.require(self.seed >= 0, "seed", "a whole number, at least 0")
         self.require(self.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
 
 

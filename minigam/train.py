@@ -1,9 +1,11 @@
 """Train a model. The default is a small GAM on PocketStories: about a minute on two cores."""
 
+import os
 import shlex
 import sys
 from argparse import Namespace
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ from minigam.data.corpus import Corpus, find_prepared
 from minigam.data.pocketstories import REACH
 from minigam.engine import backend as backends
 from minigam.engine.precision import require, using
+from minigam.files import locked
 from minigam.models import MODELS
 from minigam.models.decoding import continued, first_ids
 from minigam.models.lm import LanguageModel
 from minigam.training import loop, profile
 from minigam.training.optim import AdamW
 from minigam.training.run import Run, RunConfig, make_corpus
+from minigam.training.size import require_memory
 from minigam.training.step import NonFinite
 
 PROG = "minigam train"
@@ -54,40 +58,48 @@ def main(argv: list[str] | None = None) -> int:
     if args.profile:
         return _profile(args, given, backend)
     if args.resume is not None:
-        run, corpus = _reopen(args, given)
+        run, corpus = _reopen(args, given, backend)
         first_ids(corpus.tokenizer, args.prompt)
-        model, optimizer, step = run.resume(backend)
-        print(f"{run.path}: resuming after step {step} of {run.config.train.steps}")
-    else:
-        run, model, optimizer, corpus = _start(args, given, backend)
-        step = 0
-        print(f"{run.path}: {_describe(run, model, corpus)}")
-    hint = f"To resume:\n  {PROG} --resume {shlex.quote(str(run.path))}"
+        with locked(run.path):
+            model, optimizer, step = run.resume(backend)
+            about = f"resuming after step {step} of {run.config.train.steps}"
+            return _train(run, model, optimizer, corpus, step, args.prompt, about)
+    config, corpus = _checked(args, given, backend)
+    path = args.out or _next_free(corpus.name)
+    with locked(path):
+        run, model, optimizer = Run.create(path, config, corpus.tokenizer, backend)
+        about = _describe(run, model, corpus)
+        return _train(run, model, optimizer, corpus, 0, args.prompt, about)
+
+
+def _train(
+    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, step: int, prompt: str, about: str
+) -> int:
+    """Say what the run is about, train from `step` to the end, validate, print a sample; return the exit
+    code. Whatever ends this early, the last checkpoint is on disk, and a message says how to continue."""
+    resume = f"To resume:\n  {PROG} --resume {shlex.quote(str(run.path))}"
     try:
+        print(f"{run.path}: {about}")
         step = loop.train(run, model, optimizer, corpus, step)
-        if step < run.config.train.steps:
-            run.plot()
-            print(f"\ninterrupted after step {step}, which is saved. {hint}", file=sys.stderr)
-            return 130
-        _finish(run, model, corpus, args.prompt)
+        if step == run.config.train.steps:
+            _finish(run, model, corpus, prompt)
+            return 0
+        code, why, advice = 130, "interrupted", resume
+        run.plot()
     except NonFinite as e:
-        print(
-            f"{PROG}: {e}. Last good checkpoint: step {run.saved_step()}, in {run.path}. "
-            "Start again with a smaller --lr or --weight-decay.",
-            file=sys.stderr,
-        )
-        return 1
+        code, why, advice = 1, str(e), "Start again with a smaller --lr or --weight-decay."
     except MemoryError as e:  # CuPy's is one too
-        print(
-            f"{PROG}: out of memory ({e}). Last checkpoint: step {run.saved_step()}, in {run.path}. "
-            "Start again with --micro-batch 1, or a smaller --batch-size.",
-            file=sys.stderr,
-        )
-        return 1
+        advice = "Start again with --micro-batch 1, or a smaller --batch-size."
+        code, why = 1, f"out of memory ({e})"
     except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
-        print(f"\nstopped immediately; step {run.saved_step()} is saved. {hint}", file=sys.stderr)
-        return 130
-    return 0
+        code, why, advice = 130, "stopped immediately", resume
+    except BrokenPipeError:
+        code, why, advice = 1, "nobody reads the output any more", resume
+    except OSError as e:  # a full disk, for example
+        code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Make room. {resume}"
+    with suppress(OSError):  # nobody may be there to read it
+        print(f"\n{PROG}: {why}. Step {run.saved_step()} is saved in {run.path}. {advice}", file=sys.stderr)
+    return code
 
 
 _FLAGS = {
@@ -96,13 +108,6 @@ _FLAGS = {
     for f in fields(config)
     if not f.metadata.get("derived")
 }
-
-
-def _start(args: Namespace, given: dict, backend: str) -> tuple[Run, LanguageModel, AdamW, Corpus]:
-    """Make the corpus and the run folder that the flags describe."""
-    config, corpus = _checked(args, given, backend)
-    path = args.out or _next_free(corpus.name)
-    return *loop.begin(path, config, corpus.tokenizer, backend), corpus
 
 
 def _profile(args: Namespace, given: dict, backend: str) -> int:
@@ -132,9 +137,12 @@ def _checked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Cor
         raise InputError(f"--{idle[0].replace('_', '-')} has no effect {unused[idle[0]]}; omit it")
     require(backends.get(backend), train.precision)
     model = Config.of(values)  # before the corpus, which takes longer
+    require_memory(model_type, replace(model, vocab_size=1), train, backend)
     corpus = make_corpus(data, model.block_size, progress=True)
     first_ids(corpus.tokenizer, args.prompt)  # refuse a bad prompt before anything is written
-    return RunConfig.of(model_type, model, data, train, corpus), corpus
+    config = RunConfig.of(model_type, model, data, train, corpus)
+    require_memory(model_type, config.model, train, backend)
+    return config, corpus
 
 
 def _unused(data: DataConfig) -> dict[str, str]:
@@ -152,17 +160,23 @@ def _absolute(name: str, value: Any) -> Any:
     """Make the path of a file or prepared folder absolute, so that resuming works from any folder."""
     if name == "dataset" and value not in ("", POCKETSTORIES):
         return str(find_prepared(value))
-    return str(Path(value).resolve()) if name in ("text", "valid") else value
+    return os.path.realpath(value) if name in ("text", "valid") else value
 
 
 def _next_free(name: str) -> Path:
+    """Make the first of the folders runs/NAME-1, runs/NAME-2 ... that does not exist, and return its path.
+    Two trainings that start together get two folders."""
     n = 1
-    while (path := Path("runs") / f"{Path(name).stem}-{n}").exists():
-        n += 1
-    return path
+    while True:
+        path = Path("runs") / f"{Path(name).stem}-{n}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            n += 1
 
 
-def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
+def _reopen(args: Namespace, given: dict, backend: str) -> tuple[Run, Corpus]:
     """Open a run to continue, and refuse any flag that contradicts its settings."""
     run = Run(args.resume)
     if args.out is not None:
@@ -170,7 +184,7 @@ def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
     c = run.config
     if args.model not in (None, c.model_type):
         raise InputError(f"--resume {run.path}: --model is {args.model}, the run has {c.model_type}")
-    stored = c.data.to_dict() | c.model.to_dict() | c.train.to_dict()
+    stored = vars(c.data) | vars(c.model) | vars(c.train)
     for name, value in given.items():
         value = _absolute(name, value)
         if stored.get(name) != value:
@@ -178,6 +192,7 @@ def _reopen(args: Namespace, given: dict) -> tuple[Run, Corpus]:
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was started with "
                 f"{stored.get(name)}; omit the flag, or start a new run"
             )
+    require_memory(c.model_type, c.model, c.train, backend)
     return run, run.corpus(progress=True)
 
 
@@ -197,7 +212,7 @@ def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str) -> None
     ids = first_ids(corpus.tokenizer, prompt)
     sample, _ = continued(model.eval(), corpus.tokenizer, ids, seed=run.config.train.seed)
     print(f"\nA sample (temperature 0.8):\n\n{corpus.tokenizer.decode(sample)}\n")
-    print(f"Saved in {run.path}. More samples: minigam generate {run.path}")
+    print(f"Saved in {run.path}. More samples: minigam generate {shlex.quote(str(run.path))}")
 
 
 def table(result: dict, reach: int | None) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from minigam.config import PRESETS, DataConfig, GAMConfig, InputError, TrainConfig
 from minigam.data.corpus import Corpus
 from minigam.engine import backend
-from minigam.files import read_json
+from minigam.files import locked, read_json
 from minigam.models.gam import GAM
 from minigam.training import loop
 from minigam.training.run import Run, RunConfig, make_corpus
@@ -77,16 +77,17 @@ def trained() -> tuple[Run, GAM, Corpus]:
     name = f"course-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
     folder, unfinished = (in_clone(PROJECT / "runs" / n) for n in (name, f"{name}-unfinished"))
     if not folder.is_dir():
-        if (unfinished / "config.json").is_file():  # stopped halfway
-            run = Run(unfinished)
-            made, optimizer, start = run.resume()
-        else:
-            config = RunConfig.of("gam", model, data, train, corpus)
-            (run, made, optimizer), start = loop.begin(unfinished, config, corpus.tokenizer, "numpy"), 0
-        with redirect_stdout(sys.stderr):  # so that the notebook's output is always the same
-            done = loop.train(run, made, optimizer, corpus, start)
-        if done < train.steps:
-            raise KeyboardInterrupt(f"stopped after step {done} of {train.steps}; run the cell again")
+        with locked(unfinished):
+            if Run.exists(unfinished):  # stopped halfway
+                run = Run(unfinished)
+                made, optimizer, start = run.resume()
+            else:
+                config = RunConfig.of("gam", model, data, train, corpus)
+                (run, made, optimizer), start = Run.create(unfinished, config, corpus.tokenizer), 0
+            with redirect_stdout(sys.stderr):  # so that the notebook's output is always the same
+                done = loop.train(run, made, optimizer, corpus, start)
+            if done < train.steps:
+                raise KeyboardInterrupt(f"stopped after step {done} of {train.steps}; run the cell again")
         unfinished.rename(folder)
     run = Run(folder)
     return run, cast(GAM, run.load_model("numpy")), corpus

@@ -2,6 +2,8 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from minigam import cli
@@ -9,6 +11,8 @@ from minigam.config import POCKETSTORIES, DataConfig
 from minigam.data.corpus import find_prepared
 from minigam.experiments import comparison, paper, reach, recall, scaling
 from minigam.experiments.training_cell import Interrupted
+from minigam.files import locked
+from minigam.training.run import Run
 from minigam.training.step import NonFinite
 
 PROG = "minigam experiments"
@@ -39,7 +43,7 @@ def parser() -> cli.Parser:
     for name, (lines, description) in TABLES.items():
         c = add(name, description)
         c.add_argument("--scale", choices=comparison.SCALES, default="published", help=SCALE_HELP)
-        c.add_argument("--dataset", metavar="NAME", help=DATASET_HELP)
+        c.add_argument("--dataset", type=cli.file_name, metavar="NAME", help=DATASET_HELP)
         c.add_argument("--models", nargs="+", choices=lines,
                        help="models to train (default: all that the scale includes)")  # fmt: skip
         c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run per seed (default: 0)")
@@ -73,40 +77,53 @@ def main(argv: list[str] | None = None) -> int:
     least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0, "seeds": 0, "lengths": 1, "memory": 0.0}
     cli.require_at_least(args, **{name: low for name, low in least.items() if hasattr(args, name)})
     backend = cli.choose_backend(args.backend)
+    again = "progress is saved, run the same command again to resume"
+    out, work = _planned(args, backend)
     try:
-        _run(args, backend)
+        with locked(out):
+            work(out)
     except (Interrupted, KeyboardInterrupt):
-        print("\ninterrupted; progress is saved, run the same command again to resume", file=sys.stderr)
+        print(f"\ninterrupted; {again}", file=sys.stderr)
         return 130
     except NonFinite as e:
         print(f"{PROG}: {e}; leave this model out with --models, or choose other --seeds", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader of our output has quit
+        print(f"{PROG}: nobody reads the output any more; {again}", file=sys.stderr)
+        return 1
+    except OSError as e:  # a full disk, for example
+        print(f"{PROG}: {e.filename or out}: {e.strerror or e}; {again}", file=sys.stderr)
+        return 2
     return 0
 
 
-def _run(args: Namespace, backend: str) -> None:
+def _planned(args: Namespace, backend: str) -> tuple[Path, Callable[[Path], None]]:
+    """Return the folder for the results of an experiment, and what fills it."""
     experiment = args.experiment
-    if experiment in ("table1", "table3"):
+    if experiment in TABLES:
         dataset = args.dataset
         if dataset is None:
             dataset = POCKETSTORIES if args.scale == "small" else "wikitext-2"
-        out = args.out or Path("runs") / f"{experiment}-{args.scale}-{Path(dataset).name}"
         lines, _ = TABLES[experiment]
         # mamba-bare is the authors' own stack. It trains badly, and the small scale has no time for it.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
         seeds = list(dict.fromkeys(args.seeds))  # without duplicates
         data = DataConfig(dataset=dataset if dataset == POCKETSTORIES else str(find_prepared(dataset)))
         chosen = {n: lines[n] for n in names}
-        comparison.compare(experiment, chosen, args.scale, data, args.steps, seeds, out, backend)
-    elif experiment == "table2":
-        out = args.out or Path("runs") / f"table2-{args.scale}"
-        scaling.table2(
-            args.scale, args.lengths, args.models, args.repeats, args.memory, args.seed, out, backend
+        settings = (experiment, chosen, args.scale, data, args.steps, seeds, backend)
+        default, work = (
+            f"{experiment}-{args.scale}-{Path(dataset).name}",
+            partial(comparison.compare, *settings),
         )
+    elif experiment == "table2":
+        measured = (args.scale, args.lengths, args.models, args.repeats, args.memory, args.seed, backend)
+        default, work = f"table2-{args.scale}", partial(scaling.table2, *measured)
     elif experiment == "recall":
-        recall.recall(args.models, args.steps, args.seed, args.out or Path("runs/recall"), backend)
+        default, work = "recall", partial(recall.recall, args.models, args.steps, args.seed, backend)
     else:
-        reach.reach(args.runs, args.rows, args.out or Path("runs/reach"), backend, args.seed)
+        runs = [Run(path) for path in args.runs]
+        default, work = "reach", partial(reach.reach, runs, args.rows, args.seed, backend)
+    return args.out or Path("runs") / default, work
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from minigam.config import POCKETSTORIES, DataConfig, ModelConfig, TrainConfig
-from minigam.data.corpus import Corpus
+from minigam.data.corpus import Corpus, read_meta
 from minigam.experiments import paper, report
 from minigam.experiments.training_cell import Cell, trained
-from minigam.files import read_json
 from minigam.models import MODELS
 from minigam.training.run import Run, make_corpus
 from minigam.training.validation import ngrams
@@ -94,8 +93,8 @@ def compare(
     data: DataConfig,
     steps: int | None,
     seeds: list[int],
-    out: Path,
     backend: str,
+    out: Path,
 ) -> None:
     """Train every unfinished cell; write NAME.json, NAME.md and NAME.png into `out`.
 
@@ -154,7 +153,7 @@ def _sources(data: DataConfig) -> dict:
     """Return the source files of a prepared dataset, by split; empty for a generated one."""
     if data.dataset == POCKETSTORIES:
         return {}
-    return read_json(Path(data.dataset) / "meta.json", remedy="prepare it again")["sources"]
+    return read_meta(Path(data.dataset))["sources"]
 
 
 def _head(name: str, corpus: Corpus, trainings: dict[str, TrainConfig], seeds: list[int]) -> str:

@@ -53,7 +53,7 @@ def seen(largest: list[float]) -> int:
     return int(np.flatnonzero(largest).max(initial=-1)) + 1
 
 
-def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) -> None:
+def reach(runs: list[Run], n_rows: int, seed: int, backend: str, out: Path) -> None:
     """Measure the runs that are not measured yet; write reach.json, .md and .png into `out`."""
     cells = Cells(out / "cells.json", {"rows": n_rows, "seed": seed}, backend)
     results, corpora = {}, {}
@@ -66,14 +66,13 @@ def reach(paths: list[Path], n_rows: int, out: Path, backend: str, seed: int) ->
         moved = influence(model, *inputs_and_targets(corpora[data].valid[:n_rows]), seed)
         return {"reach": model.reach, "measured_reach": seen(moved["largest"]), **moved}
 
-    for path in paths:
-        run = Run(path)
-        key = f"{path.resolve()} {sha256_of(path / 'model.safetensors')}"
+    for run in runs:
+        key = f"{run.path.resolve()} {sha256_of(run.path / 'model.safetensors')}"
         label = MODELS[run.config.model_type].__name__
-        if [Run(p).config.model_type for p in paths].count(run.config.model_type) > 1:
-            label += f" ({path})"
+        if [r.config.model_type for r in runs].count(run.config.model_type) > 1:
+            label += f" ({run.path})"
         measured = cells.get(key, partial(measure, run))
-        results[label] = {"run": str(path), "config": run.config.to_dict()} | measured
+        results[label] = {"run": str(run.path), "config": run.config.to_dict()} | measured
     content = {"rows": n_rows, "seed": seed, "runs": results}
     figure = reach_plot(*({k: r[key] for k, r in results.items()} for key in ("mean", "reach")))
     report.write(out, "reach", content, list(results.values()), _markdown(results), figure)

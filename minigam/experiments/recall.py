@@ -34,7 +34,7 @@ ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, most pairs in a row, number 
 OFTEN = 100  # a distance with fewer queries is noise: it is neither drawn nor reported as the worst
 
 
-def recall(names: list[str], steps: int | None, seed: int, out: Path, backend: str) -> None:
+def recall(names: list[str], steps: int | None, seed: int, backend: str, out: Path) -> None:
     """Train the unfinished models; write recall.json, .md and .png into `out`."""
     data = DataConfig(dataset=MQAR, mqar_rows=ROWS, mqar_pairs=PAIRS, mqar_keys=KEYS, data_seed=seed)
     corpus = make_corpus(data, SHARED["block_size"])

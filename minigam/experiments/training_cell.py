@@ -7,9 +7,10 @@ from statistics import median
 from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus
 from minigam.experiments import report
-from minigam.files import read_json, write_json
+from minigam.files import locked, read_json, write_json
 from minigam.training import loop
 from minigam.training.run import Run, RunConfig
+from minigam.training.size import require_memory
 
 
 class Interrupted(Exception):
@@ -35,29 +36,33 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
     """
     path = folder / cell.name
     config = RunConfig.of(cell.model_type, cell.model, data, cell.train, corpus)
+    require_memory(cell.model_type, config.model, cell.train, backend)
     measured = report.provenance(backend)  # before training: the code may change meanwhile
-    started = (path / "config.json").exists()
-    if started and (other := _differences(Run(path).config, config)):
-        raise InputError(f"{path}: a run of other settings ({other}); choose another --out, or delete it")
-    if (path / "result.json").exists():
-        return read_json(path / "result.json", remedy="delete it")
-    if started:
-        run = Run(path)
-        model, optimizer, step = run.resume(backend)
-    else:
-        (run, model, optimizer), step = loop.begin(path, config, corpus.tokenizer, backend), 0
-    print(f"{cell.name}: {model.num_parameters():,} parameters, steps {step + 1} to {cell.train.steps}")
-    if loop.train(run, model, optimizer, corpus, step, name=cell.name) < cell.train.steps:
-        raise Interrupted
-    steps = [m["seconds"] for m in run.metrics() if "seconds" in m]
-    result = {
-        "measured": measured,
-        "parameters": model.num_parameters(),
-        "reach": model.reach,
-        "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
-        **loop.finish(run, model, corpus),
-    }
-    write_json(path / "result.json", result)
+    with locked(path):
+        started = Run.exists(path)
+        if started and (other := _differences(Run(path).config, config)):
+            raise InputError(f"{path}: a run of other settings ({other}); choose another --out, or delete it")
+        if started and (path / "result.json").exists():
+            return read_json(path / "result.json", remedy="delete it")
+        if started:
+            run = Run(path)
+            model, optimizer, step = run.resume(backend)
+        else:
+            (run, model, optimizer), step = Run.create(path, config, corpus.tokenizer, backend), 0
+        print(f"{cell.name}: {model.num_parameters():,} parameters, steps {step + 1} to {cell.train.steps}")
+        if loop.train(run, model, optimizer, corpus, step, name=cell.name) < cell.train.steps:
+            raise Interrupted
+        steps = [m["seconds"] for m in run.metrics() if "seconds" in m]
+        if not steps:
+            raise InputError(f"{path / 'metrics.jsonl'}: no step is left in it; delete {path} to train again")
+        result = {
+            "measured": measured,
+            "parameters": model.num_parameters(),
+            "reach": model.reach,
+            "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
+            **loop.finish(run, model, corpus),
+        }
+        write_json(path / "result.json", result)
     return result
 
 

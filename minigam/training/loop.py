@@ -1,47 +1,32 @@
-"""A training run in its folder: the start, the loop with a progress bar, the end.
+"""A training run in its folder: the loop with a progress bar, and the end.
 
-Ctrl-C ends the loop after the current step, which is saved.
+Ctrl-C ends the loop after the current step, which is saved. So do SIGTERM, a closed terminal, and a
+reader of our output that quits.
 """
 
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from minigam.data.corpus import Corpus, inputs_and_targets
-from minigam.data.tokenizer import Tokenizer
 from minigam.engine.precision import using
+from minigam.interrupt import noticed
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW
-from minigam.training.run import Run, RunConfig
+from minigam.training.run import Run
 from minigam.training.schedule import batch_of, warmup_cosine
 from minigam.training.step import NonFinite, require_finite, train_step
 from minigam.training.validation import evaluate
-
-Started = tuple[Run, LanguageModel, AdamW]
-
-
-def begin(path: Path, config: RunConfig, tokenizer: Tokenizer, backend: str) -> Started:
-    """Make a model and a run folder with its checkpoint of step 0."""
-    model = config.new_model(backend)
-    run = Run.create(path, config, tokenizer)
-    optimizer = run.new_optimizer(model)
-    run.save(model, optimizer, 0)
-    return run, model, optimizer
 
 
 def train(
     run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, start: int, name: str | None = None
 ) -> int:
-    """Train from step `start` to the end, or until Ctrl-C; return the last step done.
+    """Train from step `start` to the end, or until interrupted; return the last step done.
 
     All measurements go to metrics.jsonl. A checkpoint is written every `checkpoint_every` steps, at the
-    end, and when Ctrl-C ends the run early.
+    end, and when an interrupt ends the run early.
     name : label of the run in the progress bar
     Raises NonFinite, with the step, when a loss or gradient is nan or infinite, and PrecisionUnavailable
     when the device does not support the run's precision.
@@ -52,7 +37,7 @@ def train(
     with (
         bar,
         using(model.xp, c.precision),
-        noticing_interrupt() as interrupted,
+        noticed() as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
         while step < c.steps:
@@ -69,17 +54,29 @@ def train(
             run.log({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+            heard = True
             if step % c.eval_every == 0 and step < c.steps:
                 line = {"step": step, **evaluate(model, corpus, c.eval_rows)}
                 run.log(line)
-                bar.write(f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
-            stop = interrupted()  # one answer for both tests below: a run that stops is saved
+                heard = _written(bar, f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
+            stop = interrupted() or not heard  # one answer for both tests below: a run that stops is saved
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
                 require_finite(model, step)  # so that every checkpoint can be resumed
                 run.save(model, optimizer, step)
             if stop:
                 break
     return step
+
+
+def _written(bar: tqdm, text: str) -> bool:
+    """Print a line above the bar; return False if the reader of our output has quit, as `head` does."""
+    try:
+        bar.write(text)
+    except BrokenPipeError:
+        return False
+    except OSError:  # the terminal is gone, but whoever detached the process from it wants it to continue
+        pass
+    return True
 
 
 def _summary(line: dict) -> str:
@@ -98,26 +95,3 @@ def finish(run: Run, model: LanguageModel, corpus: Corpus) -> dict:
         run.log(result)
     run.plot()
     return result
-
-
-@contextmanager
-def noticing_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C (or SIGTERM) has come, so that the current step can
-    finish first. A second Ctrl-C stops immediately."""
-    interrupted = False
-
-    def notice(signum, frame):
-        nonlocal interrupted
-        interrupted = True
-        print("\nstopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr)
-        signal.signal(signum, before[signum])
-
-    try:
-        before = {s: signal.signal(s, notice) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone gets signals
-        before = {}
-    try:
-        yield lambda: interrupted
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

@@ -8,10 +8,14 @@ model.safetensors      the parameters
 optimizer.safetensors  everything that resuming needs, in one file so that it is replaced as a whole:
                        parameters, both moments, the step, the number of dropout masks drawn, and for
                        float16 the loss scale
+.unfinished            there only while the folder is being made
+.lock                  held by the process that trains
 """
 
 import hashlib
 import json
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,12 +26,22 @@ from minigam.data import corpus, tokenizer
 from minigam.data.corpus import Corpus
 from minigam.data.mqar import from_mqar
 from minigam.data.tokenizer import Tokenizer
-from minigam.files import read_arrays, read_json, replacing, write_arrays, write_json, write_text
+from minigam.files import (
+    LOCK,
+    read_arrays,
+    read_json,
+    reading,
+    replacing,
+    sha256_of,
+    write_arrays,
+    write_json,
+    write_text,
+)
 from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
 from minigam.training.optim import AdamW, LossScale
 
-FORMAT = "minigam run 1"
+FORMAT, UNFINISHED = "minigam run 1", ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -105,10 +119,15 @@ def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Co
 class Run:
     """One run folder. `Run.create` makes a new one, `Run(path)` opens an existing one."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, config: RunConfig | None = None):
         self.path = Path(path)
+        if config is not None:
+            self.config = config
+            return
         if not self.path.is_dir():
             raise InputError(f"{path}: not a folder, wanted one that minigam train wrote")
+        if (self.path / UNFINISHED).exists():
+            raise InputError(f"{path}: not a run yet, it was stopped while it was made; start it again")
         values = read_json(self.path / "config.json")
         try:
             self.config = RunConfig.from_dict(values)
@@ -116,19 +135,38 @@ class Run:
             raise InputError(f"{self.path / 'config.json'}: {e}") from e
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig, tokenizer: Tokenizer) -> "Run":
-        """Start a run in a new or empty folder."""
-        path = Path(path)
+    def exists(cls, path: Path) -> bool:
+        """Return whether the folder holds a run that was made completely."""
+        return (path / "config.json").exists() and not (path / UNFINISHED).exists()
+
+    @classmethod
+    def create(
+        cls, path: Path, config: RunConfig, tokenizer: Tokenizer, backend: str = "numpy"
+    ) -> tuple["Run", LanguageModel, AdamW]:
+        """Start a run in an empty folder, or in one where this was stopped; return it with its model and
+        optimizer, which are saved as the checkpoint of step 0. Call this in `locked(path)`.
+
+        Raises InputError for any other folder.
+        """
+        names = {file.name for file in path.iterdir()} - {LOCK}
+        if names and UNFINISHED not in names:
+            raise InputError(
+                f"{path}: not empty; --resume {shlex.quote(str(path))} continues it, or choose another --out"
+            )
+        run = cls(path, config)
+        model = config.new_model(backend)
+        optimizer = run.new_optimizer(model)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(f.name not in ("tokenizer.json", "metrics.jsonl") for f in path.iterdir()):
-                raise InputError(f"{path}: not empty; --resume {path} continues it, or choose another --out")
+            (path / UNFINISHED).touch()
             tokenizer.save(path / "tokenizer.json")
             write_text(path / "metrics.jsonl", "")
-            write_json(path / "config.json", config.to_dict())  # last: it makes the folder a run
+            write_json(path / "config.json", config.to_dict())
+            run.save(model, optimizer, 0)
+            (path / UNFINISHED).unlink()
         except OSError as e:
-            raise InputError(f"{path}: {e.strerror or e}; choose a writable --out") from e
-        return cls(path)
+            reason = f"{e.filename or path}: {e.strerror or e}"
+            raise InputError(f"{reason}; the run has not begun, choose a writable --out") from e
+        return run, model, optimizer
 
     def tokenizer(self) -> Tokenizer:
         return tokenizer.load(self.path / "tokenizer.json")
@@ -144,10 +182,27 @@ class Run:
 
     def load_model(self, backend: str = "numpy") -> LanguageModel:
         """Return the model with the latest saved parameters, in eval mode."""
-        model = self.config.new_model(backend)
         path = self.path / "model.safetensors"
-        self._load(path, model, read_arrays(path)[0])
+        arrays, metadata = read_arrays(path, "model")
+        self._require_own(path, metadata)
+        model = self.config.new_model(backend)
+        self._load(path, model, arrays)
         return model.eval()
+
+    def _origin(self) -> dict[str, str]:
+        """Return what weights are worth nothing without: the hashes of their configuration and tokenizer."""
+        return {
+            "config_sha256": self.config.sha256(),
+            "tokenizer_sha256": sha256_of(self.path / "tokenizer.json"),
+        }
+
+    def _require_own(self, path: Path, metadata: dict[str, str]) -> None:
+        """Raise InputError unless a file's metadata name the config.json and tokenizer.json of this run.
+        Files of format 1 name only the first, if any."""
+        for name, sha256 in self._origin().items():
+            if metadata.get(name, sha256) != sha256:
+                other = name.removesuffix("_sha256") + ".json"
+                raise InputError(f"{path}: belongs to another {other}; restore that, or train again")
 
     def _load(self, path: Path, model: LanguageModel, arrays: dict[str, np.ndarray]) -> None:
         try:
@@ -169,48 +224,42 @@ class Run:
         so a crash between the two files loses nothing."""
         parameters = model.state_dict()
         state = {f"p.{name}": a for name, a in parameters.items()} | optimizer.state_dict(list(parameters))
-        metadata = {
-            "format": "minigam training state 1",
-            "step": str(step),
-            "dropout_drawn": str(model.mask_counter.drawn),
-            "config_sha256": self.config.sha256(),
-        }
+        metadata = self._origin() | {"step": str(step), "dropout_drawn": str(model.mask_counter.drawn)}
         if optimizer.loss_scale:
             metadata["loss_scale"] = json.dumps(vars(optimizer.loss_scale))
-        write_arrays(self.path / "optimizer.safetensors", state, metadata)
+        write_arrays(self.path / "optimizer.safetensors", "training state", state, metadata)
         self._save_weights(parameters, step)
 
     def _save_weights(self, parameters: dict[str, np.ndarray], step: int) -> None:
-        metadata = {"format": "minigam model 1", "step": str(step)}
-        write_arrays(self.path / "model.safetensors", parameters, metadata)
+        metadata = self._origin() | {"step": str(step)}
+        write_arrays(self.path / "model.safetensors", "model", parameters, metadata)
 
     def saved_step(self) -> int:
         """Return the step of the latest checkpoint."""
-        return int(read_arrays(self.path / "optimizer.safetensors")[1]["step"])
+        return int(read_arrays(self.path / "optimizer.safetensors", "training state")[1]["step"])
 
     def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
-        """Return the model, the optimizer and the step of the latest checkpoint.
+        """Return the model, the optimizer and the step of the latest checkpoint. Call this in
+        `locked(run.path)`.
 
-        Raises InputError for a checkpoint that is damaged, not minigam's, or of another config.json.
+        Raises InputError for a checkpoint that is missing, damaged, not minigam's, or of another
+        config.json or tokenizer.json.
         """
-        path, model = self.path / "optimizer.safetensors", self.config.new_model(backend)
-        weights = self.path / "model.safetensors"
-        if not path.exists() and not weights.exists():  # stopped before its first checkpoint
-            self._forget_metrics_after(0)
-            return model, self.new_optimizer(model), 0
-        arrays, metadata = read_arrays(path)
-        if not isinstance(metadata, dict) or metadata.get("format") != "minigam training state 1":
-            raise InputError(f"{path}: not a training state of minigam; restore the file or train again")
-        if metadata.get("config_sha256") != self.config.sha256():
-            raise InputError(f"{path}: belongs to another config.json; restore that, or train again")
+        path, weights = self.path / "optimizer.safetensors", self.path / "model.safetensors"
+        arrays, metadata = read_arrays(path, "training state")
+        self._require_own(path, metadata)
         if weights.exists():
-            read_arrays(weights)  # refuse a damaged file, although resuming does not use these weights
+            read_arrays(
+                weights, "model"
+            )  # refuse a damaged file, although resuming does not use these weights
+        model = self.config.new_model(backend)
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
         optimizer = self.new_optimizer(model)
         try:
-            step = int(metadata["step"])
-            model.mask_counter.drawn = int(metadata["dropout_drawn"])
+            step, model.mask_counter.drawn = int(metadata["step"]), int(metadata["dropout_drawn"])
+            if not 0 <= step <= self.config.train.steps or model.mask_counter.drawn < 0:
+                raise ValueError(f"step {step}, {model.mask_counter.drawn} dropout masks drawn")
             optimizer.load_state_dict(arrays, names, step)
             if optimizer.loss_scale:
                 optimizer.loss_scale = LossScale(**json.loads(metadata["loss_scale"]))
@@ -221,20 +270,24 @@ class Run:
         return model, optimizer, step
 
     def log(self, line: dict) -> None:
-        """Append one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
+        """Append one line to metrics.jsonl. Raises OSError that names the file."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(line) + "\n")
+        except OSError as e:
+            raise OSError(e.errno, e.strerror or str(e), str(path)) from e
 
     def metrics(self) -> list[dict]:
-        """Return the lines of metrics.jsonl, skipping any that a crash or an editor has damaged."""
-        path, lines = self.path / "metrics.jsonl", []
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(line, dict) and isinstance(line.get("step"), int) and "loss" in line:
-                lines.append(line)
+        """Return the lines of metrics.jsonl. Lines that a crash or an editor has damaged are left out, and
+        a warning on stderr counts them."""
+        path, texts = self.path / "metrics.jsonl", []
+        if path.exists():
+            with reading(path, "the metrics of a run") as f:
+                texts = f.read().decode("utf-8", "replace").splitlines()
+        lines = [line for line in map(_measurement, texts) if line is not None]
+        if dropped := len(texts) - len(lines):
+            print(f"{path}: {dropped} of {len(texts)} lines damaged, left out", file=sys.stderr)
         return lines
 
     def _forget_metrics_after(self, step: int) -> None:
@@ -249,3 +302,18 @@ class Run:
         if metrics:
             with replacing(self.path / "loss.png") as temporary:
                 loss_plot(metrics, title=self.path.name).savefig(temporary, dpi=120, format="png")
+
+
+def _measurement(text: str) -> dict | None:
+    """Return a line of metrics.jsonl, a step's or a validation's; None if it is damaged."""
+    try:
+        line = json.loads(text)
+        kinds = line.get("kinds", {})
+        required = {"step", "loss", "tokens"} | ({"seconds"} if "lr" in line else set())
+        whole = line.keys() >= required and type(line["step"]) is int and line["step"] >= 0
+        whole = whole and all({"loss", "floor"} <= kind.keys() for kind in kinds.values())
+        numbers = [v for part in (line, *kinds.values()) for v in part.values() if v is not kinds]
+        whole = whole and all(type(v) in (int, float) for v in numbers)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return line if whole else None

@@ -1,5 +1,6 @@
 """The commands as a user meets them: wrong input is one line and exit code 2, never a traceback."""
 
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -13,7 +14,6 @@ from minigam import backend, cli, evaluate, generate, train
 from minigam.data import __main__ as data
 from minigam.experiments import __main__ as experiments
 from minigam.explain import __main__ as explain
-from minigam.files import write_text
 from minigam.gradcheck import __main__ as gradcheck
 from minigam.training import loop, profile
 from minigam.training.run import Run
@@ -167,15 +167,19 @@ def test_generate_refuses_a_folder_that_is_no_run(capsys, tmp_path):
     assert_refused(generate.main, [tmp_path], capsys, "config.json")
 
 
-def test_generate_refuses_another_runs_tokenizer(capsys, run_folder, tmp_path):
-    copy = tmp_path / "run"
-    copy.mkdir()
-    for p in run_folder.iterdir():
-        (copy / p.name).write_bytes(p.read_bytes())
-    write_text(copy / "tokenizer.json", '{"kind": "char", "vocabulary": ["a", "b"]}')
-    assert_refused(
-        generate.main, [copy, "--backend=numpy", "--prompt=a"], capsys, "tokenizer.json", "2 tokens"
-    )
+def test_weights_are_refused_beside_another_tokenizer_or_config(capsys, run_folder, tmp_path):
+    for name, old, new in (("tokenizer.json", "Lily", "Lila"), ("config.json", '"lr": 0.003', '"lr": 0.004')):
+        copy = Path(shutil.copytree(run_folder, tmp_path / name))
+        text = (copy / name).read_text()
+        assert old in text
+        (copy / name).write_text(text.replace(old, new))
+        wanted = f"model.safetensors: belongs to another {name}"
+        for main in (generate.main, evaluate.main):
+            assert_refused(main, [copy, "--backend=numpy"], capsys, wanted)
+        wanted = "data of this run has changed" if name == "tokenizer.json" else wanted[5:]
+        assert_refused(
+            train.main, ["--resume", copy, "--backend=numpy"], capsys, wanted.replace("model", "optimizer")
+        )
 
 
 EMPTY = {
@@ -219,7 +223,7 @@ def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tm
         assert code == 1
         assert err.splitlines()[-1] == (
             "minigam train: out of memory (Unable to allocate 9.5 GiB). "
-            f"Last checkpoint: step {steps_that_fit}, in {path}. "
+            f"Step {steps_that_fit} is saved in {path}. "
             "Start again with --micro-batch 1, or a smaller --batch-size."
         )
         assert Run(path).saved_step() == steps_that_fit

@@ -215,7 +215,7 @@ def test_a_model_learns_almost_as_in_float32(name, library, monkeypatch):
 
 
 def saved_scale(path) -> dict:
-    return json.loads(read_arrays(path / "optimizer.safetensors")[1]["loss_scale"])
+    return json.loads(read_arrays(path / "optimizer.safetensors", "training state")[1]["loss_scale"])
 
 
 def test_a_run_keeps_its_precision_and_goes_on_with_its_scale(tmp_path, capable, monkeypatch):

@@ -99,7 +99,7 @@ def test_an_interrupted_table_resumes_to_the_same_result(small, tmp_path, monkey
 
     for _ in range(3):  # every call is interrupted after one more step
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "noticing_interrupt", immediately)
+            patch.setattr(loop, "noticed", immediately)
             with pytest.raises(command.Interrupted):
                 compare(tmp_path / "parts", seeds=[0])
     got = compare(tmp_path / "parts", seeds=[0])
@@ -269,7 +269,7 @@ def test_answers_are_judged_by_the_likeliest_token():
 
 
 def test_recall_writes_its_three_files(tmp_path, capsys):
-    recall.recall(["gam", "transformer"], 2, 0, tmp_path, "numpy")
+    recall.recall(["gam", "transformer"], 2, 0, "numpy", tmp_path)
     content = json.loads((tmp_path / "recall.json").read_text())
     gam = content["cells"]["gam"]
     assert gam["result"]["reach"] == 1 + gam["model"]["n_layers"] * (gam["model"]["kernel_size"] - 1)
@@ -325,10 +325,10 @@ def test_predictions_without_a_target_are_not_counted():
 def test_reach_reads_every_run_once(small, tmp_path, monkeypatch):
     compare(tmp_path, ("gam", "mamba"), seeds=[0])
     runs = [tmp_path / "cells" / "gam-seed0", tmp_path / "cells" / "mamba-seed0"]
-    reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
+    reach.reach([Run(path) for path in runs], 4, 0, "numpy", tmp_path / "reach")
     with monkeypatch.context() as patch:
         patch.setattr(reach, "influence", None)  # everything is measured already: a call would fail
-        reach.reach(runs, 4, tmp_path / "reach", "numpy", 0)
+        reach.reach([Run(path) for path in runs], 4, 0, "numpy", tmp_path / "reach")
     content = json.loads((tmp_path / "reach" / "reach.json").read_text())
     assert content["runs"]["GAM"]["measured_reach"] == content["runs"]["GAM"]["reach"] == 3
     assert content["runs"]["Mamba"]["measured_reach"] > 3

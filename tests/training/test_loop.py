@@ -26,8 +26,8 @@ def test_ctrl_c_finishes_the_step_and_makes_a_checkpoint(tmp_path, monkeypatch):
     corpus = from_pocketstories(128, n_train=8, n_valid=2)
     config = GAMConfig(block_size=128, d_model=8, n_layers=1, n_slots=4)
     settings = TrainConfig(batch_size=2, steps=10, checkpoint_every=2)
-    run, model, optimizer = loop.begin(
-        tmp_path, RunConfig.of("gam", config, DataConfig(), settings, corpus), corpus.tokenizer, "numpy"
+    run, model, optimizer = Run.create(
+        tmp_path, RunConfig.of("gam", config, DataConfig(), settings, corpus), corpus.tokenizer
     )
     Interrupter(optimizer, at=3)
     saved, save = [], Run.save

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.commands import assert_refused
 from helpers.runs import FLAGS, STATE, assert_same_run
 
 from minigam import generate, train
 from minigam.config import InputError
+from minigam.files import read_arrays, write_arrays
 from minigam.training import loop
 from minigam.training.run import Run
 from minigam.training.schedule import warmup_cosine
@@ -59,9 +61,8 @@ def test_ctrl_c_saves_and_resuming_ends_in_the_same_bits(whole, tmp_path, capsys
 
     monkeypatch.setattr(Run, "log", log_and_interrupt)
     assert train.main([*FLAGS, f"--out={path}"]) == 130
-    assert f"interrupted after step 7, which is saved. To resume:\n  minigam train --resume {path}" in (
-        capsys.readouterr().err
-    )
+    err = capsys.readouterr().err
+    assert f"interrupted. Step 7 is saved in {path}. To resume:\n  minigam train --resume {path}" in err
     monkeypatch.undo()
     assert train.main([f"--resume={path}", "--backend=numpy"]) == 0
     assert_same_run(whole, path)
@@ -99,12 +100,8 @@ def test_kill_between_checkpoints_loses_nothing_in_the_end(whole, tmp_path):
 
 def test_kill_between_the_two_files_of_a_checkpoint(whole, copy, tmp_path):
     """The training state is newer than model.safetensors: resuming reads the state, which is whole."""
-    older = Run(whole)
-    model = older.config.new_model()
-    older_weights = model.state_dict()
-    from minigam.files import write_arrays
-
-    write_arrays(copy / "model.safetensors", older_weights, {"format": "minigam model 1", "step": "0"})
+    run = Run(copy)
+    run._save_weights(run.config.new_model().state_dict(), 0)
     model, _, step = Run(copy).resume()
     assert step == 12
     assert (copy / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
@@ -144,11 +141,10 @@ def damage_truncate(path: Path, name: str) -> None:
 
 def damage_swap(path: Path, name: str) -> None:
     """Put arrays of another model there."""
-    from minigam.files import read_arrays, write_arrays
-
-    arrays, metadata = read_arrays(path / name)
+    content = "model" if name.startswith("model") else "training state"
+    arrays, metadata = read_arrays(path / name, content)
     some = sorted(arrays)[0]
-    write_arrays(path / name, {some: np.zeros(3, np.float32)}, metadata)
+    write_arrays(path / name, content, {some: np.zeros(3, np.float32)}, metadata)
 
 
 def damage_remove(path: Path, name: str) -> None:
@@ -193,19 +189,35 @@ def test_a_changed_config_is_refused(copy, change):
         train.main([f"--resume={copy}", "--backend=numpy"])
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_again(whole, copy):
-    for name in ("model.safetensors", "optimizer.safetensors", "metrics.jsonl", "loss.png"):
+def test_a_run_without_any_checkpoint_is_refused_and_keeps_its_metrics(copy):
+    before = (copy / "metrics.jsonl").read_bytes()
+    for name in ("model.safetensors", "optimizer.safetensors"):
         (copy / name).unlink()
-    assert train.main([f"--resume={copy}", "--backend=numpy"]) == 0
-    assert_same_run(whole, copy)
+    with pytest.raises(InputError, match=r"optimizer\.safetensors: not found"):
+        train.main([f"--resume={copy}", "--backend=numpy"])
+    assert (copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_killed_while_its_folder_was_made_can_begin_again(whole, tmp_path):
-    (tmp_path / "tokenizer.json").write_bytes((whole / "tokenizer.json").read_bytes())
-    begun = Run.create(tmp_path, Run(whole).config, Run(whole).tokenizer())
-    assert begun.tokenizer().to_json() == Run(whole).tokenizer().to_json()
-    with pytest.raises(InputError, match="not empty"):
-        Run.create(tmp_path, Run(whole).config, Run(whole).tokenizer())
+@pytest.mark.parametrize("at", ["tokenizer.json", "metrics.jsonl", "config.json", "model.safetensors"])
+def test_a_creation_that_was_stopped_can_be_started_again(whole, tmp_path, monkeypatch, capsys, at):
+    class Killed(BaseException):
+        pass
+
+    def replace(self, target):
+        if Path(target).name == at:
+            raise Killed
+        return moved(self, target)
+
+    path, moved = tmp_path / "run", Path.replace
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Killed):
+        train.main([*FLAGS, f"--out={path}"])
+    monkeypatch.undo()
+    assert_refused(train.main, [f"--resume={path}", "--backend=numpy"], capsys, "start it again")
+    assert_refused(generate.main, [path, "--backend=numpy"], capsys, "start it again")
+    assert train.main([*FLAGS, f"--out={path}"]) == 0
+    assert_same_run(whole, path)
+    assert_refused(train.main, [*FLAGS, f"--out={path}"], capsys, "not empty", "--resume")
 
 
 def test_a_finished_run_without_its_metrics_ends_well(copy, capsys):
@@ -218,16 +230,8 @@ def test_a_finished_run_without_its_metrics_ends_well(copy, capsys):
 def test_an_exploded_update_is_never_a_checkpoint(tmp_path, capsys):
     flags = [*FLAGS, f"--out={tmp_path / 'run'}", "--lr=1e38", "--weight-decay=100", "--checkpoint-every=1"]
     assert train.main(flags) == 1
-    assert "Last good checkpoint: step" in capsys.readouterr().err
+    assert "is saved in" in capsys.readouterr().err
     assert all(np.isfinite(a).all() for a in Run(tmp_path / "run").load_model().state_dict().values())
-
-
-def test_damaged_lines_of_metrics_cost_no_others(copy):
-    lines = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    (copy / "metrics.jsonl").write_bytes(
-        b"".join([*lines[:3], b"5\n", b"\xff\xfe\n", b'{"a": 1}\n', *lines[3:]])
-    )
-    assert len(Run(copy).metrics()) == len(lines)
 
 
 @pytest.mark.parametrize("step", [4, 5, 8])
@@ -293,7 +297,7 @@ def test_nan_stops_with_the_step_the_operation_and_the_last_good_checkpoint(tmp_
     err = capsys.readouterr().err
     assert "step 7: loss nan" in err
     assert "op 'gelu', forward" in err
-    assert "Last good checkpoint: step 5" in err
+    assert "Step 5 is saved in" in err
     assert Run(tmp_path / "sick").metrics()[-1]["step"] == 6  # what led to it can still be read
     model, _, step = Run(tmp_path / "sick").resume()
     assert step == 5

@@ -1,0 +1,65 @@
+"""The signals that ask a command to stop: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+Handler = Callable[[int, Any], None]
+
+
+def _signals() -> list[signal.Signals]:
+    """Return those of this system. One that is ignored, as under nohup, stays ignored."""
+    names = (name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+    return [s for s in (signal.Signals[name] for name in names) if signal.getsignal(s) != signal.SIG_IGN]
+
+
+def _leave(signum: int, frame: Any) -> None:
+    os.write(2, b"minigam: interrupted\n")
+    os._exit(128 + signum)
+
+
+if Path(sys.argv[0]).stem in ("-m", "minigam"):
+    # A command is being started, as `python -m minigam.NAME` or `minigam`. Until `handled` takes over,
+    # a signal ends it in one line, not with a traceback through the libraries that it imports.
+    for _signal in _signals():
+        signal.signal(_signal, _leave)
+
+
+def _raise(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def handled(handler: Handler = _raise) -> Iterator[dict[int, Any]]:
+    """Call `handler` at each of the signals; yield the handlers that this replaces. The default raises
+    KeyboardInterrupt."""
+    try:
+        before: dict[int, Any] = {s: signal.signal(s, handler) for s in _signals()}
+    except ValueError:  # not the main thread, which alone gets signals
+        before = {}
+    try:
+        yield before
+    finally:
+        for s, previous in before.items():
+            signal.signal(s, previous)
+
+
+@contextmanager
+def noticed() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether one of the signals has come, so that a step can be finished
+    first. A second one stops immediately."""
+    came = False
+
+    def notice(signum: int, frame: Any) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signum, before[signum])
+        with suppress(OSError):  # nobody may be there to read it
+            print("\nstopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr)
+
+    with handled(notice) as before:
+        yield lambda: came
