@@ -139,6 +139,23 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, content: dict) -> None:
+    """Write a JSON object together with its own SHA-256, completely or not at all."""
+    write_json(path, content | {"sha256": _seal(content)})
+
+
+def read_sealed(path: Path, remedy: str) -> dict:
+    """Read what `write_sealed` wrote. Raises InputError as `read_json` does, and for changed content."""
+    content = read_json(path, remedy)
+    if content.pop("sha256", None) != _seal(content):
+        raise InputError(f"{path}: changed since it was written; restore the file or {remedy}")
+    return content
+
+
+def _seal(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
 def reading(path: Path, wanted: str) -> Iterator[BufferedReader]:
     """Open a regular file to read its bytes. Every file of the user is opened here.

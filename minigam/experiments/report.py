@@ -16,7 +16,7 @@ import numpy as np
 from minigam.config import InputError
 from minigam.engine import backend
 from minigam.engine.memory import GIB, physical_memory
-from minigam.files import read_json, replacing, write_json, write_text
+from minigam.files import read_sealed, replacing, write_json, write_sealed, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +138,7 @@ class Cells:
         self.path, self.settings, self.cells = path, settings | {"backend": backend}, {}
         self.measured = provenance(backend)
         if path.exists():
-            content = read_json(path, remedy="delete it")
+            content = read_sealed(path, remedy="delete it")
             if content.get("settings") != self.settings:
                 raise InputError(f"{path}: holds other settings; choose another --out, or delete it")
             self.cells = content["cells"]
@@ -148,5 +148,5 @@ class Cells:
         if name not in self.cells:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.cells[name] = {**measure(), "measured": self.measured}
-            write_json(self.path, {"settings": self.settings, "cells": self.cells})
+            write_sealed(self.path, {"settings": self.settings, "cells": self.cells})
         return self.cells[name]

@@ -7,7 +7,7 @@ from statistics import median
 from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus
 from minigam.experiments import report
-from minigam.files import locked, read_json, write_json
+from minigam.files import locked, read_sealed, write_sealed
 from minigam.training import loop
 from minigam.training.run import Run, RunConfig
 from minigam.training.size import require_memory
@@ -43,7 +43,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
         if started and (other := _differences(Run(path).config, config)):
             raise InputError(f"{path}: a run of other settings ({other}); choose another --out, or delete it")
         if started and (path / "result.json").exists():
-            return read_json(path / "result.json", remedy="delete it")
+            return read_sealed(path / "result.json", remedy="delete it")
         if started:
             run = Run(path)
             model, optimizer, step = run.resume(backend)
@@ -62,7 +62,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
             "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
             **loop.finish(run, model, corpus),
         }
-        write_json(path / "result.json", result)
+        write_sealed(path / "result.json", result)
     return result
 
 
