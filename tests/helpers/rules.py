@@ -3,7 +3,7 @@
 import numpy as np
 
 from minigam import reference_only
-from minigam.engine import backend
+from minigam.engine import backend, cpu, numeric
 from minigam.engine.tensor import Tensor
 
 
@@ -37,3 +37,11 @@ def assert_faster_equals_reference(case, library: str, monkeypatch) -> None:
         want = value_and_gradients(case, case.tensors(library=library))
     assert len(runs) == 1, "the faster rule ran where the reference was asked for"
     assert_all_close(got, want, rtol=1e-10)
+
+
+def small_tiles(monkeypatch) -> None:
+    """Make the faster rules of the CPU cut even the smallest arrays into several parts."""
+    for module in (numeric, cpu.selective_scan):
+        monkeypatch.setattr(module, "TILE", 8)
+    monkeypatch.setattr(cpu.ops, "ROWS", 3)
+    monkeypatch.setattr(cpu.attention, "QUERIES", 2)
