@@ -22,7 +22,7 @@ def _leave(signum: int, frame: Any) -> None:
     os._exit(128 + signum)
 
 
-if Path(sys.argv[0]).stem in ("-m", "minigam"):
+if Path(*sys.argv[:1]).stem in ("-m", "minigam"):
     # A command is being started, as `python -m minigam.NAME` or `minigam`. Until `handled` takes over,
     # a signal ends it in one line, not with a traceback through the libraries that it imports.
     for _signal in _signals():
