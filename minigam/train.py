@@ -96,7 +96,7 @@ def _train(
     except BrokenPipeError:
         code, why, advice = 1, "nobody reads the output any more", resume
     except OSError as e:  # a full disk, for example
-        code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Make room. {resume}"
+        code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Free some space. {resume}"
     with suppress(OSError):  # nobody may be there to read it
         print(f"\n{PROG}: {why}. Step {run.saved_step()} is saved in {run.path}. {advice}", file=sys.stderr)
     return code

@@ -165,7 +165,7 @@ class Run:
             (path / UNFINISHED).unlink()
         except OSError as e:
             reason = f"{e.filename or path}: {e.strerror or e}"
-            raise InputError(f"{reason}; the run has not begun, choose a writable --out") from e
+            raise InputError(f"{reason}; the run has not started, choose a writable --out") from e
         return run, model, optimizer
 
     def tokenizer(self) -> Tokenizer:
