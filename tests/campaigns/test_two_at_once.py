@@ -29,7 +29,7 @@ def interleaved(
 
 def orders_of(server: Server, c: Campaign, folder: Callable, first: Callable, second: Callable, **settings):
     """Yield each order: the folder, both children, and the number of the operation."""
-    for n in range(1, 10_000, pick(11, 1)):
+    for n in range(1, 10_000, pick(17, 1)):
         path = folder(n)
         pair = interleaved(server, c, Orders(path, at=n, does="wait", **settings), first(path), second(path))
         if pair is None:
@@ -77,7 +77,7 @@ def test_two_trainings_without_a_folder(server, text, tmp_path):
     with campaign("two_trainings_without_out") as c:
         run = crashes.whole(server, tmp_path / "whole", crashes.flags_of(text))
         argv = (minigam, "train", *run.flags)
-        for n in range(1, 10_000, pick(11, 1)):
+        for n in range(1, 10_000, pick(19, 1)):
             here = tmp_path / f"{n}"
             here.mkdir()
             pair = interleaved(server, c, Orders(here, at=n, does="wait", cwd=here), argv, argv)
