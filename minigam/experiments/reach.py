@@ -67,7 +67,8 @@ def reach(runs: list[Run], n_rows: int, seed: int, backend: str, out: Path) -> N
         return {"reach": model.reach, "measured_reach": seen(moved["largest"]), **moved}
 
     for run in runs:
-        key = f"{run.path.resolve()} {sha256_of(run.path / 'model.safetensors')}"
+        # With the settings, which are stored next to the numbers: `measure` refuses changed ones.
+        key = f"{run.path.resolve()} {sha256_of(run.path / 'model.safetensors')} {run.config.sha256()}"
         label = MODELS[run.config.model_type].__name__
         if [r.config.model_type for r in runs].count(run.config.model_type) > 1:
             label += f" ({run.path})"

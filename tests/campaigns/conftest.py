@@ -1,5 +1,6 @@
 """Shared by the campaigns that start children: the server, a text, the run that nothing interrupts."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,5 +21,7 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def world(server, tmp_path_factory) -> World:
-    return World(tmp_path_factory.mktemp("worlds") / "world", server)
+def world(server, tmp_path_factory) -> Iterator[World]:
+    world = World(tmp_path_factory.mktemp("worlds") / "world", server)
+    yield world
+    world.lines.close()

@@ -43,8 +43,8 @@ class Ended:
             return self.err.strip().splitlines()[-1]
         if self.peak_mib > 1024:
             return f"{self.peak_mib:.0f} MiB"
-        if self.code == 0:
-            return ""
+        if self.code == 0 or (self.code == 1 and "Start again with a smaller --lr" in self.err):
+            return ""  # done, or a training that diverged
         lines = [line for line in self.err.splitlines() if not line.startswith("backend numpy (auto")]
         if self.code != 2 or len(lines) != 1 or not lines[0].strip():
             return f"exit code {self.code}, {self.err[:300]!r}"

@@ -23,6 +23,18 @@ RUNS = {
     "paper": [*ON_PREPARED, "--model=mamba", "--expand=1"],
 }
 TABLE1 = ["table1", "--scale=small", "--dataset=prep", "--backend=numpy", "--models", "gam"]
+TABLE2 = [
+    "table2",
+    "--scale=small",
+    "--models",
+    "gam",
+    "--lengths",
+    "4",
+    "8",
+    "--repeats=1",
+    "--backend=numpy",
+]
+REACH = ["reach", "run", "--rows=2", "--backend=numpy"]
 
 
 def quicken(folder: Path) -> None:
@@ -30,7 +42,7 @@ def quicken(folder: Path) -> None:
     import jupytext  # noqa: F401  # it takes a second
 
     from minigam.course import notebooks
-    from minigam.experiments import comparison, recall, scaling
+    from minigam.experiments import comparison, reach, recall, scaling
     from minigam.gradcheck import __main__ as gradcheck
 
     skip_drawing()
@@ -40,6 +52,7 @@ def quicken(folder: Path) -> None:
         {"gam": {"n_slots": 2}, "transformer": {"n_heads": 2}, "mamba": {"d_state": 2}}, {},
     )  # fmt: skip
     scaling.SCALES["small"] |= {"batch": 1, "d_model": 8, "gam": {"n_slots": 2}}
+    recall.recall_plot = reach.reach_plot = scaling.scaling_plot = comparison.comparison_plot
     recall.ROWS, recall.OFTEN = 100, 0
     recall.SHARED["d_model"] = 4
     gradcheck.LAYERS, gradcheck.MODELS = [], []
@@ -73,6 +86,8 @@ class World:
             ["data", "prepare", "wikitext-2", *prepare],
             *(["train", *flags, f"--out={name}"] for name, flags in RUNS.items()),
             ["experiments", *TABLE1, "--out=table"],
+            ["experiments", *TABLE2, "--out=table2"],
+            ["experiments", *REACH, "--out=reach"],
         ]  # fmt: skip
         for command in commands:
             ended = self.lines.run(*command)
@@ -81,6 +96,7 @@ class World:
             self.path, at=2, does=signal.SIGKILL, call="minigam.training.loop:train_step", cwd=self.path
         )
         server.run(minigam, "train", *ON_TEXT, "--out=half", orders=killed)
+        (self.path / "half" / ".lock").unlink(missing_ok=True)
         (self.path / "file").write_bytes(b"\0\1 something else \xff")
         (self.path / "deep.json").write_text("[" * 100_000)
         (self.path / "folder").mkdir()
