@@ -31,8 +31,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary file; `locked` removes it. A link is followed. Raises InputError for a device or a folder,
     and OSError that names `path`, for example on a full disk.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
+    path = Path(os.path.realpath(path))  # `resolve` raises for links in a circle, of which a link is left
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: exists and is not a regular file; choose another name")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=f"-{path.name}")

@@ -168,14 +168,15 @@ def test_an_error_while_replacing_names_the_file_and_keeps_the_old_one(tmp_path)
 def test_only_regular_files_are_replaced_and_links_followed(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
-    for name in ("fifo", "folder"):
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("fifo", "folder", "loop"):
         with pytest.raises(InputError, match="not a regular file"):
             write_text(tmp_path / name, "new")
     (tmp_path / "link").symlink_to("target")
     for text in ("new", "newer"):
         write_text(tmp_path / "link", text)
         assert (tmp_path / "target").read_text() == text
-    assert {p.name for p in tmp_path.iterdir()} == {"fifo", "folder", "link", "target"}
+    assert {p.name for p in tmp_path.iterdir()} == {"fifo", "folder", "loop", "link", "target"}
 
 
 def test_a_reader_that_quits_stops_the_run_after_it_is_saved(whole, tmp_path):
