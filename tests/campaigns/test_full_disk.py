@@ -40,7 +40,7 @@ def test_a_full_disk_at_random_sizes(server, text, tmp_path):
         for k in range(pick(4, 100)):
             run = crashes.whole(server, tmp_path / f"whole{k}", crashes.random_flags(text, rng))
             largest, path = (run.path / "optimizer.safetensors").stat().st_size, tmp_path / f"{k}"
-            limit = int(rng.choice([rng.integers(largest), rng.integers(1000)]))
+            limit = int(rng.choice([rng.integers(600, largest), rng.integers(600, 2000)]))  # 600: the message
             child = server.run(
                 minigam, "train", *run.flags, f"--out={path}", orders=Orders(path, limit=limit)
             )

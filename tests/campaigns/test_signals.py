@@ -31,15 +31,12 @@ def message(child: Child, path, times: int) -> str:
     """Return what is wrong with how signals ended a training. A second one may cut the message short."""
     if child.code == 0:
         return ""
-    if child.code not in (1, 130, 143, 129) or "Traceback" in child.err or child.err.count("\n") > 6:
+    if child.code not in (130, 143, 129) or "Traceback" in child.err or child.err.count("\n") > 6:
         return f"exit code {child.code}: {child.err}"
     saved = (path / "model.safetensors").exists() and (path / "config.json").exists()
-    short = times == 2 and child.err.count("\n") == 1
-    if (
-        saved
-        and not short
-        and not (re.search(r"[Ss]tep \d+ is saved", child.err) and "--resume" in child.err)
-    ):
+    told = re.search(r"[Ss]tep \d+ is saved", child.err) and "--resume" in child.err
+    cut_short = times == 2 and child.err.count("\n") == 1
+    if saved and not told and not cut_short:
         return f"it does not say what is saved and how to continue: {child.err}"
     return "" if "interrupted" in child.err or "stopped" in child.err else f"it does not say why: {child.err}"
 
