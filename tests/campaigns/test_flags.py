@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from helpers.campaigns import LONG, campaign
-from helpers.lines import linux
+from helpers.lines import Ended, linux
 from helpers.world import ON_PREPARED, ON_STORIES, ON_TEXT, TABLE1
 
 from minigam import cli
@@ -110,6 +110,37 @@ def outputs(argv: list[str]) -> list[str]:
     """Return what a command line is told to write, and may replace."""
     named = [a.partition("=")[2] for a in argv if a.startswith(("--out=", "--json=", "--resume="))]
     return [*named, argv[-1]] if "-o" in argv else named
+
+
+@pytest.mark.parametrize(
+    ("ended", "fault"),
+    [
+        (Ended(0, "text", "", 0.1, 99.0), ""),
+        (Ended(2, "", "minigam train: no\n", 0.1, 99.0), ""),
+        (Ended(2, "", "minigam train: no\nor yes\n", 0.1, 99.0), "exit code 2"),
+        (Ended(2, "", "", 0.1, 99.0), "exit code 2"),
+        (Ended(1, "", "Traceback\n  line 1\nKeyError: 'a'\n", 0.1, 99.0), "KeyError"),
+        (Ended(0, "", "a.py:1: RuntimeWarning: overflow\n", 0.1, 99.0), "RuntimeWarning"),
+        (Ended(1, "", "minigam train: out of memory\n", 0.1, 99.0), "exit code 1"),
+        (Ended(2, "", "minigam train: no\n", 5.1, 99.0), "5.1 s until refused"),
+        (Ended(0, "text", "", 0.1, 1500.0), "1500 MiB"),
+        (Ended(-9, "", "", 0.1, 99.0), "hangs"),
+    ],
+)
+def test_what_counts_as_a_fault(ended, fault):
+    assert fault in ended.fault()
+    assert bool(ended.fault()) == bool(fault)
+
+
+def test_a_line_runs_within_its_limits(world):
+    assert world.lines.run("--version").out.startswith("minigam ")
+    assert world.lines.run("generate", "missing").fault() == ""
+    assert world.changes() == ([], [])
+    (world.path / "t.txt").write_text("changed")
+    (world.path / "new").mkdir()
+    assert world.changes() == (["new"], ["t.txt"])
+    world.restore()
+    assert world.changes() == ([], [])
 
 
 def test_every_flag_with_every_wrong_value(world):
