@@ -33,10 +33,11 @@ def message(child: Child, path, times: int) -> str:
         return ""
     if child.code not in (130, 143, 129) or "Traceback" in child.err or child.err.count("\n") > 6:
         return f"exit code {child.code}: {child.err}"
-    saved = (path / "model.safetensors").exists() and (path / "config.json").exists()
+    metrics = path / "metrics.jsonl"
+    training = metrics.exists() and metrics.stat().st_size > 0 and "Saved in" not in child.out
     told = re.search(r"[Ss]tep \d+ is saved", child.err) and "--resume" in child.err
     cut_short = times == 2 and child.err.count("\n") == 1
-    if saved and not told and not cut_short:
+    if training and not told and not cut_short:
         return f"it does not say what is saved and how to continue: {child.err}"
     return "" if "interrupted" in child.err or "stopped" in child.err else f"it does not say why: {child.err}"
 
