@@ -3,7 +3,9 @@
 An error is measured in units in the last place: relative to the value wanted, and to the dtype's eps.
 """
 
+import math
 from contextlib import nullcontext
+from functools import partial
 from operator import attrgetter
 
 import mpmath
@@ -180,6 +182,80 @@ def test_the_ratio_of_mills_is_what_the_fit_gives():
         assert last == end
         for stored, fit in zip(fitted, fit_mills_ratio.fit(degree_p, degree_q, end), strict=True):
             assert stored == tuple(float(mpmath.nstr(a, digits)) for a in reversed(fit))
+
+
+# --------------------------------------------------------------------------- sums of exponentials
+
+
+def confident(rng, shape, scale: float) -> np.ndarray:
+    """Return logits on top of a large number, each row with one that stands out."""
+    z = scale * rng.standard_normal(shape) + 1e3
+    z[..., 1] += 12.0
+    return z.astype("float32")
+
+
+def twins(torch) -> list:
+    """Return operations, PyTorch's, and their inputs: float32 arrays and targets."""
+    F, rng = torch.nn.functional, np.random.default_rng(0)
+    targets = np.where(rng.random(200) < 0.5, 1, rng.integers(0, 50, 200))
+    logits, x = confident(rng, (200, 50), 2.0), rng.standard_normal((200, 64)).astype("float32")
+    head = (0.3 * rng.standard_normal((50, 64))).astype("float32")
+    head[:, 0] = x[:, 0] = 30.0  # every logit is 900 and a little
+    qkv = (3.0 * rng.standard_normal((2, 150, 3 * 16))).astype("float32")
+
+    def attention(qkv):
+        q, k, v = (z.unflatten(-1, (2, 8)).transpose(1, 2) for z in qkv.chunk(3, dim=-1))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2)
+
+    return [
+        (ops.softmax, lambda x: F.softmax(x, dim=-1), [logits]),
+        (ops.cross_entropy, lambda z, t: F.cross_entropy(z, t, reduction="none"), [logits, targets]),
+        (ops.linear_cross_entropy, lambda x, w, t: F.cross_entropy(F.linear(x, w), t), [x, head, targets]),
+        (partial(sequence.causal_attention, n_heads=2), attention, [qkv]),
+    ]
+
+
+@each_rule
+@pytest.mark.parametrize("which", range(4), ids=["softmax", "cross-entropy", "linear", "attention"])
+def test_sums_of_exponentials_are_as_accurate_as_pytorchs(which, rules):
+    torch = pytest.importorskip("torch")
+    op, twin, arrays = twins(torch)[which]
+
+    def ours(dtype):
+        tensors = [Tensor(a.astype(dtype), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+        y = op(*tensors)
+        y.backward(cotangent(y.data).astype(dtype))
+        return [y.data, *(t.grad for t in tensors if isinstance(t, Tensor))]
+
+    def cotangent(y):
+        return np.cos(np.arange(y.size)).reshape(y.shape).astype("float32")
+
+    theirs = [torch.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    y = twin(*theirs)
+    y.backward(torch.tensor(cotangent(y.detach().numpy())))
+    theirs = [y.detach().numpy(), *(t.grad.numpy() for t in theirs if t.requires_grad)]
+    with reference_only():
+        exact = ours("float64")
+    with rules():
+        got = ours("float32")
+    for a, b, c in zip(got, theirs, exact, strict=True):
+        last_bits = 4.0 * np.finfo(np.float32).eps * np.abs(c).max()
+        assert np.abs(a - c).max() <= 1.5 * np.abs(b - c).max() + last_bits
+
+
+@each_library
+@each_rule
+def test_a_loss_of_large_logits_keeps_its_digits(rules, library):
+    x, weight = np.array([[3e4, 1.0]], "float32"), np.array([[1.0, 0.0], [1.0, -2.0], [1.0, -3.5]], "float32")
+    logits, target = x @ weight.T, np.array([0])  # 30000, 29998 and 29996.5, without an error
+    want = math.log(1.0 + math.exp(-2.0) + math.exp(-3.5))
+    with rules():
+        for op, arrays in (
+            (ops.cross_entropy, (logits, target)),
+            (ops.linear_cross_entropy, (x, weight, target)),
+        ):
+            loss = op(*(backend.to(a, library) for a in arrays)).data
+            assert backend.to_numpy(loss).item() == pytest.approx(want, rel=1e-6)
 
 
 # ---------------------------------------------------------------------------------------- layer_norm
