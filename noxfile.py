@@ -25,7 +25,7 @@ nox.options.reuse_existing_virtualenvs = True
 def tests(session: nox.Session, numpy: str) -> None:
     """Run the tests, and store what ran."""
     pin = f"numpy=={OLDEST[str(session.python)]}" if numpy == "oldest" else "numpy"
-    session.install("--editable", ".", pin, "pytest", "hypothesis", "tokenizers", "threadpoolctl")
+    session.install("--editable", ".[test]", pin, "tokenizers")
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
