@@ -181,13 +181,27 @@ def _open_streams() -> None:
     os.close(spare)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or sys.stdout
+    if isinstance(sys.stderr, TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = _Messages(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)
     if isinstance(sys.stdout, TextIOWrapper):
         # Write each line immediately, and print ? for a character that the terminal cannot show.
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
 
 
+class _Messages(TextIOWrapper):
+    """The stream of messages. A full disk, or a reader that has left, does not end the command."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
 def _say(code: int, text: str) -> int:
-    """Print a line on stderr, if anybody can read it; return the code."""
-    with suppress(OSError):
-        print(text, file=sys.stderr)
+    """Print a line on stderr; return the code."""
+    print(text, file=sys.stderr)
     return code

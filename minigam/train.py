@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,7 @@ def _train(
         code, why, advice = 1, "nobody reads the output any more", resume
     except OSError as e:  # a full disk, for example
         code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Free some space. {resume}"
-    with suppress(OSError):  # nobody may be there to read it
-        print(f"\n{PROG}: {why}. Step {run.saved_step()} is saved in {run.path}. {advice}", file=sys.stderr)
+    print(f"\n{PROG}: {why}. Step {run.saved_step()} is saved in {run.path}. {advice}", file=sys.stderr)
     return code
 
 
