@@ -26,7 +26,7 @@ SHELL = {
     "both full": "{} > /dev/full 2>&1",
 }
 UNREADABLE = {"stderr", "both", "three"}  # words in the names of those whose stderr nobody can read
-SHORT = ("both closed", "head", "no reader", "stdout full")
+SHORT = ("both closed", "head", "stderr full", "stdout full")
 
 
 def started(shell: str, argv: list[str]) -> subprocess.Popen:
