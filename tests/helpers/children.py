@@ -5,7 +5,6 @@ Children are forked from a server process that has imported minigam, so that one
 
 import errno
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -41,6 +40,7 @@ class Orders:
     call   : "module:function" whose call number `at` counts instead of the file operations
     limit  : largest size of a file, in bytes; a write beyond it fails, or kills if `fatal`
     quick  : draw no plot and no sample, which take most of the time of a tiny run
+    cwd    : the folder to run in
     """
 
     within: Path
@@ -105,9 +105,11 @@ class Child:
 
 
 class Server:
-    """Starts children; each gets a folder of its own for its streams."""
+    """Starts children, each with a folder of its own for its streams. Start one server per test session."""
 
     def __init__(self, folder: Path) -> None:
+        from multiprocessing import forkserver  # not on Windows
+
         self.folder, self.started = folder, 0
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(list(PRELOADED))
@@ -115,7 +117,7 @@ class Server:
             for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
                 patch.setenv(name, "1")  # a process with threads must not be forked
             patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-            multiprocessing.forkserver.ensure_running()
+            forkserver.ensure_running()
 
     def start(self, target: Callable, *args: Any, orders: Orders) -> Child:
         self.started += 1
@@ -163,6 +165,7 @@ def _obey(orders: Orders, folder: Path, target: Callable, args: tuple) -> None:
 
 
 def skip_drawing() -> None:
+    """Replace plots by a few bytes, and the sample after training by nothing."""
     from minigam import train, viz
     from minigam.experiments import comparison
 
