@@ -1,13 +1,15 @@
 """Download the paper's datasets, and prepare them or your own copies for training."""
 
+import shlex
 from argparse import Namespace
 from pathlib import Path
 
 from minigam import cli
 from minigam.config import InputError
+from minigam.data.corpus import read_meta
 from minigam.data.datasets import DATASETS, SPLITS, find_texts
 from minigam.data.hub import fetch
-from minigam.data.prepare import fetched_parts, local_parts, prepare, read_meta
+from minigam.data.prepare import fetched_parts, local_parts, prepare
 
 PROG = "minigam data"
 
@@ -73,8 +75,13 @@ def _list(args: Namespace) -> None:
             state = {None: "not here", file.size: "here"}.get(size, f"wrong size, {size} bytes")
             print(f"  {split:<6} {file.size:>12,} bytes  {file.path}  ({state})")
         out = args.data_root / f"{name}-prepared"
-        if meta := read_meta(out):
-            counts = ", ".join(f"{split} {n['tokens']:,} tokens" for split, n in meta["splits"].items())
+        if out.is_dir():
+            try:
+                splits = read_meta(out)["splits"]
+            except InputError as e:
+                print(f"  prepared, but not usable: {e}")
+                continue
+            counts = ", ".join(f"{split} {n['tokens']:,} tokens" for split, n in splits.items())
             print(f"  prepared in {out}: {counts}")
 
 
@@ -112,7 +119,8 @@ def _prepare(args: Namespace) -> None:
             f"{split}: {n['tokens']:,} tokens from {n['rows']:,} rows, {n['documents']:,} of them with text; "
             f"{n['unknown_share']:.3%} [UNK]"
         )
-    print(f"{out}: vocabulary {meta['tokenizer']['entries']:,}. Train: minigam train --dataset {out}")
+    command = f"minigam train --dataset {shlex.quote(str(out))}"
+    print(f"{out}: vocabulary {meta['tokenizer']['entries']:,}. Train: {command}")
 
 
 if __name__ == "__main__":

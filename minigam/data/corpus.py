@@ -1,6 +1,7 @@
 """What a model trains on: rows of token ids, from PocketStories or from any text."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from minigam.data import pocketstories
 from minigam.data.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from minigam.data.tokenizer import load as load_tokenizer
 from minigam.engine.memory import require_memory
-from minigam.files import read_json, read_text, sha256_of
+from minigam.files import is_same, read_json, read_text
 
-PREPARED = "minigam prepared 1"  # format of the folders that `minigam data prepare` writes
+PREPARED = "minigam prepared 2"  # format of the folders that `minigam data prepare` writes
+AGAIN = "prepare it again"
 IGNORE = -1  # pads a row after its text: as a target it is ignored, as an input it becomes token 0
 
 
@@ -154,6 +156,11 @@ def from_text(
         ids = np.array(trained.encode(part, strict=False), dtype=np.int32)
         source = valid if valid is not None and name == "validation" else text
         tokens[name], rows[name] = len(ids), _blocks(ids, block_size, name, source)
+    if trained.unknown is not None and (rows["validation"] == trained.unknown).all():
+        raise InputError(
+            f"{valid or text}: no character of the validation text is in the training text, "
+            "wanted text in the same script; choose another, or --tokenizer bpe"
+        )
     size = TextSize.of(parts["validation"], tokens["validation"])
     return Corpus(text.name, trained, rows["training"], rows["validation"], size)
 
@@ -182,30 +189,45 @@ def find_prepared(name: str) -> Path:
     raise InputError(f"{name}: no prepared dataset (looked for {looked}); run minigam data prepare")
 
 
+def read_meta(folder: Path) -> dict:
+    """Return the content of a prepared folder's meta.json.
+
+    Raises InputError when it is missing, has changed since it was written, or has an older format, of
+    which nothing tells whether it has changed.
+    """
+    path = folder / "meta.json"
+    meta = read_json(path, AGAIN)
+    if meta.get("format") != PREPARED:
+        raise InputError(f"{path}: format {meta.get('format')!r}, wanted {PREPARED!r}; {AGAIN}")
+    if meta.pop("meta_sha256", None) != meta_sha256(meta):
+        raise InputError(f"{path}: changed since it was written; {AGAIN}")
+    return meta
+
+
+def meta_sha256(meta: dict) -> str:
+    """Return the SHA-256 of the content of a meta.json, which is stored in it under this name."""
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+
+
 def from_prepared(folder: Path, block_size: int) -> Corpus:
     """Cut the token files of a prepared dataset into non-overlapping blocks of block_size + 1 tokens
     (the paper's way). The rows are memory-mapped and stay in their files.
 
     Raises InputError for a folder that is not a prepared dataset, or whose files have changed.
     """
-    meta_path, remedy = folder / "meta.json", "prepare it again"
-    meta = read_json(meta_path, remedy)
-    if meta.get("format") != PREPARED:
-        raise InputError(f"{meta_path}: format {meta.get('format')!r}, wanted {PREPARED!r}; {remedy}")
-    try:
-        for name, sha256 in meta["sha256"].items():
-            if sha256_of(folder / name) != sha256:
-                raise InputError(f"{folder / name}: changed since it was prepared; {remedy}")
-        dtype = np.dtype(meta["dtype"]).newbyteorder("<")
-        size = meta["splits"]["valid"]
-        valid_size = TextSize(size["tokens"], size["words"], size["bytes"])
-        name = str(meta["dataset"])
-        rows = {
-            split: _blocks(np.memmap(folder / f"{split}.bin", dtype, "r"), block_size, part, folder)
-            for split, part in (("train", "training"), ("valid", "validation"))
-        }
-    except OSError as e:
-        raise InputError(f"{e.filename or folder}: {e.strerror or e}; {remedy}") from e
-    except (KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{meta_path}: damaged ({e!r}); {remedy}") from e
-    return Corpus(name, load_tokenizer(folder / "tokenizer.json"), rows["train"], rows["valid"], valid_size)
+    meta = read_meta(folder)
+    for name, file in meta["files"].items():
+        if not is_same(folder / name, file["bytes"], file["sha256"]):
+            raise InputError(f"{folder / name}: changed since it was prepared; {AGAIN}")
+    dtype, size = np.dtype(meta["dtype"]).newbyteorder("<"), meta["splits"]["valid"]
+    rows = {
+        split: _blocks(np.memmap(folder / f"{split}.bin", dtype, "r"), block_size, part, folder)
+        for split, part in (("train", "training"), ("valid", "validation"))
+    }
+    return Corpus(
+        meta["dataset"],
+        load_tokenizer(folder / "tokenizer.json"),
+        rows["train"],
+        rows["valid"],
+        TextSize(size["tokens"], size["words"], size["bytes"]),
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minigam.config import InputError
 from minigam.data.hub import HubFile
-from minigam.files import read_lines
+from minigam.files import read_lines, reading
 
 SPLITS = ("train", "valid", "test")
 END_OF_STORY = "<|endoftext|>"
@@ -132,18 +132,19 @@ def _parquet_rows(path: Path) -> Iterator[str]:
         raise InputError(
             "reading a parquet file needs the extra `data`, which is not installed; see docs/install.md"
         ) from e
-    try:
-        with parquet.ParquetFile(path) as file:
+    with reading(path, "a parquet file") as f:
+        try:
+            file = parquet.ParquetFile(f)
             dtype = file.schema_arrow.field("text").type
             if dtype not in (pyarrow.string(), pyarrow.large_string()):
                 raise KeyError(f"it holds {dtype}")
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
                 yield from (text or "" for text in batch.column("text").to_pylist())
-    except (pyarrow.ArrowException, KeyError) as e:
-        reason = " ".join(str(e).split())[:200]
-        raise InputError(
-            f"{path}: not a parquet file with a column `text` ({reason}); restore it or fetch it again"
-        ) from e
+        except (pyarrow.ArrowException, KeyError, OSError, UnicodeDecodeError) as e:
+            reason = " ".join(str(e).split())[:200]
+            raise InputError(
+                f"{path}: not a parquet file with a column `text` ({reason}); restore it or fetch it again"
+            ) from e
 
 
 def _stories(path: Path) -> Iterator[str]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from minigam.config import InputError
-from minigam.files import sha256_of
+from minigam.files import is_same, sha256_of
 
 HUB = "https://huggingface.co"
 
@@ -35,17 +36,18 @@ def verify(file: HubFile, path: Path, trust: bool = False) -> tuple[str, bool]:
 
     If they are not, raises InputError with both; with `trust`, prints both to stderr instead.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: not found; download it with minigam data fetch")
+    if is_same(path, file.size, file.sha256):
+        return file.sha256, True
+    size, wanted = path.stat().st_size, f"wanted {file.size:,} bytes with SHA-256 {file.sha256}"
+    advice = "fetch it again, or accept it with --trust-download"
+    if size != file.size and not trust:  # it may take hours to hash
+        raise InputError(f"{path}: {size:,} bytes, {wanted}; {advice}")
     own = sha256_of(path)
-    if own == file.sha256 and path.stat().st_size == file.size:
-        return own, True
-    mismatch = (
-        f"{path}: {path.stat().st_size:,} bytes with SHA-256 {own}, wanted {file.size:,} bytes with SHA-256 "
-        f"{file.sha256}"
-    )
+    mismatch = f"{path}: {size:,} bytes with SHA-256 {own}, {wanted}"
     if not trust:
-        raise InputError(f"{mismatch}; fetch it again, or accept it with --trust-download")
+        raise InputError(f"{mismatch}; {advice}")
     print(f"{mismatch}; accepted because of --trust-download", file=sys.stderr)
     return own, False
 
@@ -59,8 +61,7 @@ def fetch(file: HubFile, folder: Path, *, trust: bool = False, offline: bool = F
     """
     path = folder / file.path
     if path.is_file():
-        own, right = sha256_of(path), path.stat().st_size == file.size
-        if (right and own == file.sha256) or trust or offline:
+        if trust or offline or is_same(path, file.size, file.sha256):
             return f"already there, {'' if verify(file, path, trust)[1] else 'not '}verified"
     elif offline:
         raise InputError(f"{path}: not found, and --offline downloads nothing; omit --offline")
@@ -85,8 +86,8 @@ class _Progress(tqdm):
 
 
 def _download(file: HubFile, folder: Path) -> None:
+    endpoint = _endpoint()  # first: the library cannot be imported with a malformed one
     hub = _library()
-    endpoint = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     where = {"repo_type": "dataset", "revision": file.revision, "endpoint": endpoint}
     try:
         # Probe the server first: hf_hub_download keeps retrying a dead or silent one for minutes.
@@ -115,6 +116,19 @@ def _download(file: HubFile, folder: Path) -> None:
         ) from e
 
 
+def _endpoint() -> str:
+    """Return the address of the server. Raises InputError if HF_ENDPOINT is not one."""
+    given = os.environ.get("HF_ENDPOINT") or HUB
+    try:
+        address = urlsplit(given)
+        usable = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:  # of brackets or of a port that are none
+        usable = False
+    if not usable:
+        raise InputError(f"HF_ENDPOINT is {given!r}, wanted an address such as {HUB}")
+    return given.rstrip("/")
+
+
 def _library() -> ModuleType:
     # huggingface_hub reads both variables when imported. Its Xet protocol and its telemetry write to a
     # cache outside our folder, and mirrors support neither.
@@ -125,6 +139,10 @@ def _library() -> ModuleType:
     except ImportError as e:
         raise InputError(
             "downloading needs the extra `data`, which is not installed; see docs/install.md"
+        ) from e
+    except ValueError as e:
+        raise InputError(
+            f"huggingface_hub refuses an environment variable HF_* ({e}); correct or unset it"
         ) from e
     huggingface_hub.logging.set_verbosity_error()  # otherwise it warns at every retry
     return huggingface_hub

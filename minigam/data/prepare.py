@@ -2,10 +2,11 @@
 
 train.bin, valid.bin   token ids, unsigned and little-endian, one document after another
 tokenizer.json         text to ids and back
-meta.json              sources, settings, counts, and the SHA-256 of the other three files
+meta.json              sources, settings, counts, the SHA-256 of the other three files, and its own
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, islice
@@ -15,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from minigam.config import InputError
-from minigam.data.corpus import PREPARED, TextSize
-from minigam.data.datasets import DATASETS, Part
+from minigam.data.corpus import PREPARED, TextSize, meta_sha256
+from minigam.data.datasets import DATASETS, Part, read_rows
 from minigam.data.hub import verify
 from minigam.data.tokenizer import PaperTokenizer
 from minigam.files import read_json, replacing_folder, sha256_of, write_json
@@ -40,10 +41,9 @@ def fetched_parts(name: str, folder: Path, trust: bool = False) -> dict[str, Par
 def local_parts(name: str, paths: dict[str, Path]) -> dict[str, Part]:
     """Return text files as the parts of a dataset. Without a validation file, the last tenth of the
     training rows is held out. Raises InputError for a file that is missing or too short."""
-    for path in paths.values():
-        if not path.is_file():
-            raise InputError(f"{path}: not found, wanted a text or parquet file of {name}")
     row = DATASETS[name].row
+    for path in paths.values():
+        next(read_rows(path, row), None)  # refuse what has no rows before hashing it, which may take long
     parts = {split: Part(path, row, sha256_of(path)) for split, path in paths.items()}
     if "valid" not in parts:
         whole = parts["train"]
@@ -71,7 +71,8 @@ def prepare(
     vocab_size   : maximum size of the vocabulary, V
     tokenizer_on : "train" for the training rows used, "all" for those of every split, as the authors do
     An earlier prepared folder is replaced. Memory does not grow with the data, except for the word counts
-    of the tokenizer. Raises InputError for any other folder that is not empty, or for rows without text.
+    of the tokenizer. Raises InputError for any other folder that is not empty, for rows without text or
+    without a known character, and while another process prepares the same folder.
     """
     _require_ours(out)
     parts = {split: part.at_most(rows.get(split)) for split, part in parts.items()}
@@ -91,6 +92,11 @@ def prepare(
             splits[split] = _write_tokens(folder / f"{split}.bin", bar, tokenizer, dtype)
             if splits[split]["tokens"] == 0:
                 raise InputError(f"{parts[split].path}: no text in the {split} rows, wanted at least a word")
+            if splits[split]["tokens"] == splits[split]["documents"] + splits[split]["unknown"]:
+                raise InputError(
+                    f"{parts[split].path}: no character of the {split} rows is in the training rows, "
+                    "wanted text in the same script; choose another file"
+                )
         meta = {
             "format": PREPARED,
             "dataset": name,
@@ -113,28 +119,27 @@ def prepare(
                 "trained_on": sorted(tokenizer_parts),
             },
             "versions": {name: _version(name) for name in ("minigam", "numpy", "pyarrow", "tokenizers")},
-            "sha256": {file: sha256_of(folder / file) for file in FILES},
+            "files": {
+                file: {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)}
+                for file in FILES
+            },
         }
-        write_json(folder / "meta.json", meta)
+        write_json(folder / "meta.json", meta | {"meta_sha256": meta_sha256(meta)})
     return meta
 
 
 def _require_ours(out: Path) -> None:
-    """Raise InputError unless `out` is new, an empty folder, or an earlier prepared folder."""
-    if out.is_dir() and (not any(out.iterdir()) or read_meta(out) is not None):
+    """Raise InputError unless `out` is new, an empty folder, or an earlier prepared folder, with or without
+    damage, that nobody put another file into."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if out.exists():
-        raise InputError(f"{out}: exists and is not a prepared dataset; choose another --out")
-
-
-def read_meta(folder: Path) -> dict | None:
-    """Return the content of a prepared folder's meta.json; None for any other folder."""
-    try:
-        meta = read_json(folder / "meta.json")
-        complete = meta.get("format") == PREPARED and all("tokens" in n for n in meta["splits"].values())
-    except (InputError, KeyError, TypeError, AttributeError):
-        return None
-    return meta if complete else None
+    ours = out.is_dir() and {file.name for file in out.iterdir()} == {*FILES, "meta.json"}
+    with suppress(InputError):  # of a damaged meta.json
+        ours = ours and str(read_json(out / "meta.json").get("format")).startswith("minigam prepared")
+    if not ours:
+        raise InputError(
+            f"{out}: exists and is not a prepared dataset, or has other files too; choose another --out"
+        )
 
 
 def _documents(rows: Iterable[str]) -> Iterator[str]:

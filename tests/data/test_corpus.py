@@ -1,5 +1,7 @@
 """Text files to rows, and files that cannot be used."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,25 @@ def test_a_validation_file_keeps_the_whole_text_for_training(tmp_path):
     assert corpus.train.shape == (10, 10)
     assert corpus.valid.shape == (3, 10)
     assert len(corpus.tokenizer) == 3  # a, b and the unknown: nothing was learned from v.txt
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_validation_text_of_unknown_characters_only_is_refused(tmp_path, held_out):
+    train, valid = write(tmp_path / "t.txt", "ab" * 50), write(tmp_path / "v.txt", "日本" * 10)
+    if held_out:
+        train, valid = write(train, "ab" * 90 + "日本" * 10), None
+    source = train if held_out else valid
+    with pytest.raises(InputError, match="no character of the validation text is in the training text") as e:
+        from_text(train, valid, block_size=9)
+    assert str(source) in str(e.value)
+    write(source, f"{source.read_text()[:-1]}a")  # one that is known
+    assert from_text(train, valid, block_size=9).valid.max() > 0
+
+
+@pytest.mark.skipif(find_spec("tokenizers") is None, reason="the extra `data` is not installed")
+def test_no_text_is_unknown_to_bytes(tmp_path):
+    train, valid = write(tmp_path / "t.txt", "ab" * 50), write(tmp_path / "v.txt", "日本" * 10)
+    assert len(from_text(train, valid, block_size=9, tokenizer="bpe", vocab_size=256).valid) == 6
 
 
 def test_windows_line_ends_and_byte_order_marks_go(tmp_path):
@@ -80,13 +101,13 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
 def test_arrays_come_back_and_damage_is_named(tmp_path):
     path, arrays = tmp_path / "a.safetensors", {"a": np.arange(6.0).reshape(2, 3), "t": np.ones((3, 2)).T}
-    files.write_arrays(path, arrays, {"step": "3"})
-    again, metadata = files.read_arrays(path)
+    files.write_arrays(path, "model", arrays, {"step": "3"})
+    again, metadata = files.read_arrays(path, "model")
     assert metadata["step"] == "3"
     for name, a in arrays.items():
         np.testing.assert_array_equal(again[name], a)
     whole = path.read_bytes()
     for damaged in (whole[:-5], whole[:10], b"", b"\xff" * 64):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="damaged or not safetensors"):
-            files.read_arrays(path)
+        with pytest.raises(InputError, match="damaged, or not the model"):
+            files.read_arrays(path, "model")

@@ -1,5 +1,7 @@
 """Local copies of the datasets: which files are found, where rows begin and end, what cannot be read."""
 
+import os
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def test_missing_local_copies_are_named(tmp_path, capsys):
     argv = ["prepare", "wikitext-2", f"--from={tmp_path}", f"--out={tmp_path / 'out'}"]
     assert_refused(data.main, argv, capsys, str(tmp_path), "wiki.train.tokens", "wiki.valid.raw", "train.txt")
     argv[2] = f"--train={tmp_path / 'mine.txt'}"
-    assert_refused(data.main, argv, capsys, "mine.txt", "not found")
+    assert_refused(data.main, argv, capsys, "mine.txt", "No such file")
 
 
 def test_any_two_files_do(tmp_path):
@@ -105,6 +107,75 @@ def test_files_without_readable_text_are_refused(tmp_path, capsys, content, want
     argv = ["prepare", "wikitext-2", f"--train={path}", f"--valid={path}", f"--out={tmp_path / 'out'}"]
     assert_refused(data.main, argv, capsys, str(path), wanted)
     assert [p.name for p in tmp_path.iterdir()] == ["t.txt"]
+
+
+def test_validation_rows_of_unknown_characters_only_are_refused(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("some words\n" * 9)
+    (tmp_path / "v.txt").write_text("日本語\n語\n")
+    argv = ["prepare", "wikitext-2", f"--train={tmp_path / 't.txt'}", f"--valid={tmp_path / 'v.txt'}"]
+    argv.append(f"--out={tmp_path / 'out'}")
+    assert_refused(data.main, argv, capsys, "v.txt", "no character of the valid rows is in the training rows")
+    assert {p.name for p in tmp_path.iterdir()} == {"t.txt", "v.txt"}
+    (tmp_path / "v.txt").write_text("日本語\n語o\n")
+    assert data.main(argv) == 0
+    assert meta_of(tmp_path / "out")["splits"]["valid"]["unknown"] == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices with names")
+@pytest.mark.parametrize("name", ["f.txt", "f.parquet"])
+@pytest.mark.parametrize("dataset", ["wikitext-2", "tinystories"])
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "loop", "sparse"])
+def test_what_is_not_a_file_of_text_is_refused(tmp_path, capsys, name, dataset, what):
+    path = tmp_path / name
+    {
+        "pipe": lambda: os.mkfifo(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "folder": path.mkdir,
+        "loop": lambda: path.symlink_to(name),
+        "sparse": lambda: (path.touch(), os.truncate(path, 2**40)),
+    }[what]()
+    (tmp_path / "t.txt").write_text("some words\n" * 9)
+    argv = [
+        "prepare",
+        dataset,
+        f"--train={path}",
+        f"--valid={tmp_path / 't.txt'}",
+        f"--out={tmp_path / 'out'}",
+    ]
+    assert_refused(data.main, argv, capsys, str(path))
+    assert_refused(data.main, [*argv[:2], f"--train={path}", argv[-1]], capsys, str(path))
+    argv[2:4] = f"--train={tmp_path / 't.txt'}", f"--valid={path}"
+    assert_refused(data.main, argv, capsys, str(path))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["utf-8", "cut", "page"])
+def test_a_damaged_parquet_file_is_refused(tmp_path, capsys, damage):
+    import pyarrow
+    from pyarrow import parquet
+
+    path, text = tmp_path / "f.parquet", pyarrow.array(["some words", "more wörds"] * 500)
+    if damage == "utf-8":
+        text = pyarrow.array([b"some", b"caf\xe9"]).cast(pyarrow.string(), safe=False)
+        text = pyarrow.StringArray.from_buffers(2, *pyarrow.array([b"some", b"caf\xe9"]).buffers()[1:])
+    parquet.write_table(pyarrow.table({"text": text}), path, compression="snappy", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[100:200]
+    elif damage == "page":
+        content[20:200] = bytes(180)
+    path.write_bytes(content)
+    argv = ["prepare", "wikitext-2", f"--train={path}", f"--valid={path}", f"--out={tmp_path / 'out'}"]
+    assert_refused(data.main, argv, capsys, str(path), "not a parquet file with a column `text`")
+
+
+def test_hints_quote_what_a_shell_would_split(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("some words\n" * 9)
+    out = tmp_path / "my data; rm"
+    argv = ["prepare", "wikitext-2", f"--train={tmp_path / 't.txt'}", f"--valid={tmp_path / 't.txt'}"]
+    assert data.main([*argv, f"--out={out}"]) == 0
+    hint = capsys.readouterr().out.partition("Train: ")[2]
+    assert shlex.split(hint) == ["minigam", "train", "--dataset", str(out)]
 
 
 @real

@@ -127,6 +127,18 @@ def test_a_wrong_file_can_be_trusted_at_once(server, fetch, tmp_path, capsys):
     assert fetched(tmp_path)["train"] == b"short"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sparse files")
+def test_a_copy_of_another_size_is_not_hashed(server, fetch, tmp_path, capsys):
+    assert data.main(fetch) == 0
+    os.truncate(tmp_path / "tiny" / PATHS["train"], 2**40)
+    began = time.monotonic()
+    sizes = "1,099,511,627,776 bytes, wanted 240,000 bytes"
+    assert_refused(data.main, [*fetch, "--offline"], capsys, PATHS["train"], sizes)
+    assert data.main(fetch) == 0
+    assert time.monotonic() - began < 5
+    assert fetched(tmp_path) == CONTENT
+
+
 def test_a_damaged_copy_is_downloaded_anew(server, fetch, tmp_path):
     assert data.main(fetch) == 0
     path = tmp_path / "tiny" / PATHS["train"]
@@ -162,10 +174,22 @@ def test_a_silent_server_is_one_line(server, fetch, capsys, monkeypatch, method)
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://"])
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "http://", "//", "http://[::1", "http://h:port",
+                                 "http://h:99999", "http://[x]"])  # fmt: skip
 def test_an_endpoint_that_is_none_is_one_line(server, fetch, capsys, monkeypatch, url):
     monkeypatch.setenv("HF_ENDPOINT", url)
-    assert_refused(data.main, fetch, capsys, "HF_ENDPOINT")
+    assert_refused(data.main, fetch, capsys, f"HF_ENDPOINT is {url!r}", "https://huggingface.co")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("HF_ENDPOINT", "http://[::1"), ("HF_ENDPOINT", "http://h:port"), ("HF_HUB_ETAG_TIMEOUT", "soon")],
+)
+def test_a_variable_that_the_library_cannot_be_imported_with_is_one_line(tmp_path, name, value):
+    command = [sys.executable, "-m", "minigam.data", "fetch", "wikitext-2", f"--data-root={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {name: value})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert value in done.stderr
 
 
 def test_a_missing_library_is_one_line(server, fetch, capsys, monkeypatch):
@@ -203,7 +227,7 @@ def test_through_the_real_interpreter(tmp_path):
     file = datasets.DATASETS["wikitext-2"].hub["train"]
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    for part in ("minigam data: ", file.path, file.sha256, hashlib.sha256(b"not this").hexdigest()):
+    for part in ("minigam data: ", file.path, file.sha256, "8 bytes, wanted 6,357,543 bytes"):
         assert part in done.stderr
     assert trusted.returncode == 0, trusted.stderr
     assert set(tokens) == {None}

@@ -4,51 +4,21 @@ import hashlib
 import json
 import tracemalloc
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.commands import assert_refused, call
-from helpers.prepared import meta_of, tokenizer_of, tokens_of, write_parquet
+from helpers.prepared import ROWS, meta_of, tokenizer_of, tokens_of, write_parquet
 
 from minigam import files, generate, train
 from minigam.config import InputError
 from minigam.data import __main__ as data
 from minigam.data import corpus, datasets, prepare
-from minigam.data.hub import HubFile
 from minigam.data.tokenizer import PaperTokenizer
 from minigam.training.run import Run
 
 if find_spec("tokenizers") is None or find_spec("pyarrow") is None:
     pytest.skip("the extra `data` is not installed", allow_module_level=True)
-
-LINES = ["", " = Foxes = \n", "", ' The fox said , " I am red . " \n', " The fox isn 't a cat . \n"]
-ROWS = {"train": LINES * 30, "valid": ["", " A red cat . \n", " Ünknown \n"] * 8, "test": [" ẞ \n"] * 3}
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch) -> Path:
-    """A data root with the fetched files of a dataset called tiny, which the registry knows."""
-    files = {}
-    for split, rows in ROWS.items():
-        content = write_parquet(tmp_path / "root" / "tiny" / f"{split}.parquet", rows)
-        sha256 = hashlib.sha256(content).hexdigest()
-        files[split] = HubFile("someone/tiny", "0" * 40, f"{split}.parquet", len(content), sha256)
-    tiny = datasets.Dataset("a licence", "line", files, ("{}.txt",))
-    monkeypatch.setitem(datasets.DATASETS, "tiny", tiny)
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def command(root) -> list[str]:
-    return ["prepare", "tiny", f"--data-root={root}", "--vocab-size=120"]
-
-
-@pytest.fixture
-def folder(root, command) -> Path:
-    """What was prepared from the fetched files."""
-    assert data.main(command) == 0
-    return root / "tiny-prepared"
 
 
 def test_every_row_with_text_becomes_a_document(folder):
@@ -65,15 +35,16 @@ def test_every_row_with_text_becomes_a_document(folder):
 def test_meta_says_where_the_tokens_come_from(root, folder):
     meta, valid = meta_of(folder), tokens_of(folder, "valid")
     assert {p.name for p in folder.iterdir()} == {"train.bin", "valid.bin", "tokenizer.json", "meta.json"}
-    assert (meta["format"], meta["dataset"], meta["dtype"]) == ("minigam prepared 1", "tiny", "uint16")
+    assert (meta["format"], meta["dataset"], meta["dtype"]) == ("minigam prepared 2", "tiny", "uint16")
     assert set(meta["sources"]) == {"train", "valid"}
     for split, source in meta["sources"].items():
         digest = hashlib.sha256((root / "tiny" / f"{split}.parquet").read_bytes()).hexdigest()
         rows = [0, {"train": 50_000, "valid": 5_000}[split]]
         wanted = {"file": f"{split}.parquet", "sha256": digest, "verified": True, "rows": rows}
         assert source == wanted
-    for name, sha256 in meta["sha256"].items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
+    for name, file in meta["files"].items():
+        content = (folder / name).read_bytes()
+        assert file == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     counted = meta["splits"]["valid"]
     assert (counted["rows"], counted["documents"], counted["tokens"]) == (24, 16, len(valid))
     assert counted["words"] == 8 * (4 + 1)
@@ -114,10 +85,11 @@ def test_the_tokenizer_learns_from_the_rows_used_or_from_every_split(command, fo
 
 def test_files_that_were_not_fetched_or_are_others_are_refused(root, command, capsys):
     path = root / "tiny" / "valid.parquet"
-    wanted = datasets.DATASETS["tiny"].hub["valid"].sha256
+    wanted = datasets.DATASETS["tiny"].hub["valid"]
     content = write_parquet(path, [" Other \n"] * 9)
-    hashes = (wanted, hashlib.sha256(content).hexdigest())
-    assert_refused(data.main, command, capsys, str(path), *hashes, "--trust-download")
+    hashes = (wanted.sha256, hashlib.sha256(content).hexdigest())
+    sizes = (f"{len(content):,} bytes, wanted {wanted.size:,} bytes", wanted.sha256)
+    assert_refused(data.main, command, capsys, str(path), *sizes, "--trust-download")
     assert not (root / "tiny-prepared").exists()
     code, _, err = call(data.main, [*command, "--trust-download"], capsys)
     assert code == 0
@@ -176,61 +148,6 @@ def test_the_list_shows_what_is_here(root, folder, capsys):
         assert part in out
 
 
-def test_the_list_passes_over_a_folder_whose_description_is_damaged(root, folder, capsys):
-    (folder / "meta.json").write_text(json.dumps({"format": meta_of(folder)["format"]}))
-    assert data.main(["list", f"--data-root={root}"]) == 0
-    assert "prepared in" not in capsys.readouterr().out
-
-
-def test_what_a_crash_between_two_renames_left_is_put_back(folder):
-    old = folder.with_name(f".{folder.name}.old")
-    folder.rename(old)
-    with pytest.raises(OSError, match="full"), files.replacing_folder(folder):
-        raise OSError("the disk is full")
-    assert (folder / "meta.json").is_file()
-    assert not old.exists()
-
-
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
-def test_what_is_interrupted_leaves_the_old_folder_or_none(command, root, monkeypatch, fault):
-    out, write_json = root / "tiny-prepared", prepare.write_json
-
-    def interrupted(path, content):
-        raise fault
-
-    for old in (None, "whole"):
-        before = {p.name: p.read_bytes() for p in out.iterdir()} if old else None
-        monkeypatch.setattr(prepare, "write_json", interrupted)
-        with pytest.raises(fault):
-            data.main([*command, "--train-rows=7"])
-        assert [p.name for p in root.iterdir() if p.name != "tiny"] == ([out.name] if old else [])
-        if old:
-            assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-        monkeypatch.setattr(prepare, "write_json", write_json)
-        assert data.main(command) == 0  # a rerun makes it, or replaces it
-
-
-def test_what_a_crash_left_over_is_no_dataset_and_goes(command, root, monkeypatch):
-    left_over = root / ".tiny-prepared.unfinished"
-    left_over.mkdir()
-    (left_over / "train.bin").write_bytes(b"12")
-    with pytest.raises(InputError, match="no prepared dataset"):
-        corpus.find_prepared(str(left_over))
-    assert data.main(command) == 0
-    assert not left_over.exists()
-
-
-def test_another_folder_is_never_replaced(command, tmp_path, capsys):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    assert data.main([*command, f"--out={mine}"]) == 0  # empty
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "meta.json").write_text('{"format": "mine"}')
-    for path in (tmp_path / "full", tmp_path / "full" / "meta.json"):
-        assert_refused(data.main, [*command, f"--out={path}"], capsys, path.name, "choose another --out")
-    assert (tmp_path / "full" / "meta.json").read_text() == '{"format": "mine"}'
-
-
 def test_rows_are_views_of_the_file(folder):
     made = corpus.from_prepared(folder, block_size=9)
     for split, rows in (("train", made.train), ("valid", made.valid)):
@@ -271,8 +188,10 @@ def test_memory_does_not_grow_with_the_data(folder):
             counted = prepare._write_tokens(folder / "train.bin", rows, made, np.dtype("uint16"))
             peaks.append(tracemalloc.get_traced_memory()[1])
         meta = meta_of(folder)
-        meta["sha256"]["train.bin"] = corpus.sha256_of(folder / "train.bin")
-        (folder / "meta.json").write_text(json.dumps(meta))
+        path = folder / "train.bin"
+        meta["files"]["train.bin"] = {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
+        del meta["meta_sha256"]
+        (folder / "meta.json").write_text(json.dumps(meta | {"meta_sha256": corpus.meta_sha256(meta)}))
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         large = corpus.from_prepared(folder, block_size=9)
@@ -289,36 +208,6 @@ def test_memory_does_not_grow_with_the_data(folder):
 def test_a_block_longer_than_the_data_is_refused(folder):
     with pytest.raises(InputError, match=r"tokens for validation, wanted at least one block .* = 201"):
         corpus.from_prepared(folder, block_size=200)
-
-
-def damage(folder: Path, name: str, change) -> None:
-    path = folder / name
-    if change is None:
-        path.unlink()
-    else:
-        path.write_bytes(change(path.read_bytes()))
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "wanted"),
-    [
-        ("train.bin", lambda b: b[:-1], "train.bin: changed since it was prepared"),
-        ("valid.bin", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "valid.bin: changed since it was prepared"),
-        ("valid.bin", None, "valid.bin: No such file"),
-        ("tokenizer.json", lambda b: b + b" ", "tokenizer.json: changed since it was prepared"),
-        ("meta.json", lambda b: b[:-20], "meta.json: damaged"),
-        ("meta.json", lambda b: b.replace(b"prepared 1", b"prepared 0"), "format 'minigam prepared 0'"),
-        ("meta.json", lambda b: b.replace(b'"splits"', b'"split"'), "meta.json: damaged"),
-        ("meta.json", lambda b: b.replace(b'"uint16"', b'"many"'), "meta.json: damaged"),
-        ("meta.json", lambda b: b"[]", "meta.json: holds a list"),
-        ("meta.json", None, "no prepared dataset"),
-    ],
-)
-def test_damage_is_refused(folder, tmp_path, capsys, name, change, wanted):
-    damage(folder, name, change)
-    argv = ["--backend=numpy", f"--dataset={folder}", f"--out={tmp_path / 'run'}"]
-    assert_refused(train.main, argv, capsys, wanted)
-    assert not (tmp_path / "run").exists()
 
 
 SMALL = [
@@ -369,7 +258,7 @@ def test_generation_begins_and_ends_documents(folder):
     ("flags", "wanted"),
     [
         (["--dataset=nowhere"], ["nowhere", "data/nowhere/meta.json", "data/nowhere-prepared/meta.json"]),
-        (["--dataset="], ["dataset is ''"]),
+        (["--dataset="], ["--dataset", "an empty name"]),
     ],
 )
 def test_a_dataset_that_is_none_is_refused(capsys, tmp_path, monkeypatch, flags, wanted):

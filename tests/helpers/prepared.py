@@ -7,6 +7,9 @@ import numpy as np
 
 from minigam.data import tokenizer
 
+LINES = ["", " = Foxes = \n", "", ' The fox said , " I am red . " \n', " The fox isn 't a cat . \n"]
+ROWS = {"train": LINES * 30, "valid": ["", " A red cat . \n", " Ünknown \n"] * 8, "test": [" ẞ \n"] * 3}
+
 
 def write_parquet(path: Path, rows: list[str], column: str = "text") -> bytes:
     import pyarrow
