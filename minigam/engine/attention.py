@@ -64,8 +64,11 @@ def causal_attention(
 
 @causal_attention.check
 def _(qkv, past=None, *, n_heads, **_dropout):
-    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_heads):
-        raise ShapeError(f"causal_attention: qkv {qkv.shape}, wanted (B, T, 3C), C divisible by {n_heads}")
-    B, _, C3 = qkv.shape
+    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_heads) or qkv.shape[2] == 0:
+        wanted = f"(B, T, 3C), C > 0 divisible by {n_heads}"
+        raise ShapeError(f"causal_attention: qkv {qkv.shape}, wanted {wanted}")
+    B, T, C3 = qkv.shape
+    if T == 0 and (past is None or past.shape[1:2] == (0,)):
+        raise ShapeError(f"causal_attention: qkv {qkv.shape}, wanted at least one token")
     if past is not None and (past.ndim != 3 or past.shape != (B, past.shape[1], C3 // 3 * 2)):
         raise ShapeError(f"causal_attention: past {past.shape}, wanted ({B}, P, {C3 // 3 * 2})")

@@ -55,7 +55,10 @@ class Op(Generic[P]):
             return Tensor(y)
         node = Node(self.name, inputs, backward, y.shape, y.dtype, 0)
         node.version = node.leaf_version()
-        return Tensor(y, True, node)
+        result = Tensor(y, True, node)
+        if xp is np and not any(y is a for a in arrays):
+            result.data.flags.writeable = False  # backward may read it
+        return result
 
     def _by_position(self, args: tuple, settings: dict) -> tuple[tuple, dict]:
         """Return (args, settings) with every array in args. Raises TypeError for a wrong number of arrays."""

@@ -11,7 +11,7 @@ from minigam.engine.tensor import Array
 
 def tiles(n: int, width: int = 1) -> list[slice]:
     """Cut 0 .. n-1 into slices, each of as many rows of `width` numbers as fit the CPU cache."""
-    step = max(1, TILE // width)
+    step = max(1, TILE // max(1, width))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
@@ -20,7 +20,7 @@ TILE = 2**16  # numbers per tile: enough to amortise the cost of a call, few eno
 
 def rows(z: Array) -> Array:
     """Return z of shape (..., C) as a matrix (N, C) of its rows."""
-    return z.reshape(-1, z.shape[-1])
+    return z.reshape(math.prod(z.shape[:-1]), z.shape[-1])  # -1 would be ambiguous if C is 0
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:

@@ -227,6 +227,12 @@ def softmax(xp, x):
     return y, backward
 
 
+@softmax.check
+def _(x):
+    if x.shape[-1:] in ((), (0,)):
+        raise ShapeError(f"softmax: x {x.shape}, wanted a last axis that is not empty")
+
+
 @op
 def linear(xp, x, weight, bias=None):
     """Affine map of the last axis.   y = x W^T + b
@@ -286,8 +292,9 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
 
 @layer_norm.check
 def _(x, weight, bias, *, eps=0.0):
-    if not weight.shape == bias.shape == x.shape[-1:]:
-        raise ShapeError(f"layer_norm: weight {weight.shape}, bias {bias.shape}, wanted {x.shape[-1:]}")
+    C = x.shape[-1:]
+    if not weight.shape == bias.shape == C or C == (0,):
+        raise ShapeError(f"layer_norm: weight {weight.shape}, bias {bias.shape}, wanted {C}, not empty")
 
 
 @op
@@ -355,6 +362,8 @@ def cross_entropy(xp, logits, targets):
 def _(logits, targets):
     if targets.shape != logits.shape[:-1]:
         raise ShapeError(f"cross_entropy: targets {targets.shape}, wanted {logits.shape[:-1]}")
+    if logits.shape[-1] == 0:
+        raise ShapeError(f"cross_entropy: logits {logits.shape}, wanted at least one class")
 
 
 @op
@@ -374,7 +383,7 @@ def linear_cross_entropy(xp, x, weight, targets):
     count = (targets >= 0).sum().astype(x.dtype)
 
     def backward(dy):
-        dlogits, _ = backward_losses(xp.zeros_like(losses) + dy / count)
+        dlogits, _ = backward_losses(xp.zeros_like(losses) + dy / xp.maximum(count, 1.0))
         dx, dweight, _ = backward_linear(dlogits)
         return dx, dweight, None
 
@@ -383,8 +392,9 @@ def linear_cross_entropy(xp, x, weight, targets):
 
 @linear_cross_entropy.check
 def _(x, weight, targets):
-    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or targets.shape != x.shape[:-1]:
+    fits = weight.ndim == 2 and x.shape[-1:] == weight.shape[1:] and targets.shape == x.shape[:-1]
+    if not fits or len(weight) == 0:
         raise ShapeError(
             f"linear_cross_entropy: x {x.shape}, weight {weight.shape}, targets {targets.shape}, "
-            "wanted (..., C), (V, C), (...)"
+            "wanted (..., C), (V, C), (...), V > 0"
         )

@@ -26,11 +26,11 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     Source: Gu and Dao, arXiv 2312.00752, section 3; B discretised by delta B, as in their code.
     """
     (b, T, E), N = x.shape, A.shape[1]
-    states = [xp.zeros((b, E, N), dtype=x.dtype) if past is None else past]
+    states, y = [xp.zeros((b, E, N), dtype=x.dtype) if past is None else past], skip * x
     for t in range(T):
         a = xp.exp(delta[:, t, :, None] * A)  # (B, E, N)
         states.append(a * states[t] + (delta[:, t] * x[:, t])[:, :, None] * B[:, t, None])
-    y = xp.stack([(h * C[:, t, None]).sum(axis=-1) for t, h in enumerate(states[1:])], axis=1) + skip * x
+        y[:, t] += (states[-1] * C[:, t, None]).sum(axis=-1)
     if remember is not None:
         remember(states[-1])
 

@@ -50,8 +50,10 @@ def _(u, weight, bias, past=None):
     if u.ndim != 3:
         raise ShapeError(f"causal_conv1d: u {u.shape}, wanted (B, T, C)")
     (B, _, C), K = u.shape, weight.shape[-1]
-    if weight.shape != (C, K) or bias.shape != (C,):
-        raise ShapeError(f"causal_conv1d: weight {weight.shape}, bias {bias.shape}, wanted ({C}, K), ({C},)")
+    if weight.shape != (C, K) or bias.shape != (C,) or K == 0:
+        raise ShapeError(
+            f"causal_conv1d: weight {weight.shape}, bias {bias.shape}, wanted ({C}, K), ({C},), K > 0"
+        )
     if past is not None and past.shape != (B, K - 1, C):
         raise ShapeError(f"causal_conv1d: past {past.shape}, wanted {(B, K - 1, C)}")
 
@@ -88,8 +90,10 @@ def associative_memory(xp, u, memory):
 
 @associative_memory.check
 def _(u, memory):
-    if memory.ndim != 2 or u.shape[-1:] != memory.shape[1:]:
-        raise ShapeError(f"associative_memory: u {u.shape}, memory {memory.shape}, wanted (B, T, C), (S, C)")
+    if memory.ndim != 2 or u.shape[-1:] != memory.shape[1:] or len(memory) == 0:
+        raise ShapeError(
+            f"associative_memory: u {u.shape}, memory {memory.shape}, wanted (B, T, C), (S, C), S > 0"
+        )
 
 
 @op

@@ -236,7 +236,8 @@ class Tensor:
         retain_graph : False releases each node, and the arrays it keeps, as soon as it is done, so that
                        memory use falls during the pass; a second backward pass is then impossible
         Raises ShapeError if the cotangent does not have this tensor's shape, RuntimeError if an optimizer
-        has changed a leaf since the forward pass. Other changes in place go unnoticed.
+        has changed a leaf since the forward pass. NumPy arrays of computed tensors are read-only. Any other
+        write between the two passes, into a leaf, ids, targets or an array on a GPU, gives wrong gradients.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient")
@@ -308,11 +309,11 @@ def _order(root: Node | Tensor) -> Iterator[Node | Tensor]:
         node = stack.pop()
         users[id(node)] = users.get(id(node), 0) + 1
         if users[id(node)] == 1:
-            stack += [x for x in _inputs(node) if x is not None]
+            stack += [x for x in getattr(node, "inputs", ()) if x is not None]
     ready = [root]
     while ready:
         node = ready.pop()
-        inputs = _inputs(node)  # read now: backward() may release the node
+        inputs = getattr(node, "inputs", ())  # read now: backward() may release the node
         yield node
         del node
         for x in inputs:
@@ -321,10 +322,6 @@ def _order(root: Node | Tensor) -> Iterator[Node | Tensor]:
             users[id(x)] -= 1
             if users[id(x)] == 0:
                 ready.append(x)
-
-
-def _inputs(node: Node | Tensor) -> tuple:
-    return node.inputs if isinstance(node, Node) else ()
 
 
 def as_numbers(values: Array) -> Array:

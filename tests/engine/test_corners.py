@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import fakecuda
 
-from minigam import AdamW, Tensor, no_grad, observing, ops, reference_only
+from minigam import AdamW, Tensor, no_grad, observing, op, ops, reference_only
 from minigam.engine import backend, precision, tensor
 from minigam.engine.tensor import ShapeError
 from minigam.models.nn import Parameter
@@ -134,6 +134,31 @@ def test_backward_after_an_optimizer_step_is_refused():
         loss.backward()
     optimizer.zero_grad()
     ops.linear(x, parameter).sum().backward()  # of the new values
+
+
+@pytest.mark.parametrize("rules", [reference_only, nullcontext])
+def test_a_computed_array_cannot_be_changed_before_the_backward_pass(rules):
+    x = leaf(2, 3)
+    with rules():
+        for y in (x * 2.0, ops.softmax(x), x.reshape(6), x[0], x.transpose(), x.sum()):
+            with pytest.raises(ValueError, match="read-only"):
+                y.data[...] = 0.0
+    x.data[...] = 0.0  # a leaf is the caller's
+    with no_grad():
+        ops.softmax(x).data[...] = 0.0  # nothing will read it
+    ops.softmax(Tensor(np.ones(3))).data[...] = 0.0
+
+
+def test_an_operation_that_returns_its_input_leaves_it_writable():
+    @op
+    def same(xp, x):
+        return x, lambda dy: (dy,)
+
+    del tensor.OPS["same"]  # where every operation enters itself
+    x = leaf(3)
+    y = same(x)
+    x.data[...] = 1.0
+    assert y.data is x.data
 
 
 def test_a_float16_mean_does_not_overflow():

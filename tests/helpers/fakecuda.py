@@ -162,6 +162,7 @@ def gemm_strided_batched(
     The parameters are those of cublasGemmStridedBatchedEx, in its order; A, B and C are addresses.
     """
     assert handle == "handle"
+    assert min(m, n, k, batch) > 0
     assert (Ctype == 1) == (compute == 70)
     assert Atype == Btype
     calls.append(SimpleNamespace(kind=KINDS[Atype], out=KINDS[Ctype], compute=compute))

@@ -184,6 +184,7 @@ def linear_cross_entropy(xp, x, weight, targets):
     """Computes the logits of a few rows at a time, and their gradient in the forward pass: y is one
     number, so its cotangent is one too and only scales the gradient. Keeps dx and dweight."""
     x_, t, total = rows(x), targets.reshape(-1), (targets >= 0).sum()
+    divisor = max(1, total)  # for the gradient, which is 0 without targets; the mean of no losses is nan
     if total < len(t):
         x_ = without_ignored(xp, x_, t)
     dx, dweight, loss = np.empty(x_.shape, x.dtype), np.zeros(weight.shape, x.dtype), 0.0
@@ -201,8 +202,8 @@ def linear_cross_entropy(xp, x, weight, targets):
             np.exp(e, out=e)
             s = row_sums(e)
             loss += counts[part] @ (np.log(s) + (top - at_target[part])).astype(np.float64)
-            e *= (counts[part] / (s * total)).astype(e.dtype)[:, None]
-        z[places] -= counts / total
+            e *= (counts[part] / (s * divisor)).astype(e.dtype)[:, None]
+        z[places] -= counts / divisor
         np.matmul(z, weight, out=dx[block])
         for v in range(0, len(weight), 2 * ROWS):  # in parts, which keeps the temporary array small
             words = slice(v, v + 2 * ROWS)

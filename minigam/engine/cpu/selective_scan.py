@@ -22,8 +22,8 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     """
     (b, T, E), N = x.shape, A.shape[1]
     A = np.ascontiguousarray(A.T)  # (N, E)
-    q = min(CHUNK, T)
-    r = min(b, max(1, TILE // (q * N * E)))
+    q = max(1, min(CHUNK, T))
+    r = max(1, min(b, TILE // max(1, q * N * E)))
     chunks = [slice(t, t + q) for t in range(0, T, q)]
     batches = [slice(i, i + r) for i in range(0, b, r)]
     borders = np.zeros((len(chunks) + 1, b, N, E), dtype=x.dtype)  # the states before and after each chunk

@@ -100,7 +100,7 @@ def linear_cross_entropy(xp, x, weight, targets):
     count = (t >= 0).sum().astype(x.dtype)
 
     def backward(dy):
-        scale = dy / count
+        scale = dy / xp.maximum(count, 1.0)
         return (dx * scale).reshape(shape), dweight * scale, None
 
     return values.sum() / count, backward

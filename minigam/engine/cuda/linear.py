@@ -28,6 +28,9 @@ def product(xp, a, b, out=None, add: bool = False):
     *batch, M, K = a.shape
     N = b.shape[-1]
     out = xp.empty((*batch, M, N), dtype=a.dtype) if out is None else out
+    if 0 in (*batch, M, K, N):  # cuBLAS takes no empty matrix
+        out[...] = out if add else 0.0
+        return out
     (a, a_transposed), (b, b_transposed) = as_stored(xp, a), as_stored(xp, b)
     blas, handle = cublas(xp)
     mode = precision.current() if out.dtype == np.float32 else out.dtype.name
