@@ -64,7 +64,7 @@ def causal_attention(
 
 @causal_attention.check
 def _(qkv, past=None, *, n_heads, **_dropout):
-    if qkv.ndim != 3 or qkv.shape[2] % (3 * n_heads) or qkv.shape[2] == 0:
+    if qkv.ndim != 3 or n_heads < 1 or qkv.shape[2] % (3 * n_heads) or qkv.shape[2] == 0:
         wanted = f"(B, T, 3C), C > 0 divisible by {n_heads}"
         raise ShapeError(f"causal_attention: qkv {qkv.shape}, wanted {wanted}")
     B, T, C3 = qkv.shape

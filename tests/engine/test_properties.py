@@ -10,9 +10,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from helpers.equations import CURVES
-from helpers.examples import EQUATIONS, examples
+from helpers.examples import EQUATIONS, Draw, examples
 from helpers.rules import small_tiles
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from minigam import gradcheck, ops, reference_only
@@ -94,6 +94,33 @@ def test_faster_rules_equal_the_reference_and_no_rule_changes_its_inputs(equatio
         assert_within(got, want, dtype, scale, error=2.0 * np.abs(rough - want).max(initial=0.0))
     for a, b in zip((a for a in example.arrays if a is not None), before, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@each_equation
+@given(data=st.data())
+def test_empty_axes_answer_or_refuse_the_same_in_every_rule(equation, data):
+    try:
+        arrays, settings = equation.arguments(Draw(data.draw, empty=True))
+    except (ValueError, IndexError):  # no id is below 0
+        reject()
+    outcomes = []
+    for rules in (reference_only, nullcontext):
+        tensors = leaves([np.asarray(a) if isinstance(a, np.generic) else a for a in arrays])
+        with rules():
+            try:
+                y = equation.op(*tensors, **settings)
+                gradients = y.backward(np.ones(y.shape)) or [t.grad for t in tensors if isinstance(t, Tensor)]
+                outcomes.append([y.data, *gradients])
+            except ValueError as e:  # ShapeError is one
+                outcomes.append(str(e))
+            except RuntimeWarning:  # the mean of no loss is not a number
+                outcomes.append("nan")
+    got, want = outcomes
+    if isinstance(want, str):
+        assert got == want
+    else:
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 # ------------------------------------------------------------------------- numbers at the edges

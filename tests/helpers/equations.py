@@ -137,7 +137,7 @@ for op, curve in CURVES.items():
     equation(op, arguments, linear)(lambda x, f=curve.value: each(x.shape, lambda *i: f(x[i])))
 
 
-@equation(ops.dropout, lambda d: ([d.array(*d.shape(), d.size(1))],
+@equation(ops.dropout, lambda d: ([d.array(*d.shape(), d.size())],
           {"p": d.one_of(0.0, 0.3, 0.9), "key": (1, d.size()), "first_token": d.size()}), "x")  # fmt: skip
 def dropout(x, p, key, first_token):
     C = x.shape[-1]
@@ -351,7 +351,7 @@ def causal_attention(qkv, past, n_heads, p, key, first_token):
 
 
 def scanned(d: Draw) -> tuple[list, dict]:
-    B, T, E, N = d.size(1), d.size(1, 5), d.size(1), d.size(1)
+    B, T, E, N = d.size(), d.size(1, 5), d.size(1), d.size(1)
     past = d.one_of(None, d.array(B, E, N))
     tokens = [d.array(B, T, E), d.positive(B, T, E), -d.positive(E, N), d.array(B, T, N), d.array(B, T, N)]
     return [*tokens, d.array(E), past], {}
