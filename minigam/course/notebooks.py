@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from minigam.config import InputError
 from minigam.course import PROJECT, in_clone
-from minigam.files import read_json, sha256_of, write_text
+from minigam.files import read_json, reading, sha256_of, write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -175,10 +175,8 @@ def stored(source: Path) -> "NotebookNode":
     """Return the stored, executed notebook of a source. Raises InputError if there is none."""
     import nbformat
 
-    path = source.with_suffix(".ipynb")
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; make it with `make notebooks`")
-    return nbformat.read(path, as_version=4)
+    with reading(source.with_suffix(".ipynb"), "a notebook; make it with `make notebooks`") as f:
+        return nbformat.read(f, as_version=4)
 
 
 def faults(built: "NotebookNode", stored: "NotebookNode") -> list[str]:

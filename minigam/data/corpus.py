@@ -185,7 +185,7 @@ def find_prepared(name: str) -> Path:
     for place in places:
         if (place / "meta.json").is_file():
             return place.resolve()
-    looked = ", ".join(str(place / "meta.json") for place in places)
+    looked = ", ".join(dict.fromkeys(str(place / "meta.json") for place in places))
     raise InputError(f"{name}: no prepared dataset (looked for {looked}); run minigam data prepare")
 
 
