@@ -1,4 +1,7 @@
-"""What the operations are, told a second time in plain Python; broadcasting, operators, and errors."""
+"""What single operations do, broadcasting, operators, and errors.
+
+The equation of every operation, as loops, is in helpers/equations.py.
+"""
 
 import math
 import operator
@@ -6,44 +9,18 @@ import operator
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 from minigam import Tensor, ops, sequence
 from minigam.engine.tensor import ShapeError
 
-# ------------------------------------------------------- what the operations are, in plain Python
-
-
-def test_gelu_is_x_times_the_normal_distribution(rng):
-    x = 3.0 * rng.standard_normal(200)
-    want = [v * (1.0 + math.erf(v / math.sqrt(2.0))) / 2.0 for v in x]
-    np.testing.assert_allclose(ops.gelu(x).data, want, rtol=0.0, atol=1e-14)
-
-
-def test_sigmoid_is_the_logistic_function(rng):
-    x = 3.0 * rng.standard_normal(200)
-    np.testing.assert_allclose(ops.sigmoid(x).data, [1.0 / (1.0 + math.exp(-v)) for v in x], rtol=1e-13)
-
-
-def test_softmax_is_a_share_of_exponentials(rng):
-    x = rng.standard_normal(5)
-    total = math.fsum(math.exp(v) for v in x)
-    np.testing.assert_allclose(ops.softmax(x).data, [math.exp(v) / total for v in x], rtol=1e-13)
+# ------------------------------------------------------------------------------ single operations
 
 
 def test_layer_norm_gives_the_mean_and_deviation_it_is_told(rng):
     y = ops.layer_norm(7.0 + 3.0 * rng.standard_normal((4, 50)), np.full(50, 2.0), np.full(50, 5.0), eps=0.0)
     np.testing.assert_allclose(y.data.mean(axis=-1), 5.0, rtol=1e-12)
     np.testing.assert_allclose(y.data.std(axis=-1), 2.0, rtol=1e-12)
-
-
-def test_cross_entropy_is_minus_the_log_of_the_softmax(rng):
-    logits, targets = rng.standard_normal((2, 3, 4)), np.array([[0, 3, -1], [2, -5, 2]])
-    want = np.zeros((2, 3))  # and 0 where the target is ignored
-    for b, t in zip(*np.nonzero(targets >= 0), strict=True):
-        want[b, t] = -math.log(ops.softmax(logits[b, t]).data[targets[b, t]])
-    np.testing.assert_allclose(ops.cross_entropy(logits, targets).data, want, rtol=0.0, atol=1e-14)
 
 
 def test_huge_scores_give_finite_answers(rng):
@@ -54,15 +31,6 @@ def test_huge_scores_give_finite_answers(rng):
     recalled = sequence.associative_memory(1e4 * memory[None, :1], memory).data
     assert np.isfinite(recalled).all()
     np.testing.assert_array_equal(recalled[0, 0], memory[(memory @ memory[0]).argmax()])
-
-
-def test_associative_memory_mixes_the_slots_by_likeness(rng):
-    u, M = rng.standard_normal((2, 3, 4)), rng.standard_normal((5, 4))
-    y = sequence.associative_memory(u, M).data
-    for b, t in np.ndindex(2, 3):
-        weights = [math.exp(math.fsum(M[s] * u[b, t])) for s in range(5)]
-        want = np.sum([w * M[s] for s, w in enumerate(weights)], axis=0) / math.fsum(weights)
-        np.testing.assert_allclose(y[b, t], want, rtol=0.0, atol=1e-13)
 
 
 def test_gated_fusion_lets_each_channel_choose(rng):
@@ -81,24 +49,6 @@ def test_dropout_keeps_the_mean_and_repeats_by_key(xp):
     assert abs(kept.mean() - (1.0 - p)) < 4.0 * math.sqrt(p * (1.0 - p) / kept.size)  # 4 standard deviations
     np.testing.assert_array_equal(ops.dropout(ones, p=p, key=(1, 2)).numpy(), y)
     assert (ops.dropout(ones, p=p, key=(1, 3)).numpy() != y).any()
-
-
-@given(data=st.data())
-def test_causal_conv1d_equals_the_loops_of_its_equation(data):
-    B, T, C, K = (
-        data.draw(st.integers(1, most), name) for name, most in zip("BTCK", (3, 6, 3, 5), strict=True)
-    )
-    rng = np.random.default_rng(data.draw(st.integers(0, 99), "seed"))
-    u, w, bias = rng.standard_normal((B, T, C)), rng.standard_normal((C, K)), rng.standard_normal(C)
-    past = rng.standard_normal((B, K - 1, C)) if data.draw(st.booleans(), "past") else None
-    want = np.zeros((B, T, C))
-    for b, t, c in np.ndindex(B, T, C):
-        want[b, t, c] = bias[c]
-        for j in range(K):
-            i = t - (K - 1) + j  # the token that filter entry j meets; before the first, i < 0
-            seen = u[b, i, c] if i >= 0 else 0.0 if past is None else past[b, K - 1 + i, c]
-            want[b, t, c] += w[c, j] * seen
-    np.testing.assert_allclose(sequence.causal_conv1d(u, w, bias, past).data, want, rtol=0.0, atol=1e-13)
 
 
 # ---------------------------------------------------------------------- broadcasting and operators
