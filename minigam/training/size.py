@@ -13,12 +13,7 @@ def require_memory(model_type: str, model: ModelConfig, train: TrainConfig, back
     are computed at a time.
     """
     T, rows = model.block_size, min(train.micro_batch or 1, train.batch_size)
-    rest = {
-        "batch_size": train.batch_size * (2 * 8 * T + 100),  # inputs and targets, and a row's number
-        "micro_batch" if train.micro_batch > 1 else "block_size": 4
-        * rows
-        * T
-        * model.d_model
-        * model.n_layers,
-    }
+    batch = train.batch_size * (2 * 8 * T + 100)  # inputs and targets, and the number of each row
+    outputs = 4 * rows * T * model.d_model * model.n_layers
+    rest = {"batch_size": batch, "micro_batch" if train.micro_batch > 1 else "block_size": outputs}
     MODELS[model_type].require_memory(model, BYTES, rest, backend)

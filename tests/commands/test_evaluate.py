@@ -196,7 +196,7 @@ def fill_with_nan(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "wanted"),
     [
-        ("model.safetensors", Path.unlink, "model.safetensors: not found"),
+        ("model.safetensors", Path.unlink, "wanted a safetensors file that a training run wrote"),
         ("model.safetensors", truncate, "model.safetensors: damaged"),
         ("model.safetensors", fill_with_nan, "the loss is nan"),
         ("config.json", Path.unlink, "config.json"),

@@ -199,7 +199,7 @@ def test_outside_a_clone_the_course_says_what_it_needs(monkeypatch, tmp_path):
 
 
 def test_an_unknown_notebook_is_refused(project):
-    with pytest.raises(InputError, match="notebook .99.: does not exist, wanted one of 77"):
+    with pytest.raises(InputError, match=r"notebook .99.: does not exist, wanted one of 77"):
         command.main(["exercises", "99"])
 
 
