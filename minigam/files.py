@@ -87,7 +87,7 @@ LOCK = ".lock"
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder next to `path`, and move it to `path` when the block ends without an error.
 
-    A crash leaves the old folder or the new one (between the two renames: neither), never half of one.
+    A kill leaves the old folder or the new one (between the two renames: neither), never half of one.
     The next call for the same path restores the old one and removes leftovers.
 
     Raises InputError while another process makes the same folder, and OSError that names `path`.
@@ -95,10 +95,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     work, old = (path.with_name(f".{path.name}.{state}") for state in ("unfinished", "old"))
     new = work / path.name
+
+    def restore() -> None:
+        if old.exists() and not path.exists():  # stopped between the two renames
+            old.rename(path)
+
     with locked(work):
         try:
-            if old.exists() and not path.exists():  # a crash came between the two renames
-                old.rename(path)
+            restore()
             for left_over in (new, old):
                 shutil.rmtree(left_over, ignore_errors=True)
             new.mkdir()
@@ -110,6 +114,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         except OSError as e:
             raise OSError(e.errno, e.strerror or str(e), str(path)) from e
         finally:
+            restore()
             shutil.rmtree(new, ignore_errors=True)
     with suppress(OSError):
         work.rmdir()  # if a call that was killed had made it

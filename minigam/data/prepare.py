@@ -125,6 +125,7 @@ def prepare(
             },
         }
         write_json(folder / "meta.json", meta | {"meta_sha256": meta_sha256(meta)})
+        _require_ours(out)  # again: somebody may have put a file there meanwhile
     return meta
 
 

@@ -39,6 +39,31 @@ def test_what_a_crash_between_two_renames_left_is_put_back(folder):
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
+def test_what_is_interrupted_between_two_renames_leaves_the_old_folder(folder, monkeypatch, fault):
+    rename, before = Path.rename, (folder / "meta.json").read_bytes()
+
+    def interrupted(path, target):
+        if path.parent.name == ".tiny-prepared.unfinished":
+            raise fault
+        return rename(path, target)
+
+    with pytest.raises(fault), files.replacing_folder(folder):
+        monkeypatch.setattr(Path, "rename", interrupted)
+    assert (folder / "meta.json").read_bytes() == before
+    assert {p.name for p in folder.parent.iterdir()} == {"tiny", "tiny-prepared"}
+
+
+def test_a_file_that_comes_meanwhile_is_kept(command, folder, capsys, monkeypatch):
+    def writing(path, content):
+        files.write_json(path, content)
+        (folder / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(prepare, "write_json", writing)
+    assert_refused(data.main, command, capsys, "choose another --out")
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
 def test_what_is_interrupted_leaves_the_old_folder_or_none(command, root, monkeypatch, fault):
     out, write_json = root / "tiny-prepared", prepare.write_json
 
