@@ -48,9 +48,13 @@ def start(
 
 def finish(*processes: subprocess.Popen) -> None:
     """Wait for processes and fail with the output of one that fails."""
-    for process in processes:
-        output, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, output
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=3600)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def losses(run: Path) -> list[float]:
