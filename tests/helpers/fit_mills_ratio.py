@@ -25,7 +25,8 @@ def fit(degree_p: int, degree_q: int, end: float, rounds: int = 6) -> tuple[list
     points = [3 / ((1 + low) / 2 + (1 - low) / 2 * node) - 3 for node in nodes]
     values, q = [ratio(x) for x in points], [mpf(1)]
     for _ in range(rounds):
-        weights = [1 / (r * sum(a * x**i for i, a in enumerate(q))) for r, x in zip(values, points, strict=True)]
+        denominators = [sum(a * x**i for i, a in enumerate(q)) for x in points]
+        weights = [1 / (r * d) for r, d in zip(values, denominators, strict=True)]
         rows = [
             [w * x**j for j in range(degree_p + 1)] + [-w * r * x**j for j in range(1, degree_q + 1)]
             for w, r, x in zip(weights, values, points, strict=True)
