@@ -104,7 +104,7 @@ def test_training_killed_at_random_moments(server, text, tmp_path):
     """Half of the kills come at a random time, half in the middle of a write."""
     rng = np.random.default_rng(0)
     with campaign("random_kills") as c:
-        for k in range(pick(4, 120)):
+        for k in range(pick(4, 180)):
             quick = bool(rng.random() < pick(1.0, 0.9))
             run = crashes.whole(server, tmp_path / f"whole{k}", crashes.random_flags(text, rng), quick)
             largest, path = (run.path / "optimizer.safetensors").stat().st_size, tmp_path / f"{k}"
