@@ -144,16 +144,21 @@ def write_json(path: Path, content: dict) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_sealed(path: Path, content: dict) -> None:
-    """Write a JSON object together with its own SHA-256, completely or not at all."""
+def write_sealed(path: Path, format: str, content: dict) -> None:
+    """Write a JSON object with its format and its own SHA-256, completely or not at all."""
+    content = {"format": format, **content}
     write_json(path, content | {"sha256": _seal(content)})
 
 
-def read_sealed(path: Path, remedy: str) -> dict:
-    """Read what `write_sealed` wrote. Raises InputError as `read_json` does, and for changed content."""
+def read_sealed(path: Path, format: str, remedy: str) -> dict:
+    """Read what `write_sealed` wrote. Raises InputError as `read_json` does, for another format, of which
+    nothing tells whether the content has changed, and for content that has."""
     content = read_json(path, remedy)
+    if content.get("format") != format:
+        raise InputError(f"{path}: format {content.get('format')!r}, wanted {format!r}; {remedy}")
     if content.pop("sha256", None) != _seal(content):
-        raise InputError(f"{path}: changed since it was written; restore the file or {remedy}")
+        raise InputError(f"{path}: changed since it was written; {remedy}")
+    del content["format"]
     return content
 
 
@@ -278,9 +283,12 @@ def _decode(path: Path, data: bytearray, place: int = 0) -> str:
     return (text if place else text.removeprefix("\ufeff")).replace("\r\n", "\n")
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file of any size, in hexadecimal. Raises InputError if it cannot be read."""
+def sha256_of(path: Path, most: float = math.inf) -> str:
+    """Return the SHA-256 of a file, in hexadecimal. Raises InputError if it cannot be read, or has more than
+    `most` bytes."""
     with reading(path, "a file") as f:
+        if (size := os.fstat(f.fileno()).st_size) > most:
+            raise InputError(f"{path}: {size:,} bytes, wanted at most {most:,}; restore the file")
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 

@@ -1,7 +1,6 @@
 """What a model trains on: rows of token ids, from PocketStories or from any text."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from minigam.data import pocketstories
 from minigam.data.tokenizer import BPETokenizer, CharTokenizer, WordTokenizer
 from minigam.data.tokenizer import load as load_tokenizer
 from minigam.engine.memory import require_memory
-from minigam.files import is_same, read_json, read_text
+from minigam.files import is_same, read_sealed, read_text
 
 PREPARED = "minigam prepared 2"  # format of the folders that `minigam data prepare` writes
 AGAIN = "prepare it again"
@@ -190,23 +189,9 @@ def find_prepared(name: str) -> Path:
 
 
 def read_meta(folder: Path) -> dict:
-    """Return the content of a prepared folder's meta.json.
-
-    Raises InputError when it is missing, has changed since it was written, or has an older format, of
-    which nothing tells whether it has changed.
-    """
-    path = folder / "meta.json"
-    meta = read_json(path, AGAIN)
-    if meta.get("format") != PREPARED:
-        raise InputError(f"{path}: format {meta.get('format')!r}, wanted {PREPARED!r}; {AGAIN}")
-    if meta.pop("meta_sha256", None) != meta_sha256(meta):
-        raise InputError(f"{path}: changed since it was written; {AGAIN}")
-    return meta
-
-
-def meta_sha256(meta: dict) -> str:
-    """Return the SHA-256 of the content of a meta.json, which is stored in it under this name."""
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    """Return the content of a prepared folder's meta.json. Raises InputError when it is missing, has changed
+    since it was written, or has an older format."""
+    return read_sealed(folder / "meta.json", PREPARED, AGAIN)
 
 
 def from_prepared(folder: Path, block_size: int) -> Corpus:

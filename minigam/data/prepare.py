@@ -16,11 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from minigam.config import InputError
-from minigam.data.corpus import PREPARED, TextSize, meta_sha256
+from minigam.data.corpus import PREPARED, TextSize
 from minigam.data.datasets import DATASETS, Part, read_rows
 from minigam.data.hub import verify
 from minigam.data.tokenizer import PaperTokenizer
-from minigam.files import read_json, replacing_folder, sha256_of, write_json
+from minigam.files import read_json, replacing_folder, sha256_of, write_sealed
 
 FILES = ("train.bin", "valid.bin", "tokenizer.json")
 
@@ -98,7 +98,6 @@ def prepare(
                     "wanted text in the same script; choose another file"
                 )
         meta = {
-            "format": PREPARED,
             "dataset": name,
             "sources": {
                 split: {
@@ -124,7 +123,7 @@ def prepare(
                 for file in FILES
             },
         }
-        write_json(folder / "meta.json", meta | {"meta_sha256": meta_sha256(meta)})
+        write_sealed(folder / "meta.json", PREPARED, meta)
         _require_ours(out)  # again: somebody may have put a file there meanwhile
     return meta
 

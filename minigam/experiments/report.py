@@ -134,11 +134,13 @@ class Cells:
     backend  : the array library; it is stored with each measurement, as part of its provenance
     """
 
+    FORMAT = "minigam measurements 1"
+
     def __init__(self, path: Path, settings: dict, backend: str):
         self.path, self.settings, self.cells = path, settings | {"backend": backend}, {}
         self.measured = provenance(backend)
         if path.exists():
-            content = read_sealed(path, remedy="delete it")
+            content = read_sealed(path, self.FORMAT, remedy="delete it")
             if content.get("settings") != self.settings:
                 raise InputError(f"{path}: holds other settings; choose another --out, or delete it")
             self.cells = content["cells"]
@@ -148,5 +150,5 @@ class Cells:
         if name not in self.cells:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.cells[name] = {**measure(), "measured": self.measured}
-            write_sealed(self.path, {"settings": self.settings, "cells": self.cells})
+            write_sealed(self.path, self.FORMAT, {"settings": self.settings, "cells": self.cells})
         return self.cells[name]

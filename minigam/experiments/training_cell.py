@@ -12,6 +12,8 @@ from minigam.training import loop
 from minigam.training.run import Run, RunConfig
 from minigam.training.size import require_memory
 
+FORMAT = "minigam cell 1"  # of result.json
+
 
 class Interrupted(Exception):
     """Ctrl-C stopped a cell; its training so far is saved."""
@@ -43,7 +45,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
         if started and (other := _differences(Run(path).config, config)):
             raise InputError(f"{path}: a run of other settings ({other}); choose another --out, or delete it")
         if started and (path / "result.json").exists():
-            return read_sealed(path / "result.json", remedy="delete it")
+            return read_sealed(path / "result.json", FORMAT, remedy="delete it")
         if started:
             run = Run(path)
             model, optimizer, step = run.resume(backend)
@@ -62,7 +64,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
             "seconds_per_epoch": median(steps) * len(corpus.train) / cell.train.batch_size,
             **loop.finish(run, model, corpus),
         }
-        write_sealed(path / "result.json", result)
+        write_sealed(path / "result.json", FORMAT, result)
     return result
 
 

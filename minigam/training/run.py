@@ -193,7 +193,7 @@ class Run:
         """Return what weights are worth nothing without: the hashes of their configuration and tokenizer."""
         return {
             "config_sha256": self.config.sha256(),
-            "tokenizer_sha256": sha256_of(self.path / "tokenizer.json"),
+            "tokenizer_sha256": sha256_of(self.path / "tokenizer.json", most=tokenizer.MOST_BYTES),
         }
 
     def _require_own(self, path: Path, metadata: dict[str, str]) -> None:
@@ -248,10 +248,8 @@ class Run:
         path, weights = self.path / "optimizer.safetensors", self.path / "model.safetensors"
         arrays, metadata = read_arrays(path, "training state")
         self._require_own(path, metadata)
-        if weights.exists():
-            read_arrays(
-                weights, "model"
-            )  # refuse a damaged file, although resuming does not use these weights
+        if weights.exists():  # refuse a damaged file, although resuming does not use it
+            read_arrays(weights, "model")
         model = self.config.new_model(backend)
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
@@ -281,13 +279,14 @@ class Run:
     def metrics(self) -> list[dict]:
         """Return the lines of metrics.jsonl. Lines that a crash or an editor has damaged are left out, and
         a warning on stderr counts them."""
-        path, texts = self.path / "metrics.jsonl", []
-        if path.exists():
-            with reading(path, "the metrics of a run") as f:
-                texts = f.read().decode("utf-8", "replace").splitlines()
-        lines = [line for line in map(_measurement, texts) if line is not None]
-        if dropped := len(texts) - len(lines):
-            print(f"{path}: {dropped} of {len(texts)} lines damaged, left out", file=sys.stderr)
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        with reading(path, "the metrics of a run") as f:
+            parsed = [_measurement(text) for text in iter(lambda: f.readline(2**20), b"")]
+        lines = [line for line in parsed if line is not None]
+        if dropped := len(parsed) - len(lines):
+            print(f"{path}: {dropped} of {len(parsed)} lines damaged, left out", file=sys.stderr)
         return lines
 
     def _forget_metrics_after(self, step: int) -> None:
@@ -304,7 +303,7 @@ class Run:
                 loss_plot(metrics, title=self.path.name).savefig(temporary, dpi=120, format="png")
 
 
-def _measurement(text: str) -> dict | None:
+def _measurement(text: bytes) -> dict | None:
     """Return a line of metrics.jsonl, a step's or a validation's; None if it is damaged."""
     try:
         line = json.loads(text)

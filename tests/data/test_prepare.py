@@ -1,7 +1,6 @@
 """From rows of text to a folder that trains: what is read, what is written, what is refused."""
 
 import hashlib
-import json
 import tracemalloc
 from importlib.util import find_spec
 
@@ -187,11 +186,10 @@ def test_memory_does_not_grow_with_the_data(folder):
             rows = ("the fox isn 't red " * 16 for _ in range(n))
             counted = prepare._write_tokens(folder / "train.bin", rows, made, np.dtype("uint16"))
             peaks.append(tracemalloc.get_traced_memory()[1])
-        meta = meta_of(folder)
+        meta = corpus.read_meta(folder)
         path = folder / "train.bin"
         meta["files"]["train.bin"] = {"bytes": path.stat().st_size, "sha256": files.sha256_of(path)}
-        del meta["meta_sha256"]
-        (folder / "meta.json").write_text(json.dumps(meta | {"meta_sha256": corpus.meta_sha256(meta)}))
+        files.write_sealed(folder / "meta.json", corpus.PREPARED, meta)
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         large = corpus.from_prepared(folder, block_size=9)

@@ -54,31 +54,31 @@ def test_what_is_interrupted_between_two_renames_leaves_the_old_folder(folder, m
 
 
 def test_a_file_that_comes_meanwhile_is_kept(command, folder, capsys, monkeypatch):
-    def writing(path, content):
-        files.write_json(path, content)
+    def writing(path, format, content):
+        files.write_sealed(path, format, content)
         (folder / "notes.txt").write_text("mine")
 
-    monkeypatch.setattr(prepare, "write_json", writing)
+    monkeypatch.setattr(prepare, "write_sealed", writing)
     assert_refused(data.main, command, capsys, "choose another --out")
     assert (folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, OSError])
 def test_what_is_interrupted_leaves_the_old_folder_or_none(command, root, monkeypatch, fault):
-    out, write_json = root / "tiny-prepared", prepare.write_json
+    out, write = root / "tiny-prepared", prepare.write_sealed
 
-    def interrupted(path, content):
+    def interrupted(*sealed):
         raise fault
 
     for old in (None, "whole"):
         before = {p.name: p.read_bytes() for p in out.iterdir()} if old else None
-        monkeypatch.setattr(prepare, "write_json", interrupted)
+        monkeypatch.setattr(prepare, "write_sealed", interrupted)
         with pytest.raises(fault):
             data.main([*command, "--train-rows=7"])
         assert [p.name for p in root.iterdir() if p.name != "tiny"] == ([out.name] if old else [])
         if old:
             assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-        monkeypatch.setattr(prepare, "write_json", write_json)
+        monkeypatch.setattr(prepare, "write_sealed", write)
         assert data.main(command) == 0  # a rerun makes it, or replaces it
 
 
@@ -161,8 +161,8 @@ def test_a_damaged_or_older_folder_is_refused_until_it_is_prepared_again(command
         lambda m: m["files"].pop("valid.bin"),
         lambda m: m["files"]["valid.bin"].update(sha256="0" * 64),
         lambda m: m["files"].update({"../other": m["files"]["valid.bin"]}),
-        lambda m: m.pop("meta_sha256"),
-        lambda m: m.update(meta_sha256=None),
+        lambda m: m.pop("sha256"),
+        lambda m: m.update(sha256=None),
     ],
 )
 def test_a_changed_description_is_refused(folder, tmp_path, capsys, change):

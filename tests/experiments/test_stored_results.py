@@ -64,7 +64,7 @@ def test_two_experiments_do_not_share_a_folder(tmp_path, capsys):
 def test_what_ends_an_experiment_early_says_that_progress_is_saved(
     error, code, wanted, tmp_path, capsys, monkeypatch
 ):
-    def write_sealed(path, content):
+    def write_sealed(*sealed):
         raise error
 
     monkeypatch.setattr(report, "write_sealed", write_sealed)
