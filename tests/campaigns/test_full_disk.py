@@ -36,7 +36,7 @@ def complaint(child, path) -> str:
 
 def test_a_full_disk_at_random_sizes(server, text, tmp_path):
     rng = np.random.default_rng(1)
-    with campaign("full_disk_file_size") as c:
+    with campaign("disk_full_at_a_size") as c:
         for k in range(pick(4, 100)):
             run = crashes.whole(server, tmp_path / f"whole{k}", crashes.random_flags(text, rng))
             largest, path = (run.path / "optimizer.safetensors").stat().st_size, tmp_path / f"{k}"
@@ -52,7 +52,7 @@ def test_a_full_disk_at_random_sizes(server, text, tmp_path):
 
 
 def test_a_full_disk_from_each_operation_on(server, text, tmp_path):
-    with campaign("full_disk_operations") as c:
+    with campaign("disk_full_from_an_operation_on") as c:
         run = crashes.whole(server, tmp_path / "whole", crashes.flags_of(text))
         for n in range(1, run.operations + 1, pick(13, 1)):
             path = tmp_path / f"{n}"
@@ -80,7 +80,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_is_really_full(server, text, tmp_path, small_disk):
     rng = np.random.default_rng(2)
     path, filling = small_disk / "run", small_disk / "filling"
-    with campaign("full_disk_mounted") as c:
+    with campaign("disk_full_mounted") as c:
         run = crashes.whole(server, tmp_path / "whole", crashes.flags_of(text, "--checkpoint-every=1"))
         shutil.copytree(run.path, path)
         needed = 256 - os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize // 1024
