@@ -37,6 +37,24 @@ def test_an_omitted_array_gets_no_gradient(rng):
     sequence.causal_conv1d(u, weight=w, bias=b).backward(np.ones((1, 4, 3)))
     assert (u.grad.shape, w.grad.shape, b.grad) == ((1, 4, 3), (3, 2), None)
 
+    qkv = Tensor(rng.standard_normal((1, 4, 6)), requires_grad=True)
+    sequence.causal_attention(qkv, n_heads=1).backward(np.ones((1, 4, 2)))
+    assert qkv.grad.shape == (1, 4, 6)
+
+
+def test_a_rule_that_changes_the_dtype_is_reported():
+    before = dict(OPS)
+    try:
+        narrow = Op(lambda xp, x: (x.astype("float32"), None))
+        wide = Op(lambda xp, x: (x.astype("float64"), None))
+    finally:
+        OPS.clear()
+        OPS.update(before)
+    with pytest.raises(TypeError, match="float64 inputs gave float32"):
+        narrow(np.ones(2))
+    with pytest.raises(TypeError, match="float32 inputs gave float64"):
+        wide(np.ones(2, "float32"))
+
 
 def test_an_operation_knows_its_arrays_and_its_settings():
     assert OPS["linear"].arguments == ("x", "weight", "bias")

@@ -5,13 +5,14 @@ The equation of every operation, as loops, is in helpers/equations.py.
 
 import math
 import operator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
-from minigam import Tensor, ops, sequence
+from minigam import Tensor, ops, reference_only, sequence
 from minigam.engine.tensor import ShapeError
 
 # ------------------------------------------------------------------------------ single operations
@@ -31,6 +32,14 @@ def test_huge_scores_give_finite_answers(rng):
     recalled = sequence.associative_memory(1e4 * memory[None, :1], memory).data
     assert np.isfinite(recalled).all()
     np.testing.assert_array_equal(recalled[0, 0], memory[(memory @ memory[0]).argmax()])
+
+
+@pytest.mark.parametrize("rules", [reference_only, nullcontext])
+def test_huge_scores_of_attention_pick_one_value(rules):
+    q, k, v = np.full((1, 3, 1), 1e3), np.array([[[1e3], [2e3], [-1e3]]]), np.array([[[1.0], [2.0], [3.0]]])
+    with rules():
+        y = sequence.causal_attention(np.concatenate([q, k, v], axis=-1), n_heads=1).data
+    np.testing.assert_array_equal(y, [[[1.0], [2.0], [2.0]]])
 
 
 def test_gated_fusion_lets_each_channel_choose(rng):
@@ -139,11 +148,50 @@ def test_the_other_operators(rng):
             [(1, 2, 3), (1, 2, 3), (1, 2, 3)],
             r"gated_fusion: .*gate \(1, 2, 3\), wanted",
         ),
+        (sequence.gated_fusion, [(1, 2, 3), (2, 2, 3), (1, 2, 6)], r"global_context \(2, 2, 3\)"),
+        (ops.layer_norm, [(2, 3), (2,), (2,)], r"layer_norm: weight \(2,\), bias \(2,\), wanted \(3,\)"),
+        (
+            ops.linear_cross_entropy,
+            [(2, 3), (5, 4), (2,)],
+            r"linear_cross_entropy: x \(2, 3\), weight \(5, 4\)",
+        ),
+        (ops.linear_cross_entropy, [(2, 3), (5, 3), (1,)], r"linear_cross_entropy: .*targets \(1,\)"),
+        (ops.linear_cross_entropy, [(2, 3), (5, 3), (3,)], r"linear_cross_entropy: .*targets \(3,\)"),
+        (ops.linear_cross_entropy, [(2, 3), (5, 3, 3), (2,)], r"linear_cross_entropy: .*weight \(5, 3, 3\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(op, shapes, message):
     with pytest.raises(ShapeError, match=message):
         op(*(np.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("past", [(1, 3, 8), (3, 3, 8), (2, 3, 7), (2, 8), (2, 3, 8, 1)], ids=str)
+def test_a_past_that_does_not_fit_is_named(past):
+    qkv = np.zeros((2, 5, 12))
+    assert sequence.causal_attention(qkv, np.zeros((2, 3, 8)), n_heads=2).shape == (2, 5, 4)
+    with pytest.raises(ShapeError, match=r"causal_attention: past \(.*\), wanted \(2, P, 8\)"):
+        sequence.causal_attention(qkv, np.zeros(past), n_heads=2)
+
+
+@pytest.mark.parametrize("wrong", range(7))
+@pytest.mark.parametrize("by", [-1, 1])
+def test_each_argument_of_a_scan_has_its_shape(wrong, by):
+    shapes = [(2, 5, 3), (2, 5, 3), (3, 4), (2, 5, 4), (2, 5, 4), (3,), (2, 3, 4)]
+    sequence.selective_scan(*map(np.zeros, shapes))
+    for axis in range(len(shapes[wrong])):
+        changed = list(shapes)
+        changed[wrong] = tuple(n + by * (i == axis) for i, n in enumerate(shapes[wrong]))
+        with pytest.raises(ShapeError, match=r"selective_scan: .* \(.*\), wanted \(.*\) for x \("):
+            sequence.selective_scan(*map(np.zeros, changed))
+
+
+def test_an_exponent_is_one_number(rng):
+    x = Tensor(rng.uniform(1.0, 2.0, 3))
+    for one in (2, 2.0, np.float32(2.0), np.array(2.0)):
+        np.testing.assert_array_equal((x**one).data, x.data**2.0)
+    for other in (np.ones(3), np.ones(1), Tensor(2.0), "2", None):
+        with pytest.raises(TypeError, match=r"power: the exponent is a .*, wanted one number"):
+            ops.power(x, exponent=other)
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.0])

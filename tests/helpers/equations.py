@@ -329,7 +329,7 @@ def gated_fusion(local_context, global_context, gate):
 def attended(d: Draw) -> tuple[list, dict]:
     B, T, P, H, D = d.size(), d.size(1, 5), d.size(), d.size(1), d.size(1, 2)
     past = d.one_of(None, d.array(B, P, 2 * H * D))
-    p, drop = d.one_of(0.0, 0.5), {"key": (d.size(),), "first_token": d.size()}
+    p, drop = d.one_of(0.0, 0.3), {"key": (d.size(),), "first_token": d.size()}
     return [d.array(B, T, 3 * H * D), past], {"n_heads": H, "p": p, **drop}
 
 

@@ -51,6 +51,7 @@ def test_a_scaled_step_is_the_step_of_the_gradients_without_the_scale():
         (8.0, 1.0, 1.0, True, 1, 8.0),
         (8.0, 1.0, math.inf, True, 0, 4.0),  # the gradients alone: training goes on with half the scale
         (8.0, math.inf, math.inf, False, 0, 8.0),
+        (2.0, 1.0, math.inf, True, 0, 1.0),
         (1.0, 1.0, math.inf, False, 0, 1.0),
         (1.0, 1.0, 1.0, True, 1, 1.0),
     ],
