@@ -28,7 +28,8 @@ def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.ra
     excluded = np.isneginf(z)
     if top_k is not None and top_k < z.shape[-1]:
         np.put_along_axis(excluded, np.argsort(-z, axis=-1, kind="stable")[:, top_k:], True, axis=-1)
-    z = np.where(excluded, 0.0, z - top) / temperature  # at most 0: a tiny temperature overflows to -infinity
+    with np.errstate(over="ignore"):  # at most 0: a tiny temperature overflows to -infinity
+        z = np.where(excluded, 0.0, z - top) / temperature
     return np.where(excluded, -np.inf, z + rng.gumbel(size=z.shape)).argmax(axis=-1)
 
 

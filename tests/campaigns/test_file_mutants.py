@@ -139,6 +139,7 @@ def test_every_file_with_every_kind_of_damage(world):
                     ended = world.lines.run(*target.argv)
                     c.count("mutants")
                     c.count("refused", ended.code == 2)
+                    c.count("same results", ended.code == 0 and not target.new)
                     if wrong := ended.fault() or side_effects(world, target, ended, name, damaged, whole):
                         c.fault(f"{' '.join(target.argv)}: {name}, {damage}: {wrong}")
                     world.restore()

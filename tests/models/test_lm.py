@@ -88,6 +88,7 @@ def test_one_likeliest_token_is_greedy_at_any_temperature():
     greedy = model.generate(prompt, 20, temperature=0)
     np.testing.assert_array_equal(model.generate(prompt, 20, temperature=5.0, top_k=1), greedy)
     np.testing.assert_array_equal(model.generate(prompt, 20, temperature=1e-6), greedy)
+    np.testing.assert_array_equal(model.generate(prompt, 20, temperature=5e-324), greedy)
 
 
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (2.0, 3), (1.0, 99)])
