@@ -25,11 +25,7 @@ TEXTS = ["", " ", "\n", "-", "letters", "ü", "x" * 5000, "\udcff", "a\0b", "a\n
 PATHS = (
     "pipe folder zeros full missing missing/a unreadable loop file file/a deep.json t.txt t.parquet run prep"
 )
-ENDLESS = (
-    "--steps",
-    "--tokens",
-    "--repeats",
-)  # a command with the largest number does what it says, for ever
+ENDLESS = {"--steps", "--tokens", "--repeats"}  # with the largest number, a command would work for years
 VALUES = [*NUMBERS.split(), *TEXTS, *PATHS.split()]
 
 NUMPY, PREPARE = "--backend=numpy", ["--train=t.txt", "--valid=v.txt", "--out=new"]
