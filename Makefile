@@ -8,7 +8,7 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test campaigns coverage matrix lint gradcheck bench notebooks exercises notebooks-open clean
+.PHONY: help train test campaigns coverage mutants matrix lint gradcheck bench notebooks exercises notebooks-open clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -27,6 +27,9 @@ coverage: $(VENV)/test  ## run the tests and print which lines of the package th
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+mutants: $(VENV)/mutants  ## change the engine in 600 places, one at a time, and count what the tests notice (10 minutes)
+	$(BIN)/python tests/mutants.py --sample 600
 
 matrix: $(VENV)/matrix  ## run the tests on each Python that is installed, with the oldest and newest NumPy
 	$(BIN)/nox
@@ -81,6 +84,11 @@ $(VENV)/bench: $(VENV)/core
 $(VENV)/browser: $(VENV)/core
 	@echo "installing selenium, which controls a browser"
 	@$(INSTALL) --editable '.[browser]'
+	@touch $@
+
+$(VENV)/mutants: $(VENV)/test
+	@echo "installing cosmic-ray, which makes the mutants"
+	@$(INSTALL) cosmic-ray==8.7.0
 	@touch $@
 
 $(VENV)/matrix: $(VENV)/core
