@@ -196,7 +196,8 @@ def _happening(orders: Orders, folder: Path) -> Callable[[str], None]:
             return
         elif orders.does == "wait":
             (folder / "waits").touch()
-            while not (folder / "go").exists():
+            deadline = time.monotonic() + 60.0  # if the test was stopped, nobody says go
+            while not (folder / "go").exists() and time.monotonic() < deadline:
                 time.sleep(0.005)
         else:
             signal.raise_signal(orders.does)
