@@ -179,6 +179,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(copy, damage, name):
         lambda c: c["model"].pop("d_model"),
         lambda c: c.pop("data"),
         lambda c: c.update(format="other"),
+        lambda c: c.update(model_type="lstm"),
     ],
 )
 def test_a_changed_config_is_refused(copy, change):

@@ -206,3 +206,11 @@ def test_an_interrupted_step_leaves_the_masks_of_the_next_where_they_belong(monk
     with pytest.raises(KeyboardInterrupt):
         train_step(model, AdamW(model.parameters()), ids, targets, micro_batch=2)
     assert model.mask_counter.first_token == 0
+
+
+def test_a_fault_of_no_single_operation_is_said_to_be_of_the_sum():
+    model, (ids, targets) = tiny(), batch()
+    assert "each operation by itself is finite" in step.first_non_finite(
+        model, step.parts_of(model, ids, targets, None)
+    )
+    assert all(p.grad is None for p in model.parameters())
