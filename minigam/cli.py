@@ -12,6 +12,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from minigam import interrupt
 from minigam.config import LARGEST, InputError, shortened
 from minigam.engine import backend
@@ -157,7 +159,8 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     can fix, with 1 and one line when memory runs out, with 130 for Ctrl-C, SIGTERM and SIGHUP."""
     _open_streams()
     try:
-        with interrupt.handled():
+        # No warnings of NumPy: each command says itself what a number that is too large has led to.
+        with interrupt.handled(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             code = main()
             sys.stdout.flush()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:

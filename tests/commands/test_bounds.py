@@ -103,6 +103,12 @@ def test_what_no_flag_takes_is_one_short_line(flag, wanted, capsys):
     assert_refused(train.main, [*SMALL, flag], capsys, "minigam train: ")
 
 
+def test_weights_that_overflow_are_no_warning_of_numpy(capsys, tmp_path):
+    flags = [*SMALL, "--steps=1", "--warmup-steps=1", "--weight-decay=1e10", f"--out={tmp_path / 'new'}"]
+    code, _, err = call(train.main, flags, capsys)  # a warning would be an error
+    assert code == 0, err
+
+
 def test_a_long_value_is_shortened(capsys):
     _, _, err = call(train.main, [*SMALL, "--model=" + "x" * 10_000], capsys)
     assert len(err) < 600
