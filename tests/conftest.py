@@ -1,5 +1,7 @@
 """Shared by all tests: the pretend GPU, and `xp`, which is each array library in turn."""
 
+import signal
+
 import numpy as np
 import pytest
 from helpers import browser as browsers
@@ -21,6 +23,15 @@ def pytest_runtest_setup(item):
             backend.get("cupy")
         except backend.BackendUnavailable as e:
             pytest.skip(str(e))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_heard():
+    """Do not inherit what a script that starts the tests with & or nohup ignores: Ctrl-C, SIGHUP."""
+    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(params=["numpy", "fakegpu", pytest.param("cupy", marks=pytest.mark.gpu)])

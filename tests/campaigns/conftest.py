@@ -1,21 +1,11 @@
 """Shared by the campaigns that start children: the server, a text, the run that nothing interrupts."""
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.children import Server
 from helpers.world import World
-
-
-@pytest.fixture(scope="session", autouse=True)
-def signals_are_heard():
-    """Children inherit what this process ignores: Ctrl-C if a script started it with &, or SIGHUP."""
-    for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
-            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
