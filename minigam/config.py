@@ -69,7 +69,8 @@ class Checked:
                 type(f.default), (type(f.default),)
             )
             if type(values[f.name]) not in types:
-                raise InputError(f"{f.name} is {values[f.name]!r}, wanted {types[0].__name__}")
+                given = shortened(repr(values[f.name]))
+                raise InputError(f"{f.name} is {given}, wanted {types[0].__name__}")
         return cls(**values)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from minigam.config import InputError
+from minigam.config import InputError, shortened
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         holder = FileLock(lock, blocking=False).acquire()
     except Timeout as e:
-        raise InputError(f"{folder}: in use by another process; wait, or choose another --out") from e
+        raise InputError(f"{folder}: in use by another process; wait until it ends") from e
     except OSError as e:
         raise InputError(f"{folder}: {e.strerror or e}; choose a writable --out") from e
     with holder:
@@ -343,9 +344,10 @@ def read_arrays(path: Path, content: str) -> tuple[dict[str, np.ndarray], dict[s
         if given != _digest(arrays, metadata if version == 2 else None):
             raise ValueError("its content has changed since it was written")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        reason = str(e)[:200]
         raise InputError(
-            f"{path}: damaged, or not the {content} that minigam wrote ({reason}); "
+            f"{path}: damaged, or not the {content} that minigam wrote ({shortened(str(e))}); "
             "restore the file or train again"
         ) from e
+    if version == 1:
+        print(f"{path}: of an earlier version, whose step and settings cannot be checked", file=sys.stderr)
     return arrays, metadata

@@ -1,6 +1,7 @@
 """The signals that ask a command to stop: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -22,9 +23,18 @@ def _leave(signum: int, frame: Any) -> None:
     os._exit(128 + signum)
 
 
-if Path(*sys.argv[:1]).stem in ("-m", "minigam"):
-    # A command is being started, as `python -m minigam.NAME` or `minigam`. Until `handled` takes over,
-    # a signal ends it in one line, not with a traceback through the libraries that it imports.
+def _starts_a_command() -> bool:
+    """Return whether Python was started for a command: `-m minigam.NAME`, or the script `minigam`. Any other
+    program that imports minigam keeps its own handling of signals."""
+    if sys.argv[:1] == ["-m"]:  # while Python looks for the module, of whatever package
+        _, _, modules = " ".join(sys.orig_argv).partition(" -m ")
+        return re.match(r"minigam\b", modules) is not None
+    return Path(*sys.argv[:1]).stem == "minigam"
+
+
+if _starts_a_command():
+    # Until `handled` takes over, a signal ends the command in one line, not with a traceback that leads
+    # through the libraries it imports.
     for _signal in _signals():
         signal.signal(_signal, _leave)
 

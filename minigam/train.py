@@ -95,7 +95,7 @@ def _train(
     except BrokenPipeError:
         code, why, advice = 1, "nobody reads the output any more", resume
     except OSError as e:  # a full disk, for example
-        code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Free some space. {resume}"
+        code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Mend that first. {resume}"
     print(f"\n{PROG}: {why}. Step {run.saved_step()} is saved in {run.path}. {advice}", file=sys.stderr)
     return code
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from minigam.config import InputError
+from minigam.config import InputError, shortened
 from minigam.data.hub import HubFile
 from minigam.files import read_lines, reading
 
@@ -141,7 +141,7 @@ def _parquet_rows(path: Path) -> Iterator[str]:
             for batch in file.iter_batches(batch_size=1000, columns=["text"]):
                 yield from (text or "" for text in batch.column("text").to_pylist())
         except (pyarrow.ArrowException, KeyError, OSError, UnicodeDecodeError) as e:
-            reason = " ".join(str(e).split())[:200]
+            reason = shortened(" ".join(str(e).split()))
             raise InputError(
                 f"{path}: not a parquet file with a column `text` ({reason}); restore it or fetch it again"
             ) from e

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from minigam.config import InputError
+from minigam.config import InputError, shortened
 from minigam.files import is_same, sha256_of
 
 HUB = "https://huggingface.co"
@@ -61,8 +61,11 @@ def fetch(file: HubFile, folder: Path, *, trust: bool = False, offline: bool = F
     """
     path = folder / file.path
     if path.is_file():
-        if trust or offline or is_same(path, file.size, file.sha256):
-            return f"already there, {'' if verify(file, path, trust)[1] else 'not '}verified"
+        if is_same(path, file.size, file.sha256):
+            return "already there, verified"
+        if trust or offline:
+            verify(file, path, trust)
+            return "already there, not verified"
     elif offline:
         raise InputError(f"{path}: not found, and --offline downloads nothing; omit --offline")
     _download(file, folder)
@@ -109,7 +112,7 @@ def _download(file: HubFile, folder: Path) -> None:
         )
     except Exception as e:  # from the library, from its HTTP client, or from the system
         reason = e.__cause__ or e
-        text = " ".join(f"{type(reason).__name__}: {reason}".split())[:300]
+        text = shortened(" ".join(f"{type(reason).__name__}: {reason}".split()), 300)
         raise InputError(
             f"{endpoint}: cannot download {file.path} of {file.repo} ({text}); "
             "try again later, or set HF_ENDPOINT to a mirror"

@@ -110,11 +110,8 @@ def _planned(args: Namespace, backend: str) -> tuple[Path, Callable[[Path], None
         seeds = list(dict.fromkeys(args.seeds))  # without duplicates
         data = DataConfig(dataset=dataset if dataset == POCKETSTORIES else str(find_prepared(dataset)))
         chosen = {n: lines[n] for n in names}
-        settings = (experiment, chosen, args.scale, data, args.steps, seeds, backend)
-        default, work = (
-            f"{experiment}-{args.scale}-{Path(dataset).name}",
-            partial(comparison.compare, *settings),
-        )
+        default = f"{experiment}-{args.scale}-{Path(dataset).name}"
+        work = partial(comparison.compare, experiment, chosen, args.scale, data, args.steps, seeds, backend)
     elif experiment == "table2":
         measured = (args.scale, args.lengths, args.models, args.repeats, args.memory, args.seed, backend)
         default, work = f"table2-{args.scale}", partial(scaling.table2, *measured)

@@ -24,6 +24,8 @@ class LossScale:
     GROWTH = 2000
 
     def __init__(self, value: float = 2.0**16, good_steps: int = 0):
+        if not (0.0 < value < math.inf and 0 <= good_steps < self.GROWTH):
+            raise ValueError(f"LossScale: {value} after {good_steps} good steps, wanted a number above 0")
         self.value, self.good_steps = value, good_steps
 
     def update(self, finite: bool) -> None:
@@ -142,13 +144,16 @@ class AdamW:
     def load_state_dict(self, arrays: dict[str, np.ndarray], names: list[str], steps: int) -> None:
         """Restore what `state_dict` returned, and the number of steps taken.
 
-        Raises ValueError, and changes nothing, when a shape or dtype does not fit.
+        Raises ValueError, and changes nothing, when a shape or dtype does not fit, a moment is not finite, or
+        a mean of squares is negative.
         """
         for letter in "mv":
             for name, p in zip(names, self.parameters, strict=True):
                 a = arrays[f"{letter}.{name}"]
                 if a.shape != p.shape or a.dtype != p.dtype:
                     raise ValueError(f"{letter}.{name} {a.shape} {a.dtype}, wanted {p.shape} {p.dtype}")
+                if not np.isfinite(a).all() or (letter == "v" and (a < 0.0).any()):
+                    raise ValueError(f"{letter}.{name} is out of range")
         self.m, self.v = (
             self.xp.asarray(np.concatenate([arrays[f"{letter}.{name}"].reshape(-1) for name in names]))
             for letter in "mv"

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigam.config import MQAR, POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig
+from minigam.config import MQAR, POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig, shortened
 from minigam.data import corpus, tokenizer
 from minigam.data.corpus import Corpus
 from minigam.data.mqar import from_mqar
@@ -198,9 +198,9 @@ class Run:
 
     def _require_own(self, path: Path, metadata: dict[str, str]) -> None:
         """Raise InputError unless a file's metadata name the config.json and tokenizer.json of this run.
-        Files of format 1 name only the first, if any."""
+        Files of format 1 need not name them."""
         for name, sha256 in self._origin().items():
-            if metadata.get(name, sha256) != sha256:
+            if metadata.get(name, sha256 if metadata["format"].endswith(" 1") else None) != sha256:
                 other = name.removesuffix("_sha256") + ".json"
                 raise InputError(f"{path}: belongs to another {other}; restore that, or train again")
 
@@ -208,8 +208,7 @@ class Run:
         try:
             model.load_state_dict(arrays)
         except (KeyError, TypeError, ValueError) as e:
-            reason = str(e.args[0])
-            reason = reason if len(reason) < 300 else reason[:300] + " ..."
+            reason = shortened(str(e.args[0]), 300)
             raise InputError(f"{path}: not the weights that config.json describes; {reason}") from e
 
     def new_optimizer(self, model: LanguageModel) -> AdamW:

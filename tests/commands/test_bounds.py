@@ -1,7 +1,6 @@
 """Numbers that no machine can hold, and arguments that are no text, are refused in one line and at once."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +13,6 @@ from minigam.experiments import __main__ as experiments
 from minigam.training.run import make_corpus
 
 HUGE = 10**30
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    assert train.main([*SMALL, f"--out={path}"]) == 0
-    return path
 
 
 @pytest.fixture

@@ -19,13 +19,6 @@ from minigam.training import loop, profile
 from minigam.training.run import Run
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    assert train.main([*SMALL, f"--out={path}"]) == 0
-    return path
-
-
 @pytest.fixture
 def text(tmp_path) -> Path:
     path = tmp_path / "t.txt"

@@ -58,6 +58,14 @@ def fetched(root: Path) -> dict[str, bytes]:
     return {s: path.read_bytes() for s, path in found.items() if path.exists()}
 
 
+def test_a_correct_file_is_hashed_once(server, fetch, tmp_path, monkeypatch, capsys):
+    assert data.main(fetch) == 0
+    hashed, digest = [], hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda f, name: hashed.append(f.name) or digest(f, name))
+    assert data.main(fetch) == 0
+    assert sorted(hashed) == sorted(str(tmp_path / "tiny" / path) for path in PATHS.values())
+
+
 def test_a_dataset_is_downloaded_once(server, fetch, tmp_path, capsys):
     assert data.main(fetch) == 0
     assert fetched(tmp_path) == CONTENT

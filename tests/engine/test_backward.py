@@ -4,22 +4,12 @@ import numpy as np
 import pytest
 
 from minigam import AdamW, observing, ops
-from minigam.engine.dispatch import op
-from minigam.engine.tensor import OPS, ShapeError, Tensor
+from minigam.engine.tensor import ShapeError, Tensor
 from minigam.models.nn import Parameter
 
 
 def leaf(*values: float, dtype: str = "float64") -> Tensor:
     return Tensor(np.array(values, dtype), requires_grad=True)
-
-
-@pytest.fixture
-def new_op():
-    """The decorator `op`, whose operations are forgotten after the test."""
-    before = dict(OPS)
-    yield op
-    OPS.clear()
-    OPS.update(before)
 
 
 # ------------------------------------------------------------------------------- what a rule returns

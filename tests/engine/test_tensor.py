@@ -9,22 +9,12 @@ from helpers import fakegpu
 
 from minigam import no_grad, ops, reference_only
 from minigam.engine.backend import BackendMismatch
-from minigam.engine.dispatch import op
 from minigam.engine.tensor import OPS, ShapeError, Tensor, observing
 from minigam.models.nn import LayerNorm, Linear
 
 
 def leaf(*values: float) -> Tensor:
     return Tensor(np.array(values), requires_grad=True)
-
-
-@pytest.fixture
-def new_op():
-    """The decorator `op`, whose operations are forgotten after the test."""
-    before = dict(OPS)
-    yield op
-    OPS.clear()
-    OPS.update(before)
 
 
 # --------------------------------------------------------------------------------- the walk back

@@ -4,10 +4,9 @@ import errno
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,19 +17,6 @@ from minigam import generate, train
 from minigam.config import InputError, TrainConfig
 from minigam.files import TEMPORARY, locked, read_arrays, replacing, write_arrays, write_text
 from minigam.training.run import Run
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    assert train.main([*FLAGS, f"--out={path}"]) == 0
-    return path
-
-
-@pytest.fixture
-def copy(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
-
 
 # ------------------------------------------------------------------------------------------- digests
 
@@ -57,7 +43,7 @@ def test_every_word_of_a_checkpoint_is_under_its_digest(copy, old, new, capsys):
     assert_refused(train.main, [f"--resume={copy}", "--backend=numpy"], capsys, "optimizer.safetensors")
 
 
-def test_a_checkpoint_of_the_first_format_still_opens(copy, whole):
+def test_a_checkpoint_of_the_first_format_still_opens(copy, whole, capsys):
     import hashlib
 
     from safetensors.numpy import load_file, save_file
@@ -72,16 +58,25 @@ def test_a_checkpoint_of_the_first_format_still_opens(copy, whole):
         old |= {"format": f"minigam {content} 1", "sha256": digest.hexdigest()}
         save_file(arrays, path, {"minigam": json.dumps(old)})
     assert generate.main([str(copy), "--backend=numpy", "--tokens=2"]) == 0
+    assert f"{copy / 'model.safetensors'}: of an earlier version" in capsys.readouterr().err
     assert train.main([f"--resume={copy}", "--backend=numpy"]) == 0
+    assert f"{copy / 'optimizer.safetensors'}: of an earlier version" in capsys.readouterr().err
     assert (copy / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_numbers_out_of_range_are_refused_even_under_a_right_digest(copy, capsys):
     path = copy / "optimizer.safetensors"
     arrays, metadata = read_arrays(path, "training state")
+    refused = partial(assert_refused, train.main, [f"--resume={copy}", "--backend=numpy"], capsys)
     for wrong in ({"step": "-1"}, {"step": "13"}, {"dropout_drawn": "-5"}, {"step": "many"}):
         write_arrays(path, "training state", arrays, metadata | wrong)
-        assert_refused(train.main, [f"--resume={copy}", "--backend=numpy"], capsys, "damaged")
+        refused("optimizer.safetensors: damaged")
+    for name, value in (("m.norm.weight", np.inf), ("v.norm.weight", np.nan), ("v.norm.weight", -1.0)):
+        write_arrays(path, "training state", arrays | {name: np.full_like(arrays[name], value)}, metadata)
+        refused(f"{name} is out of range")
+    for name in ("config_sha256", "tokenizer_sha256"):
+        write_arrays(path, "training state", arrays, {k: v for k, v in metadata.items() if k != name})
+        refused("belongs to another")
 
 
 def test_arrays_of_any_shape_come_back(tmp_path):
@@ -208,6 +203,7 @@ def test_closed_streams_harm_nothing(whole, tmp_path, closed):
 
 HOLD = """
 import sys
+from functools import partial
 from pathlib import Path
 from minigam.files import locked
 with locked(Path(sys.argv[1])):

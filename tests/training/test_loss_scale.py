@@ -23,6 +23,14 @@ def test_the_published_numbers_are_the_defaults():
     assert (LossScale().value, LossScale().good_steps, LossScale.GROWTH) == (65536.0, 0, 2000)
 
 
+@pytest.mark.parametrize(
+    ("value", "good_steps"), [(0.0, 0), (-1.0, 0), (math.inf, 0), (math.nan, 0), (1.0, -1), (1.0, 2000)]
+)
+def test_numbers_that_no_scale_reaches_are_refused(value, good_steps):
+    with pytest.raises(ValueError, match="LossScale"):
+        LossScale(value, good_steps)
+
+
 def test_good_steps_in_a_row_double_the_scale_and_a_bad_one_halves_it(monkeypatch):
     monkeypatch.setattr(LossScale, "GROWTH", 3)
     scale, seen = LossScale(16.0), []

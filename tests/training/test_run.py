@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,19 +19,6 @@ from minigam.files import read_arrays, write_arrays
 from minigam.training import loop
 from minigam.training.run import Run
 from minigam.training.schedule import warmup_cosine
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A run never interrupted."""
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    assert train.main([*FLAGS, f"--out={path}"]) == 0
-    return path
-
-
-@pytest.fixture
-def copy(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
 def test_the_run_folder_holds_what_it_should(whole):

@@ -6,7 +6,7 @@ from minigam.course.judge import NotYet, exercise, expect, gradients, require
 from minigam.engine.ops import softmax
 from minigam.engine.tensor import Tensor
 
-LARGE = 1e8  # beside a derivative of 1: a subtraction loses half of the digits to it
+LARGE = 1e8  # next to a derivative of 1, a subtraction loses half of the digits
 
 
 class _Named:
@@ -76,7 +76,7 @@ def ex_02_2(complex_step):
     ):
         got, where = complex_step(f, x), f"f {f}, x {x}, h as it is by default"
         if str(f).startswith("1e8"):
-            where += " (beside 1e8 a difference of two values loses its digits; the imaginary part does not)"
+            where += " (next to 1e8 a difference of two values loses its digits; the imaginary part does not)"
         require(
             not np.iscomplexobj(got) or np.ndim(got) > 0 or abs(np.real(got) - want) > 1e-6,
             f"{where}: this is a complex number with the derivative in its real part: divided by 1j * h, the "
@@ -107,7 +107,7 @@ def ex_02_2(complex_step):
     expect(
         got, want, "a step of 0.5", {"h is not used: the step was 0.5, not 1e-20": sine(0.75) * np.cos(0.75)}
     )
-    return "four functions, beside 1e8 as well, a large step"
+    return "four functions, also next to 1e8, a large step"
 
 
 def _moved(f, x: np.ndarray, h: float, how: str) -> np.ndarray:

@@ -279,8 +279,8 @@ def ex_11_5(combine, parallel_scan):
             want[1],
             f"scan of T = {T}, a {a.shape}",
             {
-                "the last round is missing: go on while the offset is below T": _rounds(a, b, rounds - 1)[1],
-                "this is after one round alone; double the offset and go on": _rounds(a, b, 1)[1],
+                "the last round is missing: repeat while the offset is below T": _rounds(a, b, rounds - 1)[1],
+                "this is after one round alone; double the offset and repeat": _rounds(a, b, 1)[1],
                 "combine is given the later tokens first; the earlier act first": _rounds(
                     a, b, rounds, lambda p, q: _join(q, p)
                 )[1],

@@ -116,7 +116,7 @@ def from_the_front(f, ids, vocab_size):
     return max((1 + d for d in range(len(ids)) if moved(f, ids, d, range(vocab_size))), default=0)
 
 
-@wrong("09_2", says="copy ids anew")
+@wrong("09_2", says="copy ids for each")
 def one_copy_for_all(f, ids, vocab_size):
     changed, found = ids.copy(), 0
     for d in range(len(ids)):
