@@ -133,3 +133,11 @@ def test_the_gradient_of_the_check_is_left_in_the_inputs(scaled_by):
     a, b = leaf(1.0), leaf(2.0)
     gradcheck(line, a, b)
     np.testing.assert_allclose([a.grad, b.grad], [2.0 * cotangents[0], 3.0 * cotangents[0]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "longdouble"])
+def test_only_float64_is_checked(dtype):
+    if np.dtype(dtype) == np.float64:
+        pytest.skip("this system has no floats longer than float64")
+    with pytest.raises(TypeError, match="wanted float64"):
+        gradcheck(ops.exp, Tensor(np.ones(2, dtype), requires_grad=True))

@@ -29,6 +29,7 @@ def test_the_published_numbers_are_the_defaults():
 def test_numbers_that_no_scale_reaches_are_refused(value, good_steps):
     with pytest.raises(ValueError, match="LossScale"):
         LossScale(value, good_steps)
+    assert vars(LossScale(5e-324, 1999)) == {"value": 5e-324, "good_steps": 1999}
 
 
 def test_good_steps_in_a_row_double_the_scale_and_a_bad_one_halves_it(monkeypatch):
@@ -61,6 +62,7 @@ def test_a_scaled_step_is_the_step_of_the_gradients_without_the_scale():
         (8.0, math.inf, math.inf, False, 0, 8.0),
         (2.0, 1.0, math.inf, True, 0, 1.0),
         (1.0, 1.0, math.inf, False, 0, 1.0),
+        (0.5, 1.0, math.inf, False, 0, 0.5),
         (1.0, 1.0, 1.0, True, 1, 1.0),
     ],
 )
@@ -92,19 +94,36 @@ def test_one_call_for_all_parameters_is_a_call_for_each(missing, monkeypatch):
 @pytest.mark.parametrize("letter", "mv")
 @pytest.mark.parametrize(
     "wrong",
-    [np.ones(1), np.ones(3), np.ones((2, 1)), np.ones(2, "float32")],
-    ids=lambda a: f"{a.shape} {a.dtype}",
+    [
+        np.ones(1),
+        np.ones(3),
+        np.ones((2, 1)),
+        np.ones(2, "float32"),
+        np.array([0.0, math.inf]),
+        np.array([math.nan, 0.0]),
+    ],
+    ids=str,
 )
 def test_moments_that_do_not_fit_are_refused_and_change_nothing(letter, wrong):
     optimizer = AdamW([parameter(1.0, 2.0, grad=[1.0, 1.0])])
     optimizer.step()
     before = {name: a.copy() for name, a in optimizer.state_dict(["p"]).items()}
     arrays = {"m.p": np.zeros(2), "v.p": np.zeros(2)} | {f"{letter}.p": wrong}
-    with pytest.raises(ValueError, match=rf"{letter}\.p \(.*\) float.., wanted \(2,\) float64"):
+    with pytest.raises(
+        ValueError, match=rf"{letter}\.p (\(.*\) float.., wanted \(2,\) float64|is out of range)"
+    ):
         optimizer.load_state_dict(arrays, ["p"], 7)
     assert optimizer.steps == 1
     for name, a in optimizer.state_dict(["p"]).items():
         np.testing.assert_array_equal(a, before[name])
+
+
+def test_a_mean_may_be_negative_and_a_mean_of_squares_may_not():
+    optimizer, small = AdamW([parameter(1.0, 2.0)]), np.array([0.0, -5e-324])
+    optimizer.load_state_dict({"m.p": small, "v.p": -small}, ["p"], 7)
+    assert optimizer.steps == 7
+    with pytest.raises(ValueError, match=r"v\.p is out of range"):
+        optimizer.load_state_dict({"m.p": small, "v.p": small}, ["p"], 8)
 
 
 def test_every_step_raises_the_version_of_every_parameter():
