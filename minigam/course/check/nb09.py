@@ -128,9 +128,7 @@ def ex_09_2(measured_reach):
     for where, (f, want, mistakes) in cases.items():
         got = measured_reach(f, IDS, V)
         if f.changed > 1:  # which may be right; if it is not, this is why
-            mistakes = {
-                "several tokens were replaced at once: copy ids for each": got
-            } | mistakes
+            mistakes = {"several tokens were replaced at once: copy ids for each": got} | mistakes
         expect(got, want, where, mistakes)
     return "eight boxes: all, one and no tokens in sight, gaps, small weights, tokens taken for the same"
 
