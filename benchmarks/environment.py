@@ -2,7 +2,7 @@
 
 from benchmarks import measure
 from minigam import cli
-from minigam.experiments import report
+from minigam.training import provenance
 
 PROG = "benchmarks.environment"
 
@@ -20,10 +20,10 @@ def line() -> str:
         measure.fresh(PROG, "environment", {"with_torch": with_torch})["libraries"]
         for with_torch in (False, True)
     )
-    machine = report.machine()
+    machine = provenance.machine()
     return (
         f"{own['blas']}; numpy {own['numpy']}; torch {peer['torch']}; "
-        f"{machine['processor']}, {machine['cores']} cores; commit {report.commit()}"
+        f"{machine['processor']}, {machine['cores']} cores; commit {provenance.commit()}"
     )
 
 

@@ -19,6 +19,7 @@ from minigam.config import ModelConfig
 from minigam.experiments import report
 from minigam.experiments.scaling import LABELS
 from minigam.models import MODELS
+from minigam.training import provenance
 from minigam.viz import STYLES
 
 PROG = "benchmarks.generate"
@@ -128,7 +129,7 @@ def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: P
     competitors = {OWN[m]: job(OWN[m], "minigam", m, tokens) for m in models}
     competitors[TORCH] = job(TORCH, "torch", "gam", peer_tokens)
     rounds = measure.rounds(competitors, pairs, "continuing a text")
-    measured = report.provenance("numpy")
+    measured = provenance.measured_by("numpy")
     content = {
         "environment": where,
         "measured": measured,

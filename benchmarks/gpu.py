@@ -22,6 +22,7 @@ from minigam.engine.memory import GIB, physical_memory
 from minigam.engine.precision import using
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
+from minigam.training import provenance
 from minigam.training.optim import AdamW, LossScale
 from minigam.training.step import train_step
 
@@ -252,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         for part in PARTS
         if part in args.parts
     }
-    measured = report.provenance("cupy")
+    measured = provenance.measured_by("cupy")
     content = {"environment": where, "measured": measured, "pairs": args.pairs, "jobs": jobs, "parts": parts}
     markdown = f"{where}\n\n{gpu_report.markdown(parts, jobs, args.pairs)}"
     report.write(args.out, "gpu", content, [{"measured": measured}], markdown, gpu_report.plot(parts))
@@ -267,9 +268,9 @@ def environment() -> str:
         f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.runtimeGetVersion(), runtime.driverGetVersion())
     )
     return (
-        f"{report.device('cupy')}, {physical_memory('cupy') / GIB:.0f} GiB, driver for CUDA "
+        f"{provenance.device('cupy')}, {physical_memory('cupy') / GIB:.0f} GiB, driver for CUDA "
         f"{driver}; cupy {cupy.__version__}, CUDA {cuda}; torch {version('torch')}; "
-        f"numpy {version('numpy')}; commit {report.commit()}"
+        f"numpy {version('numpy')}; commit {provenance.commit()}"
     )
 
 

@@ -21,6 +21,7 @@ from minigam.engine.memory import GIB, physical_memory
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import LABELS, fits_of, foreseen, left_out
 from minigam.models import MODELS
+from minigam.training import provenance
 from minigam.training.optim import AdamW
 from minigam.training.step import train_step
 from minigam.viz import scaling_plot
@@ -115,10 +116,10 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
             measured = [results[label] for results in rounds if label in results]
             cells[label][T] = _cell(measured) if measured else left_out(expected[label])
     fits = {label: fits_of(cells[label]) for label in LINES}
-    provenance = report.provenance("numpy")
+    measured = provenance.measured_by("numpy")
     content = {
         "environment": where,
-        "measured": provenance,
+        "measured": measured,
         "pairs": pairs,
         "steps": steps,
         "limit_gib": limit_gib if math.isfinite(limit_gib) else None,
@@ -130,7 +131,7 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
     }
     figure = scaling_plot(cells, fits, f"one training step of one row, C {NARROW['d_model']}")
     markdown = f"{where}\n\n" + _markdown(cells, content)
-    report.write(out, "scaling", content, [{"measured": provenance}], markdown, figure)
+    report.write(out, "scaling", content, [{"measured": measured}], markdown, figure)
 
 
 def _fresh(label: str, library: str, model_type: str, T: int, steps: int) -> dict:

@@ -18,6 +18,7 @@ from minigam import GAM, GAMConfig, cli, reference_only
 from minigam.engine.tensor import observing
 from minigam.experiments import report
 from minigam.models import interop
+from minigam.training import provenance
 from minigam.training.optim import AdamW
 from minigam.training.profile import Product, Watch, flops, matrix_products
 from minigam.training.step import train_step
@@ -149,7 +150,7 @@ def compare(configs: list[str], pairs: int, steps: int | None, out: Path) -> Non
     where = environment.line()
     print(where)
     results = {name: _measure(name, CONFIGS[name], pairs, steps or CONFIGS[name].steps) for name in configs}
-    measured = report.provenance("numpy")
+    measured = provenance.measured_by("numpy")
     content = {"environment": where, "measured": measured, "pairs": pairs, "configs": results}
     report.write(
         out, "train_step", content, [{"measured": measured}], _markdown(where, results, pairs), plot(results)

@@ -8,7 +8,7 @@ operation runs where its inputs are. The names in LATER are imported on first us
 from importlib import import_module
 from typing import Any
 
-from minigam import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported takes one line
+from minigam import interrupt, threads  # noqa: F401  first: Ctrl-C while the rest is imported takes one line
 
 # isort: split
 from minigam import config

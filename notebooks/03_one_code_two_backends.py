@@ -506,7 +506,7 @@ assert 0.0 < np.abs(there - back).max() < 1e-2
 
 # %% [markdown]
 # The product with H is right, portable, and wasteful: H has V N entries for N ids, nearly all of them 0. For V = 10,000 words and
-# 8,192 tokens, 82 million. What minigam really does is in `minigam/engine/cpu` and `minigam/engine/cuda`; notebook 15 measures.
+# 8,192 tokens, 82 million. What minigam really does is in `minigam/engine/compiled` and `minigam/engine/cuda`; notebook 15 measures.
 
 # %% [markdown]
 # ## 5. What a sum loses

@@ -845,4 +845,4 @@ show(
 # * A local context that treats every text alike. Notebook 05 asks a memory instead, and 06 lets each token choose.
 #
 # **Read on in the code:** `minigam/engine/sequence.py`, `causal_conv1d`; the faster rule of the same name in
-# `minigam/engine/cpu/sequence.py`, which pads nothing; and `CausalConv` and `BlockState` in `minigam/models/nn.py`.
+# `minigam/engine/compiled/sequence.py`, which pads nothing; and `CausalConv` and `BlockState` in `minigam/models/nn.py`.

@@ -443,4 +443,4 @@ assert spread < 0.1
 #   else: the next notebook lets a gate choose between the two, and 09 shows what follows.
 #
 # **Read on in the code:** `minigam/engine/sequence.py`, `associative_memory`, and the faster rule of the same name in
-# `minigam/engine/cpu/sequence.py`.
+# `minigam/engine/compiled/sequence.py`.

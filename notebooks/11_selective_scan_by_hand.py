@@ -686,12 +686,13 @@ for dtype, length in ((np.float64, 50), (np.float32, 400)):
         assert not np.isfinite(direct[-1])
 
 # %% [markdown]
-# `minigam/engine/cpu/selective_scan.py` stays with the recurrence and changes what surrounds it:
+# `minigam/engine/compiled/selective_scan.py` keeps the recurrence and changes what surrounds it. It is written in C:
 #
 # * **It keeps one state in 16 tokens**, at the borders of chunks, where the reference keeps every state. Backward starts at the border
-#   before a chunk and computes the 16 states between anew: one more forward pass, a sixteenth of the memory.
-# * **It makes the decays and the writes of a whole chunk at once**, in arrays that fit the cache and are used again for the next.
-# * **E lies last**, so that an inner loop is E numbers long and not N.
+#   before a chunk and computes the 16 states between again: one more forward pass, a sixteenth of the memory.
+# * **It takes 32 channels at a time.** Their states, decays and gradients of a chunk fit the first cache, and a processor computes
+#   8 or 16 of them with one instruction.
+# * **E lies last**, so that an inner loop runs over neighbours in memory.
 #
 # Chunks are no parallel scan: within one, the tokens still go one by one. Both rules, forward and backward:
 
@@ -911,4 +912,4 @@ assert good[25] < 0.5 * np.log(16) and min(bare[:25]) > 0.9 * np.log(16)
 # * Mamba remembers what fits a state of fixed size. Attention keeps everything, GAM a dozen tokens: notebook 12 counts what each costs.
 #
 # **Read on in the code:** `minigam/engine/selective_scan.py`; `minigam/models/mamba.py`; the faster rules in
-# `minigam/engine/cpu/selective_scan.py` and, one thread a channel, `minigam/engine/cuda/selective_scan.py`.
+# `minigam/engine/compiled/selective_scan.py` and, one thread a channel, `minigam/engine/cuda/selective_scan.py`.

@@ -643,5 +643,5 @@ assert by_flops < 2 < by_clock
 # * An exponent is a local thing: $1 + T / (6C + T)$ for the Transformer. A fit over short lengths says nothing about long ones.
 # * Flops are half of the story. Intensity and the roofline say when bytes are the other.
 #
-# **Read on in the code:** `minigam/experiments/scaling.py` makes table 2; `minigam/training/profile.py` counts products; `minigam/engine/cpu/attention.py`
+# **Read on in the code:** `minigam/experiments/scaling.py` makes table 2; `minigam/training/profile.py` counts products; `minigam/engine/compiled/attention.py`
 # leaves out the masked blocks. Notebook 15 makes things fast.

@@ -792,5 +792,5 @@ Markdown("\n".join(lines))
 # * Four rules of your own that fit into the cache or into little memory, and give the same numbers.
 # * A lower bound to compare with, and an honest place beside it.
 #
-# **Read on in the code:** `minigam/engine/cpu/ops.py` (every trick of this notebook), `minigam/training/step.py` (`parts_of`), `minigam/training/profile.py`,
+# **Read on in the code:** `minigam/engine/compiled/rows.py`, `minigam/training/step.py` (`parts_of`), `minigam/training/profile.py`,
 # `minigam/engine/dispatch.py` (`Op.faster`).

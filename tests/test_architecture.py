@@ -21,8 +21,8 @@ every_file = pytest.mark.parametrize(
 
 # Each layer may import itself and those before it. Commands (`__main__` of a folder too) import no command.
 LAYERS = [
-    "config", "interrupt", "files", "engine", "viz", "models", "gradcheck", "data", "training", "cli",
-    "explain", "experiments", "course", "commands",
+    "config", "interrupt", "threads", "files", "engine", "viz", "models", "gradcheck", "data", "training",
+    "cli", "explain", "experiments", "course", "commands",
 ]  # fmt: skip
 COMMANDS = ("train", "generate", "evaluate", "__main__")
 NEVER = {("data", "models"), ("data", "gradcheck"), ("models", "viz"), ("training", "gradcheck"),
@@ -120,7 +120,7 @@ def test_the_public_api_loads_numpy_and_little_else():
     loaded = set(done.stdout.split())
     ours = {m for m in loaded if m.partition(".")[0] == "minigam"}
     folders = {m.split(".")[1] for m in ours if "." in m}
-    assert folders == {"config", "engine", "gradcheck", "interrupt", "models", "training"}
+    assert folders == {"config", "engine", "gradcheck", "interrupt", "models", "threads", "training"}
     assert {m for m in ours if m.startswith("minigam.training.")} == {
         f"minigam.training.{name}" for name in ("optim", "schedule", "step")
     }

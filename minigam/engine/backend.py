@@ -46,10 +46,13 @@ def owner(array: object) -> ModuleType | None:
 
     CuPy is looked up, never imported: as long as it is not imported, no CuPy array exists.
     """
+    kind = type(array)
+    if kind in _OWNER:
+        return _OWNER[kind]
     cupy = sys.modules.get("cupy")
     if cupy is not None and hasattr(cupy, "ndarray"):
         register(cupy.ndarray, cupy)
-    return next((_OWNER[t] for t in type(array).__mro__ if t in _OWNER), None)
+    return next((_OWNER[t] for t in kind.__mro__ if t in _OWNER), None)
 
 
 def xp_of(*arrays: Any, where: str = "operation", names: tuple[str, ...] = ()) -> ModuleType:
@@ -58,17 +61,16 @@ def xp_of(*arrays: Any, where: str = "operation", names: tuple[str, ...] = ()) -
     where, names : names of the operation and of its arguments, for the error message
     Raises BackendMismatch if the arrays belong to two libraries.
     """
-    owners: dict[ModuleType, str] = {}
-    for i, array in enumerate(arrays):
-        library = owner(array)
-        if library is not None and library not in owners:
-            name = names[i] if i < len(names) else f"input {i}"
-            owners[library] = f"{name} {tuple(array.shape)} is {library.__name__}"
-    if len(owners) > 1:
-        raise BackendMismatch(
-            f"{where}: {', '.join(owners.values())}; move one with .to('numpy') or .to('cupy')"
-        )
-    return next(iter(owners), np)
+    owners = [owner(array) for array in arrays]
+    libraries = [library for library in dict.fromkeys(owners) if library is not None]
+    if len(libraries) > 1:
+        named = dict(enumerate(names))
+        found = [
+            f"{named.get(i, f'input {i}')} {tuple(arrays[i].shape)} is {library.__name__}"
+            for library, i in zip(libraries, map(owners.index, libraries))
+        ]
+        raise BackendMismatch(f"{where}: {', '.join(found)}; move one with .to('numpy') or .to('cupy')")
+    return libraries[0] if libraries else np
 
 
 def get(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import math
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,15 @@ def scatter_add(xp: ModuleType, n_rows: int, ids: Array, values: Array) -> Array
     total = xp.zeros((n_rows, values.shape[-1]), dtype=values.dtype)
     xp.add.at(total, ids.reshape(-1), rows(values))
     return total
+
+
+def add_at(xp: ModuleType, total: Array, index: Any, values: Array) -> None:
+    """Add values to total[index]; total is zeros. Repeated entries add up, of which a slice has none."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(i is None or i is ... or isinstance(i, slice | int) for i in parts):
+        total[index] = values
+    else:
+        xp.add.at(total, index, values)
 
 
 def sigmoid(xp: ModuleType, z: Array) -> Array:

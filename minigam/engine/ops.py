@@ -6,7 +6,7 @@ writes into its inputs. The check of an operation, if it has one, follows the op
 
 from minigam.engine.dispatch import integer_op, op
 from minigam.engine.masks import keep_mask
-from minigam.engine.numeric import normal, rows, scatter_add, shape_of, unbroadcast, without_ignored
+from minigam.engine.numeric import add_at, normal, rows, scatter_add, shape_of, unbroadcast, without_ignored
 from minigam.engine.numeric import sigmoid as sigmoid_of
 from minigam.engine.tensor import ShapeError, Tensor
 
@@ -206,7 +206,7 @@ def getitem(xp, x, *, index):
 
     def backward(dy):
         dx = xp.zeros_like(x)
-        xp.add.at(dx, index, dy)
+        add_at(xp, dx, index, dy)
         return (dx,)
 
     return y, backward

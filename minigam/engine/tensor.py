@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from operator import iadd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,18 @@ Array = Any  # a NumPy or CuPy array; a type checker cannot tell them apart here
 Axes = int | tuple[int, ...] | None
 
 OPS: dict[str, Callable[..., "Tensor"]] = {}  # every operation by name; dispatch.py fills it
+
+
+ADD: dict[str, Callable[..., Array]] = {}  # name of an array library -> a faster `summed`
+
+
+def summed(a: Array, b: Array, in_place: bool = False) -> Array:
+    """Return a + b, two arrays of one shape; in place means in a."""
+    if faster := ADD.get(xp_of(a).__name__):
+        return faster(a, b, in_place)
+    return iadd(a, b) if in_place else a + b
+
+
 Observer = Callable[[str, str, tuple], None]
 
 
@@ -66,9 +79,7 @@ def _counted(name: str) -> Iterator[None]:
 @contextmanager
 def observing(observer: Observer | None) -> Iterator[None]:
     """Call `observer(op_name, "forward" | "backward", arrays)` on every result inside this context.
-
-    Of several contexts only the innermost observes, nobody if its observer is None.
-    """
+    Only the innermost context counts; None observes nothing."""
     _state.set(state()._replace(observers=(*state().observers, observer)))
     try:
         yield
@@ -80,8 +91,7 @@ def observing(observer: Observer | None) -> Iterator[None]:
 
 def observe(op_name: str, phase: str, arrays: tuple) -> None:
     """Tell the innermost observer, if there is one, of a result."""
-    observers = state().observers
-    if observers and observers[-1] is not None:
+    if (observers := state().observers) and observers[-1] is not None:
         observers[-1](op_name, phase, arrays)
 
 
@@ -89,10 +99,8 @@ def observe(op_name: str, phase: str, arrays: tuple) -> None:
 class Node:
     """How a tensor was computed: the operation, its inputs, and the backward rule.
 
-    An input is the node of a computed tensor, a leaf tensor, or None if it needs no gradient. A node never
-    holds a computed tensor. The graph therefore has no reference cycle: it is freed with its last tensor.
-    A value that no rule keeps for backward is freed even earlier, with the last reference to it.
-    """
+    An input is the node of a computed tensor, a leaf, or None if it needs no gradient. A node holds no
+    computed tensor, so a value that no rule keeps for backward is freed with the last reference to it."""
 
     op: str
     inputs: tuple["Node | Tensor | None", ...]
@@ -104,10 +112,6 @@ class Node:
     def leaf_version(self) -> int:
         """Return the sum of the versions that the leaves among the inputs have now."""
         return sum(x.version for x in self.inputs if isinstance(x, Tensor))
-
-    def release(self) -> None:
-        """Drop everything that is kept for the backward pass."""
-        self.inputs, self.backward, self.version = (), _released, 0
 
 
 def _released(dy: Array) -> tuple[Array, ...]:
@@ -131,7 +135,7 @@ class Tensor:
     Raises TypeError if the array does not hold numbers, or if integers require a gradient.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "name", "node", "requires_grad", "version")
+    __slots__ = ("__weakref__", "data", "grad", "home", "name", "node", "requires_grad", "version")
     __array_ufunc__ = None  # so that NumPy array * Tensor calls Tensor.__rmul__
 
     def __init__(
@@ -142,6 +146,7 @@ class Tensor:
             raise TypeError(f"Tensor: {self.data.dtype} has no gradient; use float32 or float64")
         self.requires_grad, self.node, self.name = requires_grad, node, name
         self.grad: Array = None
+        self.home: Array = None  # an optimizer's array that the gradient is written to, if it has one
         self.version = 0  # raised by what changes the values in place, as optimizers do
 
     @property
@@ -241,15 +246,13 @@ class Tensor:
         """
         if not self.requires_grad:
             raise RuntimeError("backward: no input of this tensor requires a gradient")
-        root = self if self.node is None else self.node
-        pending = {id(root): self._cotangent(cotangent)}
-        unshared: set[int] = set()  # nodes whose pending gradient is held by nothing else
-        for node in _order(root):
+        g = self._cotangent(cotangent)
+        if self.node is None:
+            return self._add_gradient(g)
+        pending = {id(self.node): g}
+        for node in _order(self.node):
             g = pending.pop(id(node), None)
             if g is None:  # every rule that uses it returned None
-                continue
-            if isinstance(node, Tensor):
-                node._add_gradient(g, id(node) in unshared)
                 continue
             if node.version != node.leaf_version():
                 raise RuntimeError(f"backward: an input of {node.op} changed since the forward pass; redo it")
@@ -264,22 +267,23 @@ class Tensor:
                     raise AssertionError(
                         f"{node.op}.backward gave {dx.shape} {dx.dtype} for an input of {x.shape} {x.dtype}"
                     )
-                # Out of place: a rule may return dy itself, or one array for two inputs.
-                if id(x) in pending:
-                    dx = pending[id(x)] + dx
-                    unshared.add(id(x))
-                elif dx is not g and dx.base is None and sum(dx is other for other in gradients) == 1:
-                    unshared.add(id(x))
-                pending[id(x)] = dx
-            if not retain_graph:
-                node.release()
+                if isinstance(x, Tensor):
+                    x._add_gradient(dx)
+                else:  # out of place: a rule may return dy itself, or one array for two inputs
+                    pending[id(x)] = summed(pending[id(x)], dx) if id(x) in pending else dx
+            if not retain_graph:  # drop everything that is kept for the backward pass
+                node.inputs, node.backward, node.version = (), _released, 0
             del node, gradients, g
 
-    def _add_gradient(self, g: Array, unshared: bool) -> None:
+    def _add_gradient(self, g: Array) -> None:
         """Add g to `.grad`, an array that this leaf alone holds."""
+        home = self.home
         if self.grad is not None:
-            g = self.grad + g
-        elif not unshared:
+            g = summed(self.grad, g, in_place=self.grad is home)
+        elif type(home) is type(g) and home.shape == g.shape and home.dtype == g.dtype:
+            home[...] = g
+            g = home
+        else:
             g = g.copy()
         self.grad = xp_of(self.data).asarray(g)  # NumPy turns 0-d sums into scalars
 
@@ -297,31 +301,27 @@ class Tensor:
         return cotangent
 
 
-def _order(root: Node | Tensor) -> Iterator[Node | Tensor]:
-    """Yield nodes and leaves from `root` back to the inputs, each after all of its users.
-
-    The first loop counts the users of each node, the second yields a node after the last of them, so
-    a shared node comes once. Loops, not recursion: the graph can be arbitrarily deep.
-    """
+def _order(root: Node) -> Iterator[Node]:
+    """Yield nodes from `root` back, each once, after all of its users, which the first loop counts.
+    Loops, not recursion: the graph can be arbitrarily deep."""
     users: dict[int, int] = {}
     stack = [root]
     while stack:
         node = stack.pop()
         users[id(node)] = users.get(id(node), 0) + 1
         if users[id(node)] == 1:
-            stack += [x for x in getattr(node, "inputs", ()) if x is not None]
+            stack += [x for x in node.inputs if isinstance(x, Node)]
     ready = [root]
     while ready:
         node = ready.pop()
-        inputs = getattr(node, "inputs", ())  # read now: backward() may release the node
+        inputs = node.inputs  # read now: backward() may release the node
         yield node
         del node
         for x in inputs:
-            if x is None:
-                continue
-            users[id(x)] -= 1
-            if users[id(x)] == 0:
-                ready.append(x)
+            if isinstance(x, Node):
+                users[id(x)] -= 1
+                if users[id(x)] == 0:
+                    ready.append(x)
 
 
 def as_numbers(values: Array) -> Array:
@@ -330,10 +330,8 @@ def as_numbers(values: Array) -> Array:
         raise TypeError("Tensor: got a Tensor; use .detach() for the values without the graph")
     array = xp_of(values).asarray(values)
     if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"Tensor: {array.dtype} values, wanted float32 or float64 numbers, or integers; "
-            "complex numbers, text and lists of Tensors are not supported"
-        )
+        wanted = "float32 or float64 numbers, or integers, not complex numbers, text or lists of Tensors"
+        raise TypeError(f"Tensor: {array.dtype} values, wanted {wanted}")
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 

@@ -6,9 +6,8 @@ from statistics import median
 
 from minigam.config import DataConfig, InputError, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus
-from minigam.experiments import report
 from minigam.files import locked, read_sealed, write_sealed
-from minigam.training import loop
+from minigam.training import loop, provenance
 from minigam.training.run import Run, RunConfig
 from minigam.training.size import require_memory
 
@@ -39,7 +38,7 @@ def trained(cell: Cell, folder: Path, data: DataConfig, corpus: Corpus, backend:
     path = folder / cell.name
     config = RunConfig.of(cell.model_type, cell.model, data, cell.train, corpus)
     require_memory(cell.model_type, config.model, cell.train, backend)
-    measured = report.provenance(backend)  # before training: the code may change meanwhile
+    measured = provenance.measured_by(backend)  # before training: the code may change meanwhile
     with locked(path):
         started = Run.exists(path)
         if started and (other := _differences(Run(path).config, config)):

@@ -8,9 +8,10 @@ import numpy as np
 
 from minigam.engine import backend
 from minigam.engine.backend import to_numpy, xp_of
-from minigam.engine.cuda import adamw
+from minigam.engine.compiled import adamw, kernels
+from minigam.engine.cuda import adamw as cuda_adamw
 from minigam.engine.numeric import tiles
-from minigam.engine.tensor import Array
+from minigam.engine.tensor import Array, state
 from minigam.models.nn import Parameter
 
 
@@ -44,8 +45,9 @@ class AdamW:
                  (PyTorch counts them for each parameter)
     lr         : learning rate; set `.lr` before a step to follow a schedule
     loss_scale : the factor that the gradients given to `step` contain; None for 1
-    All parameters are joined into one array, and each `.data` becomes a view of it. The moments are
-    two more such arrays, so a GPU can update everything with one kernel.
+    All parameters are joined into one array, and each `.data` becomes a view of it. Gradients and moments are
+    three more such arrays, so one kernel updates everything. The backward pass writes into that of the
+    gradients: a `.grad` is a view of it, which the first backward pass after zero_grad overwrites.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class AdamW:
         if len(dtypes) > 1:
             raise TypeError(f"AdamW: parameters and moments are {sorted(map(str, dtypes))}, wanted one dtype")
         self.flat = self.xp.concatenate([p.data.reshape(-1) for p in self.parameters])
+        self.gradients = self.xp.zeros_like(self.flat)
         for p, place in zip(self.parameters, self.places):
-            p.data = self.flat[place].reshape(p.shape)
+            p.data, p.home = (joined[place].reshape(p.shape) for joined in (self.flat, self.gradients))
         self.views = [p.data for p in self.parameters]
         self.m, self.v = (backend.to(moments, self.xp.__name__) for moments in (self.m, self.v))
 
@@ -97,17 +100,20 @@ class AdamW:
         """
         self.lay_out()
         self.steps += 1
-        xp, faster = self.xp, FASTER.get(self.xp.__name__)
-        pieces = [
-            (at, p.grad.reshape(-1)) for p, at in zip(self.parameters, self.places) if p.grad is not None
-        ]
-        if faster and len(pieces) == len(self.parameters):  # all in one call
-            pieces = [(slice(None), xp.concatenate([g for _, g in pieces]))]
-        squares = sum((xp.vdot(g, g) for _, g in pieces), xp.zeros((), dtype=self.flat.dtype))
+        xp, places = self.xp, [at for p, at in zip(self.parameters, self.places) if p.grad is not None]
+        for p, at in zip(self.parameters, self.places):
+            if p.grad is not None and p.grad is not p.home:  # set by the user, or before the first step
+                self.gradients[at] = p.grad.reshape(-1)
+        if len(places) == len(self.places):  # all in one call
+            places = [slice(None)]
+        compiled = xp is np and kernels.usable(self.flat.dtype) and not state().reference_only
+        rule = FASTER.get(xp.__name__, update) if compiled or xp is not np else update
+        gradients, zero = [self.gradients[at] for at in places], xp.zeros((), dtype=self.flat.dtype)
+        squares = sum((adamw.squares(g) if compiled else xp.vdot(g, g) for g in gradients), zero)
         norm = xp.sqrt(squares) / self.scale
         factor = xp.where(xp.isfinite(norm + loss), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
-        for at, g in pieces:
-            (faster or update)(
+        for at, g in zip(places, gradients):
+            rule(
                 xp, self.flat[at], g, self.m[at], self.v[at], factor / self.scale,
                 lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
             )  # fmt: skip
@@ -188,4 +194,5 @@ def update(
         p_ -= (lr / correction1) * m_ / (xp.sqrt(v_) / math.sqrt(correction2) + eps)
 
 
-FASTER: dict[str, Callable] = {"cupy": adamw.update}  # name of the array library -> a faster `update`
+# Name of the array library -> a faster `update`
+FASTER: dict[str, Callable] = {"numpy": adamw.update, "cupy": cuda_adamw.update}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minigam.config import TrainConfig
 from minigam.data.corpus import Corpus, inputs_and_targets
 from minigam.engine import backend
-from minigam.engine.cpu.attention import QUERIES
+from minigam.engine.compiled.attention import QUERIES
 from minigam.engine.tensor import Array, observing
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW

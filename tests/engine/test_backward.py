@@ -1,7 +1,8 @@
-"""What the backward pass asks of rules and cotangents, and what it may hand on without a copy."""
+"""What the backward pass asks of rules and cotangents, and whose array a gradient is."""
 
 import numpy as np
 import pytest
+from helpers import fakegpu
 
 from minigam import AdamW, observing, ops
 from minigam.engine.tensor import ShapeError, Tensor
@@ -57,23 +58,33 @@ def test_a_rule_without_a_gradient_for_one_input_does_not_end_the_pass(new_op):
         assert b.grad is None
 
 
-def test_a_new_array_becomes_the_gradient_without_a_copy(new_op):
+@pytest.mark.parametrize("home", [False, True])
+def test_a_gradient_is_an_array_of_the_leaf_alone(new_op, home):
+    """A rule may keep the array that it returns, or return it for two inputs."""
     made = []
-
-    @new_op
-    def doubled(xp, x):
-        return 2.0 * x, lambda dy: (made.append(2.0 * dy) or made[-1],)
 
     @new_op
     def twice(xp, a, b):
         return a + b, lambda dy: (made.append(1.0 * dy) or made[-1],) * 2
 
-    a = leaf(1.0, 2.0)
-    doubled(a).backward(np.ones(2))
-    assert a.grad is made[-1]
     a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
-    twice(a, b).backward(np.ones(2))  # one array for both: each needs its own
-    assert not np.shares_memory(a.grad, b.grad)
+    if home:
+        a.home, b.home = np.zeros((2, 2))
+    for times in (1.0, 2.0):
+        twice(a, b).backward(np.ones(2))
+        for x, other in ((a, b), (b, a)):
+            np.testing.assert_array_equal(x.grad, [times, times])
+            assert not any(np.shares_memory(x.grad, array) for array in (other.grad, *made))
+            assert (x.grad is x.home) is home
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros(2, "float32"), fakegpu.DeviceArray(np.zeros(2))])
+def test_a_home_that_does_not_fit_is_left_alone(wrong):
+    a = leaf(1.0, 2.0)
+    a.home = wrong
+    (2.0 * a).backward(np.ones(2))
+    np.testing.assert_array_equal(a.grad, [2.0, 2.0])
+    assert a.grad is not wrong
 
 
 # ------------------------------------------------------------------------------- cotangents

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.equations import CURVES
 from helpers.examples import EQUATIONS, Draw, examples
-from helpers.rules import small_tiles
+from helpers.rules import small_blocks
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
@@ -83,7 +83,7 @@ def test_faster_rules_equal_the_reference_and_no_rule_changes_its_inputs(equatio
     cotangent.setflags(write=False)
     with pytest.MonkeyPatch.context() as patch:
         if tiled:
-            small_tiles(patch)
+            small_blocks(patch)
         faster = value_and_gradients(example, leaves(example.arrays), cotangent)
     with reference_only():
         own = value_and_gradients(example, leaves(example.arrays), cotangent)

@@ -17,7 +17,7 @@ from minigam.data.mqar import from_mqar
 from minigam.data.pocketstories import vocabulary
 from minigam.experiments import __main__ as command
 from minigam.experiments import comparison, paper, reach, recall, report, scaling
-from minigam.training import loop, validation
+from minigam.training import loop, provenance, validation
 from minigam.training.run import Run
 from minigam.training.step import NonFinite
 
@@ -86,7 +86,7 @@ def test_each_cell_is_a_run_folder_like_any_other(small, tmp_path):
 def test_a_finished_cell_is_not_run_again(small, tmp_path, monkeypatch):
     first = compare(tmp_path)
     monkeypatch.setattr(loop, "train_step", None)  # any step would now fail
-    monkeypatch.setattr(report, "commit", lambda: "another")  # each cell keeps its provenance
+    monkeypatch.setattr(provenance, "commit", lambda: "another")  # each cell keeps its provenance
     assert compare(tmp_path)["cells"] == first["cells"]
 
 

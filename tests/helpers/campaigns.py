@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from minigam.experiments import report
 from minigam.files import write_json
+from minigam.training import provenance
 
 LONG = os.environ.get("MINIGAM_CAMPAIGNS") == "long"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "campaigns"
@@ -53,9 +53,9 @@ def campaign(name: str) -> Iterator[Campaign]:
             "measured": running.measured,
             "faults": running.faults,
             "seconds": round(time.monotonic() - started),
-            "commit": report.commit(),
-            "system": report.machine()["system"],
-            "versions": report.versions(),
+            "commit": provenance.commit(),
+            "system": provenance.machine()["system"],
+            "versions": provenance.versions(),
         }
         RESULTS.mkdir(parents=True, exist_ok=True)
         write_json(RESULTS / f"{name}.json", content)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from minigam import reference_only
-from minigam.engine import backend, cpu, numeric
+from minigam.engine import backend, compiled, numeric
+from minigam.engine.compiled import kernels
 from minigam.engine.tensor import Tensor
 
 
@@ -39,9 +40,10 @@ def assert_faster_equals_reference(case, library: str, monkeypatch) -> None:
     assert_all_close(got, want, rtol=1e-10)
 
 
-def small_tiles(monkeypatch) -> None:
+def small_blocks(monkeypatch) -> None:
     """Make the faster rules of the CPU cut even the smallest arrays into several parts."""
-    for module in (numeric, cpu.selective_scan):
-        monkeypatch.setattr(module, "TILE", 8)
-    monkeypatch.setattr(cpu.ops, "ROWS", 3)
-    monkeypatch.setattr(cpu.attention, "QUERIES", 2)
+    monkeypatch.setattr(numeric, "TILE", 8)
+    for module in (kernels, compiled.elementwise, compiled.adamw):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(compiled.rows, "ROWS", 3)
+    monkeypatch.setattr(compiled.attention, "QUERIES", 2)

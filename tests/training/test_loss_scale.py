@@ -84,7 +84,8 @@ def test_one_call_for_all_parameters_is_a_call_for_each(missing, monkeypatch):
         if missing is not None:
             pair[missing].grad = None
     AdamW(pairs[0], lr=0.1).step(1.0)
-    monkeypatch.setitem(optim.FASTER, "numpy", lambda *a, **s: calls.append(a) or optim.update(*a, **s))
+    faster = optim.FASTER["numpy"]
+    monkeypatch.setitem(optim.FASTER, "numpy", lambda *a, **s: calls.append(a) or faster(*a, **s))
     AdamW(pairs[1], lr=0.1).step(1.0)
     for p, q in zip(*pairs, strict=True):
         np.testing.assert_array_equal(p.data, q.data)

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from helpers import fakecuda, tiny
-from helpers.rules import assert_all_close, value_and_gradients
+from helpers.rules import assert_all_close, small_blocks, value_and_gradients
 
 from minigam import Mamba, MambaConfig, Tensor, backend, reference_only
-from minigam.engine import cpu, cuda, memory, numeric
+from minigam.engine import compiled, cuda, memory
 from minigam.engine.ops import linear_cross_entropy
 from minigam.engine.sequence import causal_attention, selective_scan
 from minigam.gradcheck.cases import CASES, transposed
@@ -20,7 +20,7 @@ from minigam.gradcheck.cases import CASES, transposed
 LIBRARIES = ["numpy", *fakecuda.DEVICES]
 each_library = pytest.mark.parametrize("library", LIBRARIES)
 each_dtype = pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-5)])
-CHUNK = cpu.selective_scan.CHUNK
+CHUNK = compiled.selective_scan.CHUNK
 
 
 @pytest.fixture(autouse=True)
@@ -53,21 +53,15 @@ def reference(arrays) -> list[np.ndarray]:
 # --------------------------------------------------------------------------- equal to the reference
 
 BY_NUMPY = [c for c in CASES if "numpy" in c.op.fast]
-TINY = {
-    (numeric, "TILE"): 8,
-    (cpu.ops, "ROWS"): 3,
-    (cpu.attention, "QUERIES"): 2,
-    (cpu.selective_scan, "TILE"): 8,
-}
 
 
 @pytest.mark.parametrize("case", BY_NUMPY, ids=str)
-@pytest.mark.parametrize("size", ["one tile", "many tiles"])
+@pytest.mark.parametrize("size", ["one block", "many blocks"])
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-10), ("float32", 2e-6)])
 def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
     """In float32 the measure is the reference in float64, and twice the error it has itself in float32."""
-    for (module, name), value in TINY.items() if size == "many tiles" else ():
-        monkeypatch.setattr(module, name, value)
+    if size == "many blocks":
+        small_blocks(monkeypatch)
     tensors = [case.tensors(dtype=dtype) for _ in range(2)]
     exact = [
         Tensor(t.data.astype("float64"), True) if isinstance(t, Tensor) else t
@@ -85,8 +79,8 @@ def test_numpys_rules_equal_the_reference(case, size, dtype, rtol, monkeypatch):
 def test_long_rows_of_attention_and_of_logits_cross_several_blocks():
     rng = np.random.default_rng(0)
     draw = lambda *shape: Tensor(rng.standard_normal(shape), requires_grad=True)  # noqa: E731
-    T, V = 2 * cpu.attention.QUERIES + 3, 5
-    x, W, ids = draw(2, cpu.ops.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, cpu.ops.ROWS))
+    T, V = 2 * compiled.attention.QUERIES + 3, 5
+    x, W, ids = draw(2, compiled.rows.ROWS, 3), draw(V, 3), rng.integers(-1, V, (2, compiled.rows.ROWS))
     for op, inputs, settings in (
         (causal_attention, [draw(2, T, 12)], {"n_heads": 2, "p": 0.3, "key": (1,), "first_token": 1}),
         (linear_cross_entropy, [x, W, ids], {}),
@@ -116,17 +110,6 @@ def test_every_number_of_tokens_gives_the_reference_result(library, dtype, rtol,
 def test_the_emulated_sizes_need_several_blocks_the_last_one_not_full():
     assert cuda.kernels.THREADS < 3 * 50 < 2 * cuda.kernels.THREADS
     assert cuda.selective_scan.CHUNK == CHUNK
-
-
-@pytest.mark.parametrize(("sequences", "tiles"), [(0.5, 5), (1, 5), (2.5, 3), (9, 1)])
-def test_every_number_of_sequences_in_a_tile_gives_the_reference_result(sequences, tiles, monkeypatch):
-    b, T, E, N = 5, CHUNK + 3, 4, 3
-    monkeypatch.setattr(cpu.selective_scan, "TILE", int(sequences * CHUNK * E * N))
-    seen, tile = set(), cpu.selective_scan.tile
-    monkeypatch.setattr(cpu.selective_scan, "tile", lambda z, here: seen.add(here[0].start) or tile(z, here))
-    arrays = inputs(b, T, E, N, past=True)
-    assert_all_close(scan(arrays), reference(arrays), 1e-12)
-    assert len(seen) == tiles
 
 
 @each_library

@@ -1,0 +1,84 @@
+"""Where and how a run or a measurement is made: commit, versions, machine, kernels, backend and device."""
+
+import math
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from minigam.engine import backend
+from minigam.engine.compiled import kernels
+from minigam.engine.memory import GIB, physical_memory
+
+
+def machine() -> dict:
+    """Return what determines the speed of this machine: processor, memory, BLAS, threads, C kernels."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    memory = physical_memory()
+    threads = {k: v for k, v in os.environ.items() if k.startswith(("OPENBLAS_", "OMP_", "MKL_"))}
+    return {
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / GIB, 1) if math.isfinite(memory) else None,
+        "blas": f"{blas.get('name')} {blas.get('version')}",
+        "blas_settings": threads,
+        "kernels": kernels.in_use(),
+        "compiler": kernels.compiler_name(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
+
+
+def device(backend_name: str) -> str:
+    """Return the name of the processor or GPU that computes."""
+    if backend_name == "numpy":
+        return _processor()
+    cupy = backend.get("cupy")
+    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+
+
+def versions() -> dict:
+    """Return the versions of Python and of the packages that compute."""
+    by_package = {"python": platform.python_version()}
+    for name in ("minigam", "numpy", "tokenizers", "cupy-cuda12x", "cupy-cuda13x"):
+        try:
+            by_package[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return by_package
+
+
+def commit() -> str | None:
+    """Return the commit of the source, with -dirty after local changes; None outside a clone."""
+    project = Path(__file__).parents[2]
+    git = ["git", "-C", str(project)]
+    if not (project / ".git").exists():  # an installed package: a clone around it is another project's
+        return None
+    try:
+        done = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def measured_by(backend_name: str) -> dict:
+    """Return where a measurement was made: commit, versions, machine, backend and device."""
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine(),
+        "backend": backend_name,
+        "device": device(backend_name),
+    }
