@@ -103,7 +103,7 @@ def _losses(model: LanguageModel, parts: list[Part]) -> Iterator[tuple[Tensor, f
         masks.first_token = 0
 
 
-WIDEST = 3_500_000  # numbers in the widest array of a part, (rows, T, 4C); about what a cache holds
+WIDEST = 3_700_000  # numbers in the widest array of a part, (rows, T, 4C); about what a cache holds
 
 
 def places(
@@ -119,10 +119,12 @@ def places(
     size, reach = micro_batch or max(1, tokens // T), model.reach
     length = T if reach is None or size > 1 else max(tokens, 8 * reach)
     length = math.ceil(T / math.ceil(T / length))  # parts of nearly equal length
-    for row in range(0, B, size):
+    n = math.ceil(B / size)
+    bounds = [i * size if micro_batch else i * B // n for i in range(n)]  # of nearly equal size as well
+    for first, end in zip(bounds, [*bounds[1:], B]):
         for start in range(0, T, length):
             begin = max(0, start - (reach or 1) + 1)
-            yield slice(row, row + size), begin, start, min(start + length, T)
+            yield slice(first, end), begin, start, min(start + length, T)
 
 
 def require_finite(model: LanguageModel, step: int) -> None:

@@ -198,14 +198,18 @@ def linear_cross_entropy(xp, x, weight, targets):
         raise IndexError(f"linear_cross_entropy: target {t.max()}, wanted less than {len(weight)}")
     if total < len(t):
         x = without_ignored(xp, x, t)
-    dx, dweight, losses = np.empty_like(x), np.zeros(weight.shape, x.dtype), np.empty(len(x), x.dtype)
-    logits = np.empty((min(ROWS, len(x)), len(weight)), x.dtype)
-    for start in range(0, len(x), ROWS):
-        block = slice(start, min(start + ROWS, len(x)))
-        z, V = np.matmul(x[block], weight.T, out=logits[: block.stop - start]), len(weight)
+    N, V = len(x), len(weight)
+    dx, dweight, losses = np.empty_like(x), np.zeros(weight.shape, x.dtype), np.empty(N, x.dtype)
+    step = -(-N // max(1, -(-N // ROWS)))  # blocks of nearly equal size
+    logits = np.empty((step, V), x.dtype)
+    for start in range(0, N, max(1, step)):
+        block = slice(start, min(start + step, N))
+        z = np.matmul(x[block], weight.T, out=logits[: block.stop - start])
         launch("cross_entropy", len(z), blocks_of(V), z, t[block], losses[block], V, 1.0 / max(1, total))
         np.matmul(z, weight, out=dx[block])
-        for v in range(0, V, 2 * ROWS):  # in parts, which keeps the temporary array small
+        if start == 0:
+            np.matmul(z.T, x[block], out=dweight)
+        for v in range(0, V if start else 0, 2 * ROWS):  # in parts, which keeps the temporary array small
             words = slice(v, v + 2 * ROWS)
             dweight[words] += z[:, words].T @ x[block]
     dx = dx.reshape(shape)
