@@ -17,6 +17,7 @@ import numpy as np
 from minigam import interrupt
 from minigam.config import LARGEST, InputError, shortened
 from minigam.engine import backend
+from minigam.engine.compiled import kernels
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -123,9 +124,11 @@ def add_flags(
 
 
 def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> None:
-    """Add --backend, for a command that computes."""
+    """Add --backend and --kernels, for a command that computes."""
     help = f"array library; auto uses a GPU if one responds, and prints its choice (default: {default})"
     parser.add_argument("--backend", choices=("numpy", "cupy", "auto"), default=default, help=help)
+    help = "rules on the CPU: C kernels, compiled once on a machine, or NumPy's (default: compiled)"
+    parser.add_argument("--kernels", choices=("compiled", "reference"), default="compiled", help=help)
 
 
 def require_at_least(args: argparse.Namespace, **least: float) -> None:
@@ -146,11 +149,15 @@ def require_folder(out: Path | None) -> None:
         raise InputError(f"--out {out}: {nearest} is not a writable folder; choose another")
 
 
-def choose_backend(name: str) -> str:
-    """Resolve --backend. For auto, print one line on stderr: what was chosen and why."""
+def choose_backend(name: str, rules: str = "compiled") -> str:
+    """Resolve --backend, and use the rules that --kernels names. For auto, print one line on stderr: what was
+    chosen and why. Raises InputError for reference rules on a GPU."""
     chosen, why = backend.choose(name)
     if name == "auto":
         print(f"backend {chosen} (auto: {why})", file=sys.stderr)
+    if chosen == "cupy" and rules == "reference":
+        raise InputError("--kernels reference has no effect on backend cupy; omit it, or add --backend numpy")
+    kernels.choose(rules)
     return chosen
 
 

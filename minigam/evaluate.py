@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     run = Run(args.run)
     if args.order > (most := run.config.model.block_size + 1):
         raise InputError(f"--order is {args.order}, wanted at most {most}, the tokens in a row")
-    model = run.load_model(cli.choose_backend(args.backend))
+    model = run.load_model(cli.choose_backend(args.backend, args.kernels))
     corpus = run.corpus(progress=True)
     if corpus.valid.ndim == 3:
         raise InputError(f"{run.path}: trained on {corpus.name}, wanted a run on text; see recall.json")

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     run = Run(args.run)
     tokenizer = run.tokenizer()
     ids = first_ids(tokenizer, args.prompt)  # refuse an unreadable prompt before loading the model
-    model = run.load_model(cli.choose_backend(args.backend))
+    model = run.load_model(cli.choose_backend(args.backend, args.kernels))
     if len(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"{run.path / 'tokenizer.json'}: {len(tokenizer)} tokens, wanted the model's "

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
     if args.profile and (args.resume or args.out):
         raise InputError("--profile times a new model and saves nothing; omit --resume and --out")
-    backend = cli.choose_backend(args.backend)
+    backend = cli.choose_backend(args.backend, args.kernels)
     if args.profile:
         return _profile(args, given, backend)
     if args.resume is not None:

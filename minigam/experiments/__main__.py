@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.require_folder(args.out)
     least = {"steps": 1, "repeats": 1, "rows": 1, "seed": 0, "seeds": 0, "lengths": 1, "memory": 0.0}
     cli.require_at_least(args, **{name: low for name, low in least.items() if hasattr(args, name)})
-    backend = cli.choose_backend(args.backend)
+    backend = cli.choose_backend(args.backend, args.kernels)
     again = "progress is saved, run the same command again to resume"
     out, work = _planned(args, backend)
     try:

@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             f"a prompt of {len(prompt)} tokens and {args.tokens} more, wanted at most "
             f"{T} in all, the model's block_size; shorten one"
         )
-    model = cast(GAM, run.load_model(cli.choose_backend(args.backend)))  # `_checked` made sure
+    model = cast(GAM, run.load_model(cli.choose_backend(args.backend, args.kernels)))  # `_checked` made sure
     corpus = run.corpus(progress=True)
     text = _story(corpus, args.story or 1) if prompt is None else _prompt(prompt, model, tokenizer, args)
     valid = corpus.valid[: args.rows]

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--out is {args.output}, wanted a name that ends in .png, .pdf or .svg")
     if not args.output.parent.is_dir():
         raise InputError(f"--out is {args.output}, wanted a name in a folder that exists")
-    library = cli.choose_backend(args.backend)
+    library = cli.choose_backend(args.backend, args.kernels)
 
     results = []
     for case in tqdm([*CASES, *LAYERS, *MODELS], unit="check", delay=2, leave=False):

@@ -15,7 +15,7 @@ from minigam.engine.memory import GIB, physical_memory
 
 
 def machine() -> dict:
-    """Return what determines the speed of this machine: processor, memory, BLAS, threads, C kernels."""
+    """Return what determines the speed of this machine: processor, memory, BLAS, threads."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     memory = physical_memory()
     threads = {k: v for k, v in os.environ.items() if k.startswith(("OPENBLAS_", "OMP_", "MKL_"))}
@@ -26,8 +26,6 @@ def machine() -> dict:
         "memory_gib": round(memory / GIB, 1) if math.isfinite(memory) else None,
         "blas": f"{blas.get('name')} {blas.get('version')}",
         "blas_settings": threads,
-        "kernels": kernels.in_use(),
-        "compiler": kernels.compiler_name(),
     }
 
 
@@ -81,4 +79,6 @@ def measured_by(backend_name: str) -> dict:
         "machine": machine(),
         "backend": backend_name,
         "device": device(backend_name),
+        "kernels": kernels.in_use() if backend_name == "numpy" else None,
+        "compiler": kernels.compiler_name() if backend_name == "numpy" else None,
     }

@@ -8,6 +8,7 @@ model.safetensors      the parameters
 optimizer.safetensors  everything that resuming needs, in one file so that it is replaced as a whole:
                        parameters, both moments, the step, the number of dropout masks drawn, and for
                        float16 the loss scale
+machine.json           where the run was started: machine, versions, backend, kernels and their compiler
 .unfinished            there only while the folder is being made
 .lock                  held by the process that trains
 """
@@ -26,6 +27,7 @@ from minigam.data import corpus, tokenizer
 from minigam.data.corpus import Corpus
 from minigam.data.mqar import from_mqar
 from minigam.data.tokenizer import Tokenizer
+from minigam.engine.compiled import kernels
 from minigam.files import (
     LOCK,
     read_arrays,
@@ -39,6 +41,7 @@ from minigam.files import (
 )
 from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
+from minigam.training import provenance
 from minigam.training.optim import AdamW, LossScale
 
 FORMAT, UNFINISHED = "minigam run 1", ".unfinished"
@@ -161,6 +164,7 @@ class Run:
             tokenizer.save(path / "tokenizer.json")
             write_text(path / "metrics.jsonl", "")
             write_json(path / "config.json", config.to_dict())
+            write_json(path / "machine.json", provenance.measured_by(backend))
             run.save(model, optimizer, 0)
             (path / UNFINISHED).unlink()
         except OSError as e:
@@ -204,6 +208,16 @@ class Run:
                 other = name.removesuffix("_sha256") + ".json"
                 raise InputError(f"{path}: belongs to another {other}; restore that, or train again")
 
+    def _require_kernels(self, backend: str) -> None:
+        """Raise InputError if other rules would compute from now on: the result would have other bits."""
+        path = self.path / "machine.json"
+        started_with = read_json(path).get("kernels") if path.exists() else None  # older runs lack it
+        if backend == "numpy" and started_with not in (None, in_use := kernels.in_use()):
+            raise InputError(
+                f"{self.path}: started with --kernels {shortened(str(started_with))}, here the rules are "
+                f"{in_use}, which changes the last bits; resume with the same, or start a new run"
+            )
+
     def _load(self, path: Path, model: LanguageModel, arrays: dict[str, np.ndarray]) -> None:
         try:
             model.load_state_dict(arrays)
@@ -242,8 +256,9 @@ class Run:
         `locked(run.path)`.
 
         Raises InputError for a checkpoint that is missing, damaged, not minigam's, or of another
-        config.json or tokenizer.json.
+        config.json or tokenizer.json, and where the rules on the CPU are not those that the run started with.
         """
+        self._require_kernels(backend)
         path, weights = self.path / "optimizer.safetensors", self.path / "model.safetensors"
         arrays, metadata = read_arrays(path, "training state")
         self._require_own(path, metadata)
