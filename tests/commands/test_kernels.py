@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.commands import SMALL, assert_refused, call
+from helpers.rules import needs_kernels
 
 from minigam import Tensor, backend, evaluate, generate, ops, reference_only, train
 from minigam.engine.compiled import kernels
@@ -19,7 +20,6 @@ COMMANDS = {
     "train": train.main, "generate": generate.main, "evaluate": evaluate.main, "explain": explain,
     "experiments": lambda argv: experiments(["table3", *argv]), "gradcheck": gradcheck,
 }  # fmt: skip
-needs_kernels = pytest.mark.skipif(kernels.in_use() == "reference", reason="no C compiler can be used here")
 
 
 @pytest.fixture(autouse=True)

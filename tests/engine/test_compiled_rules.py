@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from helpers import fakecuda, tiny
-from helpers.rules import assert_all_close, small_blocks, value_and_gradients
+from helpers.rules import assert_all_close, needs_kernels, small_blocks, value_and_gradients
 
 from minigam import Mamba, MambaConfig, Tensor, backend, reference_only
 from minigam.engine import compiled, cuda, memory
@@ -161,6 +161,7 @@ def test_backward_can_walk_twice(library):
         np.testing.assert_array_equal(a, b)
 
 
+@needs_kernels
 def test_memory_is_a_fraction_of_all_states():
     b, T, E, N = 1, 40 * CHUNK, 64, 64
     arrays = [Tensor(a, requires_grad=True) for a in inputs(b, T, E, N, dtype="float32")]

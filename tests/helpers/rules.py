@@ -1,11 +1,15 @@
 """Shared by the tests of rules: one forward and backward pass, and comparisons of arrays."""
 
 import numpy as np
+import pytest
 
 from minigam import reference_only
 from minigam.engine import backend, compiled, numeric
 from minigam.engine.compiled import kernels
 from minigam.engine.tensor import Tensor
+
+
+needs_kernels = pytest.mark.skipif(kernels.in_use() == "reference", reason="no C compiler can be used here")
 
 
 def value_and_gradients(case, tensors, cotangent=None) -> list:

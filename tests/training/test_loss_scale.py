@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.rules import needs_kernels
 
 from minigam.models.nn import Parameter
 from minigam.training import optim
@@ -76,6 +77,7 @@ def test_a_step_that_is_not_finite_is_not_counted(scale, loss, norm, accepted, s
         assert (optimizer.loss_scale.value, optimizer.loss_scale.good_steps) == (after, int(steps))
 
 
+@needs_kernels
 @pytest.mark.parametrize("missing", [None, 0, 1])
 def test_one_call_for_all_parameters_is_a_call_for_each(missing, monkeypatch):
     """A library with a faster update gets all in one call, unless a parameter has no gradient."""
