@@ -8,7 +8,6 @@ from minigam.engine import backend, compiled, numeric
 from minigam.engine.compiled import kernels
 from minigam.engine.tensor import Tensor
 
-
 needs_kernels = pytest.mark.skipif(kernels.in_use() == "reference", reason="no C compiler can be used here")
 
 

@@ -1,4 +1,4 @@
-"""Sums, activations, which keep only their input, and dropout, which keeps nothing."""
+"""Sums, elementwise functions, which keep only their input, and dropout, which keeps nothing."""
 
 import numpy as np
 
@@ -9,49 +9,58 @@ from minigam.engine.numeric import shape_of
 from minigam.engine.tensor import ADD
 
 SOURCES.append(r"""
-static inline REAL gelu(REAL x) { return x * Phi_(x).value; }
-static inline REAL gelu_slope(REAL x) { return Phi_(x).value + x * Phi_(x).slope; }
+static inline REAL value_gelu(REAL x) { return x * Phi_(x).value; }
+static inline REAL slope_gelu(REAL x) { return Phi_(x).value + x * Phi_(x).slope; }
 
-static inline REAL silu(REAL x) { return x * sigmoid_(x); }
-static inline REAL silu_slope(REAL x) { return sigmoid_(x) * (1 + x * sigmoid_(-x)); }
+static inline REAL value_silu(REAL x) { return x * sigmoid_(x); }
+static inline REAL slope_silu(REAL x) { return sigmoid_(x) * (1 + x * sigmoid_(-x)); }
 
-static inline REAL softplus(REAL x) { return (x > 0 ? x : 0) + log1p_(exp_(-fabsf(x))); }
-static inline REAL softplus_slope(REAL x) { return sigmoid_(x); }
+static inline REAL value_softplus(REAL x) { return (x > 0 ? x : 0) + log1p_(exp_(-fabsf(x))); }
+static inline REAL slope_softplus(REAL x) { return sigmoid_(x); }
 
-static inline REAL sigmoid(REAL x) { return sigmoid_(x); }
-static inline REAL sigmoid_slope(REAL x) { return sigmoid_(x) * sigmoid_(-x); }
+static inline REAL value_sigmoid(REAL x) { return sigmoid_(x); }
+static inline REAL slope_sigmoid(REAL x) { return sigmoid_(x) * sigmoid_(-x); }
+
+static inline REAL value_tanh(REAL x) { return tanh_(x); }
+static inline REAL slope_tanh(REAL x) { return 4 * sigmoid_(2 * x) * sigmoid_(-2 * x); }  // 1 - y^2 cancels
+
+static inline REAL value_exp(REAL x) { return exp_(x); }
+static inline REAL slope_exp(REAL x) { return exp_(x); }
+
+static inline REAL value_log(REAL x) { return log_(x); }
+static inline REAL slope_log(REAL x) { return 1 / x; }
 """)
 
 ACTIVATION = r"""
-KERNEL NAME_value(size first, size last, const REAL* x, REAL* y) {
-    EACH for (size i = first; i < last; ++i) y[i] = NAME(x[i]);
+KERNEL each_NAME(size first, size last, const REAL* x, REAL* y) {
+    EACH for (size i = first; i < last; ++i) y[i] = value_NAME(x[i]);
 }
 
-KERNEL NAME_back(size first, size last, const REAL* x, const REAL* dy, REAL* dx) {
-    EACH for (size i = first; i < last; ++i) dx[i] = dy[i] * NAME_slope(x[i]);
+KERNEL each_NAME_back(size first, size last, const REAL* x, const REAL* dy, REAL* dx) {
+    EACH for (size i = first; i < last; ++i) dx[i] = dy[i] * slope_NAME(x[i]);
 }
 """
 
 
 def activation(op) -> None:
-    """Register the rule of an activation, whose value and slope the C text defines: NAME and NAME_slope."""
+    """Register the rule of an elementwise function, whose value and slope the C text defines."""
     SOURCES.append(ACTIVATION.replace("NAME", op.name))
 
     @rule_for(op, (3, 5))
     def rule(xp, x):
         (x,) = packed(x)
         y = np.empty(x.shape, x.dtype)
-        launch(f"{op.name}_value", x.size, BLOCK, x, y)
+        launch(f"each_{op.name}", x.size, BLOCK, x, y)
 
         def backward(dy):
             (dy,), dx = packed(dy), np.empty(x.shape, x.dtype)
-            launch(f"{op.name}_back", x.size, BLOCK, x, dy, dx)
+            launch(f"each_{op.name}_back", x.size, BLOCK, x, dy, dx)
             return (dx,)
 
         return y, backward
 
 
-for _op in (ops.gelu, ops.silu, ops.softplus, ops.sigmoid):
+for _op in (ops.gelu, ops.silu, ops.softplus, ops.sigmoid, ops.tanh, ops.exp, ops.log):
     activation(_op)
 
 
