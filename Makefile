@@ -70,7 +70,7 @@ $(VENV)/bin/python:
 
 $(VENV)/core: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "installing minigam into $(VENV)"
-	@$(INSTALL) --editable .
+	@if [ -n "$$CC" ] || command -v cc > /dev/null; then $(INSTALL) --editable .; else $(INSTALL) --editable '.[fast]'; fi
 	@touch $@
 
 $(VENV)/test: $(VENV)/core
