@@ -23,12 +23,6 @@ static inline REAL slope_sigmoid(REAL x) { return sigmoid_(x) * sigmoid_(-x); }
 
 static inline REAL value_tanh(REAL x) { return tanh_(x); }
 static inline REAL slope_tanh(REAL x) { return 4 * sigmoid_(2 * x) * sigmoid_(-2 * x); }  // 1 - y^2 cancels
-
-static inline REAL value_exp(REAL x) { return exp_(x); }
-static inline REAL slope_exp(REAL x) { return exp_(x); }
-
-static inline REAL value_log(REAL x) { return log_(x); }
-static inline REAL slope_log(REAL x) { return 1 / x; }
 """)
 
 ACTIVATION = r"""
@@ -60,7 +54,7 @@ def activation(op) -> None:
         return y, backward
 
 
-for _op in (ops.gelu, ops.silu, ops.softplus, ops.sigmoid, ops.tanh, ops.exp, ops.log):
+for _op in (ops.gelu, ops.silu, ops.softplus, ops.sigmoid, ops.tanh):
     activation(_op)
 
 
