@@ -26,6 +26,7 @@ NATIVE = (
     "",
 )  # the names of "for this processor", the first that is understood
 PATIENCE_S = 120  # for a compilation of a second or two
+LAYOUT = "2"  # of what the cache holds: for each library a text, the compiler's name and the library's digest
 
 
 class NoCompiler(RuntimeError):
@@ -39,32 +40,40 @@ def library(source: str, *macros: str) -> tuple[ctypes.CDLL, str]:
     Raises NoCompiler.
     """
     command, folder = find(), cache_folder()
-    key = "\n".join([source, *macros, *FLAGS, *identity(command), *processor()])
+    key = "\n".join([LAYOUT, source, *macros, *FLAGS, *identity(command), *processor()])
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
     try:
         if not path.exists():
             _compile(command, macros, source, path)
-        return ctypes.CDLL(str(path)), path.with_suffix(".txt").read_text(encoding="utf-8")
+        text = path.with_suffix(".txt").read_text(encoding="utf-8", errors="replace")
+        version, _, digest = text.rpartition("\n")
+        if digest != _digest(path):  # to load half of a library ends the process
+            raise NoCompiler(f"{path}: damaged; remove it")
+        return ctypes.CDLL(str(path)), version
     except OSError as e:
         raise NoCompiler(shortened(" ".join(str(e).split()))) from e
 
 
 def _compile(command: list[str], macros: tuple[str, ...], source: str, path: Path) -> None:
-    """Write the library to `path`, whole or not at all, and before it the name of the compiler."""
+    """Write the library to `path`, whole or not at all, and before it the compiler's name and the digest."""
     from minigam.files import replacing, write_text  # which import much that a learner does not need
 
     print("compiling the kernels for the CPU (once on a machine)", file=sys.stderr)
     version = _run([*command, "--version"]).stdout.strip() or shlex.join(command)
-    write_text(path.with_suffix(".txt"), version.splitlines()[0])
     with replacing(path) as temporary:
         for native in NATIVE:
             flags = [*FLAGS, *filter(None, [native]), *macros, "-x", "c", "-", "-o", str(temporary), "-lm"]
             done = _run([*command, *flags], source)
-            if done.returncode == 0:
+            if done.returncode == 0 and temporary.stat().st_size > 0:
+                write_text(path.with_suffix(".txt"), f"{version.splitlines()[0]}\n{_digest(temporary)}")
                 return
         lines = done.stderr.splitlines() or ["no message"]
         reason = shortened(next((line for line in lines if "error" in line), lines[0]))
         raise NoCompiler(f"{shlex.join(command)} failed with exit code {done.returncode}: {reason}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _run(command: list[str], source: str = "") -> "subprocess.CompletedProcess[str]":
@@ -127,10 +136,11 @@ def cache_folder() -> Path:
     Raises NoCompiler if it belongs to somebody else, or if others may write to it.
     """
     home = Path.home() if "HOME" in os.environ or sys.platform == "win32" else Path("/nonexistent")
-    folder = {
+    usual = {
         "darwin": home / "Library" / "Caches",
         "win32": Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")),
-    }.get(sys.platform, Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")) / "minigam"
+    }.get(sys.platform, home / ".cache")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or usual) / "minigam"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:

@@ -2,6 +2,8 @@
 
 import json
 import mmap
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -11,9 +13,11 @@ from helpers import tiny
 from helpers.bench import TINY, needs_torch
 from helpers.commands import assert_refused
 from helpers.parity import assert_close, official_gradients
+from helpers.rules import needs_kernels
 
-from benchmarks import environment, generate, gpu, measure, scaling, train_step
+from benchmarks import environment, generate, gpu, measure, scaling, threads, train_step
 from minigam import GAM, GAMConfig, Transformer, TransformerConfig
+from minigam import threads as own_threads
 from minigam.experiments import report
 from minigam.models import interop
 from minigam.models.decoding import Stream
@@ -103,6 +107,34 @@ def test_autograd_trains_as_minigam_does():
     peer_step = autograd_model.step_of(weights, 2)
     theirs = [peer_step(ids, targets) for _ in range(4)]
     np.testing.assert_allclose(theirs, own_losses(model, ids, targets), rtol=0, atol=1e-9)
+
+
+JAX_LOSSES = """
+import json, sys
+import numpy as np
+from benchmarks.jax_model import step_of
+given = dict(np.load(sys.argv[1]))
+ids, targets = given.pop("ids"), given.pop("targets")
+for p in 0.0, 0.5:
+    step = step_of(given, 2, p)
+    print(json.dumps([step(ids, targets) for _ in range(4)]))
+"""
+
+
+@pytest.mark.skipif(not measure.find_spec("jax"), reason="compares with JAX itself")
+def test_jax_trains_as_minigam_does(tmp_path):
+    """In a process of its own: JAX's threads would stay in this one, and forbid a fork."""
+    model = tiny.gam(dropout=0.0, dtype="float32")
+    ids, targets = batch(model)
+    weights = interop.to_official(model)
+    del weights["head.weight"]
+    np.savez(tmp_path / "given.npz", **weights, ids=ids, targets=targets)
+    command = [sys.executable, "-c", JAX_LOSSES, str(tmp_path / "given.npz")]
+    done = subprocess.run(command, cwd=measure.PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theirs, with_dropout = map(json.loads, done.stdout.splitlines())
+    np.testing.assert_allclose(theirs, own_losses(model, ids, targets), rtol=1e-5)
+    assert np.abs(np.subtract(with_dropout, theirs)).min() > 1e-4
 
 
 def test_autograd_stays_in_float32():
@@ -281,7 +313,8 @@ def test_a_result_names_the_command_that_made_it(monkeypatch):
 
 @needs_all
 def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
-    toy = train_step.Size(TINY, batch=4, warm_up=1, steps=2, autograd=True)
+    toy = train_step.Size(TINY, batch=4, warm_up=1, steps=2, autograd=True, compilers=True, busy=True)
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")  # a minute of compilation
     monkeypatch.setitem(train_step.CONFIGS, "small", toy)
     monkeypatch.setattr(train_step, "MALLOC", {"default malloc": {}})
     assert train_step.main(["--config", "small", "--pairs", "1", "--out", str(tmp_path)]) == 0
@@ -298,10 +331,52 @@ def test_a_step_is_measured_end_to_end(monkeypatch, tmp_path, capsys):
     assert small["floor_flops"] == flops_of_a_step(TINY, 4 * TINY.block_size)
     assert "torch" in results[train_step.TUNED]["libraries"]
     assert "torch" not in results[train_step.MINIGAM]["libraries"]
+    assert train_step.COMPILED in results
+    if measure.find_spec("jax"):
+        assert results[train_step.JAX]["first_loss"] == pytest.approx(losses[0], rel=1e-5)
+    else:
+        assert small["failed"] == {train_step.JAX: "JAX, jit: jax is not installed"}
+    assert list(small["busy"]["summary"]) == [train_step.MINIGAM, train_step.TORCH]
     out, text = capsys.readouterr().out, (tmp_path / "train_step.md").read_text()
     assert out.startswith(content["environment"]) and text.startswith(content["environment"])
     assert "V 7, T 6, C 4, L 2, S 3, K 3, B 4, dropout 0.0" in text
     assert (tmp_path / "train_step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_compiler_that_fails_is_omitted_with_its_reason(monkeypatch, tmp_path, no_workers):
+    failing = {train_step.COMPILED: 1, train_step.JAX: 2}  # in these rounds
+
+    def fresh(module, name, job, settings=None):
+        label = name.removesuffix(", small")
+        if label in failing:
+            failing[label] -= 1
+            if failing[label] == 0:
+                raise measure.WorkerFailed(f"{name} failed with exit code 1: no compiler")
+        return {"seconds": 1.0, "peak_mib": 1.0, "flops": 1}
+
+    monkeypatch.setattr(measure, "fresh", fresh)
+    monkeypatch.setattr(measure, "find_spec", lambda name: True)
+    assert train_step.main(["--config", "small", "--pairs", "3", f"--out={tmp_path}"]) == 0
+    small = json.loads((tmp_path / "train_step.json").read_text())["configs"]["small"]
+    assert list(small["failed"]) == list(failing)
+    assert all(label not in small["summary"] for label in failing)
+    text = (tmp_path / "train_step.md").read_text()
+    assert text.count(", small failed with exit code 1: no compiler.\n") == 2
+    assert "| next to one busy core |" in text
+
+
+def test_a_core_is_busy_only_meanwhile(monkeypatch):
+    children, popen = [], subprocess.Popen
+
+    def noticing(*args, **settings):
+        children.append(popen(*args, **settings))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noticing)
+    with pytest.raises(KeyboardInterrupt), measure.busy_core():
+        assert children[0].poll() is None
+        raise KeyboardInterrupt
+    assert children[0].poll() is not None
 
 
 def answers(module, name, job, settings=None):
@@ -363,7 +438,57 @@ def test_a_step_of_any_length_is_measured(library, model_type):
     assert len(result["times"]) == 2 and result["before_mib"] > 1.0
 
 
-@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu])
+@needs_kernels
+@pytest.mark.skipif(not measure.find_spec("threadpoolctl"), reason="a worker reports its libraries")
+def test_kernels_are_timed_end_to_end(monkeypatch, tmp_path):
+    toy = train_step.Size(TINY, batch=4, warm_up=1, steps=2, autograd=False)
+    monkeypatch.setitem(train_step.CONFIGS, "small", toy)
+    monkeypatch.setattr(threads, "LARGE", 1000)
+    monkeypatch.setattr(measure, "require", lambda *packages: None)
+    monkeypatch.setattr(environment, "line", lambda: "a machine")
+    flags = ["--config=small", "--pairs=2", "--steps=1", "--threads", "2", "1", f"--out={tmp_path}"]
+    assert threads.main(flags) == 0
+    content = json.loads((tmp_path / "threads.json").read_text())
+    assert content["measured"]["kernels"] == "compiled"
+    small = content["configs"]["small"]
+    orders = [list(r["rules"]["gelu"]["seconds"]) for r in small["rounds"]]
+    assert orders == [["1", "2"], ["2", "1"]]
+    gelu = small["summary"]["gelu"]
+    assert gelu["elements"] == 4 * TINY.block_size * 4 * TINY.d_model
+    speed = gelu["elements"] * 20 / gelu["seconds"]["2"] / 1e9
+    assert gelu["gb_per_s"]["2"] == pytest.approx(speed)
+    assert set(small["summary"]) >= {"selective_scan", "bias of linear", "AdamW", threads.SUM, threads.STEP}
+    text = (tmp_path / "threads.md").read_text()
+    assert text.startswith("a machine\n") and "memory bandwidth" in text
+    assert (tmp_path / "threads.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_speedups_are_those_of_one_round():
+    times = [(4.0, 2.0), (9.0, 3.0), (1.0, 1.0)]
+    cells = [{"elements": 10**9, "bytes": 4.0, "flops": 1, "seconds": {"1": a, "2": b}} for a, b in times]
+    result = threads.summary(cells, [1, 2])
+    assert result["speedup"] == {"median": 2.0, "least": 1.0, "most": 3.0}
+    assert result["gb_per_s"] == {"1": 1.0, "2": 2.0}
+    assert threads.summary(cells, [1])["speedup"]["most"] == 1.0
+
+
+def test_kernels_that_are_not_compiled_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(measure, "require", lambda *packages: None)
+    monkeypatch.setattr(threads.kernels, "in_use", lambda: "reference")
+    assert_refused(threads.main, [f"--out={tmp_path}"], capsys, "compiler")
+
+
+def test_the_benchmarks_compute_on_all_cores():
+    """benchmarks imports minigam before NumPy, or OpenBLAS's spinning threads would occupy the cores."""
+    script = "import benchmarks.threads; from minigam import threads; print(threads.FREE)"
+    environment = {k: v for k, v in os.environ.items() if k != own_threads.WAIT}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=measure.PROJECT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu, threads])
 def test_rounds_and_folders_are_refused_before_anything_runs(command, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert_refused(command.main, ["--pairs=0"], capsys, "--pairs is 0", "at least 1")
@@ -382,13 +507,15 @@ def test_rounds_and_folders_are_refused_before_anything_runs(command, capsys, tm
         (generate, ["--peer-tokens=0"], "--peer-tokens is 0"),
         (gpu, ["--precisions=int8"], "'int8'"),
         (gpu, ["--steps=0"], "--steps is 0"),
+        (threads, ["--steps=0"], "--steps is 0"),
+        (threads, ["--threads", "2", "0"], "--threads is 0"),
     ],
 )
 def test_numbers_are_refused(command, flags, wanted, capsys):
     assert_refused(command.main, flags, capsys, wanted)
 
 
-@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu, environment])
+@pytest.mark.parametrize("command", [train_step, scaling, generate, gpu, threads, environment])
 def test_a_competitor_that_is_not_installed_is_one_line(command, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "find_spec", lambda name: None)
     flags = [] if command is environment else [f"--out={tmp_path}"]

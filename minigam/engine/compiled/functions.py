@@ -67,7 +67,7 @@ static inline float log1p_(float x) {{
 
 static inline float tanh_(float x) {{
     const float size = fabsf(x), z = x * x, near = x + x * z * {horner(TANH, "z")};
-    return size < 0.63f ? near : copysignf(1.0f - 2.0f / (exp_(2.0f * size) + 1.0f), x);
+    return copysignf(size < 0.63f ? near : 1.0f - 2.0f / (exp_(2.0f * size) + 1.0f), x);  // -0 stays -0
 }}
 
 // The distribution function of the standard normal and its density, see numeric.normal.
