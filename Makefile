@@ -46,6 +46,7 @@ gradcheck: $(VENV)/core  ## check every gradient and print a table
 
 bench: $(VENV)/bench  ## compare speed and memory with PyTorch on the CPU (about an hour)
 	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.threads
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.generate
 
@@ -86,6 +87,11 @@ $(VENV)/bench: $(VENV)/core
 $(VENV)/browser: $(VENV)/core
 	@echo "installing selenium, which controls a browser"
 	@$(INSTALL) --editable '.[browser]'
+	@touch $@
+
+$(VENV)/fast: $(VENV)/core
+	@echo "installing ziglang, a C compiler"
+	@$(INSTALL) --editable '.[fast]'
 	@touch $@
 
 $(VENV)/mutants: $(VENV)/test

@@ -1,6 +1,7 @@
-"""Compare minigam with PyTorch, HIPS autograd and the matrix products alone; run from the project's folder.
+"""Compare minigam with PyTorch, JAX, HIPS autograd and the matrix products; run in the project's folder.
 
     python -m benchmarks.train_step   one training step: time and peak memory, against all competitors
+    python -m benchmarks.threads      each compiled kernel with 1 and 2 threads: bytes, operations, GB/s
     python -m benchmarks.scaling      one training step against the length of the text
     python -m benchmarks.generate     tokens per second against the position, for ten thousand tokens
     python -m benchmarks.gpu          the same step, and the paper's table 2, on a CUDA device
@@ -8,3 +9,5 @@
 
 They need `pip install -e '.[bench]'`, write into benchmarks/results/NAME, and are never imported by minigam.
 """
+
+import minigam.threads  # noqa: F401  before NumPy, so that the kernels use all cores

@@ -1,28 +1,33 @@
-"""Print one line about the machine: BLAS and its threads, NumPy, PyTorch, processor, commit."""
+"""Print one line about the machine: BLAS and its threads, kernels, NumPy, PyTorch, processor, commit."""
 
 from benchmarks import measure
 from minigam import cli
+from minigam.engine.compiled import kernels
 from minigam.training import provenance
 
 PROG = "benchmarks.environment"
 
 
 def work(with_torch: bool) -> dict:
-    """Load the libraries of a measurement; `measure.run` adds their versions to the result."""
+    """Load the libraries of a measurement, or minigam's kernels; return the compiler of the kernels.
+
+    `measure.run` adds the versions of the libraries to the result.
+    """
     if with_torch:
         import torch  # noqa: F401
-    return {}
+
+        return {}
+    return {"compiler": kernels.compiler_name()}
 
 
 def line() -> str:
     """Return the line. It comes from fresh processes, so it describes what a measurement runs with."""
-    own, peer = (
-        measure.fresh(PROG, "environment", {"with_torch": with_torch})["libraries"]
-        for with_torch in (False, True)
-    )
+    results = [measure.fresh(PROG, "environment", {"with_torch": with_torch}) for with_torch in (False, True)]
+    compiler, (own, peer) = results[0]["compiler"], (r["libraries"] for r in results)
+    rules = f"kernels compiled by {compiler}" if compiler else "no compiled kernels, reference rules"
     machine = provenance.machine()
     return (
-        f"{own['blas']}; numpy {own['numpy']}; torch {peer['torch']}; "
+        f"{own['blas']}; {rules}; numpy {own['numpy']}; torch {peer['torch']}; "
         f"{machine['processor']}, {machine['cores']} cores; commit {provenance.commit()}"
     )
 

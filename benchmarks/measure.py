@@ -11,7 +11,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,7 +76,8 @@ def fresh(module: str, name: str, job: dict, environment: dict[str, str] | None 
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise WorkerFailed(f"{name} failed with exit code {done.returncode}: {lines[-1]}")
+        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed)\b", line)]
+        raise WorkerFailed(f"{name} failed with exit code {done.returncode}: {[*lines, *errors][-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -93,6 +96,48 @@ def rounds(competitors: dict[str, Callable[[], dict]], pairs: int, title: str) -
                 bar.update()
             by_round.append({name: results[name] for name in competitors})
     return by_round
+
+
+def optional(competitors: dict[str, Callable[[], dict]], failed: dict[str, str]) -> dict[str, Callable]:
+    """Return competitors that write the reason of a failure into `failed` instead of raising it.
+
+    Each is called no more once it has failed; `complete` then removes its results.
+    """
+
+    def attempt(name: str) -> dict:
+        if name not in failed:
+            try:
+                return competitors[name]()
+            except WorkerFailed as e:
+                failed[name] = str(e)
+        return {}
+
+    return {name: partial(attempt, name) for name in competitors}
+
+
+def complete(rounds: list[dict[str, dict]], failed: dict[str, str]) -> list[dict[str, dict]]:
+    """Return the rounds without the competitors that failed in one of them."""
+    return [{name: r for name, r in results.items() if name not in failed} for results in rounds]
+
+
+BUSY = """
+import os, sys
+print(flush=True)
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(10**6): pass
+"""
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Keep one core busy from another process, which also ends if this process is killed."""
+    command = [sys.executable, "-c", BUSY, str(os.getpid())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            child.stdout.readline()  # it has started
+            yield
+        finally:
+            child.kill()
 
 
 # ------------------------------------------------------------------------------- in a worker
@@ -138,12 +183,13 @@ def _status(field: str) -> int | None:
 
 
 def libraries() -> dict[str, str]:
-    """Return the loaded libraries that compute, with their settings: BLAS, NumPy, PyTorch, autograd."""
+    """Return the loaded libraries that compute, with their settings: BLAS, NumPy, PyTorch, autograd, JAX."""
     by_name = {"blas": blas(), "numpy": version("numpy")}
     if "torch" in sys.modules:
         by_name["torch"] = _torch()
-    if "autograd" in sys.modules:
-        by_name["autograd"] = version("autograd")
+    for name in ("autograd", "jax"):
+        if name in sys.modules:
+            by_name[name] = version(name)
     return by_name
 
 

@@ -1,7 +1,8 @@
-"""Compare one training step of GAM: minigam, PyTorch, HIPS autograd, and the matrix products alone.
+"""Compare one training step of GAM: minigam, PyTorch, JAX, HIPS autograd, and the matrix products alone.
 
 Every measurement runs in its own process; those of one round follow each other, and ratios are taken
-within a round. Each does the same work: forward, backward, clipping of the gradient norm, AdamW.
+within a round. Each does the same work: forward, backward, clipping of the gradient norm, AdamW. A
+competitor that compiles is omitted, with the reason, if it is not installed or fails.
 """
 
 import platform
@@ -28,25 +29,29 @@ PROG = "benchmarks.train_step"
 
 @dataclass(frozen=True)
 class Size:
-    """The model and batch of a step, how many steps are run, and whether HIPS autograd takes part."""
+    """The model and batch of a step, how many steps are run, and which measurements are made."""
 
     model: GAMConfig
     batch: int  # B, rows in a step
     warm_up: int  # untimed steps of a process
     steps: int  # timed steps, unless --steps says otherwise
     autograd: bool  # HIPS autograd too; it is too slow for the published size
+    compilers: bool = False  # PyTorch compiled and JAX too
+    busy: bool = False  # minigam and PyTorch also while another process computes
 
 
 CONFIGS = {
     "published": Size(GAMConfig(), 32, 1, 3, autograd=False),
     "small": Size(
         GAMConfig(vocab_size=2000, block_size=128, d_model=128, n_layers=4, n_slots=128),
-        16, 2, 20, autograd=True,
+        16, 2, 20, autograd=True, compilers=True, busy=True,
     ),
 }  # fmt: skip
 MINIGAM, REFERENCE = "minigam", "minigam, reference rules"
 TORCH, TUNED, AUTOGRAD = "PyTorch eager", "PyTorch tuned", "HIPS autograd, no dropout"
+COMPILED, JAX = "PyTorch compiled", "JAX, jit"
 BOUND = "matrix products alone"
+BUSY = "next to one busy core"
 REFERENCE_ROWS = 8  # rows at a time with the reference rules, which do not reuse arrays
 
 # Keep freed memory in the process, to save PyTorch the page faults in every step.
@@ -109,6 +114,14 @@ def _autograd(config, ids, targets):
     return partial(step_of(weights, config.n_layers), ids, targets)
 
 
+def _jax(config, ids, targets):
+    from benchmarks.jax_model import step_of
+
+    weights = interop.to_official(GAM(config))
+    weights.pop("head.weight")  # the token embedding under another name
+    return partial(step_of(weights, config.n_layers, config.dropout), ids, targets)
+
+
 def products_of_a_step(config, ids, targets) -> Counter[Product]:
     """Run one step of minigam; return the matrix products in it, and how often each occurs."""
     watch = Watch(np, time.perf_counter)
@@ -117,7 +130,7 @@ def products_of_a_step(config, ids, targets) -> Counter[Product]:
     return watch.products
 
 
-STEPS = {"minigam": _minigam, "reference": _reference, "torch": _torch, "autograd": _autograd}
+STEPS = {"minigam": _minigam, "reference": _reference, "torch": _torch, "autograd": _autograd, "jax": _jax}
 
 
 # ------------------------------------------------------------------------------- the command
@@ -172,9 +185,9 @@ def _measure(name: str, size: Size, pairs: int, steps: int) -> dict:
         for malloc in MALLOC
     }
 
-    def tuned(setting: str, **changes) -> dict:
+    def tuned(setting: str, label: str = TUNED, **changes) -> dict:
         rows, malloc = settings[setting]
-        return fresh(TUNED, "torch", malloc, micro_batch=rows, fused=True, **changes)
+        return fresh(label, "torch", malloc, micro_batch=rows, fused=True, **changes)
 
     tried = {setting: partial(tuned, setting, steps=min(steps, 5)) for setting in settings}
     (sweep,) = measure.rounds(tried, 1, f"{name}, PyTorch's best")
@@ -190,14 +203,38 @@ def _measure(name: str, size: Size, pairs: int, steps: int) -> dict:
     }
     if size.autograd:
         competitors[AUTOGRAD] = partial(fresh, AUTOGRAD, "autograd")
-    rounds = measure.rounds(competitors, pairs, name)
+    failed: dict[str, str] = {}
+    if size.compilers:
+        compilers = {COMPILED: partial(tuned, best, label=COMPILED, compiled=True),
+                     JAX: partial(fresh, JAX, "jax")}  # fmt: skip
+        competitors |= measure.optional(compilers, failed)
+        if measure.find_spec("jax") is None:
+            failed[JAX] = f"{JAX}: jax is not installed"
+    rounds = measure.complete(measure.rounds(competitors, pairs, name), failed)
+    busy = _next_to_a_busy_core(competitors, pairs, name, rounds) if size.busy else None
     return common | {
         "sweep": sweep,
         "tuned": best,
         "floor_flops": rounds[0][BOUND]["flops"],
         "summary": measure.summary(rounds, MINIGAM),
         "rounds": rounds,
+        "failed": failed,
+        "busy": busy,
     }
+
+
+def _next_to_a_busy_core(competitors: dict, pairs: int, name: str, alone: list[dict[str, dict]]) -> dict:
+    """Measure minigam and PyTorch again while another process computes.
+
+    alone : the rounds without that process; each ratio "to_alone" is one of medians
+    """
+    pair = {label: competitors[label] for label in (MINIGAM, TORCH)}
+    with measure.busy_core():
+        rounds = measure.rounds(pair, pairs, f"{name}, {BUSY}")
+    summary, before = measure.summary(rounds, MINIGAM), measure.summary(alone, MINIGAM)
+    for label, r in summary.items():
+        r["to_alone"] = r["seconds"] / before[label]["seconds"]
+    return {"summary": summary, "rounds": rounds}
 
 
 def _markdown(where: str, results: dict[str, dict], pairs: int) -> str:
@@ -229,7 +266,29 @@ def _markdown(where: str, results: dict[str, dict], pairs: int) -> str:
             f"PyTorch tuned: fused AdamW, {result['tuned']}, the best of {len(result['sweep'])} settings. "
             f"Reference rules: {REFERENCE_ROWS} rows at a time.\n"
         )
+        if COMPILED in summary:
+            text += f"{COMPILED}: the tuned step, its loss through torch.compile; compilation is not timed.\n"
+        if JAX in summary:
+            text += (
+                f"{JAX}: the whole step in one jax.jit, dropout by jax.random; compilation is not timed.\n"
+            )
+        text += "".join(f"Omitted: {reason}.\n" for reason in result["failed"].values())
+        if result["busy"] is not None:
+            text += _busy_text(result["busy"]["summary"])
     return text
+
+
+def _busy_text(summary: dict[str, dict]) -> str:
+    lines = [
+        [label, f"{r['seconds']:.3f}", measure.shown(r["time_ratio"]), f"{r['to_alone']:.2f}"]
+        for label, r in summary.items()
+    ]
+    ratio = measure.shown(summary[TORCH]["time_ratio"])
+    return (
+        "\n" + report.table([BUSY, "s / step", "time / minigam", "time / alone"], lines) + "\n"
+        f"Another process runs a Python loop, which occupies one core. {TORCH} then takes {ratio} times as "
+        "long as minigam.\n"
+    )
 
 
 def plot(found: dict[str, dict]):

@@ -59,7 +59,9 @@ def test_a_table_says_what_its_json_does(small, tmp_path, capsys):
     for name in ("experiment", "command", "seeds", "data"):
         assert name in content, name
     for cell in content["cells"].values():
-        assert set(cell["result"]["measured"]) == {"commit", "versions", "machine", "backend", "device"}
+        assert set(cell["result"]["measured"]) == {
+            "commit", "versions", "machine", "backend", "device", "kernels", "compiler"
+        }  # fmt: skip
     results = [content["cells"][f"gam-seed{s}"]["result"] for s in (0, 1)]
     losses = np.array([r["loss"] for r in results])
     assert f"| {losses.mean():.4f} ± {losses.std(ddof=1):.4f} |" in text
