@@ -20,6 +20,7 @@ from minigam.engine.compiled import adamw, kernels
 from minigam.engine.compiled.selective_scan import CHUNK, WIDTH
 from minigam.engine.memory import keep_freed_memory
 from minigam.engine.numeric import mills_ratio
+from minigam.engine.tensor import OPS
 from minigam.experiments import report
 from minigam.training import provenance
 from minigam.training.optim import AdamW
@@ -69,7 +70,7 @@ def rules_of(c: GAMConfig, B: int, n_parameters: int, large: int) -> dict[str, R
         return rng.standard_normal(shape, np.float32)
 
     def rule(name: str, numbers: float, flops: float, *inputs, **settings) -> Rule:
-        compiled = kernels.EXAMPLES[name][1]
+        compiled = OPS[name].fast["numpy"]
         dy = drawn(*compiled(np, *inputs, **settings)[0].shape)
 
         def run() -> None:
@@ -83,8 +84,10 @@ def rules_of(c: GAMConfig, B: int, n_parameters: int, large: int) -> dict[str, R
         kernels.launch("sum_rows", B * T, step, wide, sums, 4 * C, step)
 
     def update() -> None:
-        adamw.squares(g)
-        adamw.update(np, p, g, m, v, 1.0, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8, t=10)
+        adamw.squares(np, g)
+        adamw.update(
+            np, p, g, m, v, np.float32(1.0), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8, t=10
+        )
 
     wide, offset, step = drawn(B, T, 4 * C), drawn(4 * C), kernels.blocks_of(4 * C)
     sums = np.empty((-(-B * T // step), 4 * C), np.float32)
@@ -126,7 +129,6 @@ def work(model: dict, batch: int, threads: list[int], steps: int, whole: bool, l
     keep_freed_memory()
     if kernels.in_use() != "compiled":
         raise InputError("the kernels are not compiled here")
-    library, _ = kernels._library(np.dtype("float32"))
     own = GAM(config).train()
     rows = rows_of(own, batch)
     rules = rules_of(config, rows, sum(p.data.size for p in own.parameters()), large)
@@ -142,7 +144,7 @@ def work(model: dict, batch: int, threads: list[int], steps: int, whole: bool, l
     for name, run in runs.items():
         seconds = {}
         for n in threads:
-            library.set_threads(n)
+            kernels.set_threads(n)
             seconds[str(n)] = measure.timed(run, 1, steps)["seconds"]
         cells[name]["seconds"] = seconds
     return {"rows": rows, "rules": cells}

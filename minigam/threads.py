@@ -1,8 +1,8 @@
 """How many threads compute on the CPU. Imported before NumPy: OpenBLAS reads its settings when it is loaded.
 
-After a matrix product OpenBLAS's threads spin for about 20 ms, in case there is another one. They keep a core
-from everything else: from the C kernels of the engine, and from other processes. The least
-OPENBLAS_THREAD_TIMEOUT ends that, and costs the products nothing that can be measured.
+After a matrix product OpenBLAS's threads spin for some milliseconds, in case there is another one. They keep
+a core from everything else: from the C kernels of the engine, and from other processes. The least
+OPENBLAS_THREAD_TIMEOUT ends that.
 """
 
 import os

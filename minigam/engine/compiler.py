@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 # others change no number. None assumes that there is no nan or infinity.
 FLAGS = ("-fno-trapping-math", "-ffp-contract=fast", "-fno-math-errno", "-O3", "-fopenmp-simd", "-std=gnu11",
          "-shared", "-fPIC", "-w")  # fmt: skip
-NATIVE = (
-    "-march=native",
-    "-mcpu=native",
-    "",
-)  # the names of "for this processor", the first that is understood
+NATIVE = ("-march=native", "-mcpu=native", "")  # names of "for this processor": the first that is understood
 PATIENCE_S = 120  # for a compilation of a second or two
 LAYOUT = "2"  # of what the cache holds: for each library a text, the compiler's name and the library's digest
 
@@ -125,9 +121,8 @@ def processor() -> list[str]:
             lines = f.read(2**14).split("\n\n")[0].splitlines()
     except OSError:
         return texts
-    return texts + [
-        line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))
-    ]
+    names = ("model name", "flags", "Features", "CPU part")
+    return texts + [line for line in lines if line.startswith(names)]
 
 
 def cache_folder() -> Path:

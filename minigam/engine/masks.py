@@ -39,3 +39,9 @@ def mask_seed(key: tuple[int, ...]) -> np.uint64:
 def mask_threshold(p: float) -> int:
     """Return the smallest 16-bit number for which an entry is kept."""
     return round(p * 65536)
+
+
+def mask_arguments(p: float, key: tuple[int, ...], first: int) -> tuple:
+    """Return the arguments of kernels that define a dropout mask: first entry, seed, threshold, scale."""
+    seed = mask_seed(key) if p > 0.0 else np.uint64(0)  # without dropout there is no key
+    return first, seed, mask_threshold(p), 1.0 / (1.0 - p)

@@ -24,6 +24,12 @@ def rows(z: Array) -> Array:
     return z.reshape(math.prod(z.shape[:-1]), z.shape[-1])  # -1 would be ambiguous if C is 0
 
 
+def packed(xp: ModuleType, *arrays: Array) -> list[Array]:
+    """Return the arrays as kernels expect them: C-contiguous, integers as int64. Copies only if needed."""
+    typed = [a if a.dtype.kind == "f" or a.dtype == np.int64 else a.astype(np.int64) for a in arrays]
+    return [a if a.flags.c_contiguous else xp.ascontiguousarray(a) for a in typed]  # which makes () a (1,)
+
+
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     """Undo broadcasting: sum `g` over the axes along which an array of this `shape` was repeated."""
     if g.shape == shape:

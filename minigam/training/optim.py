@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable
-from types import ModuleType
 
 import numpy as np
 
 from minigam.engine import backend
+from minigam.engine.adamw import update
 from minigam.engine.backend import to_numpy, xp_of
-from minigam.engine.compiled import adamw, kernels
+from minigam.engine.compiled import adamw as compiled_adamw
 from minigam.engine.cuda import adamw as cuda_adamw
-from minigam.engine.numeric import tiles
-from minigam.engine.tensor import Array, state
+from minigam.engine.tensor import Array
 from minigam.models.nn import Parameter
 
 
@@ -39,7 +38,7 @@ class LossScale:
 
 
 class AdamW:
-    """AdamW in PyTorch's order of operations (see `update`); every parameter decays, as in the paper.
+    """AdamW in PyTorch's order of operations (see `engine.adamw`); every parameter decays, as in the paper.
 
     parameters : changed in place; one without a gradient is left alone. A single t counts the steps
                  (PyTorch counts them for each parameter)
@@ -106,14 +105,11 @@ class AdamW:
                 self.gradients[at] = p.grad.reshape(-1)
         if len(places) == len(self.places):  # all in one call
             places = [slice(None)]
-        compiled = xp is np and kernels.usable(self.flat.dtype) and not state().reference_only
-        rule = FASTER.get(xp.__name__, update) if compiled or xp is not np else update
         gradients, zero = [self.gradients[at] for at in places], xp.zeros((), dtype=self.flat.dtype)
-        squares = sum((adamw.squares(g) if compiled else xp.vdot(g, g) for g in gradients), zero)
-        norm = xp.sqrt(squares) / self.scale
+        norm = xp.sqrt(sum((compiled_adamw.squares(xp, g) for g in gradients), zero)) / self.scale
         factor = xp.where(xp.isfinite(norm + loss), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
         for at, g in zip(places, gradients):
-            rule(
+            FASTER.get(xp.__name__, update)(
                 xp, self.flat[at], g, self.m[at], self.v[at], factor / self.scale,
                 lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
             )  # fmt: skip
@@ -167,32 +163,5 @@ class AdamW:
         self.steps = steps
 
 
-def update(
-    xp: ModuleType, p: Array, g: Array, m: Array, v: Array, factor: Array, *,
-    lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int,
-) -> None:  # fmt: skip
-    """Take one step of AdamW, in place; nothing changes if `factor` is not finite.
-
-        g <- factor g,   p <- p (1 - lr decay)
-        m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
-        p <- p - lr m_hat / (sqrt(v_hat) + eps),   m_hat = m / (1 - beta1^t),  v_hat = v / (1 - beta2^t)
-
-    p, g, m, v : (n) parameters, gradients, moments      factor : one number, scales the gradients
-    Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW.
-    """
-    if not math.isfinite(float(factor)):
-        return
-    (beta1, beta2), factor = betas, factor.astype(g.dtype)
-    correction1, correction2 = 1.0 - beta1**t, 1.0 - beta2**t
-    for part in tiles(len(p)):  # so that intermediate results stay in the cache
-        g_, p_, m_, v_ = factor * g[part], p[part], m[part], v[part]
-        p_ *= 1.0 - lr * weight_decay
-        m_ *= beta1
-        m_ += (1.0 - beta1) * g_
-        v_ *= beta2
-        v_ += (1.0 - beta2) * g_ * g_
-        p_ -= (lr / correction1) * m_ / (xp.sqrt(v_) / math.sqrt(correction2) + eps)
-
-
 # Name of the array library -> a faster `update`
-FASTER: dict[str, Callable] = {"numpy": adamw.update, "cupy": cuda_adamw.update}
+FASTER: dict[str, Callable] = {"numpy": compiled_adamw.update, "cupy": cuda_adamw.update}

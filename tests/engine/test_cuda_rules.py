@@ -269,3 +269,13 @@ def test_a_model_trains_as_by_the_references(kind, config, own, micro_batch, lib
     np.testing.assert_allclose(loss, want_loss, rtol=1e-9)
     for name, a in parameters.items():
         np.testing.assert_allclose(a, want[name], rtol=1e-8, atol=1e-9, err_msg=name)
+
+
+@each_device
+@pytest.mark.parametrize("op", [ops.gelu, ops.silu, ops.softplus], ids=str)
+def test_a_single_number_keeps_its_shape(op, library):
+    """NumPy's and CuPy's ascontiguousarray give it an axis."""
+    x = Tensor(np.array(0.7), requires_grad=True).to(library)
+    y = op(x)
+    y.backward()
+    assert y.shape == x.grad.shape == ()

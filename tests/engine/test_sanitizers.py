@@ -27,7 +27,7 @@ class Patch:
 
 for dtype in ("float32", "float64"):
     assert kernels.usable(np.dtype(dtype))
-    kernels._library(np.dtype(dtype))[0].set_threads(2)
+    kernels.set_threads(2, dtype)
 for small in (False, True):
     if small:
         small_blocks(Patch)

@@ -14,14 +14,13 @@ from minigam.engine.compiled import kernels
 from minigam.gradcheck.cases import CASES
 
 pytestmark = needs_kernels
-FLOAT32 = np.dtype("float32")
 
 
 @pytest.fixture
 def use():
     """A function that sets the number of threads for the rest of the test."""
-    yield lambda n: kernels._library(FLOAT32)[0].set_threads(n)
-    kernels._library(FLOAT32)[0].set_threads(threads.count())
+    yield kernels.set_threads
+    kernels.set_threads(threads.count())
 
 
 def assert_same_bits(results) -> None:

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from minigam.engine.compiled.kernels import BLOCK, SOURCES, launch
+from minigam.engine import adamw as reference
+from minigam.engine.compiled.kernels import BLOCK, CHECKS, SOURCES, launch, usable
 
 SOURCES.append(r"""
 // sums (blocks): the sum of the squares of each block.
@@ -28,17 +29,23 @@ KERNEL adamw(
 """)
 
 
-def squares(g):
+def squares(xp, g):
     """Return the sum of the squares of g (n), an array of one number."""
+    return (_squares if xp is np and usable(g.dtype) else reference.squares)(xp, g)
+
+
+def _squares(xp, g):
     sums = np.empty(-(-len(g) // BLOCK), g.dtype)
     launch("squares", len(g), BLOCK, g, sums, BLOCK)
     return sums.sum(dtype=np.float64).astype(g.dtype)
 
 
-def update(
-    xp, p, g, m, v, factor, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int
-) -> None:
-    """Do what `training.optim.update` does."""
+def update(xp, p, g, m, v, factor, **settings) -> None:
+    """Do what `engine.adamw.update` does."""
+    (_update if usable(p.dtype) else reference.update)(xp, p, g, m, v, factor, **settings)
+
+
+def _update(xp, p, g, m, v, factor, *, lr, betas, weight_decay, eps, t) -> None:
     if not math.isfinite(float(factor)):
         return
     beta1, beta2 = betas
@@ -46,3 +53,17 @@ def update(
         "adamw", p.size, BLOCK, p, g, m, v, float(factor), 1.0 - lr * weight_decay, beta1, 1.0 - beta1,
         beta2, 1.0 - beta2, lr / (1.0 - beta1**t), math.sqrt(1.0 - beta2**t), eps,
     )  # fmt: skip
+
+
+def _pairs(dtype):
+    """Yield what the kernels compute of a small example, and what the reference does."""
+    drawn = np.random.default_rng(0).random((4, 9)).astype(dtype)
+    yield _squares(np, drawn[0]), reference.squares(np, drawn[0])
+    settings = {"lr": 0.1, "betas": (0.9, 0.95), "weight_decay": 0.1, "eps": 1e-8, "t": 3}
+    results = [drawn.copy() for _ in range(2)]
+    for rule, (p, g, m, v) in zip((_update, reference.update), results):
+        rule(np, p, g, m, v, np.asarray(0.5, dtype), **settings)
+    yield tuple(results)
+
+
+CHECKS["AdamW"] = _pairs

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from minigam.engine import attention as reference
-from minigam.engine.compiled.elementwise import mask_arguments
 from minigam.engine.compiled.kernels import SOURCES, blocks_of, launch, rule_for
+from minigam.engine.masks import mask_arguments
 
 QUERIES = 128  # queries per block; keys after the last query of a block are skipped
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from minigam.engine import ops
-from minigam.engine.compiled.kernels import BLOCK, SOURCES, launch, packed, rule_for, usable
-from minigam.engine.masks import mask_seed, mask_threshold
-from minigam.engine.numeric import shape_of
+from minigam.engine.compiled.kernels import BLOCK, CHECKS, SOURCES, launch, rule_for, usable
+from minigam.engine.masks import mask_arguments
+from minigam.engine.numeric import packed, shape_of
 from minigam.engine.tensor import ADD
 
 SOURCES.append(r"""
@@ -42,12 +42,12 @@ def activation(op) -> None:
 
     @rule_for(op, (3, 5))
     def rule(xp, x):
-        (x,) = packed(x)
+        (x,) = packed(np, x)
         y = np.empty(x.shape, x.dtype)
         launch(f"each_{op.name}", x.size, BLOCK, x, y)
 
         def backward(dy):
-            (dy,), dx = packed(dy), np.empty(x.shape, x.dtype)
+            (dy,), dx = packed(np, dy), np.empty(x.shape, x.dtype)
             launch(f"each_{op.name}_back", x.size, BLOCK, x, dy, dx)
             return (dx,)
 
@@ -72,19 +72,13 @@ KERNEL dropout(
 """)
 
 
-def mask_arguments(p: float, key: tuple[int, ...], first: int) -> tuple:
-    """Return the arguments of kernels that define a dropout mask: first entry, seed, threshold, scale."""
-    seed = int(mask_seed(key)) if p > 0.0 else 0  # without dropout there is no key
-    return first, seed, mask_threshold(p), 1.0 / (1.0 - p)
-
-
 @rule_for(ops.dropout, (3, 300), p=0.25, key=(1,), first_token=1)
 def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Keeps nothing: backward recomputes the mask."""
     shape, mask = x.shape, mask_arguments(p, key, first_token * x.shape[-1])
 
     def masked(z):
-        (z,), y = packed(z), np.empty(shape, z.dtype)
+        (z,), y = packed(np, z), np.empty(shape, z.dtype)
         launch("dropout", z.size, BLOCK, z, y, *mask)
         return y
 
@@ -108,7 +102,14 @@ def summed(a, b, in_place=False):
     return y
 
 
-ADD["numpy"] = summed
+def _pairs(dtype):
+    """Yield what the kernel computes of a small example, for which `summed` does not call it."""
+    a, b, y = np.random.default_rng(0).random((3, 9)).astype(dtype)
+    launch("add", y.size, BLOCK, a, b, y)
+    yield y, a + b
+
+
+ADD["numpy"], CHECKS["sum"] = summed, _pairs
 
 
 @rule_for(ops.add, (3, 5), (3, 5))

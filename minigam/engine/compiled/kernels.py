@@ -14,8 +14,8 @@ import ctypes
 import re
 import struct
 import sys
-from collections.abc import Callable
-from functools import cache, wraps
+from collections.abc import Callable, Iterable
+from functools import cache, partial, wraps
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from minigam import threads
 from minigam.engine import compiler
 from minigam.engine.compiled.functions import FUNCTIONS
 from minigam.engine.dispatch import Op
+from minigam.engine.tensor import state
 
 REAL = {"float32": "float", "float64": "double"}
 BLOCK = 2**14  # numbers that a thread takes at a time: enough to amortise waking it
@@ -139,17 +140,15 @@ static void in_blocks(Kernel kernel, const Slot* arguments, size rows, size step
 """
 
 SOURCES: list[str] = []  # of all kernels
-EXAMPLES: dict[str, tuple] = {}  # by name of the operation: op, rule, and a small input for the check at load
+# By name of a rule: for a dtype, pairs of what it computes of a small example and what its reference does.
+CHECKS: dict[str, Callable[[np.dtype], Iterable[tuple]]] = {}
 SLOT = {"pointer": "P", "integer": "q", "bits": "Q", "real": "d"}  # member of Slot: format of `struct`
 
 
 def member_of(argument: str) -> str:
     """Return the member of Slot that holds a C argument such as "const REAL* x"."""
-    return (
-        "pointer"
-        if "*" in argument
-        else {"size": "integer", "word": "bits", "REAL": "real"}[argument.split(maxsplit=1)[0]]
-    )
+    numbers = {"size": "integer", "word": "bits", "REAL": "real"}
+    return "pointer" if "*" in argument else numbers[argument.split(maxsplit=1)[0]]
 
 
 def signatures(source: str) -> dict[str, list[str]]:
@@ -194,12 +193,6 @@ def blocks_of(width: int) -> int:
     return max(1, BLOCK // max(1, width))
 
 
-def packed(*arrays):
-    """Return the arrays as kernels expect them: C-contiguous, integers as int64. Copies only if needed."""
-    typed = [a if a.dtype.kind == "f" else a.astype(np.int64, copy=False) for a in arrays]
-    return [a if a.flags.c_contiguous else np.ascontiguousarray(a) for a in typed]  # which makes () a (1,)
-
-
 # ------------------------------------------------------------------------------------- choosing and loading
 
 
@@ -215,7 +208,7 @@ def rule_for(op: Op, *shapes: tuple[int, ...] | list, **settings) -> Callable[[C
             return (rule if usable(getattr(arrays[0], "dtype", None)) else op.rule)(xp, *arrays, **settings)
 
         op.faster("numpy")(chosen)
-        EXAMPLES[op.name] = op, rule, shapes, settings
+        CHECKS[op.name] = partial(_pairs, op, rule, shapes, settings)
         return rule
 
     return register
@@ -242,7 +235,7 @@ def compiler_name() -> str | None:
 
 def usable(dtype: np.dtype | None) -> bool:
     """Return whether kernels of this dtype are wanted and can be used. If they cannot, say why, once."""
-    return _wanted and dtype is not None and _loaded(dtype)
+    return _wanted and not state().reference_only and dtype is not None and _loaded(dtype)
 
 
 @cache
@@ -250,8 +243,8 @@ def _loaded(dtype: np.dtype) -> bool:
     if dtype.name not in REAL:
         return False
     try:
-        for op, rule, shapes, settings in EXAMPLES.values():
-            _check(op, rule, shapes, settings, dtype)
+        for name, pairs in CHECKS.items():
+            _check(name, pairs(dtype), dtype)
     except compiler.NoCompiler as e:
         print(f"no compiled kernels, the slower reference rules compute ({e})", file=sys.stderr)
         return False
@@ -267,7 +260,7 @@ def _library(dtype: np.dtype) -> tuple[ctypes.CDLL, str]:
 def _functions(dtype: np.dtype) -> dict[str, tuple[Callable, Callable]]:
     """Return for each kernel the function that runs it and the function that packs its arguments."""
     library, _ = _library(dtype)
-    library.set_threads(threads.count())
+    set_threads(threads.count(), dtype.name)
     functions = {}
     for name, arguments in signatures(whole_source()).items():
         run = getattr(library, f"run_{name}")
@@ -276,18 +269,27 @@ def _functions(dtype: np.dtype) -> dict[str, tuple[Callable, Callable]]:
     return functions
 
 
-def _check(op: Op, rule: Callable, shapes: tuple, settings: dict, dtype: np.dtype) -> None:
-    """Raise NoCompiler unless a rule agrees with its reference on a small example."""
+def set_threads(n: int, dtype: str = "float32") -> None:
+    """Compute with n threads from now on in this dtype; at first there are `threads.count()`."""
+    _library(np.dtype(dtype))[0].set_threads(n)
+
+
+def _pairs(op: Op, rule: Callable, shapes: tuple, settings: dict, dtype: np.dtype) -> Iterable[tuple]:
+    """Return the values and gradients of a rule and of its reference, in pairs."""
     rng = np.random.default_rng(0)
     drawn = [rng.standard_normal(s) if isinstance(s, tuple) else np.array(s) for s in shapes]
     inputs = [a.astype(dtype) if a.dtype.kind == "f" else a for a in drawn]
     results = []
     for each in (rule, op.rule):
-        with np.errstate(invalid="ignore"):  # the logarithm of a negative number
-            y, backward = each(np, *inputs, **settings)
+        y, backward = each(np, *inputs, **settings)
         dy = np.cos(np.arange(y.size, dtype=dtype)).reshape(y.shape)
         results.append([y, *(g for g in backward(dy) if g is not None)])
-    for got, wanted in zip(*results, strict=True):
-        allowed = 1e3 * np.finfo(dtype).eps * max(1.0, np.nanmax(np.abs(wanted)))
-        if not np.allclose(got, wanted, rtol=0.0, atol=allowed, equal_nan=True):
-            raise compiler.NoCompiler(f"the kernels of {op.name} are wrong on this machine")
+    return zip(*results, strict=True)
+
+
+def _check(name: str, pairs: Iterable[tuple], dtype: np.dtype) -> None:
+    """Raise NoCompiler unless the two of each pair agree."""
+    for got, wanted in pairs:
+        allowed = 1e3 * np.finfo(dtype).eps * max(1.0, np.abs(wanted).max())
+        if not np.allclose(got, wanted, rtol=0.0, atol=allowed):
+            raise compiler.NoCompiler(f"the kernels of {name} are wrong on this machine")

@@ -3,8 +3,8 @@
 import numpy as np
 
 from minigam.engine import ops
-from minigam.engine.compiled.kernels import SOURCES, blocks_of, launch, packed, rule_for
-from minigam.engine.numeric import rows, without_ignored
+from minigam.engine.compiled.kernels import SOURCES, blocks_of, launch, rule_for
+from minigam.engine.numeric import packed, rows, without_ignored
 
 SOURCES.append(r"""
 KERNEL layer_norm(
@@ -63,13 +63,13 @@ KERNEL layer_norm_back(
 @rule_for(ops.layer_norm, (5, 7), (7,), (7,))
 def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
     """Keeps x and three numbers per row; backward normalises again."""
-    x, weight, bias = packed(x, weight, bias)
+    x, weight, bias = packed(np, x, weight, bias)
     (N, C), y = rows(x).shape, np.empty(x.shape, x.dtype)
     moments, step = np.empty((N, 3), x.dtype), blocks_of(C)  # mean, shift, scale
     launch("layer_norm", N, step, x, weight, bias, y, moments, C, eps)
 
     def backward(dy):
-        (dy,), dx, sums = packed(dy), np.empty(x.shape, x.dtype), np.empty((-(-N // step), 2, C), x.dtype)
+        (dy,), dx, sums = packed(np, dy), np.empty(x.shape, x.dtype), np.empty((-(-N // step), 2, C), x.dtype)
         launch("layer_norm_back", N, step, x, weight, moments, dy, dx, sums, C, step)
         dweight, dbias = sums.sum(axis=0)
         return dx, dweight, dbias
@@ -116,11 +116,11 @@ def softmax_backward(y, dy, dx) -> None:
 @rule_for(ops.softmax, (3, 5))
 def softmax(xp, x):
     """Keeps only y."""
-    (x,), y = packed(x), np.empty(x.shape, x.dtype)
+    (x,), y = packed(np, x), np.empty(x.shape, x.dtype)
     softmax_of(x, y)
 
     def backward(dy):
-        (dy,), dx = packed(dy), np.empty(y.shape, y.dtype)
+        (dy,), dx = packed(np, dy), np.empty(y.shape, y.dtype)
         softmax_backward(y, dy, dx)
         return (dx,)
 
@@ -149,12 +149,12 @@ def linear(xp, x, weight, bias=None):
     y, backward = ops.linear.rule(xp, x, weight)
     if bias is None:
         return y, backward
-    (bias,), D = packed(bias), len(bias)
+    (bias,), D = packed(np, bias), len(bias)
     N, step = y.size // max(1, D), blocks_of(D)
     launch("add_bias", N, step, y, bias, D)
 
     def with_bias(dy):
-        (packed_dy,), sums = packed(dy), np.empty((-(-N // step), D), dy.dtype)
+        (packed_dy,), sums = packed(np, dy), np.empty((-(-N // step), D), dy.dtype)
         launch("sum_rows", N, step, packed_dy, sums, D, step)
         return *backward(dy)[:2], sums.sum(axis=0)
 
@@ -193,7 +193,7 @@ ROWS = 1024  # rows of logits in memory at a time
 def linear_cross_entropy(xp, x, weight, targets):
     """Computes the logits of a few rows at a time, and their gradient in the forward pass: y is one
     number, so its cotangent is one too and only scales the gradient. Keeps dx and dweight."""
-    shape, (x, t), total = x.shape, packed(rows(x), targets.reshape(-1)), (targets >= 0).sum()
+    shape, (x, t), total = x.shape, packed(np, rows(x), targets.reshape(-1)), (targets >= 0).sum()
     if len(t) and t.max() >= len(weight):
         raise IndexError(f"linear_cross_entropy: target {t.max()}, wanted less than {len(weight)}")
     if total < len(t):
@@ -232,7 +232,7 @@ def embedding(xp, table, ids):
     shape = table.shape
 
     def backward(dy):
-        (dy, flat), dtable = packed(rows(dy), ids.reshape(-1) % shape[0]), np.zeros(shape, dy.dtype)
+        (dy, flat), dtable = packed(np, rows(dy), ids.reshape(-1) % shape[0]), np.zeros(shape, dy.dtype)
         launch("add_rows", shape[1], 64, dy, flat, dtable, len(flat), shape[1])
         return dtable, None
 

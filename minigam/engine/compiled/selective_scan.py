@@ -6,8 +6,8 @@ Letters: b sequences, T tokens, E channels, N states per channel.
 import numpy as np
 
 from minigam.engine import selective_scan as reference
-from minigam.engine.compiled.kernels import SOURCES, launch, packed, rule_for
-from minigam.engine.numeric import rows
+from minigam.engine.compiled.kernels import SOURCES, launch, rule_for
+from minigam.engine.numeric import packed, rows
 
 CHUNK, WIDTH = 16, 32  # tokens per chunk, one state of which is kept; channels of a thread, a few vectors
 
@@ -149,7 +149,7 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     Backward recomputes the states of a chunk, as the hardware-aware scan of arXiv 2312.00752 does.
     """
     (b, T, E), N = x.shape, A.shape[1]
-    inputs, blocks = packed(x, delta, A.T, B, C, skip), -(-E // WIDTH)
+    inputs, blocks = packed(np, x, delta, A.T, B, C, skip), -(-E // WIDTH)
     borders = np.zeros((-(-T // CHUNK) + 1, b, N, E), x.dtype)  # the states before and after each chunk
     if past is not None:
         borders[0] = past.swapaxes(1, 2)
@@ -159,7 +159,7 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
         remember(borders[-1].swapaxes(1, 2).copy())  # a view would keep all borders alive
 
     def backward(dy):
-        (dy,), dx, ddelta = packed(dy), np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+        (dy,), dx, ddelta = packed(np, dy), np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
         (dA, carry), dBC = np.zeros((2, b, N, E), x.dtype), np.empty((blocks, 2, b, T, N), x.dtype)
         launch("scan_back", b * blocks, 1, *inputs, borders, dy, dx, ddelta, dA, dBC, carry, b, T, E, N)
         dB, dC = dBC.sum(axis=0)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from minigam.engine import sequence
-from minigam.engine.compiled.kernels import SOURCES, blocks_of, launch, packed, rule_for
+from minigam.engine.compiled.kernels import SOURCES, blocks_of, launch, rule_for
 from minigam.engine.compiled.rows import softmax_backward, softmax_of
-from minigam.engine.numeric import rows
+from minigam.engine.numeric import packed, rows
 
 SOURCES.append(r"""
 // filters (K, C): filters[lag] weights the token `lag` steps back.
@@ -50,14 +50,14 @@ def causal_conv1d(xp, u, weight, bias, past=None):
     """No padding."""
     if past is not None:
         return sequence.causal_conv1d.rule(xp, u, weight, bias, past)  # the parts are short
-    u, filters, bias = packed(u, weight.T[::-1], bias)
+    u, filters, bias = packed(np, u, weight.T[::-1], bias)
     (B, T, C), K, y = u.shape, len(filters), np.empty(u.shape, u.dtype)
     step = blocks_of(C)
     launch("convolve", B * T, step, u, filters, bias, y, K, T, C)
 
     def backward(dy):
         (dy,), du, sums = (
-            packed(dy),
+            packed(np, dy),
             np.empty(u.shape, u.dtype),
             np.empty((-(-B * T // step), K + 1, C), u.dtype),
         )
@@ -118,12 +118,12 @@ KERNEL fuse_back(
 def gated_fusion(xp, local_context, global_context, gate):
     """Keeps only its inputs; backward recomputes the two sigmoids."""
     shape, C = local_context.shape, local_context.shape[-1]
-    inputs, y = packed(local_context, global_context, gate), np.empty(shape, gate.dtype)
+    inputs, y = packed(np, local_context, global_context, gate), np.empty(shape, gate.dtype)
     N, step = y.size // max(1, C), blocks_of(C)
     launch("fuse", N, step, *inputs, y, C)
 
     def backward(dy):
-        (dy,), gradients = packed(dy), [np.empty(z.shape, z.dtype) for z in inputs]
+        (dy,), gradients = packed(np, dy), [np.empty(z.shape, z.dtype) for z in inputs]
         launch("fuse_back", N, step, *inputs, dy, *gradients, C)
         return tuple(gradients)
 

@@ -23,7 +23,7 @@ extern "C" __global__ void adamw(
 def update(
     xp, p, g, m, v, factor, *, lr: float, betas: tuple[float, float], weight_decay: float, eps: float, t: int
 ) -> None:
-    """Do what `training.optim.update` does. The device reads `factor`, so the host does not wait for it."""
+    """Do what `engine.adamw.update` does. The device reads `factor`, so the host does not wait for it."""
     beta1, beta2 = betas
     launch(
         xp, ADAMW, "adamw", p.size, p, g, m, v, factor.astype(p.dtype), p.size,

@@ -3,9 +3,9 @@
 import math
 
 from minigam.engine import attention as reference
-from minigam.engine.cuda.elementwise import mask_arguments
 from minigam.engine.cuda.kernels import WARP, launch
 from minigam.engine.cuda.linear import product
+from minigam.engine.masks import mask_arguments
 
 ATTENTION = r"""
 // One warp per query. Replaces a by the softmax of scale * a over the keys up to the query, and by 0 after

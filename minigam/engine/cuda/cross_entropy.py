@@ -1,9 +1,9 @@
 """Cross-entropy of logits, and of a linear head whose logits are never all in memory."""
 
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import WARP, launch, packed
+from minigam.engine.cuda.kernels import WARP, launch
 from minigam.engine.cuda.linear import product
-from minigam.engine.numeric import rows, without_ignored
+from minigam.engine.numeric import packed, rows, without_ignored
 
 CROSS_ENTROPY = r"""
 // One warp per row: its loss and, for backward, its largest logit and the sum of exp(logit - largest).

@@ -1,10 +1,9 @@
 """Elementwise rules: activations, which keep only their input, and dropout, which keeps nothing."""
 
-import numpy as np
-
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import launch, packed
-from minigam.engine.masks import mask_seed, mask_threshold
+from minigam.engine.cuda.kernels import launch
+from minigam.engine.masks import mask_arguments
+from minigam.engine.numeric import packed
 
 ACTIVATIONS = r"""
 // normcdf is Phi, right to the last bits however small it is.
@@ -65,12 +64,6 @@ extern "C" __global__ void dropout(
     if (i < n) y[i] = x[i] * dropout_factor(first + i, seed, threshold, scale);
 }
 """
-
-
-def mask_arguments(p: float, key: tuple[int, ...], first: int) -> tuple:
-    """Return the arguments of kernels that define a dropout mask: first entry, seed, threshold, scale."""
-    seed = mask_seed(key) if p > 0.0 else np.uint64(0)  # without dropout there is no key
-    return first, seed, mask_threshold(p), 1.0 / (1.0 - p)
 
 
 @ops.dropout.faster("cupy")

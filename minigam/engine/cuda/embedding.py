@@ -1,8 +1,8 @@
 """Lookup of rows in a table, with a gradient that is the same in every run, bit for bit."""
 
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import launch, packed
-from minigam.engine.numeric import rows
+from minigam.engine.cuda.kernels import launch
+from minigam.engine.numeric import packed, rows
 
 SLAB = 512  # ids per slab; each slab is counted separately
 

@@ -92,11 +92,3 @@ def module(xp, source: str, options: tuple[str, ...]):
 def announce() -> None:
     """Explain the wait before the first step, once."""
     print("loading CUDA kernels (the first run on a machine compiles them)", file=sys.stderr)
-
-
-def packed(xp, *arrays):
-    """Return the arrays as kernels expect them: C-contiguous, integers as int64. Copies only if needed."""
-    return tuple(
-        xp.ascontiguousarray(a if a.dtype.kind == "f" or a.dtype == np.int64 else a.astype(np.int64))
-        for a in arrays
-    )

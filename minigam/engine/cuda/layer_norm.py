@@ -1,8 +1,8 @@
 """LayerNorm, one warp per row; for the sums over rows, one thread per channel."""
 
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import WARP, launch, packed
-from minigam.engine.numeric import rows
+from minigam.engine.cuda.kernels import WARP, launch
+from minigam.engine.numeric import packed, rows
 
 SLAB = 64  # rows that one thread sums, for one channel
 

@@ -4,8 +4,8 @@ Letters: b sequences, T tokens, E channels, N states per channel.
 """
 
 from minigam.engine import selective_scan as reference
-from minigam.engine.cuda.kernels import launch, packed
-from minigam.engine.numeric import rows
+from minigam.engine.cuda.kernels import launch
+from minigam.engine.numeric import packed, rows
 
 CHUNK = 16  # tokens per chunk; one state per chunk is kept, where the reference keeps one per token
 

@@ -1,10 +1,10 @@
 """Faster rules for GAM's convolution, memory and gate."""
 
 from minigam.engine import sequence
-from minigam.engine.cuda.kernels import launch, packed
+from minigam.engine.cuda.kernels import launch
 from minigam.engine.cuda.linear import product
 from minigam.engine.cuda.softmax import softmax_backward, softmax_of
-from minigam.engine.numeric import rows
+from minigam.engine.numeric import packed, rows
 
 SLAB = 64  # tokens that one thread sums, for one channel
 

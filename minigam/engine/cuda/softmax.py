@@ -4,8 +4,8 @@ Each thread of the warp reads every 32nd entry, so that neighbouring threads rea
 """
 
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import WARP, launch, packed
-from minigam.engine.numeric import rows
+from minigam.engine.cuda.kernels import WARP, launch
+from minigam.engine.numeric import packed, rows
 
 SOFTMAX = r"""
 // y may be x itself.
