@@ -22,8 +22,10 @@ def command() -> str:
     return shlex.join([*(name.split(".") if ours else ["python", "-m", name]), *sys.argv[1:]])
 
 
-def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure") -> None:
-    """Write NAME.json, NAME.md and NAME.png, and print the Markdown.
+def write(
+    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure | None"
+) -> None:
+    """Write NAME.json, NAME.md and, if there is a figure, NAME.png; print the Markdown.
 
     cells : the measurements, each with its provenance under "measured"
     """
@@ -33,9 +35,11 @@ def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str,
     source = f"Command: `{command()}` on {' and on '.join(sorted(devices))}; "
     source += f"numbers, versions and settings in {name}.json.\n"
     write_text(out / f"{name}.md", f"{markdown}\n{source}")
-    with replacing(out / f"{name}.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    print(f"\n{markdown}\nSaved in {out}: {name}.json, {name}.md, {name}.png")
+    if figure is not None:
+        with replacing(out / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+    files = ", ".join(f"{name}.{kind}" for kind in ("json", "md", "png")[: 2 + (figure is not None)])
+    print(f"\n{markdown}\nSaved in {out}: {files}")
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:
