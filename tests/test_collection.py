@@ -56,7 +56,7 @@ def modules_of_extras() -> set[str]:
 def run(folder: Path, hidden: set[str], *arguments: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT, " ".join(hidden), *arguments],
-        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": ""} | variables,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "HYPOTHESIS_NO_PLUGINS": "1"} | variables,
         cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
 

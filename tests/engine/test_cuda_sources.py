@@ -44,9 +44,10 @@ def test_a_source_compiles_for_a_device_and_spills_nothing(name, real, compiled,
 SPILLS = r"""
 extern "C" __global__ void __launch_bounds__(1024, 2) spills(REAL* y) {
     REAL z[64];
+#pragma unroll
     for (int i = 0; i < 64; ++i) z[i] = y[64 * my_index() + i];
-    for (int i = 0; i < 64; ++i) for (int j = 0; j < 64; ++j) z[i] += z[j] * z[63 - j];
-    for (int i = 0; i < 64; ++i) y[64 * my_index() + i] = z[i];
+#pragma unroll
+    for (int i = 0; i < 64; ++i) y[64 * my_index() + i] = z[i] * z[63 - i] + z[(7 * i + 5) % 64];
 }
 """
 
