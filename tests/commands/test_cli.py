@@ -110,6 +110,7 @@ def test_train_refuses_what_decides_nothing_about_the_data(
 
 
 def test_what_decides_something_about_the_data_is_taken(text, tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra `data` is not installed")
     flags = [*ON_TEXT, f"--text={text}", "--block-size=8", "--tokenizer=bpe", "--bpe-size=300"]
     assert train.main([*flags, f"--out={tmp_path / 'run'}"]) == 0
     assert Run(tmp_path / "run").config.data.bpe_size == 300
