@@ -211,9 +211,11 @@ def measure(
     bar = tqdm(desc="profiling", unit="step", leave=False, disable=None)
     quietly = np.errstate(over="ignore", invalid="ignore", divide="ignore")
     with bar, quietly, precision.using(xp, config.precision):
+        if hasattr(xp, "cuda"):
+            step(watched=False)  # compiles the kernels, which says nothing of how long a step takes
         warm_up = step(watched=False).total()  # not counted: it gets its memory from the operating system
         pairs = min(MOST, max(FEWEST, int(SECONDS / (2.0 * warm_up))))
-        bar.total = 1 + 2 * pairs
+        bar.total = len(tokens) + 2 * pairs
         alone, watched = zip(*((step(watched=False), step(watched=True)) for _ in range(pairs)), strict=True)
         typical = sorted(watched, key=Watch.total)[pairs // 2]  # one step, so that its parts add up
         bound = bound_seconds(typical.products, xp, model.token_embedding.weight.dtype, clock)
@@ -258,10 +260,11 @@ def head(model: LanguageModel, config: TrainConfig) -> str:
 
 def gpu(xp: ModuleType, config: TrainConfig) -> str:
     """Return the name of the GPU, the versions of its libraries, and the precision of a run's products."""
-    cuda, blas = xp.cuda.runtime.runtimeGetVersion(), xp.cuda.cublas
+    cuda = xp.cuda.runtime.runtimeGetVersion()
+    cublas = xp.cuda.cublas.getVersion(xp.cuda.device.get_cublas_handle())
     return (
         f"{provenance.device(xp.__name__)}, CuPy {xp.__version__}, CUDA {cuda // 1000}.{cuda % 1000 // 10}, "
-        f"cuBLAS {blas.getVersion(xp.cuda.device.get_cublas_handle())}, precision {config.precision}"
+        f"cuBLAS {cublas}, precision {config.precision}"
     )
 
 

@@ -244,12 +244,12 @@ def test_the_steps_are_those_of_the_runs_precision(mode, corpus, monkeypatch):
         stepped.append((precision.current(), optimizer.scale > 1.0))
         return taken(model, optimizer, *args)
 
-    fakecuda.install(monkeypatch)
-    monkeypatch.setattr(precision, "capability", lambda xp: 90)
+    model, stream = make("gam", corpus, "fakegpu"), types.SimpleNamespace(synchronize=lambda: None)
+    pretend_cuda(monkeypatch, get_current_stream=lambda: stream)
     monkeypatch.setattr(profile, "train_step", step)
-    monkeypatch.setattr(profile, "bound_seconds", lambda *_: stepped.append((precision.current(), None)))
-    measure(make("gam", corpus, "fakegpu"), corpus, replace(CONFIG, precision=mode))
-    assert set(stepped) == {(mode, mode == "float16"), (mode, None)}
+    found = measure(model, corpus, replace(CONFIG, precision=mode))
+    assert stepped == (2 + 2 * profile.FEWEST) * [(mode, mode == "float16")]  # the first compiles
+    assert found.bound == pytest.approx(0.002 * found.products.total())
     assert precision.current() == "float32"
 
 
