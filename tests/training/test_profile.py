@@ -247,7 +247,7 @@ def test_the_steps_are_those_of_the_runs_precision(mode, corpus, monkeypatch):
     model, stream = make("gam", corpus, "fakegpu"), types.SimpleNamespace(synchronize=lambda: None)
     pretend_cuda(monkeypatch, get_current_stream=lambda: stream)
     monkeypatch.setattr(profile, "train_step", step)
-    found = measure(model, corpus, replace(CONFIG, precision=mode))
+    found = measure(model, corpus, replace(CONFIG, batch_size=1, micro_batch=1, precision=mode))
     assert stepped == (2 + 2 * profile.FEWEST) * [(mode, mode == "float16")]  # the first compiles
     assert found.bound == pytest.approx(0.002 * found.products.total())
     assert precision.current() == "float32"
