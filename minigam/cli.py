@@ -18,6 +18,7 @@ from minigam import interrupt
 from minigam.config import LARGEST, InputError, shortened
 from minigam.engine import backend
 from minigam.engine.compiled import kernels
+from minigam.engine.memory import ran_out
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -175,8 +176,10 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has quit, as head does
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
         code = 1
-    except MemoryError as e:
-        code = _say(1, f"{prog}: out of memory ({e}); choose a smaller model or batch")
+    except (MemoryError, RuntimeError) as e:
+        if not ran_out(e):
+            raise
+        code = _say(1, f"{prog}: out of memory ({' '.join(str(e).split())}); choose a smaller model or batch")
     except OSError as e:
         code = _say(2, f"{prog}: {e.filename or 'a file'}: {e.strerror or e}")
     except KeyboardInterrupt:

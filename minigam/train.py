@@ -13,7 +13,8 @@ from minigam.config import POCKETSTORIES, PRESETS, DataConfig, InputError, Model
 from minigam.data.corpus import Corpus, find_prepared
 from minigam.data.pocketstories import REACH
 from minigam.engine import backend as backends
-from minigam.engine.precision import require, using
+from minigam.engine.memory import ran_out
+from minigam.engine.precision import require
 from minigam.files import locked
 from minigam.models import MODELS
 from minigam.models.decoding import continued, first_ids
@@ -87,7 +88,9 @@ def _train(
         run.plot()
     except NonFinite as e:
         code, why, advice = 1, str(e), "Start again with a smaller --lr or --weight-decay."
-    except MemoryError as e:  # CuPy's is one too
+    except (MemoryError, RuntimeError) as e:
+        if not ran_out(e):
+            raise
         advice = "Start again with --micro-batch 1, or a smaller --batch-size."
         code, why = 1, f"out of memory ({e})"
     except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
@@ -114,8 +117,7 @@ def _profile(args: Namespace, given: dict, backend: str) -> int:
     model = config.new_model(backend)
     print(profile.head(model, config.train))
     try:
-        with using(model.xp, config.train.precision):
-            print(f"\n{profile.text(profile.measure(model, corpus, config.train))}")
+        print(f"\n{profile.text(profile.measure(model, corpus, config.train))}")
     except NonFinite as e:
         raise InputError(f"--profile: {e}; choose a smaller --position-std") from e
     return 0

@@ -1,5 +1,6 @@
 """Shared by all tests: the pretend GPU, and `xp`, which is each array library in turn."""
 
+import os
 import signal
 
 import numpy as np
@@ -14,6 +15,15 @@ backend.register(fakegpu.DeviceArray, fakegpu.xp)  # from here on .to("fakegpu")
 
 settings.register_profile("minigam", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("minigam")
+
+
+def pytest_sessionstart(session):
+    """With MINIGAM_REQUIRE_GPU=1, end at once where the tests marked gpu would be skipped."""
+    if os.environ.get("MINIGAM_REQUIRE_GPU") == "1":
+        try:
+            backend.get("cupy")
+        except backend.BackendUnavailable as e:
+            pytest.exit(f"MINIGAM_REQUIRE_GPU is 1, and {e}", returncode=2)
 
 
 def pytest_runtest_setup(item):

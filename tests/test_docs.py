@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from markdown_it import MarkdownIt
 
 from minigam import __main__ as listing
 from minigam import train
@@ -13,6 +12,9 @@ from minigam.config import PRESETS
 from minigam.course import notebooks
 from minigam.data import pocketstories
 from minigam.training.run import Run
+
+pytest.importorskip("markdown_it", reason="needs markdown-it-py (the extra `test`)")
+from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "default_run"

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("markdown_it", reason="needs markdown-it-py (the extra `test`)")
 import markdown_it
 
 ROOT = Path(__file__).parents[1]

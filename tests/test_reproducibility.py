@@ -32,6 +32,17 @@ def test_the_same_seed_gives_the_same_bits_in_another_process(trained, model_typ
     runs.assert_same_run(trained["first"] / model_type, trained["second"] / model_type)
 
 
+@pytest.mark.gpu
+@each_model
+def test_the_same_device_gives_the_same_bits(tmp_path, model_type):
+    flags = [f.replace("--backend=numpy", "--backend=cupy") for f in short_runs.FLAGS]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+        short_runs.finish(short_runs.start(folder, threads=1, models=[model_type], flags=flags))
+    runs.assert_same_run(*(folder / model_type for folder in folders))
+
+
 @each_model
 @pytest.mark.parametrize("folder", ["first", "two_threads"])
 def test_losses_are_the_stored_ones(trained, folder, model_type):

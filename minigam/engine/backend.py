@@ -1,11 +1,11 @@
 """Array libraries: which one owns an array, how to choose one, and how to move arrays between them.
 
-All other code computes with `xp`, the library that owns its inputs. Importing this file
-imports NumPy only: CuPy is looked up among the modules already loaded, and is imported only
-when it is requested by name.
+All other code computes with `xp`, the library that owns its inputs. Importing this file imports NumPy only:
+CuPy is looked up among the modules already loaded, and is imported only when it is requested by name.
 """
 
 import sys
+import warnings
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -42,14 +42,11 @@ def register(kind: type, library: ModuleType) -> None:
 
 
 def owner(array: object) -> ModuleType | None:
-    """Return the library that `array` belongs to; None for scalars, lists and None.
-
-    CuPy is looked up, never imported: as long as it is not imported, no CuPy array exists.
-    """
+    """Return the library that `array` belongs to; None for scalars, lists and None."""
     kind = type(array)
     if kind in _OWNER:
         return _OWNER[kind]
-    cupy = sys.modules.get("cupy")
+    cupy = sys.modules.get("cupy")  # as long as it is not imported, no CuPy array exists
     if cupy is not None and hasattr(cupy, "ndarray"):
         register(cupy.ndarray, cupy)
     return next((_OWNER[t] for t in kind.__mro__ if t in _OWNER), None)
@@ -88,22 +85,24 @@ def get(name: str) -> ModuleType:
 
 @cache
 def _cupy() -> ModuleType:
-    try:
-        import cupy
-    except ImportError as e:
-        raise BackendNotInstalled(
-            f"backend 'cupy': CuPy cannot be imported ({e}); see docs/install.md, or use backend 'numpy'"
-        ) from e
-    try:  # multiply two matrices: missing CUDA libraries show up only then
-        probe = cupy.ones((2, 2), dtype=cupy.float32)
-        (probe @ probe).sum().item()
-    except Exception as e:  # CuPy and the loader of its libraries raise many types
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise NoDevice(
-            f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU responds ({reason}); "
-            "check the driver with nvidia-smi, or use backend 'numpy'"
-        ) from e
-    return cupy
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # a warning turned into an error would read as a missing GPU
+        try:
+            import cupy
+        except ImportError as e:
+            raise BackendNotInstalled(
+                f"backend 'cupy': CuPy cannot be imported ({e}); see docs/install.md, or use backend 'numpy'"
+            ) from e
+        try:  # multiply two matrices: missing CUDA libraries show up only then
+            probe = cupy.ones((2, 2), dtype=cupy.float32)
+            (probe @ probe).sum().item()
+        except Exception as e:  # CuPy and the loader of its libraries raise many types
+            reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+            raise NoDevice(
+                f"backend 'cupy': CuPy {cupy.__version__} is installed but no GPU responds ({reason}); "
+                "check the driver with nvidia-smi, or use backend 'numpy'"
+            ) from e
+        return cupy
 
 
 def choose(name: str) -> tuple[str, str]:

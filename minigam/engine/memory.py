@@ -1,9 +1,10 @@
-"""Memory: how much there is, reusing what was freed, and measuring the peak."""
+"""Memory: how much there is, whether it ran out, reusing what was freed, and measuring the peak."""
 
 import ctypes
 import math
 import os
 import platform
+import re
 import sys
 import tracemalloc
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from minigam.config import InputError
 from minigam.engine import backend
@@ -72,6 +74,20 @@ def require_memory(what: str, needed: int, remedy: str, backend_name: str = "num
         )
 
 
+# In the words of PyTorch, CuPy and CUDA's libraries: out of memory, cudaErrorMemoryAllocation,
+# CUDA_ERROR_OUT_OF_MEMORY, CUBLAS_STATUS_ALLOC_FAILED, CURAND_STATUS_ALLOCATION_FAILED.
+_RAN_OUT = re.compile(r"out[ _]of[ _]memory|MemoryAllocation|ALLOC(ATION)?_FAILED", re.IGNORECASE)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on this machine or on its GPU."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and not isinstance(error, backend.BackendUnavailable)
+        and _RAN_OUT.search(str(error)) is not None
+    )
+
+
 def brief(number: float) -> str:
     """Return a number with separators, or as a power of ten if it would be long."""
     if number >= 1e12:
@@ -100,16 +116,21 @@ def track_memory(xp: ModuleType) -> Iterator[SimpleNamespace]:
     """Measure the peak of array memory inside a `with` block; its target then has `.peak_bytes`.
 
     NumPy: the peak of the traced allocations minus those at the start (NumPy reports to
-    tracemalloc). CuPy: the memory that a fresh pool took from the device, which is the peak
+    tracemalloc). CuPy: the memory that an empty pool took from the device, which is the peak
     rounded up to the pool's blocks.
     """
     memory = SimpleNamespace(peak_bytes=0)
     if hasattr(xp, "cuda"):
-        pool = xp.cuda.MemoryPool()
-        with xp.cuda.using_allocator(pool.malloc):
-            yield memory
-            synchronize(xp)
-        memory.peak_bytes = pool.total_bytes()
+        release_freed_memory(xp)
+        pool = _pool(xp)
+        start = pool.total_bytes()  # above 0 if arrays of an earlier measurement are alive
+        try:
+            with xp.cuda.using_allocator(pool.malloc):
+                yield memory
+                synchronize(xp)
+            memory.peak_bytes = pool.total_bytes() - start
+        finally:
+            release_freed_memory(xp)
         return
     nested = tracemalloc.is_tracing()
     if nested:
@@ -123,3 +144,17 @@ def track_memory(xp: ModuleType) -> Iterator[SimpleNamespace]:
     finally:
         if not nested:
             tracemalloc.stop()
+
+
+def release_freed_memory(xp: ModuleType) -> None:
+    """Give a device what CuPy's pools keep of it for reuse: one pool cannot take what another keeps."""
+    if hasattr(xp, "cuda"):
+        for pool in (xp.get_default_memory_pool(), _pool(xp)):
+            pool.free_all_blocks()
+
+
+@cache
+def _pool(xp: ModuleType) -> Any:
+    """Return the pool that measures. It is never deleted: an array does not keep the pool that it comes from,
+    and without the pool its memory goes back to the device."""
+    return xp.cuda.MemoryPool()

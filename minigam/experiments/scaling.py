@@ -13,7 +13,14 @@ from tqdm import tqdm
 from minigam.config import ModelConfig
 from minigam.engine import backend as backends
 from minigam.engine.backend import synchronize
-from minigam.engine.memory import GIB, keep_freed_memory, physical_memory, track_memory
+from minigam.engine.memory import (
+    GIB,
+    keep_freed_memory,
+    physical_memory,
+    ran_out,
+    release_freed_memory,
+    track_memory,
+)
 from minigam.engine.tensor import Tensor
 from minigam.experiments import paper, report
 from minigam.experiments.report import Cells
@@ -54,9 +61,12 @@ class Block:
         self.x = Tensor(backends.to(x, backend), requires_grad=True)
         self.xp = backends.get(backend)
 
-    def step(self) -> None:
+    def forget_gradients(self) -> None:
         self.block.zero_grad()
         self.x.grad = None
+
+    def step(self) -> None:
+        self.forget_gradients()
         y = self.block(self.x)
         y.backward(self.xp.ones_like(y.data), retain_graph=False)
 
@@ -68,8 +78,10 @@ class Block:
         return 1e3 * (perf_counter() - start)
 
     def peak_bytes(self) -> int:
+        self.forget_gradients()  # or the device would hold those of two steps
         with track_memory(self.xp) as memory:
             self.step()
+            self.forget_gradients()  # their memory goes back to the device
         return memory.peak_bytes
 
 
@@ -78,13 +90,16 @@ def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, se
     in MiB, without parameters and input. All are None if memory runs out."""
     if backend == "numpy":
         keep_freed_memory()  # as training does
+    release_freed_memory(backends.get(backend))  # what an earlier measurement left behind
     try:
         block = Block(model_type, scale, T, backend, seed)
         for _ in range(WARM_UP):
             block.step()
         times = [block.time_ms() for _ in range(repeats)]
         peak = block.peak_bytes()
-    except MemoryError:  # CuPy's error is a subclass
+    except (MemoryError, RuntimeError) as e:
+        if not ran_out(e):
+            raise
         return LEFT_OUT
     return {
         "time_ms": median(times),

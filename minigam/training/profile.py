@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from minigam.config import TrainConfig
 from minigam.data.corpus import Corpus, inputs_and_targets
-from minigam.engine import backend
+from minigam.engine import backend, precision
 from minigam.engine.compiled.attention import QUERIES
+from minigam.engine.cuda import linear
 from minigam.engine.tensor import Array, observing
 from minigam.models.lm import LanguageModel, count_targets
-from minigam.training.optim import AdamW
+from minigam.training import provenance
+from minigam.training.optim import AdamW, LossScale
 from minigam.training.schedule import batch_of
 from minigam.training.step import train_step
 
@@ -70,7 +72,8 @@ def flops(products: Counter[Product]) -> int:
 def matrix_products(products: Counter[Product], xp: ModuleType, dtype: np.dtype) -> Callable[[], None]:
     """Return a function that computes these products once, each into a preallocated output.
 
-    Products of one shape share their arrays, all ones: the work is the same.
+    Products of one shape share their arrays, all ones: the work is the same. On a GPU they are those of the
+    model's own rules, in the current precision.
     """
     operands = []
     for (n, i, k, j), count in products.items():
@@ -80,9 +83,15 @@ def matrix_products(products: Counter[Product], xp: ModuleType, dtype: np.dtype)
     def compute() -> None:
         for a, b, y, count in operands:
             for _ in range(count):
-                xp.matmul(a, b, out=y)
+                if hasattr(xp, "cuda"):
+                    linear.product(xp, a, b, out=y)
+                else:
+                    xp.matmul(a, b, out=y)
 
     return compute
+
+
+LAUNCHES = 20  # between two events of a device, so that starting the first one hardly counts
 
 
 def bound_seconds(
@@ -90,17 +99,34 @@ def bound_seconds(
 ) -> float:
     """Return how long these products take alone: a lower bound for any code that uses this BLAS.
 
-    The time of a shape is the median of five runs after a warm-up, times the number of such products.
+    The time of a shape is the median of five runs after a warm-up, times the number of such products. A GPU
+    tells the time itself, of LAUNCHES products a run.
     """
     total = 0.0
     for shape, count in products.items():
-        compute, ends = matrix_products(Counter({shape: 1}), xp, dtype), []
-        for _ in range(6):
+        if hasattr(xp, "cuda"):
+            compute = matrix_products(Counter({shape: LAUNCHES}), xp, dtype)
             compute()
-            backend.synchronize(xp)
-            ends.append(clock())
-        total += count * float(np.median(np.diff(ends)))
+            seconds = [_device_seconds(compute, xp) / LAUNCHES for _ in range(5)]
+        else:
+            compute, ends = matrix_products(Counter({shape: 1}), xp, dtype), []
+            for _ in range(6):
+                compute()
+                backend.synchronize(xp)
+                ends.append(clock())
+            seconds = list(np.diff(ends))
+        total += count * float(np.median(seconds))
     return total
+
+
+def _device_seconds(compute: Callable[[], None], xp: ModuleType) -> float:
+    """Return how long a device takes for what `compute` launches."""
+    start, end = xp.cuda.Event(), xp.cuda.Event()
+    start.record()
+    compute()
+    end.record()
+    end.synchronize()
+    return xp.cuda.get_elapsed_time(start, end) / 1e3
 
 
 class Watch:
@@ -162,12 +188,14 @@ def measure(
 ) -> Profile:
     """Time training steps of `model`, alternating watched ones with unwatched. This trains the model.
 
-    clock : returns seconds
+    config : the sizes of a step, and its precision
+    clock  : returns seconds
     Raises NonFinite when a loss or a gradient is nan or infinite.
     """
     tokens: list[int] = []
     xp = model.train().xp
-    optimizer = AdamW(model.parameters())  # its settings do not change its cost
+    scale = LossScale() if config.precision == "float16" else None
+    optimizer = AdamW(model.parameters(), loss_scale=scale)  # other settings do not change its cost
 
     def step(watched: bool) -> Watch:
         watch = Watch(xp, clock)
@@ -181,10 +209,13 @@ def measure(
         return watch
 
     bar = tqdm(desc="profiling", unit="step", leave=False, disable=None)
-    with bar, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    quietly = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with bar, quietly, precision.using(xp, config.precision):
+        if hasattr(xp, "cuda"):
+            step(watched=False)  # compiles the kernels, which says nothing of how long a step takes
         warm_up = step(watched=False).total()  # not counted: it gets its memory from the operating system
         pairs = min(MOST, max(FEWEST, int(SECONDS / (2.0 * warm_up))))
-        bar.total = 1 + 2 * pairs
+        bar.total = len(tokens) + 2 * pairs
         alone, watched = zip(*((step(watched=False), step(watched=True)) for _ in range(pairs)), strict=True)
         typical = sorted(watched, key=Watch.total)[pairs // 2]  # one step, so that its parts add up
         bound = bound_seconds(typical.products, xp, model.token_embedding.weight.dtype, clock)
@@ -216,13 +247,24 @@ def text(profile: Profile) -> str:
 
 
 def head(model: LanguageModel, config: TrainConfig) -> str:
-    """Return one line: the model, the sizes of a step, the backend, the BLAS and the cores."""
+    """Return one line: the model, the sizes of a step, the backend, and its BLAS and cores or its GPU."""
     c = model.config
+    where = gpu(model.xp, config) if hasattr(model.xp, "cuda") else f"{blas()}, {os.cpu_count()} cores"
     parts = f", at most {config.micro_batch} at a time" if config.micro_batch else ""
     return (
         f"{type(model).__name__} of {model.num_parameters():,} parameters, V {c.vocab_size}, C {c.d_model}, "
         f"L {c.n_layers}; {config.batch_size} rows of {c.block_size} tokens{parts}; "
-        f"backend {model.xp.__name__}, {blas()}, {os.cpu_count()} cores"
+        f"backend {model.xp.__name__}, {where}"
+    )
+
+
+def gpu(xp: ModuleType, config: TrainConfig) -> str:
+    """Return the name of the GPU, the versions of its libraries, and the precision of a run's products."""
+    cuda = xp.cuda.runtime.runtimeGetVersion()
+    cublas = xp.cuda.cublas.getVersion(xp.cuda.device.get_cublas_handle())
+    return (
+        f"{provenance.device(xp.__name__)}, CuPy {xp.__version__}, CUDA {cuda // 1000}.{cuda % 1000 // 10}, "
+        f"cuBLAS {cublas}, precision {config.precision}"
     )
 
 

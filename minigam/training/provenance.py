@@ -3,12 +3,14 @@
 import math
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
+from minigam.config import InputError, shortened
 from minigam.engine import backend
 from minigam.engine.compiled import kernels
 from minigam.engine.memory import GIB, physical_memory
@@ -39,8 +41,8 @@ def device(backend_name: str) -> str:
     """Return the name of the processor or GPU that computes."""
     if backend_name == "numpy":
         return _processor()
-    cupy = backend.get("cupy")
-    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    cuda = backend.get(backend_name).cuda
+    return cuda.runtime.getDeviceProperties(cuda.Device().id)["name"].decode()
 
 
 def versions() -> dict:
@@ -55,11 +57,12 @@ def versions() -> dict:
 
 
 def commit() -> str | None:
-    """Return the commit of the source, with -dirty after local changes; None outside a clone."""
+    """Return the commit of the source, with -dirty after local changes. Outside a clone it is what
+    MINIGAM_COMMIT says, or None. Raises InputError if that is no commit."""
     project = Path(__file__).parents[2]
     git = ["git", "-C", str(project)]
-    if not (project / ".git").exists():  # an installed package: a clone around it is another project's
-        return None
+    if not (project / ".git").exists():  # a copy, or installed: a clone around it is another project's
+        return _named_commit()
     try:
         done = subprocess.run(
             [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -69,6 +72,16 @@ def commit() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def _named_commit() -> str | None:
+    named = os.environ.get("MINIGAM_COMMIT")
+    if named and not re.fullmatch("[0-9a-fA-F]{7,40}(-dirty)?", named):
+        raise InputError(
+            f"MINIGAM_COMMIT is {shortened(named)!r}, wanted 7 to 40 hexadecimal digits, with -dirty after "
+            "local changes; correct it, or unset it"
+        )
+    return named or None
 
 
 def measured_by(backend_name: str) -> dict:

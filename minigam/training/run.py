@@ -158,13 +158,13 @@ class Run:
             )
         run = cls(path, config)
         model = config.new_model(backend)
-        optimizer = run.new_optimizer(model)
+        optimizer, machine = run.new_optimizer(model), provenance.measured_by(backend)
         try:
             (path / UNFINISHED).touch()
             tokenizer.save(path / "tokenizer.json")
             write_text(path / "metrics.jsonl", "")
             write_json(path / "config.json", config.to_dict())
-            write_json(path / "machine.json", provenance.measured_by(backend))
+            write_json(path / "machine.json", machine)
             run.save(model, optimizer, 0)
             (path / UNFINISHED).unlink()
         except OSError as e:

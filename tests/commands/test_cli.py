@@ -110,6 +110,7 @@ def test_train_refuses_what_decides_nothing_about_the_data(
 
 
 def test_what_decides_something_about_the_data_is_taken(text, tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra `data` is not installed")
     flags = [*ON_TEXT, f"--text={text}", "--block-size=8", "--tokenizer=bpe", "--bpe-size=300"]
     assert train.main([*flags, f"--out={tmp_path / 'run'}"]) == 0
     assert Run(tmp_path / "run").config.data.bpe_size == 300
@@ -201,10 +202,14 @@ def test_an_empty_path_is_not_the_current_folder(main, argv, capsys, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tmp_path, monkeypatch):
+OUT_OF_MEMORY = [MemoryError("Unable to allocate 9.5 GiB"), RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(error, capsys, tmp_path, monkeypatch):
     def step(model, optimizer, *args):
         if optimizer.steps == steps_that_fit:
-            raise MemoryError("Unable to allocate 9.5 GiB")
+            raise error
         return real_step(model, optimizer, *args)
 
     real_step = loop.train_step
@@ -215,22 +220,29 @@ def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(capsys, tm
         code, _, err = call(train.main, flags, capsys)
         assert code == 1
         assert err.splitlines()[-1] == (
-            "minigam train: out of memory (Unable to allocate 9.5 GiB). "
+            f"minigam train: out of memory ({error}). "
             f"Step {steps_that_fit} is saved in {path}. "
             "Start again with --micro-batch 1, or a smaller --batch-size."
         )
         assert Run(path).saved_step() == steps_that_fit
 
 
-def test_memory_that_ends_elsewhere_is_one_line_too(capsys, monkeypatch):
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_memory_that_ends_elsewhere_is_one_line_too(error, capsys, monkeypatch):
     def measure(*args):
-        raise MemoryError("Unable to allocate 9.5 GiB")
+        raise error
 
     monkeypatch.setattr(profile, "measure", measure)
     code, _, err = call(train.main, [*SMALL, "--profile"], capsys)
-    assert (code, err) == (
-        1, "command: out of memory (Unable to allocate 9.5 GiB); choose a smaller model or batch\n"
-    )  # fmt: skip
+    assert (code, err) == (1, f"command: out of memory ({error}); choose a smaller model or batch\n")
+
+
+def test_an_error_that_is_not_about_memory_is_shown_whole(monkeypatch):
+    def fail():
+        raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
+
+    with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+        cli.run(fail, "command")
 
 
 def test_underscores_do_as_well_as_hyphens(tmp_path, capsys):

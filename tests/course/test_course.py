@@ -13,6 +13,9 @@ import pytest
 from minigam.course import check, notebooks
 from minigam.course.judge import NotYet
 
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
+
 SOURCES = notebooks.sources()
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
 

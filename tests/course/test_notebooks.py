@@ -3,7 +3,6 @@
 import json
 import signal
 
-import nbformat
 import pytest
 
 from minigam import course
@@ -11,6 +10,10 @@ from minigam.config import DataConfig, InputError
 from minigam.course import __main__ as command
 from minigam.course import notebooks
 from minigam.training.run import Run
+
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
+import nbformat
 
 SMALL = {
     "block_size": 128, "d_model": 4, "n_layers": 1, "n_slots": 2,

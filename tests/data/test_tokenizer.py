@@ -216,7 +216,7 @@ def test_saved_and_loaded(tmp_path):
         '{"format": "another", "kind": "word", "vocabulary": ["a"]}',
         '{"format": "minigam", "kind": "bpe", "vocabulary": ["a"]}',
         '{"model": 1}',
-        '{"model": {"vocab": {}, "merges": []}, "pre_tokenizer": 1}',
+        pytest.param('{"model": {"vocab": {}, "merges": []}, "pre_tokenizer": 1}', marks=bpe),
     ],
 )
 def test_other_files_are_refused(tmp_path, content):

@@ -8,14 +8,17 @@ from contextlib import nullcontext
 from functools import partial
 from operator import attrgetter
 
-import mpmath
 import numpy as np
 import pytest
-from helpers import fakecuda, fit_mills_ratio
-from mpmath import mpf
+from helpers import fakecuda
 
 from minigam import Tensor, backend, ops, reference_only, sequence
 from minigam.engine import numeric
+
+pytest.importorskip("mpmath", reason="needs mpmath (the extra `test`)")
+import mpmath
+from helpers import fit_mills_ratio
+from mpmath import mpf
 
 LIBRARIES = ["numpy", *fakecuda.DEVICES]
 each_library = pytest.mark.parametrize("library", LIBRARIES)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -149,6 +150,31 @@ def test_auto_does_not_call_a_broken_cupy_absent(put_cupy, monkeypatch, tmp_path
     assert name == "numpy"
     assert why.startswith("CuPy cannot be imported (")
     assert wanted in why
+
+
+WARNS = """
+import warnings
+import numpy as np
+warnings.warn("multiple CuPy packages are installed")
+__version__, float32 = "0.0", np.float32
+class Array:
+    def __matmul__(self, other):
+        warnings.warn("CUDA path could not be detected")
+        return np.ones((2, 2))
+def ones(shape, dtype):
+    return Array()
+"""
+
+
+def test_a_warning_of_cupy_is_shown_and_no_missing_gpu(put_cupy, monkeypatch, tmp_path):
+    put_cupy(None)
+    (tmp_path / "cupy.py").write_text(WARNS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("error")
+        assert backend.get("cupy").__version__ == "0.0"
+    assert [str(w.message).split()[0] for w in shown] == ["multiple", "CUDA"]
 
 
 def test_nothing_but_auto_falls_back(put_cupy):

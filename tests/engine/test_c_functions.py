@@ -6,16 +6,18 @@ The bounds are the largest errors among millions of floats, rounded up, with and
 
 import ctypes
 
-import mpmath
 import numpy as np
 import pytest
-from helpers import fit_functions
 from helpers.rules import needs_kernels
 
 from minigam.engine import compiler
 from minigam.engine.compiled import functions as c_functions
 from minigam.engine.compiled.functions import FUNCTIONS
 from minigam.engine.compiled.kernels import COMMON
+
+pytest.importorskip("mpmath", reason="needs mpmath (the extra `test`)")
+import mpmath
+from helpers import fit_functions
 
 pytestmark = needs_kernels
 

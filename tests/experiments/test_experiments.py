@@ -195,13 +195,37 @@ def test_a_length_that_would_not_fit_into_memory_is_left_out(tmp_path):
     assert "left out" in (tmp_path / "table2.md").read_text()
 
 
-def test_running_out_of_memory_is_a_result(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")])
+def test_running_out_of_memory_is_a_result(error, tmp_path, monkeypatch):
     def full(block):
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(scaling.Block, "step", full)
     content = measured(tmp_path, (8,), models=["gam"])
     assert content["cells"]["gam"]["8"]["time_ms"] is None
+
+
+def test_another_error_is_none(tmp_path, monkeypatch):
+    def fail(block):
+        raise RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED")
+
+    monkeypatch.setattr(scaling.Block, "step", fail)
+    with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+        measured(tmp_path, (8,), models=["gam"])
+
+
+def test_the_peak_is_that_of_one_step_and_leaves_no_gradient(monkeypatch):
+    block, before = scaling.Block("gam", scaling.SCALES["small"], 8, "numpy"), []
+    real, leaves = scaling.track_memory, [block.x, *block.block.parameters()]
+
+    def track(xp):
+        before.extend(leaf.grad for leaf in leaves)
+        return real(xp)
+
+    monkeypatch.setattr(scaling, "track_memory", track)
+    block.step()
+    assert block.peak_bytes() > 0
+    assert {*before, *(leaf.grad for leaf in leaves)} == {None}
 
 
 def test_the_paper_is_quoted_where_it_has_a_number_and_not_elsewhere():

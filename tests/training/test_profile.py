@@ -3,16 +3,20 @@
 import itertools
 import math
 import sys
+import types
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import fakecuda, fakegpu
 from helpers.commands import SMALL, assert_refused, call
+from helpers.fakecuda import needs_compiler
 
 from minigam import GAM, Mamba, Transformer, backend, ops, train
 from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfig
 from minigam.data.corpus import from_pocketstories
-from minigam.engine import tensor
+from minigam.engine import precision, tensor
 from minigam.training import optim, profile
 from minigam.training.profile import OPTIMIZER, REST, Profile, Watch, measure
 from minigam.training.step import NonFinite
@@ -195,6 +199,84 @@ def test_the_bound_counts_each_shape_as_often_as_it_comes():
     products = Counter({(1, 2, 3, 4): 3, (5, 2, 3, 4): 2})
     bound = profile.bound_seconds(products, backend.get("numpy"), "float32", lambda: next(ticks))
     assert bound == 3 * 1 + 2 * 10
+
+
+def pretend_cuda(monkeypatch, **more) -> None:
+    """Give the pretend GPU kernels, products, and events between which each product takes 2 ms."""
+    waited = []
+
+    class Event:
+        def record(self):
+            self.at = len(fakecuda.calls)
+
+        def synchronize(self):
+            waited.append(self)
+
+    def get_elapsed_time(start, end) -> float:
+        assert end in waited
+        return 2.0 * (end.at - start.at)
+
+    fakecuda.install(monkeypatch)
+    monkeypatch.setattr(precision, "capability", lambda xp: 90)
+    names = {"Event": Event, "get_elapsed_time": get_elapsed_time} | more
+    monkeypatch.setattr(fakegpu.xp, "cuda", types.SimpleNamespace(**names), raising=False)
+
+
+@pytest.mark.parametrize("mode", ["float32", "tf32", "float16"])
+def test_a_device_times_the_products_itself_in_the_precision_of_the_run(mode, monkeypatch):
+    pretend_cuda(monkeypatch)
+    fakecuda.calls.clear()
+    products = Counter({(1, 2, 3, 4): 3, (5, 2, 3, 4): 2})
+    with precision.using(fakegpu.xp, mode):
+        bound = profile.bound_seconds(products, fakegpu.xp, np.dtype("float32"), Clock())
+    assert bound == pytest.approx(5 * 0.002)
+    assert len(fakecuda.calls) > 2 * 5 * profile.LAUNCHES
+    assert {c.kind for c in fakecuda.calls} == {np.float16 if mode == "float16" else np.float32}
+    assert {c.compute for c in fakecuda.calls} == {77 if mode == "tf32" else 68}
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", ["tf32", "float16"])
+def test_the_steps_are_those_of_the_runs_precision(mode, corpus, monkeypatch):
+    stepped, taken = [], profile.train_step
+
+    def step(model, optimizer, *args):
+        stepped.append((precision.current(), optimizer.scale > 1.0))
+        return taken(model, optimizer, *args)
+
+    model, stream = make("gam", corpus, "fakegpu"), types.SimpleNamespace(synchronize=lambda: None)
+    pretend_cuda(monkeypatch, get_current_stream=lambda: stream)
+    monkeypatch.setattr(profile, "train_step", step)
+    found = measure(model, corpus, replace(CONFIG, batch_size=1, micro_batch=1, precision=mode))
+    assert stepped == (2 + 2 * profile.FEWEST) * [(mode, mode == "float16")]  # the first compiles
+    assert found.bound == pytest.approx(0.002 * found.products.total())
+    assert precision.current() == "float32"
+
+
+def test_the_head_names_the_device(corpus, monkeypatch):
+    pretend_cuda(
+        monkeypatch,
+        Device=lambda: types.SimpleNamespace(id=0),
+        runtime=types.SimpleNamespace(
+            getDeviceProperties=lambda i: {"name": b"Pretend 9000"}, runtimeGetVersion=lambda: 13020
+        ),
+        cublas=types.SimpleNamespace(getVersion=lambda handle: 130200),
+        device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
+    )
+    monkeypatch.setattr(fakegpu.xp, "__version__", "14.2.0", raising=False)
+    line = profile.head(make("gam", corpus, "fakegpu"), replace(CONFIG, precision="tf32"))
+    wanted = "backend fakegpu, Pretend 9000, CuPy 14.2.0, CUDA 13.2, cuBLAS 130200, precision tf32"
+    assert line.endswith(wanted)
+    assert "cores" not in line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["float32", "tf32", "float16"])
+def test_a_profile_on_a_device(mode, corpus):
+    config, model = replace(CONFIG, precision=mode), make("gam", corpus, "cupy")
+    assert f"precision {mode}" in profile.head(model, config)
+    found = measure(model, corpus, config)
+    assert 0.0 < found.bound < 10 * found.alone
 
 
 def test_it_watches_where_the_model_is(corpus, monkeypatch):
