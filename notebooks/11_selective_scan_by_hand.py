@@ -30,6 +30,7 @@ from minigam import (
     viz,
 )
 from minigam.course import check, show
+from minigam.engine.compiled import kernels
 
 # %% [markdown]
 # ## 1. From a differential equation to one step
@@ -730,7 +731,8 @@ states_mib = 4 * batch * T * E * N / 2**20
 print(f"all states      {states_mib:7.1f} MiB")
 for name, (_, ms, mib) in (("reference rule", plain), ("fast rule", fast)):
     print(f"{name:<15} {mib:7.1f} MiB at its peak {ms:8.1f} ms")
-assert plain[2] > states_mib > fast[2]
+assert plain[2] > states_mib
+assert fast[2] < states_mib or kernels.in_use() == "reference"  # without a C compiler both are the reference
 
 # %% [markdown]
 # ## 7. The Mamba block

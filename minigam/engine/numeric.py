@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minigam.engine.tensor import Array
+from minigam.engine.tensor import Array, ShapeError
 
 
 def tiles(n: int, width: int = 1) -> list[slice]:
@@ -42,6 +42,12 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 def shape_of(a: Array) -> tuple[int, ...]:
     """Return the shape of a; () for a Python number."""
     return getattr(a, "shape", ())
+
+
+def require_bias(where: str, x: Array, bias: Array) -> None:
+    """Raise ShapeError unless bias is None or (C), for x (..., C)."""
+    if bias is not None and bias.shape != x.shape[-1:]:
+        raise ShapeError(f"{where}: bias {bias.shape}, wanted {x.shape[-1:]}, the last axis of {x.shape}")
 
 
 def without_ignored(xp: ModuleType, z: Array, targets: Array) -> Array:

@@ -4,9 +4,10 @@ In every rule `xp` is the library of the arrays, `dy` is dL/dy, `dx` is dL/dx. A
 writes into its inputs. The check of an operation, if it has one, follows the operation.
 """
 
+from minigam.engine.cross_entropy import cross_entropy, linear_cross_entropy  # noqa: F401  with the others
 from minigam.engine.dispatch import integer_op, op
 from minigam.engine.masks import keep_mask
-from minigam.engine.numeric import add_at, normal, rows, scatter_add, shape_of, unbroadcast, without_ignored
+from minigam.engine.numeric import add_at, normal, require_bias, rows, scatter_add, shape_of, unbroadcast
 from minigam.engine.numeric import sigmoid as sigmoid_of
 from minigam.engine.tensor import ShapeError, Tensor
 
@@ -156,15 +157,28 @@ def softplus(xp, x):
 
 
 @op
-def gelu(xp, x):
-    """Exact Gaussian error linear unit.   Part of E9
+def gelu(xp, x, bias=None):
+    """Exact Gaussian error linear unit, of x + bias if there is one.   Part of E9
 
         y = x Phi(x),   Phi(x) = (1 + erf(x / sqrt 2)) / 2,   phi = Phi'
 
+    x : (..., C)   bias : (C) or None
+    Raises ShapeError if the C differ.
     Source: Hendrycks and Gimpel, arXiv 1606.08415.
     """
+    x = x if bias is None else x + bias
     Phi, phi = normal(xp, x)
-    return x * Phi, lambda dy: (dy * (Phi + x * phi),)
+
+    def backward(dy):
+        dx = dy * (Phi + x * phi)
+        return dx, None if bias is None else rows(dx).sum(axis=0)
+
+    return x * Phi, backward
+
+
+@gelu.check
+def _(x, bias=None):
+    require_bias("gelu", x, bias)
 
 
 # ---------------------------------------------------------------------- shape and sums
@@ -313,88 +327,28 @@ def embedding(xp, table, ids):
 
 
 @op
-def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
-    """Zero each entry with probability p, and scale the others by 1 / (1 - p).
+def dropout(xp, x, bias=None, *, p: float, key: tuple[int, ...], first_token: int = 0):
+    """Zero each entry of x + bias with probability p, and scale the others by 1 / (1 - p).
 
+    x : (..., C)   bias : (C) or None
     key         : integers that determine the mask, so that a repeated step draws the same mask
     first_token : position of the first token (row of x) in the whole batch; a token then has the same mask
                   however the batch is split
-    Raises ValueError unless 0 <= p < 1.
+    Raises ValueError unless 0 <= p < 1, ShapeError if the C differ.
     Source: Srivastava et al., JMLR 15 (2014).
     """
     mask = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1]).astype(x.dtype) * (1.0 / (1.0 - p))
-    return x * mask, lambda dy: (dy * mask,)
+    y = (x if bias is None else x + bias) * mask
+
+    def backward(dy):
+        dx = dy * mask
+        return dx, None if bias is None else rows(dx).sum(axis=0)
+
+    return y, backward
 
 
 @dropout.check
-def _(x, *, p, **_which_mask):
+def _(x, bias=None, *, p, **_which_mask):
+    require_bias("dropout", x, bias)
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout: p is {p}, wanted 0 <= p < 1")
-
-
-@op
-def cross_entropy(xp, logits, targets):
-    """Loss of every prediction, in nats.   y = log(sum over v of exp(logits_v)) - logits_target
-
-    logits  : (..., V)
-    targets : (...) integers below V; a negative target is ignored, and its loss is 0
-    returns (...)   one loss per target; for the mean, divide their sum by the number of targets >= 0
-    Raises ShapeError unless targets has one entry for each row of logits.
-    """
-    z = without_ignored(xp, rows(logits), targets.reshape(-1))
-    z = z - z.max(axis=-1, keepdims=True)
-    e = xp.exp(z)
-    total = e.sum(axis=-1, keepdims=True)
-    counts = (targets >= 0).reshape(-1).astype(z.dtype)
-    at_target = xp.arange(len(z)), xp.maximum(targets, 0).reshape(-1)
-    loss = counts * (xp.log(total[:, 0]) - z[at_target])
-
-    def backward(dy):
-        dz = e / total  # softmax, minus 1 at the target
-        dz[at_target] -= 1.0
-        dz *= without_ignored(xp, dy.reshape(-1, 1), targets.reshape(-1))
-        return dz.reshape(logits.shape), None
-
-    return loss.reshape(targets.shape), backward
-
-
-@cross_entropy.check
-def _(logits, targets):
-    if targets.shape != logits.shape[:-1]:
-        raise ShapeError(f"cross_entropy: targets {targets.shape}, wanted {logits.shape[:-1]}")
-    if logits.shape[-1] == 0:
-        raise ShapeError(f"cross_entropy: logits {logits.shape}, wanted at least one class")
-
-
-@op
-def linear_cross_entropy(xp, x, weight, targets):
-    """Mean loss of the predictions of a linear head, in nats.
-
-        logits = x W^T,   y = mean of cross_entropy(logits, targets) over the targets >= 0
-
-    x : (..., C)   weight : (V, C)   targets : (...) integers below V; a negative one is ignored
-    returns ()
-    Raises ShapeError if a shape does not fit.
-    Holds all logits in memory; the faster rules hold those of a few rows at a time.
-    """
-    x = without_ignored(xp, x, targets)
-    logits, backward_linear = linear.rule(xp, x, weight)
-    losses, backward_losses = cross_entropy.rule(xp, logits, targets)
-    count = (targets >= 0).sum().astype(x.dtype)
-
-    def backward(dy):
-        dlogits, _ = backward_losses(xp.zeros_like(losses) + dy / xp.maximum(count, 1.0))
-        dx, dweight, _ = backward_linear(dlogits)
-        return dx, dweight, None
-
-    return losses.sum() / count, backward
-
-
-@linear_cross_entropy.check
-def _(x, weight, targets):
-    fits = weight.ndim == 2 and x.shape[-1:] == weight.shape[1:] and targets.shape == x.shape[:-1]
-    if not fits or len(weight) == 0:
-        raise ShapeError(
-            f"linear_cross_entropy: x {x.shape}, weight {weight.shape}, targets {targets.shape}, "
-            "wanted (..., C), (V, C), (...), V > 0"
-        )

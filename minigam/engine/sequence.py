@@ -5,7 +5,7 @@ Letters: B batch, T tokens (the paper's N), C channels, K kernel size, S memory 
 
 from minigam.engine.attention import causal_attention
 from minigam.engine.dispatch import op
-from minigam.engine.numeric import rows, sigmoid
+from minigam.engine.numeric import require_bias, rows, sigmoid
 from minigam.engine.selective_scan import selective_scan
 from minigam.engine.tensor import ShapeError
 
@@ -97,19 +97,21 @@ def _(u, memory):
 
 
 @op
-def gated_fusion(xp, local_context, global_context, gate):
+def gated_fusion(xp, local_context, global_context, gate, bias=None):
     """Weight each context by its own gate, for every token and channel.   E7
 
         fused = sigmoid(g_local) * local_context + sigmoid(g_global) * global_context
 
     local_context, global_context : (B, T, C)
-    gate    : (B, T, 2C)   [g_local, g_global], before the sigmoid
+    gate    : (B, T, 2C)   [g_local, g_global], before the sigmoid; plus the bias, if there is one
+    bias    : (2C) or None
     returns   (B, T, C)
     Raises ShapeError if a shape does not fit.
     Cost: O(B T C); keeps its inputs and the two sigmoids.
     Source: GAM (arXiv 2509.00605), gating.
     """
     C = local_context.shape[-1]
+    gate = gate if bias is None else gate + bias
     p = sigmoid(xp, gate[..., :C])
     q = sigmoid(xp, gate[..., C:])
     y = p * local_context + q * global_context
@@ -117,13 +119,15 @@ def gated_fusion(xp, local_context, global_context, gate):
     def backward(dy):
         dg_local = dy * local_context * p * sigmoid(xp, -gate[..., :C])  # sigmoid' = p (1 - p)
         dg_global = dy * global_context * q * sigmoid(xp, -gate[..., C:])
-        return dy * p, dy * q, xp.concatenate([dg_local, dg_global], axis=-1)
+        dgate = xp.concatenate([dg_local, dg_global], axis=-1)
+        return dy * p, dy * q, dgate, None if bias is None else rows(dgate).sum(axis=0)
 
     return y, backward
 
 
 @gated_fusion.check
-def _(local_context, global_context, gate):
+def _(local_context, global_context, gate, bias=None):
+    require_bias("gated_fusion", gate, bias)
     if local_context.shape != global_context.shape or gate.shape != (
         *local_context.shape[:-1],
         2 * local_context.shape[-1],

@@ -58,7 +58,7 @@ class GAMBlock(Module):
         global_context = associative_memory(u, self.memory)  # E3-E5, reads one token
         if self.mixer == "sum":
             return local_context + global_context
-        return gated_fusion(local_context, global_context, self.gate(u))  # E6-E7
+        return gated_fusion(local_context, global_context, self.gate.product(u), self.gate.bias)  # E6-E7
 
 
 class GAM(LanguageModel):

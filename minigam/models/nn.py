@@ -153,6 +153,10 @@ class Linear(Module):
     def __call__(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight, self.bias)
 
+    def product(self, x: Tensor) -> Tensor:
+        """Return x W^T, for an operation that adds the bias itself, which saves a pass over the array."""
+        return ops.linear(x, self.weight)
+
 
 class LayerNorm(Module):
     """Normalise the C channels of every token, then scale and shift them.   E1"""
@@ -175,15 +179,17 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Zero a fraction p of the entries in training mode; do nothing in evaluation mode."""
+    """Zero a fraction p of the entries of x + bias in training mode, none in evaluation mode."""
 
     def __init__(self, p: float, masks: MaskCounter) -> None:
         self.p, self.masks = p, masks
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        p = self.p if self.training else 0.0
+        if p == 0.0 and bias is None:
             return x
-        return ops.dropout(x, p=self.p, **self.masks.next_mask())
+        which = self.masks.next_mask() if p > 0.0 else {"key": (0,)}
+        return ops.dropout(x, bias, p=p, **which)
 
 
 class FeedForward(Module):
@@ -199,7 +205,8 @@ class FeedForward(Module):
         return 2 * c * hidden + hidden + c
 
     def __call__(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
-        return self.dropout(self.contract(ops.gelu(self.expand(x))))
+        hidden = ops.gelu(self.expand.product(x), self.expand.bias)
+        return self.dropout(self.contract.product(hidden), self.contract.bias)
 
 
 class CausalConv(Module):

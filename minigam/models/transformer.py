@@ -25,7 +25,8 @@ class Attention(Module):
         qkv = self.qkv(x)
         past = state.advance(qkv.data) if state is not None else None
         drop = {"p": self.p, **self.masks.next_mask()} if self.training and self.p else {}
-        return self.dropout(self.out(causal_attention(qkv, past, n_heads=self.n_heads, **drop)))
+        y = causal_attention(qkv, past, n_heads=self.n_heads, **drop)
+        return self.dropout(self.out.product(y), self.out.bias)
 
 
 class KeyValueCache:

@@ -42,7 +42,7 @@ def test_a_resumed_run_killed_before_each_file_operation(server, text, tmp_path)
         run = crashes.whole(server, tmp_path / "whole", crashes.flags_of(text))
         for n in range(*pick((2, 12, 3), (1, 1000))):
             path = tmp_path / f"{n}"
-            orders = Orders(path, at=3, does=signal.SIGKILL, call="minigam.training.loop:train_step")
+            orders = Orders(path, at=3, does=signal.SIGKILL, call="minigam.training.loop:begin_step")
             server.run(minigam, "train", *run.flags, f"--out={path}", orders=orders)
             orders = Orders(path, at=n, does=signal.SIGKILL)
             argv = ("train", f"--resume={path}", "--backend=numpy")

@@ -17,8 +17,8 @@ SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"]
 STATES = {
     "reading the text": ("minigam.train:make_corpus", 1),
     "making the folder": ("minigam.training.run:Run.create", 1),
-    "in the first step": ("minigam.training.loop:train_step", 1),
-    "in a later step": ("minigam.training.loop:train_step", 2),
+    "in the first step": ("minigam.training.loop:begin_step", 1),
+    "in a later step": ("minigam.training.loop:begin_step", 2),
     "validating": ("minigam.training.loop:evaluate", 1),
     "validating at the end": ("minigam.training.loop:evaluate", 2),
     "saving": ("minigam.training.run:Run.save", 2),

@@ -212,8 +212,8 @@ def test_memory_that_ends_is_one_line_naming_the_flags_and_the_folder(error, cap
             raise error
         return real_step(model, optimizer, *args)
 
-    real_step = loop.train_step
-    monkeypatch.setattr(loop, "train_step", step)
+    real_step = loop.begin_step
+    monkeypatch.setattr(loop, "begin_step", step)
     for steps_that_fit in (0, 1):
         path = tmp_path / f"run{steps_that_fit}"
         flags = [*SMALL, "--checkpoint-every=1", f"--out={path}"]

@@ -12,6 +12,7 @@ import pytest
 
 from minigam.course import check, notebooks
 from minigam.course.judge import NotYet
+from minigam.engine.compiled import kernels
 
 pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
 pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
@@ -56,6 +57,8 @@ def judge(exercise: notebooks.Exercise, names: dict, change=lambda answer: answe
 @each_notebook
 def test_a_notebook_is_stored_as_it_runs(source):
     """Every cell again, in a fresh kernel: no error, no stale cell, no missing output."""
+    if source.stem.startswith("15") and kernels.in_use() == "reference":
+        pytest.skip("notebook 15 prints the C kernels, and no C compiler can be used here")
     notebook = notebooks.with_solutions(source)
     notebooks.execute(notebook, source.parent)
     assert notebooks.faults(notebook, notebooks.stored(source)) == []

@@ -195,8 +195,8 @@ def torch_twins(torch) -> dict:
         padded = torch.cat([past, u], dim=1).transpose(1, 2)
         return F.conv1d(padded, weight[:, None], bias, groups=C).transpose(1, 2)
 
-    def gated_fusion(local_context, global_context, gate):
-        g_local, g_global = gate.chunk(2, dim=-1)
+    def gated_fusion(local_context, global_context, gate, bias=0.0):
+        g_local, g_global = (gate + bias).chunk(2, dim=-1)
         return torch.sigmoid(g_local) * local_context + torch.sigmoid(g_global) * global_context
 
     def causal_attention(qkv, past=None, *, n_heads):
@@ -228,7 +228,7 @@ def torch_twins(torch) -> dict:
         "log": torch.log,
         "tanh": torch.tanh,
         "sigmoid": torch.sigmoid,
-        "gelu": F.gelu,
+        "gelu": lambda x, bias=0.0: F.gelu(x + bias),
         "silu": F.silu,
         "softplus": F.softplus,
         "sum": sum_,

@@ -87,7 +87,7 @@ def test_each_cell_is_a_run_folder_like_any_other(small, tmp_path):
 
 def test_a_finished_cell_is_not_run_again(small, tmp_path, monkeypatch):
     first = compare(tmp_path)
-    monkeypatch.setattr(loop, "train_step", None)  # any step would now fail
+    monkeypatch.setattr(loop, "begin_step", None)  # any step would now fail
     monkeypatch.setattr(provenance, "commit", lambda: "another")  # each cell keeps its provenance
     assert compare(tmp_path)["cells"] == first["cells"]
 

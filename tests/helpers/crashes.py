@@ -11,6 +11,9 @@ import numpy as np
 
 from helpers.children import Child, Orders, Server, minigam
 from helpers.runs import STATE, losses
+from minigam.engine.compiled import kernels
+
+kernels.in_use()  # children are forked with the kernels, so that none of them compiles, or tells of the lack
 
 MODELS = {"gam": ("--n-slots=2",), "transformer": ("--n-heads=2",), "mamba": ("--d-state=2", "--expand=2")}
 

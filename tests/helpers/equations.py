@@ -137,10 +137,18 @@ for op, curve in CURVES.items():
     equation(op, arguments, linear)(lambda x, f=curve.value: each(x.shape, lambda *i: f(x[i])))
 
 
-@equation(ops.dropout, lambda d: ([d.array(*d.shape(), d.size())],
-          {"p": d.one_of(0.0, 0.3, 0.9), "key": (1, d.size()), "first_token": d.size()}), "x")  # fmt: skip
-def dropout(x, p, key, first_token):
-    C = x.shape[-1]
+def dropped(d: Draw) -> tuple[list, dict]:
+    C, p = d.size(), d.one_of(0.0, 0.3, 0.9)
+    return [d.array(*d.shape(), C), d.one_of(None, d.array(C))], {
+        "p": p,
+        "key": (1, C),
+        "first_token": d.size(),
+    }
+
+
+@equation(ops.dropout, dropped, "x bias")
+def dropout(x, bias, p, key, first_token):
+    C, x = x.shape[-1], x if bias is None else x + bias
     kept = keep_mask(np, key, p, ((first_token + math.prod(x.shape[:-1])) * C,))[first_token * C :]
     return each(x.shape, lambda *i: x[i] / (1.0 - p) if kept[np.ravel_multi_index(i, x.shape)] else 0.0)
 
@@ -311,12 +319,12 @@ def associative_memory(u, memory):
 
 def fused(d: Draw) -> tuple[list, dict]:
     B, T, C = d.size(), d.size(), d.size(1)
-    return [d.array(B, T, C), d.array(B, T, C), d.array(B, T, 2 * C)], {}
+    return [d.array(B, T, C), d.array(B, T, C), d.array(B, T, 2 * C), d.one_of(None, d.array(2 * C))], {}
 
 
 @equation(sequence.gated_fusion, fused, "local_context global_context")
-def gated_fusion(local_context, global_context, gate):
-    C = local_context.shape[-1]
+def gated_fusion(local_context, global_context, gate, bias):
+    C, gate = local_context.shape[-1], gate if bias is None else gate + bias
 
     def fuse(*i):
         *token, c = i

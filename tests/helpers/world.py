@@ -93,7 +93,7 @@ class World:
             ended = self.lines.run(*command)
             assert ended.code == 0, f"{command}: {ended.err}"
         killed = Orders(
-            self.path, at=2, does=signal.SIGKILL, call="minigam.training.loop:train_step", cwd=self.path
+            self.path, at=2, does=signal.SIGKILL, call="minigam.training.loop:begin_step", cwd=self.path
         )
         server.run(minigam, "train", *ON_TEXT, "--out=half", orders=killed)
         (self.path / "half" / ".lock").unlink(missing_ok=True)

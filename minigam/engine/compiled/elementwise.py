@@ -3,9 +3,10 @@
 import numpy as np
 
 from minigam.engine import ops
-from minigam.engine.compiled.kernels import BLOCK, CHECKS, SOURCES, launch, rule_for, usable
+from minigam.engine.compiled.kernels import BLOCK, CHECKS, SOURCES, blocks_of, launch, rule_for, usable
+from minigam.engine.compiled.rows import sum_of_rows
 from minigam.engine.masks import mask_arguments
-from minigam.engine.numeric import packed, shape_of
+from minigam.engine.numeric import packed, rows, shape_of
 from minigam.engine.tensor import ADD
 
 SOURCES.append(r"""
@@ -36,11 +37,10 @@ KERNEL each_NAME_back(size first, size last, const REAL* x, const REAL* dy, REAL
 """
 
 
-def activation(op) -> None:
-    """Register the rule of an elementwise function, whose value and slope the C text defines."""
+def activation(op):
+    """Return the rule of an elementwise function, whose value and slope the C text defines."""
     SOURCES.append(ACTIVATION.replace("NAME", op.name))
 
-    @rule_for(op, (3, 5))
     def rule(xp, x):
         (x,) = packed(np, x)
         y = np.empty(x.shape, x.dtype)
@@ -53,36 +53,91 @@ def activation(op) -> None:
 
         return y, backward
 
+    return rule
 
-for _op in (ops.gelu, ops.silu, ops.softplus, ops.sigmoid, ops.tanh):
-    activation(_op)
+
+for _op in (ops.silu, ops.softplus, ops.sigmoid, ops.tanh):
+    rule_for(_op, (3, 5))(activation(_op))
+
+_gelu = activation(ops.gelu)
+SOURCES.append(r"""
+KERNEL gelu_of_sum(size first, size last, const REAL* x, const REAL* bias, REAL* y, size C) {
+    for (size row = first; row < last; ++row)
+        EACH for (size c = 0; c < C; ++c) y[row * C + c] = value_gelu(x[row * C + c] + bias[c]);
+}
+
+// sums (blocks, C): the part of dbias of each block of `step` rows.
+KERNEL gelu_of_sum_back(
+    size first, size last, const REAL* x, const REAL* bias, const REAL* dy, REAL* dx, REAL* sums,
+    size C, size step)
+{
+    REAL* sum = sums + first / step * C;
+    memset(sum, 0, C * sizeof(REAL));
+    for (size row = first; row < last; ++row)
+        EACH for (size c = 0; c < C; ++c) {
+            const size i = row * C + c;
+            sum[c] += dx[i] = dy[i] * slope_gelu(x[i] + bias[c]);
+        }
+}
+""")
+
+
+@rule_for(ops.gelu, (3, 5), (5,))
+def gelu(xp, x, bias=None):
+    """Keeps only x and the bias."""
+    if bias is None:
+        y, backward = _gelu(xp, x)
+        return y, lambda dy: (*backward(dy), None)
+    x, bias = packed(np, x, bias)
+    (N, C), y = rows(x).shape, np.empty(x.shape, x.dtype)
+    step = blocks_of(C)
+    launch("gelu_of_sum", N, step, x, bias, y, C)
+
+    def backward_of_sum(dy):
+        (dy,), dx, sums = packed(np, dy), np.empty(x.shape, x.dtype), np.empty((-(-N // step), C), x.dtype)
+        launch("gelu_of_sum_back", N, step, x, bias, dy, dx, sums, C, step)
+        return dx, sums.sum(axis=0)
+
+    return y, backward_of_sum
 
 
 SOURCES.append(r"""
 KERNEL dropout(
-    size first, size last, const REAL* x, REAL* y, word entry, word seed, size threshold, REAL scale)
+    size first, size last, const REAL* x, const REAL* bias, REAL* y, size C,
+    word entry, word seed, size threshold, REAL scale)
 {
     word z[DRAWN / 4 + 2];
-    for (size begin = first; begin < last; begin += DRAWN) {
-        const size n = last - begin < DRAWN ? last - begin : DRAWN;
+    for (size begin = first, n; begin < last; begin += n) {
+        const size c = begin % C, most = bias && C - c < DRAWN ? C - c : DRAWN;  // a bias ends with the row
+        n = last - begin < most ? last - begin : most;
         const unsigned short* bits = draw(z, entry + begin, n, seed);
-        EACH for (size i = 0; i < n; ++i) y[begin + i] = bits[i] >= threshold ? x[begin + i] * scale : 0;
+        const REAL* in = x + begin;
+        REAL* out = y + begin;
+        EACH for (size i = 0; i < n; ++i) out[i] = bits[i] >= threshold ? scale : 0;
+        if (bias)
+            EACH for (size i = 0; i < n; ++i) out[i] *= in[i] + bias[c + i];
+        else
+            EACH for (size i = 0; i < n; ++i) out[i] *= in[i];
     }
 }
 """)
 
 
-@rule_for(ops.dropout, (3, 300), p=0.25, key=(1,), first_token=1)
-def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
+@rule_for(ops.dropout, (3, 300), (300,), p=0.25, key=(1,), first_token=1)
+def dropout(xp, x, bias=None, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Keeps nothing: backward recomputes the mask."""
-    shape, mask = x.shape, mask_arguments(p, key, first_token * x.shape[-1])
+    C, mask = x.shape[-1], mask_arguments(p, key, first_token * x.shape[-1])
 
-    def masked(z):
-        (z,), y = packed(np, z), np.empty(shape, z.dtype)
-        launch("dropout", z.size, BLOCK, z, y, *mask)
+    def masked(z, bias):
+        (z, *added), y = packed(np, z, *([] if bias is None else [bias])), np.empty(z.shape, z.dtype)
+        launch("dropout", z.size, BLOCK, z, *(added or [None]), y, C, *mask)
         return y
 
-    return masked(x), lambda dy: (masked(dy),)
+    def backward(dy):
+        dx = masked(dy, None)
+        return dx, None if bias is None else sum_of_rows(rows(dx))
+
+    return masked(x, bias), backward
 
 
 SOURCES.append(r"""

@@ -143,6 +143,14 @@ KERNEL sum_rows(size first, size last, const REAL* x, REAL* sums, size D, size s
 """)
 
 
+def sum_of_rows(x):
+    """Return the sum of the rows of x (N, D)."""
+    (x,), (N, D), step = packed(np, x), x.shape, blocks_of(x.shape[1])
+    sums = np.empty((-(-N // step), D), x.dtype)
+    launch("sum_rows", N, step, x, sums, D, step)
+    return sums.sum(axis=0)
+
+
 @rule_for(ops.linear, (3, 5), (4, 5), (4,))
 def linear(xp, x, weight, bias=None):
     """Adds the bias in place."""
@@ -153,12 +161,7 @@ def linear(xp, x, weight, bias=None):
     N, step = y.size // max(1, D), blocks_of(D)
     launch("add_bias", N, step, y, bias, D)
 
-    def with_bias(dy):
-        (packed_dy,), sums = packed(np, dy), np.empty((-(-N // step), D), dy.dtype)
-        launch("sum_rows", N, step, packed_dy, sums, D, step)
-        return *backward(dy)[:2], sums.sum(axis=0)
-
-    return y, with_bias
+    return y, lambda dy: (*backward(dy)[:2], sum_of_rows(rows(dy)))
 
 
 SOURCES.append(r"""

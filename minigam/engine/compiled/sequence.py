@@ -87,44 +87,53 @@ def associative_memory(xp, u, memory):
 
 
 SOURCES.append(r"""
-KERNEL fuse(size first, size last, const REAL* local, const REAL* global, const REAL* gate, REAL* y, size C) {
+KERNEL fuse(
+    size first, size last, const REAL* local, const REAL* global, const REAL* gate, const REAL* bias, REAL* y,
+    size C)
+{
     for (size row = first; row < last; ++row) {
-        const REAL* g = gate + 2 * row * C;
+        const REAL *g = gate + 2 * row * C, *l = local + row * C, *m = global + row * C;
         EACH for (size c = 0; c < C; ++c)
-            y[row * C + c] = sigmoid_(g[c]) * local[row * C + c] + sigmoid_(g[C + c]) * global[row * C + c];
+            y[row * C + c] = sigmoid_(g[c] + bias[c]) * l[c] + sigmoid_(g[C + c] + bias[C + c]) * m[c];
     }
 }
 
+// sums (blocks, 2C): the part of dbias of each block of `step` rows.
 KERNEL fuse_back(
-    size first, size last, const REAL* local, const REAL* global, const REAL* gate, const REAL* dy,
-    REAL* dlocal, REAL* dglobal, REAL* dgate, size C)
+    size first, size last, const REAL* local, const REAL* global, const REAL* gate, const REAL* bias,
+    const REAL* dy, REAL* dlocal, REAL* dglobal, REAL* dgate, REAL* sums, size C, size step)
 {
+    REAL* sum = sums + first / step * 2 * C;
+    memset(sum, 0, 2 * C * sizeof(REAL));
     for (size row = first; row < last; ++row) {
         const REAL* g = gate + 2 * row * C;
         REAL* dg = dgate + 2 * row * C;
         EACH for (size c = 0; c < C; ++c) {
             const size i = row * C + c;
-            dlocal[i] = dy[i] * sigmoid_(g[c]);
-            dglobal[i] = dy[i] * sigmoid_(g[C + c]);
-            dg[c] = dlocal[i] * local[i] * sigmoid_(-g[c]);
-            dg[C + c] = dglobal[i] * global[i] * sigmoid_(-g[C + c]);
+            const REAL p = g[c] + bias[c], q = g[C + c] + bias[C + c];
+            dlocal[i] = dy[i] * sigmoid_(p);
+            dglobal[i] = dy[i] * sigmoid_(q);
+            sum[c] += dg[c] = dlocal[i] * local[i] * sigmoid_(-p);
+            sum[C + c] += dg[C + c] = dglobal[i] * global[i] * sigmoid_(-q);
         }
     }
 }
 """)
 
 
-@rule_for(sequence.gated_fusion, (3, 4), (3, 4), (3, 8))
-def gated_fusion(xp, local_context, global_context, gate):
+@rule_for(sequence.gated_fusion, (3, 4), (3, 4), (3, 8), (8,))
+def gated_fusion(xp, local_context, global_context, gate, bias=None):
     """Keeps only its inputs; backward recomputes the two sigmoids."""
     shape, C = local_context.shape, local_context.shape[-1]
-    inputs, y = packed(np, local_context, global_context, gate), np.empty(shape, gate.dtype)
+    added = np.zeros(2 * C, gate.dtype) if bias is None else bias
+    inputs, y = packed(np, local_context, global_context, gate, added), np.empty(shape, gate.dtype)
     N, step = y.size // max(1, C), blocks_of(C)
     launch("fuse", N, step, *inputs, y, C)
 
     def backward(dy):
-        (dy,), gradients = packed(np, dy), [np.empty(z.shape, z.dtype) for z in inputs]
-        launch("fuse_back", N, step, *inputs, dy, *gradients, C)
-        return tuple(gradients)
+        (dy,), gradients = packed(np, dy), [np.empty(z.shape, z.dtype) for z in inputs[:3]]
+        sums = np.empty((-(-N // step), 2 * C), gate.dtype)
+        launch("fuse_back", N, step, *inputs, dy, *gradients, sums, C, step)
+        return *gradients, None if bias is None else sums.sum(axis=0)
 
     return y, backward

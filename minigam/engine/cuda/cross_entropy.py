@@ -106,7 +106,7 @@ extern "C" __global__ void scale(
     size more, size n)
 {
     const size i = my_index();
-    if (i < n) y[i] = (more ? y[i] : (REAL)0) + x[i] * (*dy * *share);
+    if (i < n) put(y, i, x[i] * (*dy * *share), more);
 }
 """
 

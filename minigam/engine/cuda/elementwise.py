@@ -1,9 +1,10 @@
 """Elementwise rules: activations, which keep only their input, and dropout, which keeps nothing."""
 
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import launch
+from minigam.engine.cuda.gradients import place_for
+from minigam.engine.cuda.kernels import SLAB, counters, launch
 from minigam.engine.masks import mask_arguments
-from minigam.engine.numeric import packed
+from minigam.engine.numeric import packed, rows
 
 ACTIVATIONS = r"""
 // normcdf is Phi, right to the last bits however small it is.
@@ -32,10 +33,9 @@ extern "C" __global__ void activate_back(
 """
 
 
-def activation(op) -> None:
-    """Register the rule of an activation; ACTIVATIONS defines its value and slope, NAME and NAME_slope."""
+def activation(op):
+    """Return the rule of an activation; ACTIVATIONS defines its value and slope, NAME and NAME_slope."""
 
-    @op.faster("cupy")
     def rule(xp, x):
         (x,) = packed(xp, x)
         y = xp.empty(x.shape, dtype=x.dtype)
@@ -49,9 +49,62 @@ def activation(op) -> None:
 
         return y, backward
 
+    return rule
 
-for _op in (ops.gelu, ops.silu, ops.softplus):
-    activation(_op)
+
+for _op in (ops.silu, ops.softplus):
+    _op.faster("cupy")(activation(_op))
+_gelu = activation(ops.gelu)
+
+GELU = (
+    ACTIVATIONS
+    + r"""
+// One thread per channel of a row.
+extern "C" __global__ void gelu_of_sum(
+    const REAL* __restrict__ x, const REAL* __restrict__ bias, REAL* __restrict__ y, size C)
+{
+    const size c = my_channel(), i = my_part() * C + c;
+    if (c < C) y[i] = gelu(x[i] + bias[c]);
+}
+
+// One thread per channel of `slab` rows: dx and its part of dbias, in sums (slabs, C); then dbias.
+extern "C" __global__ void gelu_of_sum_back(
+    const REAL* __restrict__ x, const REAL* __restrict__ bias, const REAL* __restrict__ dy,
+    REAL* __restrict__ dx, REAL* sums, size* arrived, REAL* dbias, size more, size rows, size C, size slab)
+{
+    const size c = my_channel(), first = my_part() * slab;
+    if (c < C) {
+        REAL sum = 0;
+        for (size row = first; row < rows && row < first + slab; ++row) {
+            const size i = row * C + c;
+            sum += dx[i] = dy[i] * gelu_slope(x[i] + bias[c]);
+        }
+        sums[my_part() * C + c] = sum;
+    }
+    if (all_arrived(arrived) && c < C) put(dbias, c, total(sums, C, c), more);
+}
+"""
+)
+
+
+@ops.gelu.faster("cupy")
+def gelu(xp, x, bias=None):
+    """Keeps only x and the bias."""
+    if bias is None:
+        y, backward = _gelu(xp, x)
+        return y, lambda dy: (*backward(dy), None)
+    x, bias = packed(xp, x, bias)
+    (N, C), y = rows(x).shape, xp.empty(x.shape, dtype=x.dtype)
+    launch(xp, GELU, "gelu_of_sum", (N, C), x, bias, y, C, VALUE="gelu", SLOPE="gelu_slope")
+
+    def backward_of_sum(dy):
+        (dy,), dx, slabs = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), max(1, -(-N // SLAB))
+        sums, (dbias, more) = xp.empty((slabs, C), dtype=x.dtype), place_for(xp, bias)
+        launch(xp, GELU, "gelu_of_sum_back", (slabs, C), x, bias, dy, dx, sums, counters(xp, C), dbias, more,
+               N, C, SLAB, VALUE="gelu", SLOPE="gelu_slope")  # fmt: skip
+        return dx, dbias
+
+    return y, backward_of_sum
 
 
 DROPOUT = r"""
@@ -63,11 +116,37 @@ extern "C" __global__ void dropout(
     const size i = my_index();
     if (i < n) y[i] = x[i] * dropout_factor(first + i, seed, threshold, scale);
 }
+
+// The same of x + bias. One thread per channel of a row.
+extern "C" __global__ void dropout_of_sum(
+    const REAL* __restrict__ x, const REAL* __restrict__ bias, REAL* __restrict__ y, size C,
+    size first, word seed, size threshold, REAL scale)
+{
+    const size c = my_channel(), i = my_part() * C + c;
+    if (c < C) y[i] = (x[i] + bias[c]) * dropout_factor(first + i, seed, threshold, scale);
+}
+
+// One thread per channel of `slab` rows: dx and its part of dbias, in sums (slabs, C); then dbias.
+extern "C" __global__ void dropout_of_sum_back(
+    const REAL* __restrict__ dy, REAL* __restrict__ dx, REAL* sums, size* arrived, REAL* dbias, size more,
+    size rows, size C, size slab, size entry, word seed, size threshold, REAL scale)
+{
+    const size c = my_channel(), first = my_part() * slab;
+    if (c < C) {
+        REAL sum = 0;
+        for (size row = first; row < rows && row < first + slab; ++row) {
+            const size i = row * C + c;
+            sum += dx[i] = dy[i] * dropout_factor(entry + i, seed, threshold, scale);
+        }
+        sums[my_part() * C + c] = sum;
+    }
+    if (all_arrived(arrived) && c < C) put(dbias, c, total(sums, C, c), more);
+}
 """
 
 
 @ops.dropout.faster("cupy")
-def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
+def dropout(xp, x, bias=None, *, p: float, key: tuple[int, ...], first_token: int = 0):
     """Keeps nothing: backward recomputes the mask."""
     shape, mask = x.shape, mask_arguments(p, key, first_token * x.shape[-1])
 
@@ -76,4 +155,17 @@ def dropout(xp, x, *, p: float, key: tuple[int, ...], first_token: int = 0):
         launch(xp, DROPOUT, "dropout", z.size, z, y, z.size, *mask)
         return y
 
-    return masked(x), lambda dy: (masked(dy),)
+    if bias is None:
+        return masked(x), lambda dy: (masked(dy), None)
+    x, bias = packed(xp, x, bias)
+    (N, C), y = rows(x).shape, xp.empty(shape, dtype=x.dtype)
+    launch(xp, DROPOUT, "dropout_of_sum", (N, C), x, bias, y, C, *mask)
+
+    def backward_of_sum(dy):
+        (dy,), dx, slabs = packed(xp, dy), xp.empty(shape, dtype=dy.dtype), max(1, -(-N // SLAB))
+        sums, (dbias, more) = xp.empty((slabs, C), dtype=dy.dtype), place_for(xp, bias)
+        launch(xp, DROPOUT, "dropout_of_sum_back", (slabs, C), dy, dx, sums, counters(xp, C), dbias, more,
+               N, C, SLAB, *mask)  # fmt: skip
+        return dx, dbias
+
+    return y, backward_of_sum

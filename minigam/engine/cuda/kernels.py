@@ -63,6 +63,11 @@ __device__ REAL total(const volatile REAL* sums, size width, size i) {
     return sum;
 }
 
+// Writes a gradient to its place; with `more`, adds it to what is there.
+__device__ void put(REAL* place, size i, REAL gradient, size more) {
+    place[i] = more ? place[i] + gradient : gradient;
+}
+
 // Right to the last bits however small it is. 1 - sigmoid(x), which cancels for large x, is sigmoid(-x).
 __device__ REAL sigmoid(REAL x) {
     const REAL e = exp(-fabs(x));

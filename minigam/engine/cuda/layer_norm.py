@@ -55,7 +55,7 @@ extern "C" __global__ void layer_norm_dx(
 }
 
 // One thread per channel of `slab` rows: their part of dweight and dbias, in sums (slabs, 2, C). Then the
-// totals, added to dweight if `more` says so, to dbias if `more_bias` does, else written there.
+// totals.
 extern "C" __global__ void layer_norm_sums(
     const REAL* __restrict__ x, const REAL* __restrict__ means, const REAL* __restrict__ shifts,
     const REAL* __restrict__ scales, const REAL* __restrict__ dy, REAL* sums, size* arrived,
@@ -72,8 +72,8 @@ extern "C" __global__ void layer_norm_sums(
         sums[my_part() * 2 * C + C + c] = plain;
     }
     if (!all_arrived(arrived) || c >= C) return;
-    dweight[c] = (more ? dweight[c] : (REAL)0) + total(sums, 2 * C, c);
-    dbias[c] = (more_bias ? dbias[c] : (REAL)0) + total(sums, 2 * C, C + c);
+    put(dweight, c, total(sums, 2 * C, c), more);
+    put(dbias, c, total(sums, 2 * C, C + c), more_bias);
 }
 """
 

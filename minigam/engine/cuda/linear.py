@@ -98,8 +98,7 @@ def _to_half(xp, z, name: str):
 
 
 BIAS = r"""
-// One thread per channel of `slab` rows: their sum, in sums (slabs, C). Then the totals, which are added to
-// dbias if `more` says so, else written there.
+// One thread per channel of `slab` rows: their sum, in sums (slabs, C). Then the totals.
 extern "C" __global__ void column_sums(
     const REAL* __restrict__ dy, REAL* sums, size* arrived, REAL* dbias, size more,
     size rows, size C, size slab)
@@ -110,7 +109,7 @@ extern "C" __global__ void column_sums(
         for (size row = first; row < rows && row < first + slab; ++row) sum += dy[row * C + c];
         sums[my_part() * C + c] = sum;
     }
-    if (all_arrived(arrived) && c < C) dbias[c] = (more ? dbias[c] : (REAL)0) + total(sums, C, c);
+    if (all_arrived(arrived) && c < C) put(dbias, c, total(sums, C, c), more);
 }
 """
 

@@ -49,7 +49,7 @@ extern "C" __global__ void convolve_du(
 }
 
 // One thread per channel of `slab` tokens: their part of dweight and dbias, in sums (slabs, K + 1, C). Then
-// the totals, added to dweight if `more` says so, to dbias if `more_bias` does, else written there.
+// the totals.
 extern "C" __global__ void convolve_sums(
     const REAL* __restrict__ u, const REAL* __restrict__ past, const REAL* __restrict__ dy,
     REAL* sums, size* arrived, REAL* dweight, size more, REAL* dbias, size more_bias,
@@ -72,8 +72,8 @@ extern "C" __global__ void convolve_sums(
     }
     if (!all_arrived(arrived) || c >= C) return;
     for (int j = 0; j < K; ++j)
-        dweight[c * K + j] = (more ? dweight[c * K + j] : (REAL)0) + total(sums, (K + 1) * C, j * C + c);
-    dbias[c] = (more_bias ? dbias[c] : (REAL)0) + total(sums, (K + 1) * C, K * C + c);
+        put(dweight, c * K + j, total(sums, (K + 1) * C, j * C + c), more);
+    put(dbias, c, total(sums, (K + 1) * C, K * C + c), more_bias);
 }
 """
 
@@ -125,37 +125,55 @@ GATE = r"""
 // One thread per channel of a token; its two gates are C entries apart.
 extern "C" __global__ void fuse(
     const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
-    REAL* __restrict__ y, size C)
+    const REAL* __restrict__ bias, REAL* __restrict__ y, size C)
 {
     const size c = my_channel(), i = my_part() * C + c, g = i + my_part() * C;
-    if (c < C) y[i] = sigmoid(gate[g]) * local[i] + sigmoid(gate[g + C]) * global[i];
+    if (c < C) y[i] = sigmoid(gate[g] + bias[c]) * local[i] + sigmoid(gate[g + C] + bias[C + c]) * global[i];
 }
 
+// One thread per channel of `slab` tokens; their part of dbias goes into sums (slabs, 2C). Then dbias.
 extern "C" __global__ void fuse_back(
     const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
-    const REAL* __restrict__ dy, REAL* __restrict__ dlocal, REAL* __restrict__ dglobal,
-    REAL* __restrict__ dgate, size C)
+    const REAL* __restrict__ bias, const REAL* __restrict__ dy, REAL* __restrict__ dlocal,
+    REAL* __restrict__ dglobal, REAL* __restrict__ dgate, REAL* sums, size* arrived, REAL* dbias, size more,
+    size tokens, size C, size slab)
 {
-    const size c = my_channel(), i = my_part() * C + c, g = i + my_part() * C;
-    if (c >= C) return;
-    dlocal[i] = dy[i] * sigmoid(gate[g]);
-    dglobal[i] = dy[i] * sigmoid(gate[g + C]);
-    dgate[g] = dlocal[i] * local[i] * sigmoid(-gate[g]);
-    dgate[g + C] = dglobal[i] * global[i] * sigmoid(-gate[g + C]);
+    const size c = my_channel(), first = my_part() * slab;
+    if (c < C) {
+        REAL sum_p = 0, sum_q = 0;
+        for (size token = first; token < tokens && token < first + slab; ++token) {
+            const size i = token * C + c, g = i + token * C;
+            const REAL p = gate[g] + bias[c], q = gate[g + C] + bias[C + c];
+            dlocal[i] = dy[i] * sigmoid(p);
+            dglobal[i] = dy[i] * sigmoid(q);
+            sum_p += dgate[g] = dlocal[i] * local[i] * sigmoid(-p);
+            sum_q += dgate[g + C] = dglobal[i] * global[i] * sigmoid(-q);
+        }
+        sums[my_part() * 2 * C + c] = sum_p;
+        sums[my_part() * 2 * C + C + c] = sum_q;
+    }
+    if (!all_arrived(arrived) || c >= C) return;
+    put(dbias, c, total(sums, 2 * C, c), more);
+    put(dbias, C + c, total(sums, 2 * C, C + c), more);
 }
 """
 
 
 @sequence.gated_fusion.faster("cupy")
-def gated_fusion(xp, local_context, global_context, gate):
+def gated_fusion(xp, local_context, global_context, gate, bias=None):
     """Keeps only its inputs; backward recomputes the two sigmoids."""
     shape, C = local_context.shape, local_context.shape[-1]
-    inputs, y = packed(xp, local_context, global_context, gate), xp.empty(shape, dtype=gate.dtype)
-    launch(xp, GATE, "fuse", (y.size // max(C, 1), C), *inputs, y, C)
+    added = xp.zeros(2 * C, dtype=gate.dtype) if bias is None else bias
+    inputs, y = packed(xp, local_context, global_context, gate, added), xp.empty(shape, dtype=gate.dtype)
+    N = y.size // max(1, C)
+    launch(xp, GATE, "fuse", (N, C), *inputs, y, C)
 
     def backward(dy):
-        (dy,), gradients = packed(xp, dy), [xp.empty(z.shape, dtype=z.dtype) for z in inputs]
-        launch(xp, GATE, "fuse_back", (dy.size // max(C, 1), C), *inputs, dy, *gradients, C)
-        return tuple(gradients)
+        (dy,), gradients = packed(xp, dy), [xp.empty(z.shape, dtype=z.dtype) for z in inputs[:3]]
+        slabs, (dbias, more) = max(1, -(-N // SLAB)), place_for(xp, inputs[3])
+        sums = xp.empty((slabs, 2 * C), dtype=gate.dtype)
+        launch(xp, GATE, "fuse_back", (slabs, C), *inputs, dy, *gradients, sums, counters(xp, C), dbias, more,
+               N, C, SLAB)  # fmt: skip
+        return *gradients, None if bias is None else dbias
 
     return y, backward
