@@ -233,8 +233,15 @@ def test_the_batches_are_several_blocks_and_slabs_the_last_not_full():
     tokens = N[0] * N[1]
     assert tokens * C > 2 * cuda.kernels.THREADS
     assert tokens * cuda.kernels.WARP % cuda.kernels.THREADS
-    assert tokens > 2 * cuda.layer_norm.SLAB == 2 * cuda.sequence.SLAB
-    assert tokens % cuda.layer_norm.SLAB
+    assert tokens > 2 * cuda.kernels.SLAB
+    assert tokens % cuda.kernels.SLAB
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64, 65, 16_384, 16_385, 131_072, 10**7 + 1])
+def test_slabs_cover_all_rows_and_are_not_too_many(rows):
+    slabs, slab = cuda.kernels.slabs_of(rows)
+    assert (slabs - 1) * slab < max(rows, 1) <= slabs * slab
+    assert slabs <= 256 and slab >= 64
 
 
 # ------------------------------------------------------------------------------------------ whole models

@@ -20,7 +20,8 @@ extern "C" __global__ void clip(
     if (my_lane() == 0) sums[my_row()] = sum;
     if (!all_arrived(arrived) || threadIdx.x >= 32) return;
     sum = 0;
-    for (size i = my_lane(); i < threads / 32; i += 32) sum += ((const volatile REAL*)sums)[i];
+#pragma unroll 8
+    for (size i = my_lane(); i < threads / 32; i += 32) sum += sums[i];
     sum = sqrt(sum_of_warp(sum)) / scale;
     if (my_lane() > 0) return;
     const REAL whole = sum + *loss + *blocked, nothing = whole - whole;  // nan for infinity and nan

@@ -88,6 +88,7 @@ extern "C" __global__ void mean_loss(
     REAL* __restrict__ share, size rows)
 {
     REAL sum = 0, count = 0;
+#pragma unroll 8
     for (size row = my_lane(); row < rows; row += 32) {
         sum += losses[row];
         count += targets[row] >= 0;

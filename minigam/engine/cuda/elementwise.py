@@ -2,7 +2,7 @@
 
 from minigam.engine import ops
 from minigam.engine.cuda.gradients import place_for
-from minigam.engine.cuda.kernels import SLAB, counters, launch
+from minigam.engine.cuda.kernels import counters, launch, slabs_of
 from minigam.engine.masks import mask_arguments
 from minigam.engine.numeric import packed, rows
 
@@ -98,10 +98,10 @@ def gelu(xp, x, bias=None):
     launch(xp, GELU, "gelu_of_sum", (N, C), x, bias, y, C, VALUE="gelu", SLOPE="gelu_slope")
 
     def backward_of_sum(dy):
-        (dy,), dx, slabs = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), max(1, -(-N // SLAB))
+        (dy,), dx, (slabs, slab) = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), slabs_of(N)
         sums, (dbias, more) = xp.empty((slabs, C), dtype=x.dtype), place_for(xp, bias)
         launch(xp, GELU, "gelu_of_sum_back", (slabs, C), x, bias, dy, dx, sums, counters(xp, C), dbias, more,
-               N, C, SLAB, VALUE="gelu", SLOPE="gelu_slope")  # fmt: skip
+               N, C, slab, VALUE="gelu", SLOPE="gelu_slope")  # fmt: skip
         return dx, dbias
 
     return y, backward_of_sum
@@ -162,10 +162,10 @@ def dropout(xp, x, bias=None, *, p: float, key: tuple[int, ...], first_token: in
     launch(xp, DROPOUT, "dropout_of_sum", (N, C), x, bias, y, C, *mask)
 
     def backward_of_sum(dy):
-        (dy,), dx, slabs = packed(xp, dy), xp.empty(shape, dtype=dy.dtype), max(1, -(-N // SLAB))
+        (dy,), dx, (slabs, slab) = packed(xp, dy), xp.empty(shape, dtype=dy.dtype), slabs_of(N)
         sums, (dbias, more) = xp.empty((slabs, C), dtype=dy.dtype), place_for(xp, bias)
         launch(xp, DROPOUT, "dropout_of_sum_back", (slabs, C), dy, dx, sums, counters(xp, C), dbias, more,
-               N, C, SLAB, *mask)  # fmt: skip
+               N, C, slab, *mask)  # fmt: skip
         return dx, dbias
 
     return y, backward_of_sum

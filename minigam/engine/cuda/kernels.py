@@ -11,7 +11,10 @@ import numpy as np
 
 THREADS = 128  # per block
 WARP = 32  # threads that run together; one warp handles one row
-SLAB = 64  # rows that one thread sums, for one channel
+SLAB, MOST_SLABS = (
+    64,
+    256,
+)  # rows that one thread sums, for one channel: at least; parts of such a sum at most
 FLOAT, INTEGER, BITS = np.dtype("float32"), np.dtype("int64"), np.dtype("uint16")
 WHOLE = (INTEGER, BITS)
 REAL: dict[np.dtype, str] = {FLOAT: "float", np.dtype("float64"): "double"}
@@ -57,8 +60,9 @@ __device__ bool all_arrived(size* arrived) {
 }
 
 // The total over all slabs of entry i of sums (slabs, width), for the block that all_arrived has told.
-__device__ REAL total(const volatile REAL* sums, size width, size i) {
+__device__ REAL total(const REAL* sums, size width, size i) {
     REAL sum = 0;
+#pragma unroll 8  // eight reads under way at a time
     for (size slab = 0; slab < gridDim.x; ++slab) sum += sums[slab * width + i];
     return sum;
 }
@@ -136,6 +140,12 @@ def module(xp, source: str, options: tuple[str, ...]):
 def announce() -> None:
     """Explain the wait before the first step, once."""
     print("loading CUDA kernels (the first run on a machine compiles them)", file=sys.stderr)
+
+
+def slabs_of(rows: int) -> tuple[int, int]:
+    """Return how many slabs of rows a sum over these rows has, and the rows in each."""
+    slab = max(SLAB, -(-rows // MOST_SLABS))
+    return max(1, -(-rows // slab)), slab  # one slab of no rows has a sum, too: 0
 
 
 @cache

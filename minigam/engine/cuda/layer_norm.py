@@ -2,7 +2,7 @@
 
 from minigam.engine import ops
 from minigam.engine.cuda.gradients import place_for
-from minigam.engine.cuda.kernels import SLAB, WARP, counters, launch
+from minigam.engine.cuda.kernels import WARP, counters, launch, slabs_of
 from minigam.engine.numeric import packed, rows
 
 LAYER_NORM = r"""
@@ -87,7 +87,7 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
     launch(xp, LAYER_NORM, "layer_norm", N * WARP, x, weight, bias, y, *moments, N, C, float(eps))
 
     def backward(dy):
-        dy, dx, slabs = *packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), max(1, -(-N // SLAB))
+        (dy,), dx, (slabs, slab) = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), slabs_of(N)
         launch(xp, LAYER_NORM, "layer_norm_dx", N * WARP, x, weight, *moments, dy, dx, N, C)
         sums, dweight, dbias = (
             xp.empty((slabs, 2, C), dtype=x.dtype),
@@ -95,7 +95,7 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
             place_for(xp, bias),
         )
         launch(xp, LAYER_NORM, "layer_norm_sums", (slabs, C), x, *moments, dy, sums, counters(xp, C),
-               *dweight, *dbias, N, C, SLAB)  # fmt: skip
+               *dweight, *dbias, N, C, slab)  # fmt: skip
         return dx, dweight[0], dbias[0]
 
     return y, backward

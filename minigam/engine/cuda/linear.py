@@ -6,7 +6,7 @@ import numpy as np
 
 from minigam.engine import ops, precision
 from minigam.engine.cuda.gradients import place_for
-from minigam.engine.cuda.kernels import BITS, FLOAT, REAL, SLAB, counters, launch
+from minigam.engine.cuda.kernels import BITS, FLOAT, REAL, counters, launch, slabs_of
 from minigam.engine.numeric import packed, rows
 
 HALF = np.dtype("float16")
@@ -117,9 +117,9 @@ extern "C" __global__ void column_sums(
 def bias_gradient(xp, dy, bias):
     """Return the sum of the rows of dy (N, C), where the gradient of the bias is kept."""
     (dy,), (N, C), (dbias, more) = packed(xp, dy), dy.shape, place_for(xp, bias)
-    slabs = max(1, -(-N // SLAB))
+    slabs, slab = slabs_of(N)
     sums = xp.empty((slabs, C), dtype=dy.dtype)
-    launch(xp, BIAS, "column_sums", (slabs, C), dy, sums, counters(xp, C), dbias, more, N, C, SLAB)
+    launch(xp, BIAS, "column_sums", (slabs, C), dy, sums, counters(xp, C), dbias, more, N, C, slab)
     return dbias
 
 

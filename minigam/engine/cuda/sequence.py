@@ -2,7 +2,7 @@
 
 from minigam.engine import sequence
 from minigam.engine.cuda.gradients import place_for
-from minigam.engine.cuda.kernels import SLAB, counters, launch
+from minigam.engine.cuda.kernels import counters, launch, slabs_of
 from minigam.engine.cuda.linear import product, rounded
 from minigam.engine.cuda.softmax import softmax_backward, softmax_of
 from minigam.engine.numeric import packed, rows
@@ -84,7 +84,7 @@ def causal_conv1d(xp, u, weight, bias, past=None):
     (B, T, C), K = u.shape, weight.shape[-1]
     has_past = int(past is not None)
     u, weight, bias, before = packed(xp, u, weight, bias, past if has_past else bias)
-    y, slabs = xp.empty(u.shape, dtype=u.dtype), max(1, -(-B * T // SLAB))
+    y, (slabs, slab) = xp.empty(u.shape, dtype=u.dtype), slabs_of(B * T)
     launch(xp, CONVOLUTION, "convolve", (B * T, C), u, weight, bias, before, y, has_past, T, C, K=K)
 
     def backward(dy):
@@ -96,7 +96,7 @@ def causal_conv1d(xp, u, weight, bias, past=None):
         dweight, dbias = place_for(xp, weight), place_for(xp, bias)
         sums = xp.empty((slabs, K + 1, C), dtype=u.dtype)
         launch(xp, CONVOLUTION, "convolve_sums", (slabs, C), u, before, dy, sums, counters(xp, C),
-               *dweight, *dbias, has_past, B, T, C, SLAB, K=K)  # fmt: skip
+               *dweight, *dbias, has_past, B, T, C, slab, K=K)  # fmt: skip
         return du, dweight[0], dbias[0], dpast if has_past else None
 
     return y, backward
@@ -170,10 +170,10 @@ def gated_fusion(xp, local_context, global_context, gate, bias=None):
 
     def backward(dy):
         (dy,), gradients = packed(xp, dy), [xp.empty(z.shape, dtype=z.dtype) for z in inputs[:3]]
-        slabs, (dbias, more) = max(1, -(-N // SLAB)), place_for(xp, inputs[3])
+        (slabs, slab), (dbias, more) = slabs_of(N), place_for(xp, inputs[3])
         sums = xp.empty((slabs, 2 * C), dtype=gate.dtype)
         launch(xp, GATE, "fuse_back", (slabs, C), *inputs, dy, *gradients, sums, counters(xp, C), dbias, more,
-               N, C, SLAB)  # fmt: skip
+               N, C, slab)  # fmt: skip
         return *gradients, None if bias is None else dbias
 
     return y, backward
