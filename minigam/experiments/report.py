@@ -22,8 +22,11 @@ def command() -> str:
     return shlex.join([*(name.split(".") if ours else ["python", "-m", name]), *sys.argv[1:]])
 
 
-def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure") -> None:
-    """Write NAME.json, NAME.md and NAME.png, and print the Markdown.
+def write(
+    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure",
+    *, quiet: bool = False,
+) -> None:  # fmt: skip
+    """Write NAME.json, NAME.md and NAME.png, and print the Markdown unless `quiet`.
 
     cells : the measurements, each with its provenance under "measured"
     """
@@ -35,7 +38,8 @@ def write(out: Path, name: str, content: dict, cells: list[dict], markdown: str,
     write_text(out / f"{name}.md", f"{markdown}\n{source}")
     with replacing(out / f"{name}.png") as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-    print(f"\n{markdown}\nSaved in {out}: {name}.json, {name}.md, {name}.png")
+    if not quiet:
+        print(f"\n{markdown}\nSaved in {out}: {name}.json, {name}.md, {name}.png")
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:
