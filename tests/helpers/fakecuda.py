@@ -4,6 +4,7 @@ The threads of a block are coroutines that take turns: each runs until it has to
 """
 
 import ctypes
+import hashlib
 import re
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 
 from helpers import fakegpu
 from minigam.engine import cuda
+from minigam.engine.compiler import cache_folder, processor
 from minigam.engine.tensor import OPS
+from minigam.files import replacing
 from minigam.training import optim
 
 SHIM = r"""
@@ -84,6 +87,20 @@ POISON = -(2**62)  # their value in arrays of integers; in others it is nan
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
 
 
+def compiled(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
+    """Compile a source, or take the library from a cache: tests start many processes that need the same."""
+    command = ["g++", "-O1", "-shared", "-fPIC", *options]
+    key = hashlib.sha256("\n".join([*command, *processor(), code]).encode()).hexdigest()
+    library = cache_folder() / f"emulated-{key[:32]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory() as folder, replacing(library) as unfinished:
+            source = Path(folder, "kernels.cpp")
+            source.write_text(code)
+            done = subprocess.run([*command, "-o", unfinished, source], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(library))
+
+
 class RawModule:
     """CuPy's class of this name, on the host."""
 
@@ -93,13 +110,7 @@ class RawModule:
             name: [p.replace("__restrict__", "").strip() for p in text.split(",")]
             for name, text in KERNEL.findall(code)
         }
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-            source.write_text("\n".join([SHIM, code, *map(self._runner, self.parameters)]))
-            command = ["g++", "-O1", "-shared", "-fPIC", *options, "-o", library, source]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            self.library = ctypes.CDLL(str(library))
+        self.library = compiled("\n".join([SHIM, code, *map(self._runner, self.parameters)]), options)
 
     def _runner(self, name: str) -> str:
         """Return a C function that runs every thread of a launch."""
