@@ -161,7 +161,7 @@ class Day:
 
     def __init__(self, out: Path, folder: Path, sizes: Sizes, ends: float):
         self.out, self.folder, self.sizes, self.ends = out, folder, sizes, ends
-        self.steps, self.logs, self.where = [], {}, ""
+        self.steps, self.logs, self.where = [], [], ""
 
     def run(self) -> int:
         """Run all steps; return 1 if one failed. Raises InputError if CuPy does not compute."""
@@ -209,7 +209,7 @@ class Day:
         finally:
             result["seconds"] = time.monotonic() - start
             text = log.read_text(encoding="utf-8", errors="replace")
-            self.logs[step.name] = f"== {step.name}\n{text[-LOG_CHARS:]}\n"
+            self.logs.append(f"== {step.name}\n{text[-LOG_CHARS:]}\n")
             result["detail"] = detail(text, result["outcome"])
 
     def write(self) -> None:
@@ -219,7 +219,7 @@ class Day:
         summary = {"command": report.command(), "environment": self.where, "steps": self.steps}
         write_json(self.out / "summary.json", summary)
         write_text(self.out / "summary.md", markdown(self.where, self.steps, numbers))
-        write_text(self.out / "logs.txt", "\n".join(self.logs.values()))
+        write_text(self.out / "logs.txt", "\n".join(self.logs))
         suites = ET.Element("testsuites")
         for path in sorted(self.folder.glob("*.xml")):
             with suppress(ET.ParseError):  # of a process that was killed
@@ -241,13 +241,13 @@ def detail(text: str, outcome: str) -> str:
 
 
 def line(step: dict) -> str:
+    """Return the line about a step in the summary."""
     return f"{step['name']}: {step['outcome']}, {step['seconds']:.1f} s. {step['detail']}"
 
 
 def markdown(where: str, steps: list[dict], numbers: dict) -> str:
     """Return the summary: what became of each step, and the times of steps and kernels."""
-    body = [[s["name"], s["outcome"], f"{s['seconds']:.1f}", s["detail"].replace("|", "/")] for s in steps]
-    text = f"{where}\n\n" + report.table(["step", "outcome", "seconds", "detail"], body)
+    text = f"{where}\n\n" + "".join(f"* {line(step)}\n" for step in steps)
     if "steps" in numbers:
         heads = ["one training step, ms", "launched by the host", "finished by the device", "loss read"]
         text += "\n" + report.table(heads, [

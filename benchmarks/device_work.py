@@ -30,13 +30,23 @@ def work(task: str, **settings) -> dict:
     return {"line": TASKS[task](**settings)}
 
 
+def environment() -> str:
+    """Return the line that heads all results."""
+    try:
+        return gpu.environment()
+    except backend.BackendUnavailable as e:
+        raise measure.WorkerFailed(str(e)) from None
+
+
 def train(*flags: str) -> None:
     """Run `minigam train` in a process of its own; the package need not be installed."""
     command = [sys.executable, "-m", "minigam", "train", *flags]
     print("\n$", *command[1:], flush=True)
     done = subprocess.run(command, cwd=measure.PROJECT)
     if done.returncode != 0:
-        raise measure.WorkerFailed(f"minigam train {' '.join(flags)}: exit code {done.returncode}")
+        raise measure.WorkerFailed(
+            f"minigam train: exit code {done.returncode}; its last line is in logs.txt"
+        )
 
 
 def training(folder: str, flags: list[str]) -> str:
@@ -132,7 +142,7 @@ def kernels(out: str, model: dict, batch: int, repeats: int) -> str:
         back = _timed(cupy, lambda: backward(dy), repeats, [*arrays, dy, *gradients])  # noqa: B023
         cells[name] = {"forward": forward, "backward": back}
         _add(Path(out), {"kernels": cells})
-    cells["AdamW"] = {"forward": _adamw(cupy, GAM(config).num_parameters(), repeats)}
+    cells["AdamW"] = {"update": _adamw(cupy, GAM(config).num_parameters(), repeats)}
     _add(Path(out), {"kernels": cells})
     speeds = {f"{name} {phase}": c["gb_per_s"] for name, cell in cells.items() for phase, c in cell.items()}
     slowest = min(speeds, key=speeds.__getitem__)
@@ -191,6 +201,6 @@ def _add(path: Path, content: dict) -> None:
 
 
 TASKS: dict[str, Callable[..., str]] = {
-    "environment": gpu.environment, "training": training, "profiles": profiles,
+    "environment": environment, "training": training, "profiles": profiles,
     "steps": steps, "kernels": kernels,
 }  # fmt: skip

@@ -164,6 +164,11 @@ COMPUTES = {68: np.float32, 77: np.float32, 70: np.float64}  # cublasComputeType
 calls: list[SimpleNamespace] = []  # the calls so far, for tests to inspect
 
 
+def tf32(z: np.ndarray) -> np.ndarray:
+    """Round float32 to the 11 significant bits of tf32, halves up."""
+    return (z.view(np.uint32) + np.uint32(0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
 def gemm_strided_batched(
     handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB,
     beta, C, Ctype, ldc, strideC, batch, compute, algorithm,
@@ -189,6 +194,7 @@ def gemm_strided_batched(
         rows, columns = (columns, rows) if trans else (rows, columns)
         assert leading >= rows
         z = matrices(address, data_type, columns, leading, stride)[:, :rows].astype(COMPUTES[compute])
+        z = tf32(z) if compute == 77 else z
         return z.swapaxes(1, 2) if trans else z
 
     alpha, beta = (np.ctypeslib.as_array(ctypes.cast(p, ctypes.POINTER(

@@ -91,7 +91,7 @@ def _allocate(self: fakegpu.DeviceArray, host: object) -> None:
         _pools[-1].malloc(self._host.nbytes)
 
 
-def _free(self: fakegpu.DeviceArray) -> None:
+def _free(self: fakegpu.DeviceArray, _owners: dict = _owners) -> None:  # at exit, the name is gone
     pool, size = _owners.pop(id(self), (None, 0))
     if pool is not None:
         pool.free(size)
