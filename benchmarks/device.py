@@ -117,7 +117,7 @@ def plan(out: Path, folder: Path, sizes: Sizes) -> list[Step]:
         Step("a step in each precision", task("steps", **model), 3.0),
         Step("single kernels", task("kernels", **model), 2.0),
         Step("comparison with PyTorch",
-             [sys.executable, "-m", gpu.PROG, "--minutes=MINUTES", gpu_out, *sizes.gpu], 9.0,
+             [sys.executable, "-m", gpu.PROG, "--minutes=MINUTES", gpu_out, *sizes.gpu], 12.0,
              missing="" if find_spec("torch") else "torch is not installed"),
         *later[2:],
         # Without CuPy's pool, every array is an allocation of its own, with bounds that can be checked.
@@ -232,6 +232,8 @@ class Day:
 
 def detail(text: str, outcome: str) -> str:
     """Return the line of a log that says most: of a failure, why; of a task, what it returned."""
+    if outcome == CUT_OFF and text.strip().endswith("KeyboardInterrupt"):
+        text = text.partition("Traceback (most recent")[0]
     last = (text.strip().splitlines() or ["no output"])[-1]
     if outcome == FAILED and not re.search(r"\d+ (passed|failed|errors?)\b", last):
         return shortened(measure.last_error(text))

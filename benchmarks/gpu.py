@@ -226,10 +226,9 @@ def main(argv: list[str] | None = None) -> int:
         compare(result, part, name, jobs[part], names, args.pairs, budget.share(len(todo) - i), save)
         save()
     save(quiet=False)
-    broken = [
-        r["failed"][MINIGAM] for cells in parts.values() for r in cells.values() if MINIGAM in r["failed"]
-    ]
-    if broken:
+    results = [result for by_precision in parts.values() for result in by_precision.values()]
+    print(f"measured: {sum(bool(r['rounds']) for r in results)} of {len(results)}")
+    if broken := [r["failed"][MINIGAM] for r in results if MINIGAM in r["failed"]]:
         raise measure.WorkerFailed(broken[0])
     return 0
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,12 @@ TINY = device.Sizes(
     repeats=2,
     gpu=("--tiny", "--limit=60", "--pairs=1", "--steps=1", "--precisions=float32", "--competitors=eager"),
 )
+
+
+def section(title: str) -> str:
+    """Return a section of docs/commands.md."""
+    text = (measure.PROJECT / "docs" / "commands.md").read_text(encoding="utf-8")
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
 def step(code: str, **settings) -> device.Step:
@@ -67,9 +74,18 @@ def test_the_day_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
         assert list(parts[part]["float32"]["rounds"][0]) == ["minigam"]
         assert "PyTorch eager" in parts[part]["float32"]["failed"]  # this PyTorch sees no GPU
     text = (out / "summary.md").read_text()
+    assert "comparison with PyTorch: ok" in text and "measured: 2 of 2" in text
     assert "two runs on CuPy are equal, bit for bit" in text
     assert "* compute-sanitizer: left out, 0.0 s. compute-sanitizer is not on PATH\n" in text
     assert "training: ok" in capsys.readouterr().out
+
+
+def test_the_day_has_every_step(tmp_path):
+    names = [s.name for s in device.plan(tmp_path, tmp_path, device.Sizes())]
+    documented = re.findall(r"^\| ([a-z][\w -]+?) \|", section("On a GPU"), flags=re.MULTILINE)
+    assert {"environment", "training", "compute-sanitizer"} <= set(documented)
+    for name in names:
+        assert name in documented or "test" in name, name
 
 
 def test_without_cupy_the_day_stops_in_one_line(tmp_path, capsys, monkeypatch):
@@ -91,7 +107,12 @@ def test_a_step_that_is_cut_off_or_fails_keeps_its_log(day):
         device.LEFT_OUT,
         device.LEFT_OUT,
     ]
-    assert [s["detail"] for s in day.steps[1:]] == ["ValueError: broken", "no such tool", "no time left"]
+    assert [s["detail"] for s in day.steps] == [
+        "before",
+        "ValueError: broken",
+        "no such tool",
+        "no time left",
+    ]
     day.write()
     assert "before" in (day.out / "logs.txt").read_text()
     assert "* a step: cut off at its limit, 1." in (day.out / "summary.md").read_text()
@@ -174,7 +195,7 @@ def test_a_test_file_whose_package_is_missing_is_left_out(tmp_path):
     ("change", "wanted"),
     [
         ({}, None),
-        ({"cupy": 1.001}, "losses on CuPy and NumPy differ by 1.0e-03"),
+        ({"numpy": 1.001}, "losses on CuPy and NumPy differ by 1.0e-03"),
         ({"again": 1.0 + 1e-9}, "two runs on CuPy have different losses"),
         ({"state": b"other"}, "two runs on CuPy have the same losses and a different model.safetensors"),
     ],
