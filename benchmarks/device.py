@@ -34,8 +34,7 @@ LOG_CHARS, FAILURE_CHARS = 200_000, 4_000  # what is kept of the end of a log, a
 GRACE_S = 4.0  # for a step that is cut off to write what it has
 OK, FAILED, CUT_OFF, LEFT_OUT = "ok", "failed", "cut off at its limit", "left out"
 
-ENGINE, FIRST = Path("tests/engine"), ("precision", "memory", "backend", "ops")
-FOLDERS = ("tests/engine", "tests/models", "tests/training", "tests/gradcheck")
+ENGINE = "tests/engine"
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,8 @@ def plan(out: Path, folder: Path, sizes: Sizes) -> list[Step]:
                                    sys.executable, "-c", code, *checked], 4.0, must,
              missing="" if sanitizer else "compute-sanitizer is not on PATH"),
         Step("profiles", task("profiles", flags=sizes.profile), 2.0),
+        *(Step(path.name, [], 0.0, missing="needs a package that is not installed")
+          for path in test_files() if not usable(path)),
     ]  # fmt: skip
 
 
@@ -134,20 +135,23 @@ def pytest(arguments: list[str]) -> list[str]:
 
 
 def tests_by_step() -> dict[str, list[str]]:
-    """Return the files with tests that need a GPU, the most worthy first; without those whose packages are
-    missing here. Each step is a process, for after a fault of a kernel the device answers it no more."""
-    files = [
-        p for folder in FOLDERS for p in sorted((measure.PROJECT / folder).glob("test_*.py")) if usable(p)
-    ]
-    names = [str(p.relative_to(measure.PROJECT)) for p in files]
-    kernels, rules = ([str(ENGINE / f"test_cuda_{name}.py")] for name in ("kernels", "rules"))
-    operations = [str(ENGINE / f"test_{name}.py") for name in FIRST]
+    """Return the files with tests that need a GPU, the most worthy first. Each step is a process, for after a
+    fault of a kernel the device answers it no more."""
+    files = [str(path.relative_to(measure.PROJECT)) for path in test_files() if usable(path)]
+    kernels, rules = ([f"{ENGINE}/test_cuda_{name}.py"] for name in ("kernels", "rules"))
+    operations = [f"{ENGINE}/test_{name}.py" for name in ("precision", "memory", "backend", "ops")]
     return {
         "tests of kernels": kernels,
         "tests of rules": rules,
         "tests of operations": operations,
-        "other tests": [name for name in names if name not in (*kernels, *rules, *operations)],
+        "other tests": [name for name in files if name not in (*kernels, *rules, *operations)],
     }
+
+
+def test_files() -> list[Path]:
+    """Return the files that may have tests that need a GPU."""
+    folders = (measure.PROJECT / "tests" / name for name in ("engine", "models", "training", "gradcheck"))
+    return [path for folder in folders for path in sorted(folder.glob("test_*.py"))]
 
 
 def usable(path: Path) -> bool:
@@ -181,7 +185,7 @@ class Day:
             bar.set_postfix_str(step.name)
             left = self.ends - time.monotonic()
             try:
-                self.run_step(step, left * step.weight / sum(s.weight for s in todo[i:]))
+                self.run_step(step, left * step.weight / (sum(s.weight for s in todo[i:]) or 1.0))
             finally:
                 self.write()
                 tqdm.write(line(self.steps[-1]))

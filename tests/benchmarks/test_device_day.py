@@ -185,10 +185,14 @@ def test_the_first_tests_are_the_most_worthy_and_exist():
     assert "tests/models/test_gam.py" in groups["other tests"]
 
 
-def test_a_test_file_whose_package_is_missing_is_left_out(tmp_path):
-    (tmp_path / "a.py").write_text("import os\nfrom helpers import tiny\n")
-    (tmp_path / "b.py").write_text("import os\nimport no_such_package\n")
-    assert device.usable(tmp_path / "a.py") and not device.usable(tmp_path / "b.py")
+def test_a_test_file_whose_package_is_missing_is_left_out_and_named(tmp_path, monkeypatch):
+    (tmp_path / "test_a.py").write_text("import os\nfrom helpers import tiny\n")
+    (tmp_path / "test_b.py").write_text("import os\nimport no_such_package\n")
+    monkeypatch.setattr(device, "test_files", lambda: sorted(tmp_path.glob("test_*.py")))
+    monkeypatch.setattr(measure, "PROJECT", tmp_path)
+    assert device.tests_by_step()["other tests"] == ["test_a.py"]
+    last = device.plan(tmp_path, tmp_path, device.Sizes())[-1]
+    assert (last.name, last.missing) == ("test_b.py", "needs a package that is not installed")
 
 
 @pytest.mark.parametrize(
