@@ -268,6 +268,13 @@ def markdown(where: str, steps: list[dict], numbers: dict) -> str:
         heads = ["a rule alone", "ms", "MB", "GB/s"]
         lines = [[n, f"{c['ms']:.3f}", f"{c['bytes'] / 1e6:.1f}", f"{c['gb_per_s']:.0f}"] for n, c in cells]
         text += "\n" + report.table(heads, lines)
+    if "launches" in numbers:
+        lines = [
+            [kernel, where, str(c["calls"]), f"{c['ms']:.3f}"]
+            for where, cells in numbers["launches"].items()
+            for kernel, c in sorted(cells.items(), key=lambda item: -item[1]["ms"])
+        ]
+        text += "\n" + report.table(["kernel", "in", "calls", "ms"], lines)
     return text
 
 

@@ -4,7 +4,8 @@ and of single kernels. Imports no more than a training run does."""
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from types import ModuleType
@@ -14,6 +15,7 @@ import numpy as np
 from benchmarks import gpu, measure
 from minigam import GAM, GAMConfig, backend, ops, sequence
 from minigam.config import PRECISIONS
+from minigam.engine import cuda
 from minigam.engine.precision import PrecisionUnavailable, using
 from minigam.files import read_json, write_json
 from minigam.models import MODELS
@@ -112,8 +114,7 @@ def steps(out: str, model: dict, batch: int, repeats: int) -> str:
 def _step(cupy: ModuleType, config: GAMConfig, batch: int, repeats: int, scaled: bool) -> dict:
     """Return medians in ms: until the host has started the last kernel, until the device has finished, and
     until the host has read the loss."""
-    model, rng = GAM(config, backend="cupy").train(), np.random.default_rng(0)
-    ids, targets = (rng.integers(config.vocab_size, size=(batch, config.block_size)) for _ in range(2))
+    model, (ids, targets) = GAM(config, backend="cupy").train(), _batches(config, batch)
     optimizer = Stamped(model.parameters(), loss_scale=LossScale() if scaled else None)
     host, device, whole = [], [], []
     for _ in range(gpu.WARM_UP + repeats):
@@ -131,13 +132,49 @@ def _step(cupy: ModuleType, config: GAMConfig, batch: int, repeats: int, scaled:
     return {what: median(values[gpu.WARM_UP :]) for what, values in times.items()}
 
 
+def _batches(config: GAMConfig, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return random ids and targets."""
+    rng, shape = np.random.default_rng(0), (batch, config.block_size)
+    return rng.integers(config.vocab_size, size=shape), rng.integers(config.vocab_size, size=shape)
+
+
 # ---------------------------------------------------------------------------------------- single rules
 
 
+@contextmanager
+def launched(xp: ModuleType) -> Iterator[dict[str, dict]]:
+    """Yield {kernel: {"calls", "ms"}}, which holds what was launched inside the `with` block when it ends. A
+    time includes the gap before the kernel starts, if the device waits for the host."""
+    spans, times, original = [], {}, cuda.kernels.kernel
+
+    def kernel(*which):
+        function = original(*which)
+
+        def start(*arguments):
+            begin, end = xp.cuda.Event(), xp.cuda.Event()
+            begin.record()
+            function(*arguments)
+            end.record()
+            spans.append((which[-1], begin, end))
+
+        return start
+
+    cuda.kernels.kernel = kernel
+    try:
+        yield times
+    finally:
+        cuda.kernels.kernel = original
+    backend.synchronize(xp)
+    for name, begin, end in spans:
+        cell = times.setdefault(name, {"calls": 0, "ms": 0.0})
+        cell["calls"] += 1
+        cell["ms"] += xp.cuda.get_elapsed_time(begin, end)
+
+
 def kernels(out: str, model: dict, batch: int, repeats: int) -> str:
-    """Time each suspect alone, forward and backward, with the bytes that it must read or write at least;
-    write all to `out` after each."""
-    cupy, config, cells = backend.get("cupy"), GAMConfig.from_dict(model), {}
+    """Time each suspect alone, forward and backward, with the bytes that it must read or write at least, and
+    each kernel in it and in a training step; write all to `out` after each."""
+    cupy, config, cells, launches = backend.get("cupy"), GAMConfig.from_dict(model), {}, {}
     for name, (op, arrays) in suspects(cupy, config, batch).items():
         y, backward = op.fast["cupy"](cupy, *arrays)
         dy = cupy.ones_like(y)
@@ -145,9 +182,16 @@ def kernels(out: str, model: dict, batch: int, repeats: int) -> str:
         forward = _timed(cupy, lambda: op.fast["cupy"](cupy, *arrays), repeats, [*arrays, y])  # noqa: B023
         back = _timed(cupy, lambda: backward(dy), repeats, [*arrays, dy, *gradients])  # noqa: B023
         cells[name] = {"forward": forward, "backward": back}
-        _add(Path(out), {"kernels": cells})
-    cells["AdamW"] = {"update": _adamw(cupy, GAM(config).num_parameters(), repeats)}
-    _add(Path(out), {"kernels": cells})
+        with launched(cupy) as launches[name]:
+            op.fast["cupy"](cupy, *arrays)[1](dy)
+        _add(Path(out), {"kernels": cells, "launches": launches})
+    own = GAM(config, backend="cupy").train()
+    cells["AdamW"] = {"update": _adamw(cupy, own.num_parameters(), repeats)}
+    optimizer, batches = AdamW(own.parameters()), _batches(config, batch)
+    train_step(own, optimizer, *batches)
+    with launched(cupy) as launches["a training step"]:
+        train_step(own, optimizer, *batches)
+    _add(Path(out), {"kernels": cells, "launches": launches})
     speeds = {f"{name} {phase}": c["gb_per_s"] for name, cell in cells.items() for phase, c in cell.items()}
     slowest = min(speeds, key=speeds.__getitem__)
     return f"{len(speeds)} timed; the slowest moves {speeds[slowest]:.1f} GB/s: {slowest}"
