@@ -65,7 +65,7 @@ def test_the_day_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert "emulated GPU (no device)" in summary["environment"]
     assert sorted(p.name for p in out.iterdir()) == sorted(device.FILES)
     suites = ET.parse(out / "tests.xml").getroot()  # noqa: S314  our own tests wrote it
-    assert [t.get("name") for t in suites.iter("testcase")] == ["test_track_memory_on_a_gpu"]
+    assert "test_track_memory_on_a_gpu" in [t.get("name") for t in suites.iter("testcase")]
     numbers = json.loads((out / "steps.json").read_text())
     assert all(c["host_ms"] <= c["whole_ms"] for c in numbers["steps"].values())
     assert {"AdamW", "selective_scan", "embedding, skewed ids"} <= set(numbers["kernels"])

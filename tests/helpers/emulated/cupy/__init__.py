@@ -48,6 +48,17 @@ def matmul(a: fakegpu.DeviceArray, b: fakegpu.DeviceArray, out: fakegpu.DeviceAr
     return out
 
 
+class OutOfMemoryError(MemoryError):
+    """CuPy's class of this name."""
+
+
+def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> fakegpu.DeviceArray:
+    size = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
+    if size > TOTAL:
+        raise OutOfMemoryError(f"Out of memory allocating {size:,} bytes")
+    return fakegpu.xp.empty(shape, dtype)
+
+
 _special = types.ModuleType("cupyx.scipy.special")
 _special.erf = lambda x: fakegpu.DeviceArray(np.vectorize(math.erf, otypes=[x.dtype])(x.get()))
 sys.modules[_special.__name__] = _special
@@ -124,6 +135,11 @@ class _Event:
         """Return immediately: the emulator has finished whatever was started."""
 
 
+def _malloc(size: int) -> None:
+    """Fail as cudaMalloc does; nothing here takes memory without the pool."""
+    raise RuntimeError("cudaErrorMemoryAllocation: out of memory")
+
+
 _properties = {"name": NAME.encode(), "totalGlobalMem": TOTAL, "multiProcessorCount": 1}
 cuda = types.SimpleNamespace(
     Device=lambda: types.SimpleNamespace(id=0, compute_capability=CAPABILITY),
@@ -132,7 +148,7 @@ cuda = types.SimpleNamespace(
     get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None, ptr=0),
     MemoryPool=MemoryPool,
     using_allocator=_using_allocator,
-    cublas=fakecuda.CUBLAS,
+    cublas=types.SimpleNamespace(**vars(fakecuda.CUBLAS), getVersion=lambda handle: 0),
     device=types.SimpleNamespace(get_cublas_handle=lambda: "handle"),
     runtime=types.SimpleNamespace(
         getDeviceProperties=lambda device: _properties,
@@ -140,6 +156,7 @@ cuda = types.SimpleNamespace(
         runtimeGetVersion=lambda: 0,
         driverGetVersion=lambda: 0,
         getDeviceCount=lambda: 1,
+        malloc=_malloc,
         deviceSynchronize=lambda: None,
     ),
 )
