@@ -147,15 +147,15 @@ def launched(xp: ModuleType) -> Iterator[dict[str, dict]]:
     time includes the gap before the kernel starts, if the device waits for the host."""
     spans, times, original = [], {}, cuda.kernels.kernel
 
-    def kernel(*which):
-        function = original(*which)
+    def kernel(xp, source, name, *options):
+        function = original(xp, source, name, *options)
 
         def start(*arguments):
             begin, end = xp.cuda.Event(), xp.cuda.Event()
             begin.record()
             function(*arguments)
             end.record()
-            spans.append((which[-1], begin, end))
+            spans.append((name, begin, end))
 
         return start
 

@@ -30,7 +30,7 @@ def setting(default: Value, help: str, **metadata: Any) -> Value:
 
 
 MIXERS = ("gated", "sum", "local", "global")
-PRECISIONS = ("float32", "tf32", "float16")
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""The rules of the optimizer AdamW on flat arrays: one step, and the sum of squares that clipping needs."""
+"""The rules of the optimizer AdamW on flat arrays: clipping, and one step."""
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 
 from minigam.engine.numeric import tiles
@@ -10,6 +11,23 @@ from minigam.engine.tensor import Array
 def squares(xp: ModuleType, g: Array) -> Array:
     """Return the sum of the squares of g (n), an array of one number."""
     return xp.vdot(g, g)
+
+
+def clip(
+    xp: ModuleType, gradients: list[Array], loss: Array, blocked: Array, *,
+    max_norm: float, scale: float, squares: Callable[[ModuleType, Array], Array] = squares,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the joint norm of the gradients, and the factor that undoes `scale` and clips to max_norm.
+
+    The factor is nan if the norm or the loss is not finite, or `blocked` is nan: an array of one number, 0
+    until this happens and nan from then on, so that steps that have begun meanwhile change nothing either.
+    Source of clipping: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
+    """
+    norm = xp.sqrt(sum((squares(xp, g) for g in gradients), xp.zeros_like(blocked))) / scale
+    whole = norm + loss + blocked
+    factor = xp.where(xp.isfinite(whole), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
+    blocked += whole - whole  # nan for infinity and nan
+    return norm, factor / scale
 
 
 def update(

@@ -1,10 +1,11 @@
 """How a GPU rounds the inputs of its matrix products, and which device each precision needs.
 
-float32 : no rounding
-tf32    : to 11 significant bits instead of 24, with the range of float32
-float16 : to 11 significant bits, with a range from 6e-8 to 65,504; larger numbers become infinite
+float32  : no rounding
+tf32     : to 11 significant bits instead of 24, with the range of float32
+float16  : to 11 significant bits, with a range from 6e-8 to 65,504; larger numbers become infinite
+bfloat16 : to 8 significant bits, with the range of float32
 
-Sums and results are float32 in all three, and so is everything that is not a matrix product.
+Sums and results are float32 in all four, and so is everything that is not a matrix product.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from types import ModuleType
 
 from minigam.engine.backend import BackendUnavailable
 
-NEEDED = {"float32": 0, "tf32": 80, "float16": 70}  # compute capability: 8.0 is Ampere, 7.0 Volta
+# Compute capability: 8.0 is Ampere, 7.0 Volta
+NEEDED = {"float32": 0, "tf32": 80, "float16": 70, "bfloat16": 80}
 _current: ContextVar[str] = ContextVar("minigam.precision", default="float32")
 
 

@@ -21,8 +21,6 @@ Array = Any  # a NumPy or CuPy array; a type checker cannot tell them apart here
 Axes = int | tuple[int, ...] | None
 
 OPS: dict[str, Callable[..., "Tensor"]] = {}  # every operation by name; dispatch.py fills it
-
-
 ADD: dict[str, Callable[..., Array]] = {}  # name of an array library -> a faster `summed`
 
 
@@ -135,7 +133,7 @@ class Tensor:
     Raises TypeError if the array does not hold numbers, or if integers require a gradient.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "home", "name", "node", "requires_grad", "version")
+    __slots__ = ("__weakref__", "data", "grad", "home", "name", "node", "requires_grad", "version", "written")
     __array_ufunc__ = None  # so that NumPy array * Tensor calls Tensor.__rmul__
 
     def __init__(
@@ -147,6 +145,7 @@ class Tensor:
         self.requires_grad, self.node, self.name = requires_grad, node, name
         self.grad: Array = None
         self.home: Array = None  # an optimizer's array that the gradient is written to, if it has one
+        self.written: Array = None  # a view of home that a rule writes the gradient to; see cuda/gradients.py
         self.version = 0  # raised by what changes the values in place, as optimizers do
 
     @property
@@ -277,12 +276,13 @@ class Tensor:
 
     def _add_gradient(self, g: Array) -> None:
         """Add g to `.grad`, an array that this leaf alone holds."""
-        home = self.home
-        if self.grad is not None:
-            g = summed(self.grad, g, in_place=self.grad is home)
-        elif type(home) is type(g) and home.shape == g.shape and home.dtype == g.dtype:
-            home[...] = g
-            g = home
+        if g is self.written:  # its rule has added it to home
+            g, self.written = self.home, None
+        elif self.grad is not None:
+            g = summed(self.grad, g, in_place=self.grad is self.home)
+        elif type(self.home) is type(g) and (self.home.shape, self.home.dtype) == (g.shape, g.dtype):
+            self.home[...] = g
+            g = self.home
         else:
             g = g.copy()
         self.grad = xp_of(self.data).asarray(g)  # NumPy turns 0-d sums into scalars

@@ -23,10 +23,10 @@ def command() -> str:
 
 
 def write(
-    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure",
+    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure | None",
     *, quiet: bool = False,
 ) -> None:  # fmt: skip
-    """Write NAME.json, NAME.md and NAME.png, and print the Markdown unless `quiet`.
+    """Write NAME.json, NAME.md and, if there is a figure, NAME.png; print the Markdown unless `quiet`.
 
     cells : the measurements, each with its provenance under "measured"
     """
@@ -36,10 +36,12 @@ def write(
     source = f"Command: `{command()}` on {' and on '.join(sorted(devices))}; "
     source += f"numbers, versions and settings in {name}.json.\n"
     write_text(out / f"{name}.md", f"{markdown}\n{source}")
-    with replacing(out / f"{name}.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    if figure is not None:
+        with replacing(out / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+    files = ", ".join(f"{name}.{kind}" for kind in ("json", "md", "png")[: 2 + (figure is not None)])
     if not quiet:
-        print(f"\n{markdown}\nSaved in {out}: {name}.json, {name}.md, {name}.png")
+        print(f"\n{markdown}\nSaved in {out}: {files}")
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:

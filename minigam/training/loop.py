@@ -5,6 +5,9 @@ reader of our output that quits.
 """
 
 import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -16,7 +19,7 @@ from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW
 from minigam.training.run import Run
 from minigam.training.schedule import batch_of, warmup_cosine
-from minigam.training.step import NonFinite, require_finite, train_step
+from minigam.training.step import NonFinite, begin_step, require_finite
 from minigam.training.validation import evaluate
 
 
@@ -31,41 +34,66 @@ def train(
     Raises NonFinite, with the step, when a loss or gradient is nan or infinite, and PrecisionUnavailable
     when the device does not support the run's precision.
     """
-    c, step = run.config.train, start
+    c, step, begun = run.config.train, start, deque[Begun]()
+    late = model.xp is not np and optimizer.loss_scale is None
     bar = tqdm(total=c.steps, initial=start, unit="step", disable=None, desc=name)
     model.train()
+
+    def end_first(after: float) -> float:
+        """End the first step that has begun and log it; return the time. `after`: when the last ended."""
+        first = begun.popleft()
+        try:
+            loss = first.end()
+        except NonFinite as e:
+            raise NonFinite(f"step {first.step}: {e}") from e
+        now = time.perf_counter()
+        seconds = now - max(first.started, after)
+        line = {"step": first.step, "loss": loss, "lr": first.lr, "seconds": seconds, "tokens": first.tokens}
+        run.log(line)
+        bar.update()
+        bar.set_postfix_str(f"loss {loss:.3f}, {first.tokens / seconds:,.0f} tokens/s", refresh=False)
+        return now
+
     with (
         bar,
         using(model.xp, c.precision),
         noticed() as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
-        while step < c.steps:
+        ended, stop = 0.0, False
+        while step < c.steps and not stop:
             started = time.perf_counter()
             rows = batch_of(step + 1, len(corpus.train), c.batch_size, c.seed)
             ids, targets = inputs_and_targets(corpus.train[rows])
             optimizer.lr = warmup_cosine(step + 1, c.steps, c.warmup_steps, c.lr)
-            try:
-                loss = train_step(model, optimizer, ids, targets, c.micro_batch or None, c.max_norm)
-            except NonFinite as e:
-                raise NonFinite(f"step {step + 1}: {e}") from e
             step += 1
-            seconds, tokens = time.perf_counter() - started, count_targets(targets)
-            run.log({"step": step, "loss": loss, "lr": optimizer.lr, "seconds": seconds, "tokens": tokens})
-            bar.update()
-            bar.set_postfix_str(f"loss {loss:.3f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
+            end = begin_step(model, optimizer, ids, targets, c.micro_batch or None, c.max_norm)
+            begun.append(Begun(step, optimizer.lr, count_targets(targets), started, end))
+            due = step % c.eval_every == 0 or step % c.checkpoint_every == 0 or step == c.steps
+            while len(begun) > (late and not due):
+                ended = end_first(ended)
             heard = True
             if step % c.eval_every == 0 and step < c.steps:
                 line = {"step": step, **evaluate(model, corpus, c.eval_rows)}
                 run.log(line)
                 heard = _written(bar, f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
-            stop = interrupted() or not heard  # one answer for both tests below: a run that stops is saved
+            stop = interrupted() or not heard  # a run that stops is saved
+            while stop and begun:
+                ended = end_first(ended)
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
                 require_finite(model, step)  # so that every checkpoint can be resumed
                 run.save(model, optimizer, step)
-            if stop:
-                break
     return step
+
+
+class Begun(NamedTuple):
+    """A step that has begun. On a GPU it ends when the next has begun, so that both work at once."""
+
+    step: int
+    lr: float
+    tokens: int
+    started: float
+    end: Callable[[], float]
 
 
 def _written(bar: tqdm, text: str) -> bool:

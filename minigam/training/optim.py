@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from minigam.engine import backend
-from minigam.engine.adamw import update
+from minigam.engine.adamw import clip, update
 from minigam.engine.backend import to_numpy, xp_of
 from minigam.engine.compiled import adamw as compiled_adamw
 from minigam.engine.cuda import adamw as cuda_adamw
+from minigam.engine.cuda.gradients import register
 from minigam.engine.tensor import Array
 from minigam.models.nn import Parameter
 
@@ -82,7 +83,9 @@ class AdamW:
         self.gradients = self.xp.zeros_like(self.flat)
         for p, place in zip(self.parameters, self.places):
             p.data, p.home = (joined[place].reshape(p.shape) for joined in (self.flat, self.gradients))
+            register(p)
         self.views = [p.data for p in self.parameters]
+        self.blocked = self.xp.zeros((), dtype=self.flat.dtype)  # nan after a step that was not finite
         self.m, self.v = (backend.to(moments, self.xp.__name__) for moments in (self.m, self.v))
 
     def zero_grad(self) -> None:
@@ -93,9 +96,9 @@ class AdamW:
         """Clip all gradients by their joint norm, update each parameter with a gradient; return the norm.
 
         max_norm : all gradients are scaled by one factor so that their joint norm is at most this
-        loss     : unless this number and the norm are finite, only the step count changes
+        loss     : unless this number and the norm are finite, only the step count changes, and so in every
+                   later step until `accepts` has been told
         returns    the norm before clipping, an array of one number on the device: the host need not wait
-        Source of clipping: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
         """
         self.lay_out()
         self.steps += 1
@@ -105,12 +108,14 @@ class AdamW:
                 self.gradients[at] = p.grad.reshape(-1)
         if len(places) == len(self.places):  # all in one call
             places = [slice(None)]
-        gradients, zero = [self.gradients[at] for at in places], xp.zeros((), dtype=self.flat.dtype)
-        norm = xp.sqrt(sum((compiled_adamw.squares(xp, g) for g in gradients), zero)) / self.scale
-        factor = xp.where(xp.isfinite(norm + loss), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
+        gradients = [self.gradients[at] for at in places]
+        norm, factor = CLIP.get(xp.__name__, clip)(
+            xp, gradients, loss, self.blocked,
+            max_norm=max_norm, scale=self.scale, squares=compiled_adamw.squares,
+        )  # fmt: skip
         for at, g in zip(places, gradients):
             FASTER.get(xp.__name__, update)(
-                xp, self.flat[at], g, self.m[at], self.v[at], factor / self.scale,
+                xp, self.flat[at], g, self.m[at], self.v[at], factor,
                 lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
             )  # fmt: skip
         for p in self.parameters:
@@ -129,7 +134,9 @@ class AdamW:
         gradients are not, and the loss scale is above 1, training continues with half the scale.
         """
         finite = math.isfinite(loss) and math.isfinite(norm)
-        self.steps -= not finite
+        if not finite:
+            self.steps -= 1
+            self.blocked[...] = 0.0
         if self.loss_scale and math.isfinite(loss) and (finite or self.loss_scale.value > 1.0):
             self.loss_scale.update(finite)
             return True
@@ -163,5 +170,6 @@ class AdamW:
         self.steps = steps
 
 
-# Name of the array library -> a faster `update`
+# Name of the array library -> a faster `update`, a faster `clip`
 FASTER: dict[str, Callable] = {"numpy": compiled_adamw.update, "cupy": cuda_adamw.update}
+CLIP: dict[str, Callable] = {"cupy": cuda_adamw.clip}

@@ -1,8 +1,9 @@
 """One training step: forward and backward part by part, clip, update."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
@@ -25,7 +26,21 @@ def train_step(
     micro_batch: int | None = None,
     max_norm: float = 1.0,
 ) -> float:
-    """Forward, backward, clip, update; return the mean loss in nats before the update.
+    """Forward, backward, clip, update; return the mean loss in nats before the update.   See `begin_step`."""
+    return begin_step(model, optimizer, ids, targets, micro_batch, max_norm)()
+
+
+def begin_step(
+    model: LanguageModel,
+    optimizer: AdamW,
+    ids: Array,
+    targets: Array,
+    micro_batch: int | None = None,
+    max_norm: float = 1.0,
+) -> Callable[[], float]:
+    """Start a step, and return a function that ends it: it waits for the device and returns the mean loss.
+
+    On a GPU the next step may begin before this one ends, so that host and device work at the same time.
 
     ids, targets : (B, T) integers; a negative target is ignored
     micro_batch  : rows computed at a time. None: as many as fit the CPU cache; on a GPU the whole batch.
@@ -33,26 +48,51 @@ def train_step(
                    of its place in the batch, so the step is that of the whole batch, in less memory.
                    On a CPU, a GAM's part of one row that still does not fit the cache is split as well
     max_norm     : the norm of the gradient is clipped to this
-    Raises NonFinite, naming the first operation at fault, and updates nothing. But if only the gradients
-    are at fault and the loss scale is above 1, it halves the scale and skips the step instead.
+    The end raises NonFinite, naming the first operation at fault. Then neither this step nor one that has
+    begun since has updated anything. But if only the gradients are at fault and the loss scale is above 1,
+    it halves the scale and skips the step instead: with a loss scale, end a step before the next begins.
     """
     if model.xp is np:
         keep_freed_memory()
-    parts, drawn = parts_of(model, ids, targets, micro_batch), model.mask_counter.drawn
+    parts = parts_of(model, ids, targets, micro_batch)
+    drawn, taken = model.mask_counter.drawn, optimizer.steps
     optimizer.zero_grad()
-    loss = 0.0
+    losses = []
     for part_loss, share in _losses(model, parts):
         part_loss.backward(share * optimizer.scale, retain_graph=False)
-        loss = loss + share * part_loss.data
-    norm = optimizer.step(max_norm, loss)
-    mean, norm = float(loss), float(norm)  # the one place where the host waits for a device
-    if not optimizer.accepts(mean, norm):
-        optimizer.zero_grad()
-        model.mask_counter.drawn = drawn  # the same masks again
-        culprit = first_non_finite(model, parts)
-        model.mask_counter.drawn = drawn  # a step not taken uses up no masks
-        raise NonFinite(f"loss {mean}, gradient norm {norm}; first fault: {culprit}")
-    return mean
+        losses.append(part_loss.data if share == 1.0 else share * part_loss.data)
+    loss = sum(losses[1:], losses[0])
+    numbers = later(model.xp, loss, optimizer.step(max_norm, loss))
+
+    def end() -> float:
+        mean, norm = numbers()  # the one place where the host waits for a device
+        if not optimizer.accepts(mean, norm):
+            optimizer.zero_grad()
+            optimizer.steps, model.mask_counter.drawn = taken, drawn  # the same masks again
+            culprit = first_non_finite(model, parts)
+            model.mask_counter.drawn = drawn  # a step not taken uses up no masks
+            raise NonFinite(f"loss {mean}, gradient norm {norm}; first fault: {culprit}")
+        return mean
+
+    return end
+
+
+def later(xp: ModuleType, *numbers: Array) -> Callable[[], list[float]]:
+    """Start copying arrays of one number to the host; return a function that waits for them alone, not for
+    what the device has been given since, and returns the numbers."""
+    if not hasattr(xp, "cuda"):
+        return lambda: [float(a) for a in numbers]
+    import cupyx
+
+    copies = [a.reshape(1).get(out=cupyx.empty_pinned(1, a.dtype), blocking=False) for a in numbers]
+    copied = xp.cuda.Event()
+    copied.record()
+
+    def wait() -> list[float]:
+        copied.synchronize()
+        return [a.item() for a in copies]
+
+    return wait
 
 
 @dataclass(frozen=True, eq=False)

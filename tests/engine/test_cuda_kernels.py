@@ -120,9 +120,11 @@ def test_the_launcher_rounds_up_to_whole_blocks_and_starts_none_for_nothing(monk
     monkeypatch.setattr(
         cuda.kernels, "kernel", lambda *_: lambda grid, block, passed: started.append((grid, block))
     )
-    for threads in (0, 1, 128, 129):
+    for threads in (0, 1, 128, 129, (0, 5), (5, 0), (7, 5), (7, 129)):
         cuda.kernels.launch(fakegpu.xp, cuda.softmax.SOFTMAX, "softmax", threads, x, x, 2, 3)
-    assert started == [((1,), (128,)), ((1,), (128,)), ((2,), (128,))]
+    assert started == [
+        ((blocks, columns), (128,)) for blocks, columns in ((1, 1), (1, 1), (2, 1), (7, 1), (7, 2))
+    ]
 
 
 @needs_compiler
@@ -156,7 +158,7 @@ extern "C" __global__ void count(REAL* y, size n) { y[my_index()] = sum_of_warp(
     [
         ("too_far", "float32", 40, "written outside"),
         ("too_far_whole", "int64", 40, "written outside"),
-        ("leaves_the_warp", "float64", 40, "some threads of a warp ended"),
+        ("leaves_the_warp", "float64", 40, "some threads of a warp or block ended"),
         ("leaves_the_warp", "float64", 64, None),
     ],
 )

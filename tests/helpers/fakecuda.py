@@ -29,12 +29,15 @@ SHIM = r"""
 #include <ucontext.h>
 using std::exp; using std::fabs; using std::fmax; using std::log; using std::log1p; using std::sqrt;
 template <class T> T normcdf(T x) { return T(std::erfc(-x / std::sqrt(2.0L)) / 2); }
-struct Dim { int x, y, z; };
+struct Dim { unsigned x, y, z; };
 static Dim threadIdx, blockIdx, blockDim, gridDim;
 #define __global__
 #define __device__
+#define __shared__ static  // one block runs at a time
+inline void __threadfence() {}
+inline unsigned __float_as_uint(float x) { unsigned z; std::memcpy(&z, &x, sizeof z); return z; }
 
-struct Thread { ucontext_t context; bool ended; int waits; char sent[2][8]; char stack[1 << 15]; };
+struct Thread { ucontext_t context; bool ended; int waits, meetings; char sent[2][8]; char stack[1 << 15]; };
 static Thread threads[1024];
 static ucontext_t scheduler;
 
@@ -48,19 +51,31 @@ template <class T> T __shfl_xor_sync(unsigned warp, T value, int mask) {
     return value;
 }
 
+// Waits until every thread of the block has come here as often, or has ended, which `run_blocks` finds.
+static void __syncthreads() {
+    Thread& me = threads[threadIdx.x];
+    ++me.meetings;
+    for (bool all = false; !all;) {
+        swapcontext(&me.context, &scheduler);
+        all = true;
+        for (int i = 0; i < blockDim.x; ++i)
+            all = all && (threads[i].meetings >= me.meetings || threads[i].ended);
+    }
+}
+
 template <class T> T atomicAdd(T* place, T value) { const T old = *place; *place += value; return old; }
 
-// Run `body` as each thread of each block; return 0, or 1 if some threads of a warp ended while others
-// waited for them.
-template <class Body> int run(int blocks, int n, Body body) {
+// Run `body` as each thread of each block; return 0, or 1 if some threads of a warp, or of a block, ended
+// while others waited for them.
+template <class Body> int run_blocks(int blocks, int columns, int n, Body body) {
     static Body* life;
     life = &body;
-    gridDim = {blocks, 1, 1}; blockDim = {n, 1, 1};
-    for (int b = 0; b < blocks; ++b) {
-        blockIdx = {b, 0, 0};
+    gridDim = {(unsigned)blocks, (unsigned)columns, 1}; blockDim = {(unsigned)n, 1, 1};
+    for (int b = 0; b < blocks * columns; ++b) {
+        blockIdx = {(unsigned)(b % blocks), (unsigned)(b / blocks), 0};
         for (int i = 0; i < n; ++i) {
             Thread& t = threads[i];
-            t.ended = false; t.waits = 0;
+            t.ended = false; t.waits = t.meetings = 0;
             getcontext(&t.context);
             t.context.uc_stack.ss_sp = t.stack; t.context.uc_stack.ss_size = sizeof t.stack;
             t.context.uc_link = &scheduler;
@@ -69,7 +84,7 @@ template <class Body> int run(int blocks, int n, Body body) {
         for (bool all = false; !all;) {
             all = true;
             for (int i = 0; i < n; ++i) if (!threads[i].ended) {
-                threadIdx = {i, 0, 0};
+                threadIdx = {(unsigned)i, 0, 0};
                 swapcontext(&scheduler, &threads[i].context);
                 all = all && threads[i].ended;
             }
@@ -78,12 +93,13 @@ template <class Body> int run(int blocks, int n, Body body) {
                 if (t.ended != first.ended || t.waits != first.waits) return 1;
             }
         }
+        for (int i = 0; i < n; ++i) if (threads[i].meetings != threads[0].meetings) return 1;
     }
     return 0;
 }
 """
 FENCE = 64  # numbers before and after each array, to detect reads and writes outside it
-POISON = -(2**62)  # their value in arrays of integers; in others it is nan
+POISON = {"f": np.nan, "i": -(2**62), "u": 2**16 - 1}  # their value, by kind of dtype
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
 
 
@@ -117,49 +133,47 @@ class RawModule:
         parameters = self.parameters[name]
         names = ", ".join(re.search(r"\w+$", p)[0] for p in parameters)
         return (
-            f'extern "C" int run_{name}(int blocks, int threads, {", ".join(parameters)}) '
-            f"{{ return run(blocks, threads, [&] {{ {name}({names}); }}); }}"
+            f'extern "C" int run_{name}(int blocks, int columns, int threads, {", ".join(parameters)}) '
+            f"{{ return run_blocks(blocks, columns, threads, [&] {{ {name}({names}); }}); }}"
         )
 
     def get_function(self, name: str):
         return partial(self._launch, name)
 
     def _launch(self, name: str, grid: tuple, block: tuple, arguments: tuple) -> None:
-        (blocks,), (threads,) = grid, block
+        (blocks, columns), (threads,) = grid, block
         assert 0 < blocks < 2**31
+        assert 0 < columns < 2**16
         assert 0 < threads <= 1024
         assert threads % 32 == 0
         copies, fenced, passed = {}, [], []
         for parameter, a in zip(self.parameters[name], arguments, strict=True):
-            dtype = {"REAL": self.real, "size": np.dtype("int64"), "word": np.dtype("uint64")}[
-                re.search(r"REAL|size|word", parameter)[0]
-            ]
+            dtypes = {"REAL": self.real, "size": "int64", "word": "uint64", "bits": "uint16"}
+            dtype = np.dtype(dtypes[re.search("|".join(dtypes), parameter)[0]])
             if "*" not in parameter:
-                assert type(a) is dtype.type, f"{name}: {parameter}: {a!r}"
+                assert type(a) is dtype.type or (dtype.kind == "i" and type(a) is int), f"{name}: {parameter}"
                 passed.append(np.ctypeslib.as_ctypes_type(dtype)(a))
                 continue
             assert type(a) is fakegpu.DeviceArray, f"{name}: {parameter}: {a!r}"
             assert a.dtype == dtype, f"{name}: {parameter}: {a.dtype}"
             assert a.flags.c_contiguous, f"{name}: {parameter}: a kernel needs a contiguous array"
-            poison = np.nan if dtype.kind == "f" else POISON
             address = a._host.ctypes.data  # an array passed twice is one array on the device too
-            copies.setdefault(address, np.pad(a._host.ravel(), FENCE, constant_values=poison))
+            copies.setdefault(address, np.pad(a._host.ravel(), FENCE, constant_values=POISON[dtype.kind]))
             fenced.append((parameter, a._host, copies[address]))
             passed.append(ctypes.c_void_p(copies[address][FENCE:].ctypes.data))
-        fault = getattr(self.library, f"run_{name}")(blocks, threads, *passed)
-        assert not fault, f"{name}: some threads of a warp ended while others waited for them"
+        fault = getattr(self.library, f"run_{name}")(blocks, columns, threads, *passed)
+        assert not fault, f"{name}: some threads of a warp or block ended while others waited for them"
         for parameter, array, copy in fenced:
             ends = np.concatenate([copy[:FENCE], copy[-FENCE:]])
-            assert (np.isnan(ends) if copy.dtype.kind == "f" else ends == POISON).all(), (
-                f"{name}: {parameter}: written outside"
-            )
+            intact = np.isnan(ends) if copy.dtype.kind == "f" else ends == POISON[copy.dtype.kind]
+            assert intact.all(), f"{name}: {parameter}: written outside"
             if "const" not in parameter:
                 array[...] = copy[FENCE:-FENCE].reshape(array.shape)
 
 
 # ------------------------------------------------------------------------------------------- cuBLAS
 
-KINDS = {0: np.float32, 1: np.float64, 2: np.float16}  # cudaDataType_t
+KINDS = {0: np.float32, 1: np.float64, 2: np.float16, 14: np.uint16}  # cudaDataType_t; 14 is bfloat16
 COMPUTES = {68: np.float32, 77: np.float32, 70: np.float64}  # cublasComputeType_t
 calls: list[SimpleNamespace] = []  # the calls so far, for tests to inspect
 
@@ -181,7 +195,8 @@ def gemm_strided_batched(
     assert min(m, n, k, batch) > 0
     assert (Ctype == 1) == (compute == 70)
     assert Atype == Btype
-    calls.append(SimpleNamespace(kind=KINDS[Atype], out=KINDS[Ctype], compute=compute))
+    kind = "bfloat16" if Atype == 14 else KINDS[Atype]
+    calls.append(SimpleNamespace(kind=kind, out=KINDS[Ctype], compute=compute))
 
     def matrices(address: int, data_type: int, columns: int, leading: int, stride: int) -> np.ndarray:
         dtype, n = np.dtype(KINDS[data_type]), (batch - 1) * stride + columns * leading
@@ -193,7 +208,10 @@ def gemm_strided_batched(
     def operand(address: int, data_type: int, trans: int, rows: int, columns: int, leading: int, stride: int):
         rows, columns = (columns, rows) if trans else (rows, columns)
         assert leading >= rows
-        z = matrices(address, data_type, columns, leading, stride)[:, :rows].astype(COMPUTES[compute])
+        z = matrices(address, data_type, columns, leading, stride)[:, :rows]
+        if data_type == 14:  # the upper half of a float32
+            z = (z.astype(np.uint32) << 16).view(np.float32)
+        z = z.astype(COMPUTES[compute])
         z = tf32(z) if compute == 77 else z
         return z.swapaxes(1, 2) if trans else z
 
@@ -228,6 +246,6 @@ def install(monkeypatch) -> None:
 
     monkeypatch.setattr(cuda.linear, "cublas", cublas)
     monkeypatch.setattr(fakegpu.xp, "RawModule", RawModule, raising=False)
-    for table in [*(op.fast for op in OPS.values()), optim.FASTER]:
+    for table in [*(op.fast for op in OPS.values()), optim.FASTER, optim.CLIP]:
         if "cupy" in table:
             monkeypatch.setitem(table, "fakegpu", table["cupy"])

@@ -4,7 +4,7 @@ import math
 
 from minigam.engine import attention as reference
 from minigam.engine.cuda.kernels import WARP, launch
-from minigam.engine.cuda.linear import product
+from minigam.engine.cuda.linear import product, rounded
 from minigam.engine.masks import mask_arguments
 
 ATTENTION = r"""
@@ -68,7 +68,7 @@ def causal_attention(
         return z.transpose(0, 2, 1, 3).reshape(B, z.shape[2], C)
 
     kv = qkv[..., C:] if past is None else xp.concatenate([past, qkv[..., C:]], axis=1)  # (B, P+T, 2C)
-    q, k, v = heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:])
+    q, k, v = rounded(xp, heads(qkv[..., :C]), heads(kv[..., :C]), heads(kv[..., C:]))
     scale, n = 1.0 / math.sqrt(C // H), B * H * T
     mask = mask_arguments(p, key, first_token * H * (P + T))
     a = product(xp, q, k.swapaxes(-1, -2))  # (B, H, T, P+T)
@@ -78,12 +78,13 @@ def causal_attention(
     del dropped  # backward recomputes it
 
     def backward(dy):
-        dy = heads(dy)
+        (dy,) = rounded(xp, heads(dy))
         ds, dropped = product(xp, dy, v.swapaxes(-1, -2)), a
         if p > 0.0:
             dropped = xp.empty(a.shape, dtype=a.dtype)
         launch(xp, ATTENTION, "attend_back", n * WARP, a, ds, dropped, n, P + T, scale, *mask)
         dv = product(xp, dropped.swapaxes(-1, -2), dy)
+        (ds,) = rounded(xp, ds)
         dq, dk = product(xp, ds, k), product(xp, ds.swapaxes(-1, -2), q)
         dkv = xp.concatenate([merged(dk), merged(dv)], axis=-1)  # (B, P+T, 2C)
         dqkv = xp.concatenate([merged(dq), dkv[:, P:]], axis=-1)

@@ -11,15 +11,23 @@ import numpy as np
 
 THREADS = 128  # per block
 WARP = 32  # threads that run together; one warp handles one row
-REAL = {"float32": "float", "float64": "double"}
+SLAB = 64  # rows that one thread sums, for one channel
+FLOAT, INTEGER, BITS = np.dtype("float32"), np.dtype("int64"), np.dtype("uint16")
+WHOLE = (INTEGER, BITS)
+REAL: dict[np.dtype, str] = {FLOAT: "float", np.dtype("float64"): "double"}
 
 COMMON = r"""
 typedef long long size;
 typedef unsigned long long word;
+typedef unsigned short bits;
 
+// A launch is over n things: this thread handles number my_index(); or a warp of 32 threads row my_row().
 __device__ size my_index() { return (size)blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ size my_row() { return my_index() / 32; }  // a warp of 32 threads handles one row
+__device__ size my_row() { return my_index() / 32; }
 __device__ int my_lane() { return threadIdx.x % 32; }
+// Or it is over parts, such as rows, and channels: this thread handles my_channel() of my_part().
+__device__ unsigned my_part() { return blockIdx.x; }
+__device__ size my_channel() { return (size)blockIdx.y * blockDim.x + threadIdx.x; }
 
 // Sum and maximum of x over the threads of a warp. Every thread gets the result.
 __device__ REAL sum_of_warp(REAL x) {
@@ -30,6 +38,29 @@ __device__ REAL max_of_warp(REAL x) {
     for (int distance = 16; distance > 0; distance /= 2)
         x = fmax(x, __shfl_xor_sync(0xffffffffu, x, distance));
     return x;
+}
+
+// Called by every thread of a launch over slabs and channels, after each has written its part of a sum. True
+// in the last block to come, of those for the same channels: there all parts can be read. Which block that is
+// varies, but it adds the parts in their order: the same bits. `arrived` is zeros, and is zeros again then.
+__device__ bool all_arrived(size* arrived) {
+    __shared__ bool last;
+    __threadfence();  // what this thread has written is seen by whoever sees it arrive
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd((word*)&arrived[blockIdx.y], (word)1) == gridDim.x - 1;
+        if (last) arrived[blockIdx.y] = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+// The total over all slabs of entry i of sums (slabs, width), for the block that all_arrived has told.
+__device__ REAL total(const volatile REAL* sums, size width, size i) {
+    REAL sum = 0;
+    for (size slab = 0; slab < gridDim.x; ++slab) sum += sums[slab * width + i];
+    return sum;
 }
 
 // Right to the last bits however small it is. 1 - sigmoid(x), which cancels for large x, is sigmoid(-x).
@@ -50,34 +81,42 @@ __device__ REAL dropout_factor(size entry, word seed, size threshold, REAL scale
 """
 
 
-def launch(xp, source: str, name: str, threads: int, *arguments, **macros) -> None:
-    """Launch kernel `name` of `source` with at least `threads` threads, without waiting for it.
+def launch(xp, source: str, name: str, threads: int | tuple[int, int], *arguments, **macros) -> None:
+    """Launch kernel `name` of `source`, without waiting for it.
 
-    arguments : C-contiguous arrays of int64 or REAL, the one float dtype of a launch; ints, which become
-                int64; floats, which become REAL
+    threads   : how many, at least; or (parts, channels), for a thread per channel of each part
+    arguments : C-contiguous arrays of int64, uint16 or REAL, the one float dtype of a launch; ints, which
+                become int64; floats, which become REAL
     macros    : other macros of the source, by name
     Raises TypeError if REAL is neither float32 nor float64, and for arrays of any other layout or dtype.
     """
-    arrays = [a for a in arguments if isinstance(a, xp.ndarray)]
-    dtype = next((a.dtype for a in arrays if a.dtype.kind == "f"), np.dtype("float32"))
-    if dtype.name not in REAL:
-        raise TypeError(f"{name}: {dtype} on a GPU, wanted {' or '.join(REAL)}")
-    for a in arrays:
-        if a.dtype not in (dtype, np.int64) or not a.flags.c_contiguous:
-            raise TypeError(f"{name}: an array {a.shape} {a.dtype}, wanted C-contiguous {dtype} or int64")
+    parts, channels = threads if isinstance(threads, tuple) else (-(-threads // THREADS), 1)
+    if not (parts and channels):
+        return
+    passed, real, ndarray = list(arguments), None, xp.ndarray
+    for i, a in enumerate(arguments):
+        if type(a) is ndarray:
+            dtype = a.dtype
+            if dtype is not real and dtype not in WHOLE:
+                real = real or dtype
+            if not (a.flags.c_contiguous and (dtype == real or dtype in WHOLE) and (real or FLOAT) in REAL):
+                raise TypeError(_misfit(name, a, real))
+        elif type(a) is float:
+            passed[i] = (real or FLOAT).type(a)  # the arrays come first
+    launched = kernel(xp, source, name, real or FLOAT, *macros.items())
+    launched((parts, -(-channels // THREADS)), (THREADS,), tuple(passed))
 
-    def as_c(a):
-        return np.int64(a) if isinstance(a, int) else dtype.type(a) if isinstance(a, float) else a
 
-    if threads:
-        macros["REAL"], blocks = REAL[dtype.name], -(-threads // THREADS)
-        options = tuple(f"-D{macro}={value}" for macro, value in macros.items())
-        kernel(xp, source, options, name)((blocks,), (THREADS,), tuple(map(as_c, arguments)))
+def _misfit(name: str, a, real: np.dtype | None) -> str:
+    if real is not None and real not in REAL:
+        return f"{name}: {real} on a GPU, wanted float32 or float64"
+    return f"{name}: an array {a.shape} {a.dtype}, wanted C-contiguous {real or FLOAT} or int64"
 
 
 @cache
-def kernel(xp, source: str, options: tuple[str, ...], name: str):
-    """Return one compiled kernel."""
+def kernel(xp, source: str, name: str, real: np.dtype, *macros: tuple[str, object]):
+    """Return one compiled kernel. A source is compiled on first use, once for each dtype and macros."""
+    options = (f"-DREAL={REAL[real]}", *(f"-D{macro}={value}" for macro, value in macros))
     return module(xp, source, options).get_function(name)
 
 
@@ -92,3 +131,9 @@ def module(xp, source: str, options: tuple[str, ...]):
 def announce() -> None:
     """Explain the wait before the first step, once."""
     print("loading CUDA kernels (the first run on a machine compiles them)", file=sys.stderr)
+
+
+@cache
+def counters(xp, channels: int):
+    """Return the zeros with which the blocks of a launch count how many have come; see `all_arrived`."""
+    return xp.zeros(-(-channels // THREADS), dtype=INTEGER)

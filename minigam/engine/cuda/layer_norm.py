@@ -1,10 +1,9 @@
 """LayerNorm, one warp per row; for the sums over rows, one thread per channel."""
 
 from minigam.engine import ops
-from minigam.engine.cuda.kernels import WARP, launch
+from minigam.engine.cuda.gradients import place_for
+from minigam.engine.cuda.kernels import SLAB, WARP, counters, launch
 from minigam.engine.numeric import packed, rows
-
-SLAB = 64  # rows that one thread sums, for one channel
 
 LAYER_NORM = r"""
 extern "C" __global__ void layer_norm(
@@ -55,21 +54,26 @@ extern "C" __global__ void layer_norm_dx(
     }
 }
 
-// One thread per channel of `slab` rows: their part of dweight and dbias, in sums (slabs, 2, C).
+// One thread per channel of `slab` rows: their part of dweight and dbias, in sums (slabs, 2, C). Then the
+// totals, added to dweight if `more` says so, to dbias if `more_bias` does, else written there.
 extern "C" __global__ void layer_norm_sums(
     const REAL* __restrict__ x, const REAL* __restrict__ means, const REAL* __restrict__ shifts,
-    const REAL* __restrict__ scales, const REAL* __restrict__ dy, REAL* __restrict__ sums,
-    size rows, size C, size slab)
+    const REAL* __restrict__ scales, const REAL* __restrict__ dy, REAL* sums, size* arrived,
+    REAL* dweight, size more, REAL* dbias, size more_bias, size rows, size C, size slab)
 {
-    const size part = my_index() / C, c = my_index() % C, first = part * slab;
-    if (first >= rows) return;
-    REAL dweight = 0, dbias = 0;
-    for (size row = first; row < rows && row < first + slab; ++row) {
-        dweight += dy[row * C + c] * (x[row * C + c] - means[row] - shifts[row]) * scales[row];
-        dbias += dy[row * C + c];
+    const size c = my_channel(), first = my_part() * slab;
+    if (c < C) {
+        REAL weighted = 0, plain = 0;
+        for (size row = first; row < rows && row < first + slab; ++row) {
+            weighted += dy[row * C + c] * (x[row * C + c] - means[row] - shifts[row]) * scales[row];
+            plain += dy[row * C + c];
+        }
+        sums[my_part() * 2 * C + c] = weighted;
+        sums[my_part() * 2 * C + C + c] = plain;
     }
-    sums[part * 2 * C + c] = dweight;
-    sums[part * 2 * C + C + c] = dbias;
+    if (!all_arrived(arrived) || c >= C) return;
+    dweight[c] = (more ? dweight[c] : (REAL)0) + total(sums, 2 * C, c);
+    dbias[c] = (more_bias ? dbias[c] : (REAL)0) + total(sums, 2 * C, C + c);
 }
 """
 
@@ -83,11 +87,15 @@ def layer_norm(xp, x, weight, bias, *, eps: float = 1e-5):
     launch(xp, LAYER_NORM, "layer_norm", N * WARP, x, weight, bias, y, *moments, N, C, float(eps))
 
     def backward(dy):
-        (dy,), dx, slabs = packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), -(-N // SLAB)
+        dy, dx, slabs = *packed(xp, dy), xp.empty(x.shape, dtype=x.dtype), max(1, -(-N // SLAB))
         launch(xp, LAYER_NORM, "layer_norm_dx", N * WARP, x, weight, *moments, dy, dx, N, C)
-        sums = xp.empty((slabs, 2, C), dtype=x.dtype)
-        launch(xp, LAYER_NORM, "layer_norm_sums", slabs * C, x, *moments, dy, sums, N, C, SLAB)
-        total = sums.sum(axis=0)
-        return dx, total[0], total[1]
+        sums, dweight, dbias = (
+            xp.empty((slabs, 2, C), dtype=x.dtype),
+            place_for(xp, weight),
+            place_for(xp, bias),
+        )
+        launch(xp, LAYER_NORM, "layer_norm_sums", (slabs, C), x, *moments, dy, sums, counters(xp, C),
+               *dweight, *dbias, N, C, SLAB)  # fmt: skip
+        return dx, dweight[0], dbias[0]
 
     return y, backward

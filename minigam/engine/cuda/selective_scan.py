@@ -4,14 +4,14 @@ Letters: b sequences, T tokens, E channels, N states per channel.
 """
 
 from minigam.engine import selective_scan as reference
-from minigam.engine.cuda.kernels import launch
+from minigam.engine.cuda.kernels import WARP, launch
 from minigam.engine.numeric import packed, rows
 
-CHUNK = 16  # tokens per chunk; one state per chunk is kept, where the reference keeps one per token
+CHUNK = 64  # tokens per chunk; one state per chunk is kept, where the reference keeps one per token
 
 # N is a macro. One thread handles one channel of one sequence: its N states stay in registers for the whole
 # sequence. States are stored as (..., N, E), so that neighbouring threads read neighbouring numbers. No
-# thread waits for another: sums over channels are computed outside.
+# thread waits for another: another kernel computes the sums over channels.
 SCAN = r"""
 struct Place { size row, e; bool outside; };
 
@@ -101,6 +101,28 @@ extern "C" __global__ void scan_backward(
         dA[first + n * E] = drate[n];
     }
 }
+
+// One warp per state of a token of the chunk: dB and dC, sums over the channels.
+extern "C" __global__ void scan_sums(
+    const REAL* __restrict__ x, const REAL* __restrict__ delta, const REAL* __restrict__ dy,
+    const REAL* __restrict__ states, const REAL* __restrict__ dstates,
+    REAL* __restrict__ dB, REAL* __restrict__ dC, size b, size T, size E, size chunk, size begin, size end)
+{
+    const size n = my_row() % N, t = my_row() / N % (end - begin), row = my_row() / N / (end - begin);
+    if (row >= b) return;
+    const size token = row * T + begin + t, work = ((row * chunk + t) * N + n) * E;
+    REAL written = 0, read = 0;
+    for (size e = my_lane(); e < E; e += 32) {
+        written += dstates[work + e] * (delta[token * E + e] * x[token * E + e]);
+        read += states[work + e] * dy[token * E + e];
+    }
+    written = sum_of_warp(written);
+    read = sum_of_warp(read);
+    if (my_lane() == 0) {
+        dB[token * N + n] = written;
+        dC[token * N + n] = read;
+    }
+}
 """
 
 
@@ -108,8 +130,7 @@ extern "C" __global__ void scan_backward(
 def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     """The same recurrence, with the states in registers; keeps only those at the borders of chunks.
 
-    Backward recomputes the states of a chunk, as the hardware-aware scan of arXiv 2312.00752 does. Matrix
-    products compute the sums over channels (dB, dC), which gives the same bits in every run.
+    Backward recomputes the states of a chunk, as the hardware-aware scan of arXiv 2312.00752 does.
     """
     (b, T, E), N = x.shape, A.shape[1]
     inputs = packed(xp, x, delta, A.T, B, C, skip)
@@ -132,13 +153,11 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
         dx, ddelta, dB, dC = (xp.empty(z.shape, dtype=x.dtype) for z in (x, delta, B, C))
         states, dstates = (xp.empty((b, CHUNK, N, E), dtype=x.dtype) for _ in range(2))
         dA, carry = (xp.zeros((b, N, E), dtype=x.dtype) for _ in range(2))
-        write = delta * x
         for c, begin in reversed(list(enumerate(chunks))):
             end = min(begin + CHUNK, T)
-            arrays = (dy, borders[c], states, dstates, dx, ddelta, dA, carry)
-            start("scan_backward", arrays, begin, end)
-            dC[:, begin:end] = (states[:, : end - begin] @ dy[:, begin:end, :, None])[..., 0]
-            dB[:, begin:end] = (dstates[:, : end - begin] @ write[:, begin:end, :, None])[..., 0]
+            start("scan_backward", (dy, borders[c], states, dstates, dx, ddelta, dA, carry), begin, end)
+            launch(xp, SCAN, "scan_sums", b * (end - begin) * N * WARP, *inputs[:2], dy, states, dstates,
+                   dB, dC, b, T, E, CHUNK, begin, end, N=N)  # fmt: skip
         dskip = rows(dy * x).sum(axis=0)
         dpast = None if past is None else carry.swapaxes(1, 2)
         return dx, ddelta, dA.sum(axis=0).T, dB, dC, dskip, dpast

@@ -1,14 +1,13 @@
 """Faster rules for GAM's convolution, memory and gate."""
 
 from minigam.engine import sequence
-from minigam.engine.cuda.kernels import launch
-from minigam.engine.cuda.linear import product
+from minigam.engine.cuda.gradients import place_for
+from minigam.engine.cuda.kernels import SLAB, counters, launch
+from minigam.engine.cuda.linear import product, rounded
 from minigam.engine.cuda.softmax import softmax_backward, softmax_of
 from minigam.engine.numeric import packed, rows
 
-SLAB = 64  # tokens that one thread sums, for one channel
-
-# K is a macro. One thread handles one channel of one token.
+# K is a macro.
 CONVOLUTION = r"""
 // Channel c of token t of sequence b: from u (B, T, C), or for t < 0 from past (B, K-1, C), if there is one.
 __device__ REAL input_at(
@@ -18,52 +17,63 @@ __device__ REAL input_at(
     return has_past ? past[(b * (K - 1) + t + K - 1) * C + c] : 0;
 }
 
+// One thread per channel of a token.
 extern "C" __global__ void convolve(
     const REAL* __restrict__ u, const REAL* __restrict__ weight, const REAL* __restrict__ bias,
-    const REAL* __restrict__ past, REAL* __restrict__ y, size has_past, size B, size T, size C)
+    const REAL* __restrict__ past, REAL* __restrict__ y, size has_past, size T, size C)
 {
-    const size c = my_index() % C, t = my_index() / C % T, b = my_index() / C / T;
-    if (b >= B) return;
+    const size b = my_part() / (unsigned)T, t = my_part() % (unsigned)T, c = my_channel();
+    if (c >= C) return;
     REAL sum = bias[c];
     for (int j = 0; j < K; ++j)
         sum += weight[c * K + j] * input_at(u, past, has_past, b, t - (K - 1) + j, c, T, C);
-    y[my_index()] = sum;
+    y[my_part() * C + c] = sum;
 }
 
-// The same filter, reversed in time. Writes dpast (B, K-1, C) if there is a past.
+// One thread per channel of an input. The same filter, reversed in time. The first K-1 inputs of a sequence
+// are its past, whose gradient is dpast (B, K-1, C), if there is one.
 extern "C" __global__ void convolve_du(
     const REAL* __restrict__ weight, const REAL* __restrict__ dy, REAL* __restrict__ du,
-    REAL* __restrict__ dpast, size has_past, size B, size T, size C)
+    REAL* __restrict__ dpast, size has_past, size T, size C)
 {
-    const size before = K - 1, c = my_index() % C, b = my_index() / C / (before + T);
-    const size t = my_index() / C % (before + T) - before;
-    if (b >= B || (t < 0 && !has_past)) return;
+    const unsigned before = has_past ? K - 1 : 0, inputs = before + (unsigned)T;
+    const size b = my_part() / inputs, t = (size)(my_part() % inputs) - before, c = my_channel();
+    if (c >= C) return;
     REAL sum = 0;
     for (int j = 0; j < K; ++j) {
-        const size later = t + before - j;  // the token that has this one as input j
+        const size later = t + K - 1 - j;  // the token that has this one as input j
         if (later >= 0 && later < T) sum += weight[c * K + j] * dy[(b * T + later) * C + c];
     }
     if (t >= 0) du[(b * T + t) * C + c] = sum;
     else dpast[(b * before + before + t) * C + c] = sum;
 }
 
-// One thread per channel of `slab` tokens: their part of dweight and dbias, in sums (slabs, K + 1, C).
+// One thread per channel of `slab` tokens: their part of dweight and dbias, in sums (slabs, K + 1, C). Then
+// the totals, added to dweight if `more` says so, to dbias if `more_bias` does, else written there.
 extern "C" __global__ void convolve_sums(
     const REAL* __restrict__ u, const REAL* __restrict__ past, const REAL* __restrict__ dy,
-    REAL* __restrict__ sums, size has_past, size B, size T, size C, size slab)
+    REAL* sums, size* arrived, REAL* dweight, size more, REAL* dbias, size more_bias,
+    size has_past, size B, size T, size C, size slab)
 {
-    const size part = my_index() / C, c = my_index() % C, first = part * slab;
-    if (first >= B * T) return;
-    REAL dweight[K], dbias = 0;
-    for (int j = 0; j < K; ++j) dweight[j] = 0;
-    for (size token = first; token < B * T && token < first + slab; ++token) {
-        const REAL d = dy[token * C + c];
-        dbias += d;
-        for (int j = 0; j < K; ++j)
-            dweight[j] += d * input_at(u, past, has_past, token / T, token % T - (K - 1) + j, c, T, C);
+    const size c = my_channel(), first = my_part() * slab;
+    if (c < C) {
+        REAL weighted[K], plain = 0;
+        for (int j = 0; j < K; ++j) weighted[j] = 0;
+        size b = T ? first / T : 0, t = first - b * T;
+        for (size token = first; token < B * T && token < first + slab; ++token) {
+            const REAL d = dy[token * C + c];
+            plain += d;
+            for (int j = 0; j < K; ++j)
+                weighted[j] += d * input_at(u, past, has_past, b, t - (K - 1) + j, c, T, C);
+            if (++t == T) ++b, t = 0;
+        }
+        for (int j = 0; j < K; ++j) sums[(my_part() * (K + 1) + j) * C + c] = weighted[j];
+        sums[(my_part() * (K + 1) + K) * C + c] = plain;
     }
-    for (int j = 0; j < K; ++j) sums[(part * (K + 1) + j) * C + c] = dweight[j];
-    sums[(part * (K + 1) + K) * C + c] = dbias;
+    if (!all_arrived(arrived) || c >= C) return;
+    for (int j = 0; j < K; ++j)
+        dweight[c * K + j] = (more ? dweight[c * K + j] : (REAL)0) + total(sums, (K + 1) * C, j * C + c);
+    dbias[c] = (more_bias ? dbias[c] : (REAL)0) + total(sums, (K + 1) * C, K * C + c);
 }
 """
 
@@ -74,18 +84,20 @@ def causal_conv1d(xp, u, weight, bias, past=None):
     (B, T, C), K = u.shape, weight.shape[-1]
     has_past = int(past is not None)
     u, weight, bias, before = packed(xp, u, weight, bias, past if has_past else bias)
-    sizes, y = (has_past, B, T, C), xp.empty(u.shape, dtype=u.dtype)
-    launch(xp, CONVOLUTION, "convolve", y.size, u, weight, bias, before, y, *sizes, K=K)
+    y, slabs = xp.empty(u.shape, dtype=u.dtype), max(1, -(-B * T // SLAB))
+    launch(xp, CONVOLUTION, "convolve", (B * T, C), u, weight, bias, before, y, has_past, T, C, K=K)
 
     def backward(dy):
-        (dy,), du, slabs = packed(xp, dy), xp.empty(u.shape, dtype=u.dtype), -(-B * T // SLAB)
+        (dy,), du = packed(xp, dy), xp.empty(u.shape, dtype=u.dtype)
         dpast = xp.empty((B, K - 1, C) if has_past else (0,), dtype=u.dtype)
+        inputs = T + (K - 1) * has_past
+        launch(xp, CONVOLUTION, "convolve_du", (B * inputs, C),
+               weight, dy, du, dpast, has_past, T, C, K=K)  # fmt: skip
+        dweight, dbias = place_for(xp, weight), place_for(xp, bias)
         sums = xp.empty((slabs, K + 1, C), dtype=u.dtype)
-        threads = B * (T + K - 1) * C
-        launch(xp, CONVOLUTION, "convolve_du", threads, weight, dy, du, dpast, *sizes, K=K)
-        launch(xp, CONVOLUTION, "convolve_sums", slabs * C, u, before, dy, sums, *sizes, SLAB, K=K)
-        total = sums.sum(axis=0)
-        return du, total[:K].T, total[K], dpast if has_past else None
+        launch(xp, CONVOLUTION, "convolve_sums", (slabs, C), u, before, dy, sums, counters(xp, C),
+               *dweight, *dbias, has_past, B, T, C, SLAB, K=K)  # fmt: skip
+        return du, dweight[0], dbias[0], dpast if has_past else None
 
     return y, backward
 
@@ -93,38 +105,39 @@ def causal_conv1d(xp, u, weight, bias, past=None):
 @sequence.associative_memory.faster("cupy")
 def associative_memory(xp, u, memory):
     """Computes the softmax and its gradient in place, each with one kernel."""
-    shape, u = u.shape, rows(u)
-    a = product(xp, u, memory.T)  # (N, S)
+    shape, (h, slots) = u.shape, rounded(xp, rows(u), memory)
+    a = product(xp, h, slots.T)  # (N, S)
     softmax_of(xp, a, a)
 
     def backward(dy):
-        dy = rows(dy)
-        ds = product(xp, dy, memory.T)
+        (dy,) = rounded(xp, rows(dy))
+        ds = product(xp, dy, slots.T)
         softmax_backward(xp, a, ds, ds)
-        dmemory = product(xp, a.T, dy)  # M as values
-        product(xp, ds.T, u, out=dmemory, add=True)  # M as keys
-        return product(xp, ds, memory).reshape(shape), dmemory
+        dmemory = product(xp, a.T, dy, *place_for(xp, memory))  # M as values
+        (ds,) = rounded(xp, ds)
+        product(xp, ds.T, h, out=dmemory, add=True)  # M as keys
+        return product(xp, ds, slots).reshape(shape), dmemory
 
-    return product(xp, a, memory).reshape(shape), backward
+    return product(xp, a, slots).reshape(shape), backward
 
 
 GATE = r"""
-// One thread handles one channel of one token; its two gates are C entries apart.
+// One thread per channel of a token; its two gates are C entries apart.
 extern "C" __global__ void fuse(
     const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
-    REAL* __restrict__ y, size n, size C)
+    REAL* __restrict__ y, size C)
 {
-    const size i = my_index(), g = i + i / C * C;
-    if (i < n) y[i] = sigmoid(gate[g]) * local[i] + sigmoid(gate[g + C]) * global[i];
+    const size c = my_channel(), i = my_part() * C + c, g = i + my_part() * C;
+    if (c < C) y[i] = sigmoid(gate[g]) * local[i] + sigmoid(gate[g + C]) * global[i];
 }
 
 extern "C" __global__ void fuse_back(
     const REAL* __restrict__ local, const REAL* __restrict__ global, const REAL* __restrict__ gate,
     const REAL* __restrict__ dy, REAL* __restrict__ dlocal, REAL* __restrict__ dglobal,
-    REAL* __restrict__ dgate, size n, size C)
+    REAL* __restrict__ dgate, size C)
 {
-    const size i = my_index(), g = i + i / C * C;
-    if (i >= n) return;
+    const size c = my_channel(), i = my_part() * C + c, g = i + my_part() * C;
+    if (c >= C) return;
     dlocal[i] = dy[i] * sigmoid(gate[g]);
     dglobal[i] = dy[i] * sigmoid(gate[g + C]);
     dgate[g] = dlocal[i] * local[i] * sigmoid(-gate[g]);
@@ -138,11 +151,11 @@ def gated_fusion(xp, local_context, global_context, gate):
     """Keeps only its inputs; backward recomputes the two sigmoids."""
     shape, C = local_context.shape, local_context.shape[-1]
     inputs, y = packed(xp, local_context, global_context, gate), xp.empty(shape, dtype=gate.dtype)
-    launch(xp, GATE, "fuse", y.size, *inputs, y, y.size, C)
+    launch(xp, GATE, "fuse", (y.size // max(C, 1), C), *inputs, y, C)
 
     def backward(dy):
         (dy,), gradients = packed(xp, dy), [xp.empty(z.shape, dtype=z.dtype) for z in inputs]
-        launch(xp, GATE, "fuse_back", dy.size, *inputs, dy, *gradients, dy.size, C)
+        launch(xp, GATE, "fuse_back", (dy.size // max(C, 1), C), *inputs, dy, *gradients, C)
         return tuple(gradients)
 
     return y, backward

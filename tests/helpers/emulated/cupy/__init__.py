@@ -32,6 +32,7 @@ def _copy_of(name: str) -> types.ModuleType:
 
 fakegpu, fakecuda = _copy_of("fakegpu"), _copy_of("fakecuda")
 fakecuda.fakegpu = fakegpu  # its kernels take the arrays of the copy
+fakecuda.cuda.adamw.BLOCKS = 4  # of threads that take turns here; on a device there are enough for all of it
 globals().update({k: v for k, v in vars(fakegpu.xp).items() if not k.startswith("__")})
 
 __version__ = "0.0 (emulator)"
@@ -59,9 +60,18 @@ def empty(shape: int | tuple[int, ...], dtype: np.typing.DTypeLike) -> fakegpu.D
     return fakegpu.xp.empty(shape, dtype)
 
 
-_special = types.ModuleType("cupyx.scipy.special")
+def _get(self: fakegpu.DeviceArray, out: np.ndarray | None = None, blocking: bool = True) -> np.ndarray:
+    """Copy to the host; `blocking` changes nothing, for the array is there already."""
+    out = np.empty(self.shape, self.dtype) if out is None else out
+    out[...] = self._host
+    return out
+
+
+fakegpu.DeviceArray.get = _get
+_cupyx, _special = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy.special")
+_cupyx.empty_pinned = np.empty
 _special.erf = lambda x: fakegpu.DeviceArray(np.vectorize(math.erf, otypes=[x.dtype])(x.get()))
-sys.modules[_special.__name__] = _special
+sys.modules |= {module.__name__: module for module in (_cupyx, _special)}
 
 
 # ------------------------------------------------------------------------------------------- memory

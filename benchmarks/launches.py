@@ -1,0 +1,53 @@
+"""Count the launches of a training step on a GPU, and time the Python code that makes them, without a GPU.
+
+The pretend GPU of the tests emulates the kernels, so the sizes are small. But the models have six layers, and
+neither number depends on the other sizes. Time is that of the package's functions as cProfile measures it.
+"""
+
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks import measure
+from minigam import cli
+from minigam.experiments import report
+from minigam.training import provenance
+
+PROG = "benchmarks.launches"
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
+    p.add_argument("--out", type=Path, default=measure.RESULTS / "launches",
+                   help="folder for results (default: benchmarks/results/launches)")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cli.require_folder(args.out)
+    measure.require("pytest")
+    sys.path.insert(0, str(measure.PROJECT / "tests"))
+    from helpers import launches
+
+    models = {}
+    for kind in tqdm(launches.CONFIGS, desc="three models", disable=None, unit="model"):
+        count = launches.launches(kind)
+        models[kind.__name__] = {
+            "launches": count.total(),
+            "by_name": dict(count.most_common()),
+            "host_ms": 1e3 * launches.host_seconds(kind),
+        }
+    measured = provenance.measured_by("numpy")
+    text = report.table(
+        ["one training step", "launches", "time in Python functions (ms)"],
+        [[name, str(m["launches"]), f"{m['host_ms']:.2f}"] for name, m in models.items()],
+    )
+    content = {"measured": measured, "sizes": launches.SIZES, "models": models}
+    report.write(args.out, "launches", content, [{"measured": measured}], text, None)
+    return 0
+
+
+if __name__ == "__main__":
+    measure.run(main, lambda: {}, PROG)
