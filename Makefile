@@ -8,7 +8,7 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test campaigns coverage mutants matrix lint gradcheck bench notebooks exercises notebooks-open clean
+.PHONY: help train test campaigns coverage mutants matrix lint gradcheck bench device-check notebooks exercises notebooks-open clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,6 +49,9 @@ bench: $(VENV)/bench  ## compare speed and memory with PyTorch on the CPU (about
 	$(BIN)/python -m benchmarks.threads
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.generate
+
+device-check: $(VENV)/test $(VENV)/bench  ## verify and measure everything on a GPU, with the CuPy in .venv (8 minutes)
+	$(BIN)/python -m benchmarks.device --out benchmarks/results/device
 
 notebooks: $(VENV)/notebooks  ## execute the course's notebooks again from their sources (a few minutes)
 	$(BIN)/minigam course build

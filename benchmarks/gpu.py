@@ -1,9 +1,12 @@
 """Compare minigam on CuPy with PyTorch on a CUDA device: a training step, and the paper's table 2 for GAM.
 
-Times come from CUDA events. Memory is what the library took from the device: CuPy's pool, PyTorch's
-reserved memory. Every measurement runs in its own process; ratios are taken within a round.
+Times come from CUDA events. Memory is what the device has in use since before the first allocation, and
+what each library's allocator took. Every measurement runs in its own process; ratios are taken within a
+round. Results are written after every round.
 """
 
+import argparse
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +20,12 @@ from statistics import median
 import numpy as np
 
 from benchmarks import gpu_report, measure
-from minigam import GAM, GAMConfig, backend, cli
+from benchmarks.gpu_meters import CupyMeter, HostMeter, TorchMeter
+from minigam import GAM, GAMConfig, backend, cli, config
+from minigam.config import InputError
+from minigam.engine import compiler
 from minigam.engine.memory import GIB, physical_memory
-from minigam.engine.precision import using
+from minigam.engine.precision import PrecisionUnavailable, require, using
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
 from minigam.training import provenance
@@ -28,8 +34,14 @@ from minigam.training.step import train_step
 
 PROG = "benchmarks.gpu"
 MINIGAM, EAGER, COMPILED = "minigam", "PyTorch eager", "PyTorch compiled"
+COMPETITORS = {"minigam": MINIGAM, "eager": EAGER, "compiled": COMPILED}
 PARTS = ("step", "table2")
 CONFIG, BATCH, WARM_UP = GAMConfig(), 32, 3
+TOY = GAMConfig(vocab_size=40, block_size=8, d_model=32, n_layers=1, n_slots=8)
+TINY = {
+    "step": {"model": TOY.to_dict(), "batch": 2},
+    "table2": {"scale": {"batch": 2, "d_model": 32, "gam": {"n_slots": 8}}, "lengths": [4, 8]},
+}
 BACKENDS = {"cuda": "cupy", "cpu": "numpy"}  # PyTorch's device: minigam's library for it
 
 
@@ -38,13 +50,14 @@ class Precision:
     """How each library computes matrix products; parameters are always float32."""
 
     products: str  # for torch.set_float32_matmul_precision
-    half: bool  # float16 products and a scaled loss; PyTorch's under autocast
+    half: str | None = None  # PyTorch's products under autocast; the loss is scaled for float16
 
 
 PRECISIONS = {
-    "float32": Precision("highest", half=False),
-    "tf32": Precision("high", half=False),
-    "float16": Precision("high", half=True),
+    "float32": Precision("highest"),
+    "tf32": Precision("high"),
+    "float16": Precision("high", half="float16"),
+    "bfloat16": Precision("high", half="bfloat16"),
 }
 
 
@@ -56,16 +69,20 @@ def work(part: str, competitor: str, precision: str, device: str, steps: int, **
 
     device : "cuda"; or "cpu", where the tests run the same code
     sizes  : for part "step": model, batch; for part "table2": scale, lengths
-    returns {"seconds", "times", "peak_mib", ...} of a step, or {"lengths": {T: the same, or None if
-    memory ran out}} of table 2
+    returns {"seconds", "times", "device_mib", "peak_mib", ...} of a step, or {"lengths": {T: the same, or
+    None if memory ran out}} of table 2
     """
-    if competitor == MINIGAM and device == "cuda":
-        with using(backend.get("cupy"), precision):
-            return _work(part, competitor, PRECISIONS[precision], device, steps, **sizes)
-    return _work(part, competitor, PRECISIONS[precision], device, steps, **sizes)
+    arguments = (part, competitor, PRECISIONS[precision], device, steps)
+    if device != "cuda":
+        return _work(HostMeter(), *arguments, **sizes)
+    if competitor != MINIGAM:
+        return _work(TorchMeter(), *arguments, **sizes)
+    meter = CupyMeter()  # before `get`, which computes
+    with using(backend.get("cupy"), precision):
+        return _work(meter, *arguments, **sizes)
 
 
-def _work(part: str, competitor: str, chosen: Precision, device: str, steps: int, **sizes) -> dict:
+def _work(meter, part: str, competitor: str, chosen: Precision, device: str, steps: int, **sizes) -> dict:
     if competitor != MINIGAM:
         import torch
 
@@ -73,12 +90,12 @@ def _work(part: str, competitor: str, chosen: Precision, device: str, steps: int
         torch.set_float32_matmul_precision(chosen.products)
         torch.backends.cudnn.allow_tf32 = chosen.products != "highest"  # on by default for convolutions
     if part == "step":
-        return _measured(_step(competitor, chosen, device, **sizes), competitor, device, steps)
+        return _measured(_step(competitor, chosen, device, **sizes), meter, steps)
     by_length: dict[int, dict | None] = {}
     for T in sizes["lengths"]:
         try:
             step = _block(competitor, chosen, device, sizes["scale"], T)
-            by_length[T] = _measured(step, competitor, device, steps)
+            by_length[T] = _measured(step, meter, steps)
         except _out_of_memory():
             by_length[T] = None
             break  # a longer one would not fit either
@@ -97,7 +114,8 @@ def _step(competitor: str, precision: Precision, device: str, model: dict, batch
     ids, targets = (rng.integers(config.vocab_size, size=shape) for _ in range(2))
     if competitor == MINIGAM:
         own = GAM(config, backend=BACKENDS[device]).train()
-        optimizer = AdamW(own.parameters(), loss_scale=LossScale() if precision.half else None)
+        scale = LossScale() if precision.half == "float16" else None
+        optimizer = AdamW(own.parameters(), loss_scale=scale)
         return lambda: train_step(own, optimizer, ids, targets)
 
     import torch
@@ -117,7 +135,7 @@ def _block(competitor: str, precision: Precision, device: str, scale: dict, T: i
 
     import torch
 
-    from benchmarks.torch_models import GAMBlock
+    from benchmarks.torch_models import GAMBlock, autocast
 
     config = block_config("gam", scale, T)
     module = GAMBlock(config).to(device)
@@ -127,17 +145,16 @@ def _block(competitor: str, precision: Precision, device: str, scale: dict, T: i
     def step() -> None:
         module.zero_grad()
         x.grad = None
-        with torch.autocast("cuda", dtype=torch.float16, enabled=precision.half):
+        with autocast(precision.half):
             y = forward(x)
         y.backward(torch.ones_like(y))
 
     return step
 
 
-def _measured(step: Callable[[], object], competitor: str, device: str, steps: int) -> dict:
+def _measured(step: Callable[[], object], meter, steps: int) -> dict:
     """Return times and memory of a step by the device's own clock and allocator."""
-    on_gpu = CupyMeter if competitor == MINIGAM else TorchMeter
-    meter = on_gpu() if device == "cuda" else HostMeter()
+    meter.reset()
     for _ in range(WARM_UP):
         step()
     marks = [meter.mark()]
@@ -149,115 +166,116 @@ def _measured(step: Callable[[], object], competitor: str, device: str, steps: i
     return {"seconds": median(times), "times": times} | meter.memory()
 
 
-class CupyMeter:
-    """CuPy's events and pool. Creating it empties the pool, so create it before the measurement."""
-
-    def __init__(self):
-        self.cupy = backend.get("cupy")
-        self.pool = self.cupy.get_default_memory_pool()
-        self.pool.free_all_blocks()
-
-    def mark(self):
-        event = self.cupy.cuda.Event()
-        event.record()
-        return event
-
-    def wait(self, event) -> None:
-        event.synchronize()
-
-    def milliseconds(self, a, b) -> float:
-        return self.cupy.cuda.get_elapsed_time(a, b)
-
-    def memory(self) -> dict:
-        return {"peak_mib": self.pool.total_bytes() / measure.MIB}
-
-
-class TorchMeter:
-    """PyTorch's events and allocator."""
-
-    def __init__(self):
-        import torch
-
-        self.cuda, self.Event = torch.cuda, partial(torch.cuda.Event, enable_timing=True)
-        self.cuda.empty_cache()
-        self.cuda.reset_peak_memory_stats()
-
-    def mark(self):
-        event = self.Event()
-        event.record()
-        return event
-
-    def wait(self, event) -> None:
-        event.synchronize()
-
-    def milliseconds(self, a, b) -> float:
-        return a.elapsed_time(b)
-
-    def memory(self) -> dict:
-        return {
-            "peak_mib": self.cuda.max_memory_reserved() / measure.MIB,
-            "allocated_mib": self.cuda.max_memory_allocated() / measure.MIB,
-        }
-
-
-class HostMeter:
-    """The clock and the memory of a process without a GPU."""
-
-    mark = staticmethod(time.perf_counter)
-
-    def wait(self, moment: float) -> None:
-        """Return immediately: the host computes synchronously."""
-
-    def milliseconds(self, a: float, b: float) -> float:
-        return 1e3 * (b - a)
-
-    def memory(self) -> dict:
-        return {"peak_mib": measure.peak_bytes() / measure.MIB}
-
-
 # ------------------------------------------------------------------------------- the command
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
     p.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="(default: both)")
-    p.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS],
-                   help="precisions of matrix products (default: all)")  # fmt: skip
+    p.add_argument("--precisions", nargs="+", choices=config.PRECISIONS, default=[*config.PRECISIONS],
+                   help="precisions of matrix products (default: all that the GPU supports)")  # fmt: skip
+    p.add_argument("--competitors", nargs="+", choices=COMPETITORS, default=[*COMPETITORS],
+                   help="PyTorch eager or compiled; minigam always is measured (default: all)")  # fmt: skip
     p.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
                    help="lengths in table 2 (default: 256 to 8192)")  # fmt: skip
-    p.add_argument("--pairs", type=int, default=3, help="rounds (default: 3)")
+    p.add_argument("--pairs", type=int, default=3, help="most rounds (default: 3)")
     p.add_argument("--steps", type=int, default=20, help="timed steps of every process (default: 20)")
+    p.add_argument("--limit", type=float, default=120.0, metavar="SECONDS",
+                   help="longest time of one process, for each length in table 2 (default: 120)")  # fmt: skip
+    p.add_argument("--minutes", type=float,
+                   help="time of the whole run, by fewer rounds and measurements (default: any)")  # fmt: skip
+    p.add_argument("--cache", type=Path, metavar="FOLDER",
+                   help="where torch.compile keeps its results (default: in ~/.cache/minigam)")  # fmt: skip
     p.add_argument("--out", type=Path, default=measure.RESULTS / "gpu",
                    help="folder for results (default: benchmarks/results/gpu)")  # fmt: skip
+    p.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)  # sizes for the tests
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    cli.require_at_least(args, lengths=1, pairs=1, steps=1)
+    cli.require_at_least(args, lengths=1, pairs=1, steps=1, limit=1, minutes=0)
     cli.require_folder(args.out)
-    measure.require("torch")
-    where = environment()
+    names = [name for short, name in COMPETITORS.items() if short in {"minigam", *args.competitors}]
+    if len(names) > 1:
+        measure.require("torch")
+    budget = Budget(args.minutes, args.limit, caches(args.cache))
+    where, measured = environment(), provenance.measured_by("cupy")
     print(where)
     common = {"device": "cuda", "steps": args.steps}
     jobs = {
         "step": common | {"model": CONFIG.to_dict(), "batch": BATCH},
         "table2": common | {"scale": SCALES["published"], "lengths": sorted(set(args.lengths))},
     }
-    parts = {
-        part: {
-            name: compare(part, name, jobs[part], args.pairs)
-            for name in PRECISIONS
-            if name in args.precisions
-        }
-        for part in PARTS
-        if part in args.parts
-    }
-    measured = provenance.measured_by("cupy")
-    content = {"environment": where, "measured": measured, "pairs": args.pairs, "jobs": jobs, "parts": parts}
-    markdown = f"{where}\n\n{gpu_report.markdown(parts, jobs, args.pairs)}"
-    report.write(args.out, "gpu", content, [{"measured": measured}], markdown, gpu_report.plot(parts))
+    if args.tiny:
+        jobs = {part: job | TINY[part] for part, job in jobs.items()}
+    todo = [(part, name) for part in PARTS if part in args.parts
+            for name in config.PRECISIONS if name in args.precisions]  # fmt: skip
+    print(plan(todo, args.pairs, args.minutes))
+    parts: dict[str, dict[str, dict]] = {}
+
+    def save(*, quiet: bool = True) -> None:
+        content = {"environment": where, "measured": measured, "pairs": args.pairs, "minutes": args.minutes}
+        content |= {"limit_s": args.limit, "jobs": jobs, "parts": parts}
+        markdown, figure = gpu_report.markdown(parts, jobs, args.pairs), gpu_report.plot(parts)
+        head = [{"measured": measured}]
+        report.write(args.out, "gpu", content, head, f"{where}\n\n{markdown}", figure, quiet=quiet)
+
+    for i, (part, name) in enumerate(todo):
+        result = parts.setdefault(part, {})[name] = {"rounds": [], "failed": {}, "left_out": None}
+        compare(result, part, name, jobs[part], names, args.pairs, budget.share(len(todo) - i), save)
+        save()
+    save(quiet=False)
+    results = [result for by_precision in parts.values() for result in by_precision.values()]
+    print(f"measured: {sum(bool(r['rounds']) for r in results)} of {len(results)}")
+    if broken := [r["failed"][MINIGAM] for r in results if MINIGAM in r["failed"]]:
+        raise measure.WorkerFailed(broken[0])
     return 0
+
+
+def plan(todo: list[tuple[str, str]], pairs: int, minutes: float | None) -> str:
+    """Return one line about what will be measured, in which order."""
+    order = "; then ".join(
+        f"{part} in {', '.join(name for p, name in todo if p == part)}" for part in dict(todo)
+    )
+    limit = "" if minutes is None else f" within {minutes:g} min, each within its share of the time left"
+    return f"plan: {order}; {'1 round' if pairs == 1 else f'up to {pairs} rounds'}{limit}"
+
+
+def caches(folder: Path | None) -> dict[str, str]:
+    """Return the environment in which torch.compile keeps on disk what it has compiled, as CuPy does: each
+    process would otherwise compile everything again."""
+    try:
+        folder = folder.absolute() if folder is not None else compiler.cache_folder() / "gpu"
+    except compiler.NoCompiler as e:  # the folder cannot be used
+        raise InputError(f"--cache: {e}") from e
+    cli.require_folder(folder)
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+
+
+class Budget:
+    """The time of a run, and of the share of it that the measurement in progress has.
+
+    minutes     : None for no limit
+    limit_s     : most seconds of one process
+    environment : variables of the processes
+    """
+
+    def __init__(self, minutes: float | None, limit_s: float, environment: dict[str, str]):
+        self.ends = math.inf if minutes is None else time.monotonic() + 60.0 * minutes
+        self.limit_s, self.environment, self.share_ends = limit_s, environment, self.ends
+
+    def left(self) -> float:
+        return self.ends - time.monotonic()
+
+    def share(self, measurements: int) -> "Budget":
+        """Start a share of the time left, for the first of so many measurements."""
+        self.share_ends = time.monotonic() + self.left() / measurements
+        return self
+
+    def holds(self, seconds: float) -> bool:
+        """Return whether so many seconds more fit into the share."""
+        return time.monotonic() + seconds <= self.share_ends
 
 
 def environment() -> str:
@@ -267,34 +285,62 @@ def environment() -> str:
     cuda, driver = (
         f"{v // 1000}.{v % 1000 // 10}" for v in (runtime.runtimeGetVersion(), runtime.driverGetVersion())
     )
+    torch = f"torch {version('torch')}" if measure.find_spec("torch") else "no torch"
     return (
         f"{provenance.device('cupy')}, {physical_memory('cupy') / GIB:.0f} GiB, driver for CUDA "
-        f"{driver}; cupy {cupy.__version__}, CUDA {cuda}; torch {version('torch')}; "
-        f"numpy {version('numpy')}; commit {provenance.commit()}"
+        f"{driver}; cupy {cupy.__version__}, CUDA {cuda}; {torch}; "
+        f"numpy {np.__version__}; commit {provenance.commit()}"
     )
 
 
-def compare(part: str, precision: str, job: dict, pairs: int) -> dict:
-    """Measure one part at one precision: {"rounds": ..., "failed": {competitor: why}}.
+def compare(
+    result: dict, part: str, precision: str, job: dict, names: list[str], pairs: int, budget: Budget,
+    save: Callable[[], None],
+) -> None:  # fmt: skip
+    """Measure one part at one precision. Fills `result`, and calls `save` after each round:
 
-    A competitor that fails (torch.compile needs a compiler) is left out and named; minigam must not fail.
+    rounds   : [{competitor: what `work` returned}, ...]
+    failed   : {competitor: why}. One that fails or exceeds its limit is left out of all rounds and not tried
+               again. If minigam fails, there are no rounds
+    left_out : why nothing was measured: the precision, or the time
     """
-    failed: dict[str, str] = {}
+    limit_s = budget.limit_s * len(job.get("lengths", [0]))
+    failed: dict[str, str] = result["failed"]
 
     def attempt(competitor: str) -> dict:
         arguments = job | {"part": part, "competitor": competitor, "precision": precision}
+        name, seconds = f"{competitor}, {precision}, {part}", min(limit_s, max(0.0, budget.left()))
         try:
-            return measure.fresh(PROG, f"{competitor}, {precision}, {part}", arguments)
+            return measure.fresh(PROG, name, arguments, budget.environment, seconds)
         except measure.WorkerFailed as e:
-            if competitor == MINIGAM:
+            if budget.left() > 0.0:
                 raise
-            failed[competitor] = str(e)
-            return {}
+            raise measure.WorkerFailed(f"{name}: no time left") from e
 
-    names = {name: partial(attempt, name) for name in (MINIGAM, EAGER, COMPILED)}
-    rounds = measure.rounds(names, pairs, f"{part}, {precision}")
-    complete = [{name: r for name, r in results.items() if name not in failed} for results in rounds]
-    return {"rounds": complete, "failed": failed}
+    longest, before = 0.0, time.monotonic()
+
+    def another(by_round: list[dict]) -> bool:
+        nonlocal longest, before
+        longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        result["rounds"] = measure.complete(by_round, failed)
+        save()
+        return budget.holds(longest)
+
+    calls = {name: partial(attempt, name) for name in names}
+    calls |= measure.optional({name: call for name, call in calls.items() if name != MINIGAM}, failed)
+    if budget.left() <= 0.0:
+        result["left_out"] = f"{part}, {precision}: no time left"
+        return
+    try:
+        require(backend.get("cupy"), precision)
+        measure.rounds(calls, pairs, f"{part}, {precision}", another)
+    except PrecisionUnavailable as e:
+        result["left_out"] = str(e)
+    except measure.WorkerFailed as e:
+        if budget.left() > 0.0:
+            result["rounds"], failed[MINIGAM] = [], str(e)
+        elif not result["rounds"]:
+            result["left_out"] = f"{part}, {precision}: no time left"
 
 
 if __name__ == "__main__":

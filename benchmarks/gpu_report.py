@@ -8,12 +8,16 @@ from benchmarks import measure
 from minigam.experiments import paper, report
 from minigam.viz import STYLES
 
+MEMORY = ("device (MiB)", "memory ratio", "pool (MiB)", "allocated (MiB)")
+
 
 def markdown(found: dict, jobs: dict, pairs: int) -> str:
-    """Return the report on the measurements {part: {precision: {"rounds", "failed"}}}."""
+    """Return the report on the measurements {part: {precision: {"rounds", "failed", "left_out"}}}."""
     text = (
-        f"gpu: {pairs} rounds in alternation, each measurement in its own process, timed by CUDA events. "
-        "Memory is what the library took from the device. Ratios within a round: median (least to most).\n"
+        f"gpu: up to {pairs} rounds in alternation, each measurement in its own process, timed by CUDA "
+        "events. Device memory: what the device has in use after the steps, minus before the first "
+        "allocation. Part of it is the pool: CuPy's pool, or PyTorch's reserved memory, of which PyTorch "
+        "counts what was allocated at most. Ratios within a round: median (least to most).\n"
     )
     if "step" in found:
         m = jobs["step"]["model"]
@@ -24,7 +28,7 @@ def markdown(found: dict, jobs: dict, pairs: int) -> str:
             "Ratios are to the first line of each precision.\n\n"
         )
         text += report.table(
-            ["", "precision", "ms / step", "time ratio", "memory (MiB)", "memory ratio"],
+            ["", "precision", "rounds", "ms / step", "time ratio", *MEMORY],
             [line for precision, result in found["step"].items() for line in _step_lines(precision, result)],
         )
     if "table2" in found:
@@ -33,57 +37,63 @@ def markdown(found: dict, jobs: dict, pairs: int) -> str:
             f"\nTable 2: one block, forward and backward, batch {scale['batch']}, C {scale['d_model']}, "
             "no dropout; medians. The paper used another GPU and mixed precision.\n"
         )
-        for what, unit in (("time_ms", "time (ms)"), ("peak_mib", "memory (MiB)")):
+        units = {"time_ms": "time (ms)", "device_mib": "device memory (MiB)", "peak_mib": "pool (MiB)"}
+        for what, unit in units.items():
             lengths = jobs["table2"]["lengths"]
             body = [
                 [label, *("out of memory" if c[what] is None else f"{c[what]:.2f}" for c in by_T.values())]
                 for label, by_T in table2(found["table2"]).items()
             ]
-            theirs = dict(zip(paper.LENGTHS, paper.TABLE2["gam"][what.replace("mib", "mb")], strict=True))
-            unit_there = "" if what == "time_ms" else " (MB)"
+            what_there, unit_there = ("time_ms", "") if what == "time_ms" else ("peak_mb", " (MB)")
+            theirs = dict(zip(paper.LENGTHS, paper.TABLE2["gam"][what_there], strict=True))
             body.append([f"paper: GAM{unit_there}", *(str(theirs.get(T, "")) for T in lengths)])
             text += "\n" + report.table([unit, *map(str, lengths)], body)
     for part, by_precision in found.items():
         for result in by_precision.values():
-            text += "".join(f"\nLeft out of {part}: {why}\n" for why in result["failed"].values())
+            reasons = [*result["failed"].values(), *filter(None, [result["left_out"]])]
+            text += "".join(f"\nLeft out of {part}: {why}\n" for why in reasons)
     return text
 
 
 def _step_lines(precision: str, result: dict) -> list[list[str]]:
-    rounds = result["rounds"]
-    if not rounds[0]:
-        return []
-    return [
-        [
-            name,
-            precision,
-            f"{1e3 * r['seconds']:.2f}",
-            measure.shown(r["time_ratio"]),
-            f"{r['peak_mib']:.0f}",
-            measure.shown(r["memory_ratio"]),
-        ]
-        for name, r in measure.summary(rounds, next(iter(rounds[0]))).items()
-    ]
+    rounds, lines = result["rounds"], []
+    for name in competitors(result):
+        of = {what: [results[name].get(what) for results in rounds] for what in rounds[0][name]}
+        time_ratio, memory_ratio = (
+            measure.shown(measure.paired(rounds, name, competitors(result)[0], what))
+            for what in ("seconds", "device_mib")
+        )
+        allocated = f"{median(of['allocated_mib']):.0f}" if "allocated_mib" in of else ""
+        device, pool = (f"{median(of[what]):.0f}" for what in ("device_mib", "peak_mib"))
+        ms = f"{1e3 * median(of['seconds']):.2f}"
+        lines.append(
+            [name, precision, str(len(rounds)), ms, time_ratio, device, memory_ratio, pool, allocated]
+        )
+    return lines
+
+
+def competitors(result: dict) -> list[str]:
+    """Return the names of those that were measured, minigam first; none if there are no rounds."""
+    return list(result["rounds"][0]) if result["rounds"] else []
 
 
 def table2(by_precision: dict) -> dict[str, dict[int, dict]]:
-    """Return for each line "competitor, precision" and length the medians over the rounds: "time_ms" and
-    "peak_mib", None if memory ran out."""
+    """Return for each line "competitor, precision" and length the medians over the rounds: "time_ms",
+    "device_mib" and "peak_mib", None if memory ran out."""
     lines = {}
     for precision, result in by_precision.items():
-        for name in result["rounds"][0]:
+        for name in competitors(result):
             rounds = [results[name]["lengths"] for results in result["rounds"]]
             lines[f"{name}, {precision}"] = {int(T): _cell([by_T[T] for by_T in rounds]) for T in rounds[0]}
     return lines
 
 
 def _cell(rounds: list[dict | None]) -> dict:
+    memory = ("device_mib", "peak_mib")
     if None in rounds:
-        return {"time_ms": None, "peak_mib": None}
-    return {
-        "time_ms": 1e3 * median(r["seconds"] for r in rounds),
-        "peak_mib": median(r["peak_mib"] for r in rounds),
-    }
+        return dict.fromkeys(("time_ms", *memory))
+    cell = {what: median(r[what] for r in rounds) for what in memory}
+    return cell | {"time_ms": 1e3 * median(r["seconds"] for r in rounds)}
 
 
 def plot(found: dict):
@@ -101,10 +111,10 @@ def plot(found: dict):
 
 def _bars(axes, by_precision: dict) -> None:
     greys, hatches = ("0.3", "0.65", "0.9"), ("", "///", "...")
-    names = list(dict.fromkeys(name for result in by_precision.values() for name in result["rounds"][0]))
+    names = list(dict.fromkeys(name for result in by_precision.values() for name in competitors(result)))
     for i, name in enumerate(names):
         measured = [
-            (place, r["rounds"]) for place, r in enumerate(by_precision.values()) if name in r["rounds"][0]
+            (place, r["rounds"]) for place, r in enumerate(by_precision.values()) if name in competitors(r)
         ]
         heights = [1e3 * median(results[name]["seconds"] for results in rounds) for _, rounds in measured]
         places = [place + 0.27 * (i - (len(names) - 1) / 2) for place, _ in measured]
@@ -113,12 +123,13 @@ def _bars(axes, by_precision: dict) -> None:
     axes.set_xticks(range(len(by_precision)), by_precision)
     axes.set_ylabel("time of a training step (ms)")
     axes.margins(y=0.15)
-    axes.legend(frameon=False, fontsize=8)
+    if names:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _curves(axes, lines: dict[str, dict[int, dict]]) -> None:
     greys = dict.fromkeys(label.rpartition(", ")[2] for label in lines)
-    greys = {precision: f"{0.35 * i:.2f}" for i, precision in enumerate(greys)}
+    greys = {precision: f"{0.25 * i:.2f}" for i, precision in enumerate(greys)}
     names = list(dict.fromkeys(label.rpartition(", ")[0] for label in lines))
     for label, by_T in lines.items():
         name, _, precision = label.rpartition(", ")
@@ -133,4 +144,4 @@ def _curves(axes, lines: dict[str, dict[int, dict]]) -> None:
     axes.set_xlabel("T, tokens")
     axes.set_ylabel("one block, forward and backward (ms)")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # nine lines
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # a dozen lines

@@ -8,11 +8,12 @@ all of them, and cancels in their ratios.
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -58,33 +59,81 @@ def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
     cli.run(guarded, prog)
 
 
-def fresh(module: str, name: str, job: dict, environment: dict[str, str] | None = None) -> dict:
+def fresh(
+    module: str, name: str, job: dict, environment: dict[str, str] | None = None,
+    limit_s: float | None = None,
+) -> dict:  # fmt: skip
     """Run one measurement in a fresh process and return the result of its work, with "peak_mib" (of the
     whole process, unless the work measures its own) and "libraries" (those that computed).
 
     module      : the module whose `work` is called with the arguments `job`
     name        : name of the measurement in an error
     environment : environment variables to set
-    Raises WorkerFailed when the process fails.
+    limit_s     : seconds after which the process is killed
+    Raises WorkerFailed when the process fails or its time is up.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, "worker", json.dumps(job)],
-        cwd=PROJECT,
-        env=os.environ | (environment or {}),
-        capture_output=True,
-        text=True,
-    )
+    try:
+        done = supervised(
+            [sys.executable, "-m", module, "worker", json.dumps(job)], limit_s,
+            env=os.environ | (environment or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise WorkerFailed(f"{name} was stopped at its limit of {limit_s:.0f} s") from None
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed)\b", line)]
-        raise WorkerFailed(f"{name} failed with exit code {done.returncode}: {[*lines, *errors][-1]}")
+        raise WorkerFailed(f"{name} failed with exit code {done.returncode}: {last_error(done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def rounds(competitors: dict[str, Callable[[], dict]], pairs: int, title: str) -> list[dict[str, dict]]:
+def last_error(text: str) -> str:
+    """Return the line of what a process wrote that says best why it failed."""
+    lines = text.strip().splitlines() or ["no message"]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Failed)\b", line)]
+    return [*lines, *errors][-1]
+
+
+def supervised(
+    command: list[str], limit_s: float | None = None, grace_s: float = 0.0, **settings
+) -> subprocess.CompletedProcess:
+    """Run a command in the project's folder. When its time is up, or when this process is interrupted, end
+    it and all that it started.
+
+    grace_s  : seconds to wait after SIGINT, and again after SIGTERM, before SIGKILL
+    settings : of subprocess.Popen
+    Raises subprocess.TimeoutExpired when the time is up.
+    """
+    with subprocess.Popen(command, cwd=PROJECT, start_new_session=True, **settings) as child:
+        try:
+            out, err = child.communicate(timeout=limit_s)
+        finally:
+            _end(child, grace_s)
+    return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def _end(child: subprocess.Popen, grace_s: float) -> None:
+    """End a child and what is left of its process group; outside POSIX, the child alone."""
+    if not hasattr(os, "killpg"):
+        child.kill()
+        return
+    for number in (signal.SIGINT, signal.SIGTERM) if grace_s else ():
+        if child.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(grace_s)
+    with suppress(ProcessLookupError, PermissionError):  # macOS: of a group that has ended
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def rounds(
+    competitors: dict[str, Callable[[], dict]],
+    pairs: int,
+    title: str,
+    another: Callable[[list[dict[str, dict]]], bool] = lambda by_round: True,
+) -> list[dict[str, dict]]:
     """Measure every competitor once per round; return {name: result} for each of `pairs` rounds.
 
     Every other round is in reverse order, so that a drift of the machine favours no competitor.
+    another : called after each round with those so far; if it returns False, no other follows
     """
     by_round = []
     with tqdm(total=pairs * len(competitors), desc=title, disable=None, unit="measurement") as bar:
@@ -95,6 +144,8 @@ def rounds(competitors: dict[str, Callable[[], dict]], pairs: int, title: str) -
                 results[name] = competitors[name]()
                 bar.update()
             by_round.append({name: results[name] for name in competitors})
+            if not another(by_round):
+                break
     return by_round
 
 

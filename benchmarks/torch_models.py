@@ -83,12 +83,19 @@ class LanguageModel(nn.Module):
         return F.cross_entropy(self(ids).flatten(0, 1), targets.flatten())
 
 
+def autocast(half: str | None) -> torch.autocast:
+    """Return a context in which matrix products on a GPU are computed in "float16" or "bfloat16"."""
+    dtype = torch.bfloat16 if half == "bfloat16" else torch.float16
+    return torch.autocast("cuda", dtype=dtype, enabled=half is not None)
+
+
 class Trainer:
     """A model, its AdamW, and the step that `minigam.training.train_step` is compared with.
 
     micro_batch : rows computed at a time; None for the whole batch
     fused       : AdamW in one kernel, which is not PyTorch's default on a CPU
-    half        : matrix products in float16 on a GPU, the loss scaled, as the authors trained
+    half        : "float16" or "bfloat16" for matrix products in it on a GPU; the loss is then scaled for
+                  float16, as the authors trained
     compiled    : the model's loss through torch.compile
     """
 
@@ -98,7 +105,7 @@ class Trainer:
         micro_batch: int | None = None,
         *,
         fused: bool | None = None,
-        half: bool = False,
+        half: str | None = None,
         compiled: bool = False,
     ):
         self.model, self.micro_batch, self.half = model.train(), micro_batch, half
@@ -106,14 +113,14 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=fused
         )
-        self.scaler = torch.amp.GradScaler("cuda", enabled=half)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=half == "float16")
 
     def step(self, ids: torch.Tensor, targets: torch.Tensor) -> float:
         """Forward, backward, clip, update; return the mean loss in nats before the update."""
         self.optimizer.zero_grad()
         rows, total = self.micro_batch or len(ids), 0.0
         for part_ids, part_targets in zip(ids.split(rows), targets.split(rows), strict=True):
-            with torch.autocast("cuda", dtype=torch.float16, enabled=self.half):
+            with autocast(self.half):
                 loss = self.loss(part_ids, part_targets) * (len(part_ids) / len(ids))
             self.scaler.scale(loss).backward()
             total += loss.detach()

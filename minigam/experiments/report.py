@@ -23,9 +23,10 @@ def command() -> str:
 
 
 def write(
-    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure | None"
-) -> None:
-    """Write NAME.json, NAME.md and, if there is a figure, NAME.png; print the Markdown.
+    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure | None",
+    *, quiet: bool = False,
+) -> None:  # fmt: skip
+    """Write NAME.json, NAME.md and, if there is a figure, NAME.png; print the Markdown unless `quiet`.
 
     cells : the measurements, each with its provenance under "measured"
     """
@@ -39,7 +40,8 @@ def write(
         with replacing(out / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=120, format="png")
     files = ", ".join(f"{name}.{kind}" for kind in ("json", "md", "png")[: 2 + (figure is not None)])
-    print(f"\n{markdown}\nSaved in {out}: {files}")
+    if not quiet:
+        print(f"\n{markdown}\nSaved in {out}: {files}")
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:

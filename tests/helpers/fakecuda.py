@@ -4,6 +4,7 @@ The threads of a block are coroutines that take turns: each runs until it has to
 """
 
 import ctypes
+import hashlib
 import re
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 
 from helpers import fakegpu
 from minigam.engine import cuda
+from minigam.engine.compiler import cache_folder, processor
 from minigam.engine.tensor import OPS
+from minigam.files import replacing
 from minigam.training import optim
 
 SHIM = r"""
@@ -100,6 +103,20 @@ POISON = {"f": np.nan, "i": -(2**62), "u": 2**16 - 1}  # their value, by kind of
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
 
 
+def compiled(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
+    """Compile a source, or take the library from a cache: tests start many processes that need the same."""
+    command = ["g++", "-O1", "-shared", "-fPIC", *options]
+    key = hashlib.sha256("\n".join([*command, *processor(), code]).encode()).hexdigest()
+    library = cache_folder() / f"emulated-{key[:32]}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory() as folder, replacing(library) as unfinished:
+            source = Path(folder, "kernels.cpp")
+            source.write_text(code)
+            done = subprocess.run([*command, "-o", unfinished, source], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(library))
+
+
 class RawModule:
     """CuPy's class of this name, on the host."""
 
@@ -109,13 +126,7 @@ class RawModule:
             name: [p.replace("__restrict__", "").strip() for p in text.split(",")]
             for name, text in KERNEL.findall(code)
         }
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-            source.write_text("\n".join([SHIM, code, *map(self._runner, self.parameters)]))
-            command = ["g++", "-O1", "-shared", "-fPIC", *options, "-o", library, source]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            self.library = ctypes.CDLL(str(library))
+        self.library = compiled("\n".join([SHIM, code, *map(self._runner, self.parameters)]), options)
 
     def _runner(self, name: str) -> str:
         """Return a C function that runs every thread of a launch."""
@@ -167,6 +178,11 @@ COMPUTES = {68: np.float32, 77: np.float32, 70: np.float64}  # cublasComputeType
 calls: list[SimpleNamespace] = []  # the calls so far, for tests to inspect
 
 
+def tf32(z: np.ndarray) -> np.ndarray:
+    """Round float32 to the 11 significant bits of tf32, halves up."""
+    return (z.view(np.uint32) + np.uint32(0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
 def gemm_strided_batched(
     handle, transa, transb, m, n, k, alpha, A, Atype, lda, strideA, B, Btype, ldb, strideB,
     beta, C, Ctype, ldc, strideC, batch, compute, algorithm,
@@ -196,6 +212,7 @@ def gemm_strided_batched(
         if data_type == 14:  # the upper half of a float32
             z = (z.astype(np.uint32) << 16).view(np.float32)
         z = z.astype(COMPUTES[compute])
+        z = tf32(z) if compute == 77 else z
         return z.swapaxes(1, 2) if trans else z
 
     alpha, beta = (np.ctypeslib.as_array(ctypes.cast(p, ctypes.POINTER(
