@@ -97,6 +97,11 @@ $(VENV)/fast: $(VENV)/core
 	@$(INSTALL) --editable '.[fast]'
 	@touch $@
 
+$(VENV)/nvrtc: $(VENV)/core
+	@echo "installing NVRTC, which compiles the CUDA kernels without a GPU"
+	@$(INSTALL) --editable '.[nvrtc]'
+	@touch $@
+
 $(VENV)/mutants: $(VENV)/test
 	@echo "installing cosmic-ray, which makes the mutants"
 	@$(INSTALL) cosmic-ray==8.7.0

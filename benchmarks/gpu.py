@@ -7,7 +7,6 @@ round. Results are written after every round.
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from benchmarks.gpu_meters import CupyMeter, HostMeter, TorchMeter
 from minigam import GAM, GAMConfig, backend, cli, config
 from minigam.config import InputError
 from minigam.engine import compiler
-from minigam.engine.memory import GIB, physical_memory
+from minigam.engine.memory import GIB, physical_memory, ran_out
 from minigam.engine.precision import PrecisionUnavailable, require, using
 from minigam.experiments import paper, report
 from minigam.experiments.scaling import SCALES, Block, block_config
 from minigam.training import provenance
 from minigam.training.optim import AdamW, LossScale
-from minigam.training.step import train_step
+from minigam.training.step import begin_step, train_step
 
 PROG = "benchmarks.gpu"
 MINIGAM, EAGER, COMPILED = "minigam", "PyTorch eager", "PyTorch compiled"
@@ -96,16 +95,13 @@ def _work(meter, part: str, competitor: str, chosen: Precision, device: str, ste
         try:
             step = _block(competitor, chosen, device, sizes["scale"], T)
             by_length[T] = _measured(step, meter, steps)
-        except _out_of_memory():
+        except (MemoryError, RuntimeError) as e:
+            if not ran_out(e):
+                raise
             by_length[T] = None
             break  # a longer one would not fit either
         del step
     return {"lengths": {str(T): by_length.get(T) for T in sizes["lengths"]}}
-
-
-def _out_of_memory() -> tuple[type[BaseException], ...]:
-    torch = sys.modules.get("torch")
-    return (MemoryError,) if torch is None else (MemoryError, torch.cuda.OutOfMemoryError)
 
 
 def _step(competitor: str, precision: Precision, device: str, model: dict, batch: int):
@@ -116,7 +112,17 @@ def _step(competitor: str, precision: Precision, device: str, model: dict, batch
         own = GAM(config, backend=BACKENDS[device]).train()
         scale = LossScale() if precision.half == "float16" else None
         optimizer = AdamW(own.parameters(), loss_scale=scale)
-        return lambda: train_step(own, optimizer, ids, targets)
+        if scale is not None:
+            return lambda: train_step(own, optimizer, ids, targets)
+        started: list[Callable[[], float]] = []
+
+        def step() -> None:
+            """Start a step and end the one before, as the training loop does."""
+            started.append(begin_step(own, optimizer, ids, targets))
+            if len(started) > 1:
+                started.pop(0)()
+
+        return step
 
     import torch
 

@@ -30,7 +30,6 @@ from minigam import (
     viz,
 )
 from minigam.course import check, show
-from minigam.engine.compiled import kernels
 
 # %% [markdown]
 # ## 1. From a differential equation to one step
@@ -732,7 +731,7 @@ print(f"all states      {states_mib:7.1f} MiB")
 for name, (_, ms, mib) in (("reference rule", plain), ("fast rule", fast)):
     print(f"{name:<15} {mib:7.1f} MiB at its peak {ms:8.1f} ms")
 assert plain[2] > states_mib
-assert fast[2] < states_mib or kernels.in_use() == "reference"  # without a C compiler both are the reference
+assert fast[2] < states_mib or fast[2] > 0.9 * plain[2]  # without a C compiler both are the reference rule
 
 # %% [markdown]
 # ## 7. The Mamba block

@@ -553,7 +553,7 @@ print("\n\n".join(re.findall(lines, cuda_text, re.M)))
 # %%
 PRETEND = r"""
 #include <math.h>
-typedef struct { int x; } Dim;
+typedef struct { int x, y; } Dim;
 static Dim threadIdx, blockIdx, blockDim = {128};
 #define __global__ static
 #define __device__ static

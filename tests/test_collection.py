@@ -64,7 +64,7 @@ def run(folder: Path, hidden: set[str], *arguments: str, **variables: str) -> su
 def test_the_gpu_tests_are_found_without_extras_clone_and_installation(tmp_path):
     for folder in ("benchmarks", "docs", "minigam", "notebooks", "tests"):
         copytree(PROJECT / folder, tmp_path / folder, ignore=ignore_patterns("__pycache__", "exercises"))
-    for path in PROJECT.glob("[!.]*.*"):
+    for path in filter(Path.is_file, PROJECT.glob("[!.]*.*")):
         copy(path, tmp_path)
     done = run(tmp_path, modules_of_extras(), "--collect-only", "-q", "-m", "gpu", MINIGAM_REQUIRE_GPU="0")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -20,13 +20,13 @@ def clip(
     """Return the joint norm of the gradients, and the factor that undoes `scale` and clips to max_norm.
 
     The factor is nan if the norm or the loss is not finite, or `blocked` is nan: an array of one number, 0
-    until this happens and nan from then on, so that steps that have begun meanwhile change nothing either.
+    until this happens and nan from then on, so that a step that has started meanwhile changes nothing either.
     Source of clipping: Pascanu et al., arXiv 1211.5063; the 1e-6 is torch.nn.utils.clip_grad_norm_'s.
     """
     norm = xp.sqrt(sum((squares(xp, g) for g in gradients), xp.zeros_like(blocked))) / scale
     whole = norm + loss + blocked
     factor = xp.where(xp.isfinite(whole), xp.minimum(max_norm / (norm + 1e-6), 1.0), math.nan)
-    blocked += whole - whole  # nan for infinity and nan
+    blocked[...] = xp.where(xp.isfinite(whole), 0.0, math.nan)
     return norm, factor / scale
 
 

@@ -337,7 +337,9 @@ def dropout(xp, x, bias=None, *, p: float, key: tuple[int, ...], first_token: in
     Raises ValueError unless 0 <= p < 1, ShapeError if the C differ.
     Source: Srivastava et al., JMLR 15 (2014).
     """
-    mask = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1]).astype(x.dtype) * (1.0 / (1.0 - p))
+    mask = 1.0
+    if p > 0.0:
+        mask = keep_mask(xp, key, p, x.shape, first_token * x.shape[-1]).astype(x.dtype) * (1.0 / (1.0 - p))
     y = (x if bias is None else x + bias) * mask
 
     def backward(dy):

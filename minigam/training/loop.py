@@ -34,14 +34,14 @@ def train(
     Raises NonFinite, with the step, when a loss or gradient is nan or infinite, and PrecisionUnavailable
     when the device does not support the run's precision.
     """
-    c, step, begun = run.config.train, start, deque[Begun]()
+    c, step, pending = run.config.train, start, deque[Pending]()
     late = model.xp is not np and optimizer.loss_scale is None
     bar = tqdm(total=c.steps, initial=start, unit="step", disable=None, desc=name)
     model.train()
 
     def end_first(after: float) -> float:
-        """End the first step that has begun and log it; return the time. `after`: when the last ended."""
-        first = begun.popleft()
+        """End the first step that has started and log it; return the time. `after`: when the last ended."""
+        first = pending.popleft()
         try:
             loss = first.end()
         except NonFinite as e:
@@ -68,9 +68,9 @@ def train(
             optimizer.lr = warmup_cosine(step + 1, c.steps, c.warmup_steps, c.lr)
             step += 1
             end = begin_step(model, optimizer, ids, targets, c.micro_batch or None, c.max_norm)
-            begun.append(Begun(step, optimizer.lr, count_targets(targets), started, end))
+            pending.append(Pending(step, optimizer.lr, count_targets(targets), started, end))
             due = step % c.eval_every == 0 or step % c.checkpoint_every == 0 or step == c.steps
-            while len(begun) > (late and not due):
+            while len(pending) > (late and not due):
                 ended = end_first(ended)
             heard = True
             if step % c.eval_every == 0 and step < c.steps:
@@ -78,7 +78,7 @@ def train(
                 run.log(line)
                 heard = _written(bar, f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
             stop = interrupted() or not heard  # a run that stops is saved
-            while stop and begun:
+            while stop and pending:
                 ended = end_first(ended)
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
                 require_finite(model, step)  # so that every checkpoint can be resumed
@@ -86,8 +86,8 @@ def train(
     return step
 
 
-class Begun(NamedTuple):
-    """A step that has begun. On a GPU it ends when the next has begun, so that both work at once."""
+class Pending(NamedTuple):
+    """A step that has started. On a GPU it ends when the next has started, so that both work at once."""
 
     step: int
     lr: float

@@ -49,7 +49,7 @@ def begin_step(
                    On a CPU, a GAM's part of one row that still does not fit the cache is split as well
     max_norm     : the norm of the gradient is clipped to this
     The end raises NonFinite, naming the first operation at fault. Then neither this step nor one that has
-    begun since has updated anything. But if only the gradients are at fault and the loss scale is above 1,
+    started since has updated anything. But if only the gradients are at fault and the loss scale is above 1,
     it halves the scale and skips the step instead: with a loss scale, end a step before the next begins.
     """
     if model.xp is np:
@@ -80,7 +80,7 @@ def begin_step(
 def later(xp: ModuleType, *numbers: Array) -> Callable[[], list[float]]:
     """Start copying arrays of one number to the host; return a function that waits for them alone, not for
     what the device has been given since, and returns the numbers."""
-    if not hasattr(xp, "cuda"):
+    if xp.__name__ != "cupy":
         return lambda: [float(a) for a in numbers]
     import cupyx
 

@@ -29,7 +29,7 @@ def test_the_sources_are_found():
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_source_compiles_for_a_device_and_spills_nothing(name, real, compiled, tmp_path):
     options = (ARCHITECTURE, f"-DREAL={real}", *MACROS)
-    ptx, log = compiled(kernels.COMMON + SOURCES[name], options, tmp_path)
+    ptx, log = compiled(kernels.whole(SOURCES[name]), options, tmp_path)
     print(log)
     assert "warning" not in log
     names = {kernel for kernel, _ in fakecuda.KERNEL.findall(SOURCES[name])}
@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(1024, 2) spills(REAL* y) {
 @nvrtc.each_compiler
 def test_a_spill_and_a_mistake_are_seen(compiled, tmp_path):
     options = (ARCHITECTURE, "-DREAL=double")
-    _, log = compiled(kernels.COMMON + SPILLS, options, tmp_path)
+    _, log = compiled(kernels.whole(SPILLS), options, tmp_path)
     assert nvrtc.spilled(log) > 0
     with pytest.raises(nvrtc.Unusable, match=r"identifier .*nothing.* is undefined"):
         compiled("__global__ void f(int* y) { *y = nothing; }", options, tmp_path)

@@ -114,7 +114,9 @@ def test_what_the_host_waits_for_is_copied_before_the_next_step(monkeypatch):
     cupyx = ModuleType("cupyx")
     cupyx.empty_pinned = np.empty
     monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    numbers = step.later(SimpleNamespace(cuda=SimpleNamespace(Event=Event)), Number(2.5), Number(3.5))
+    numbers = step.later(
+        SimpleNamespace(__name__="cupy", cuda=SimpleNamespace(Event=Event)), Number(2.5), Number(3.5)
+    )
     assert asked == ["copy, blocking False", "copy, blocking False", "record"]
     assert numbers() == [2.5, 3.5]
     assert asked[3:] == ["wait"]

@@ -35,7 +35,7 @@ extern "C" __global__ void place_ids(
 
 // `places` holds the positions sorted by id. One thread per channel of `run` of them adds up those of each
 // id: into the table if no others have this id, else into edges (runs, 2, C), edge 0 if the id began before,
-// edge 1 if it only goes on behind.
+// edge 1 if it only continues after.
 extern "C" __global__ void add_runs(
     const REAL* __restrict__ dy, const size* __restrict__ ids, const size* __restrict__ ends,
     const size* __restrict__ places, REAL* dtable, REAL* __restrict__ edges,

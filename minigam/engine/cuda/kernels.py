@@ -1,7 +1,7 @@
 """Compile and launch CUDA kernels: what the faster rules for CuPy share.
 
-A source is a string next to the rule that uses it. COMMON is prepended to it. It is compiled on first
-use, once per dtype, with the macro REAL as the type of its numbers.
+A source is a string next to the rule that uses it. COMMON is prepended to it, and SUMS if it needs them. It
+is compiled on first use, once per dtype, with the macro REAL as the type of its numbers.
 """
 
 import sys
@@ -43,6 +43,29 @@ __device__ REAL max_of_warp(REAL x) {
     return x;
 }
 
+// Writes a gradient to its place; with `more`, adds it to what is there.
+__device__ void put(REAL* place, size i, REAL gradient, size more) {
+    place[i] = more ? place[i] + gradient : gradient;
+}
+
+// Right to the last bits however small it is. 1 - sigmoid(x), which cancels for large x, is sigmoid(-x).
+__device__ REAL sigmoid(REAL x) {
+    const REAL e = exp(-fabs(x));
+    return (x < 0 ? e : 1) / (1 + e);
+}
+
+// The factor of an entry in dropout: `scale` or 0, according to masks.keep_mask. Four entries share number
+// entry / 4 + 1 of SplitMix64, 16 bits each.
+__device__ REAL dropout_factor(size entry, word seed, size threshold, REAL scale) {
+    word z = seed + (word)(entry / 4 + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    return (size)(z >> 16 * (entry % 4) & 0xffff) >= threshold ? scale : 0;
+}
+"""
+
+SUMS = r"""
 // Called by every thread of a launch over slabs and channels, after each has written its part of a sum. True
 // in the last block to come, of those for the same channels: there all parts can be read. Which block that is
 // varies, but it adds the parts in their order: the same bits. `arrived` is zeros, and is zeros again then.
@@ -65,27 +88,6 @@ __device__ REAL total(const REAL* sums, size width, size i) {
 #pragma unroll 8  // eight reads under way at a time
     for (size slab = 0; slab < gridDim.x; ++slab) sum += sums[slab * width + i];
     return sum;
-}
-
-// Writes a gradient to its place; with `more`, adds it to what is there.
-__device__ void put(REAL* place, size i, REAL gradient, size more) {
-    place[i] = more ? place[i] + gradient : gradient;
-}
-
-// Right to the last bits however small it is. 1 - sigmoid(x), which cancels for large x, is sigmoid(-x).
-__device__ REAL sigmoid(REAL x) {
-    const REAL e = exp(-fabs(x));
-    return (x < 0 ? e : 1) / (1 + e);
-}
-
-// The factor of an entry in dropout: `scale` or 0, according to masks.keep_mask. Four entries share number
-// entry / 4 + 1 of SplitMix64, 16 bits each.
-__device__ REAL dropout_factor(size entry, word seed, size threshold, REAL scale) {
-    word z = seed + (word)(entry / 4 + 1) * 0x9E3779B97F4A7C15ull;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    z ^= z >> 31;
-    return (size)(z >> 16 * (entry % 4) & 0xffff) >= threshold ? scale : 0;
 }
 """
 
@@ -133,7 +135,12 @@ def kernel(xp, source: str, name: str, real: np.dtype, *macros: tuple[str, objec
 def module(xp, source: str, options: tuple[str, ...]):
     """Return the module of one source, compiled with these options on first use."""
     announce()
-    return xp.RawModule(code=COMMON + source, options=options)
+    return xp.RawModule(code=whole(source), options=options)
+
+
+def whole(source: str) -> str:
+    """Return the text that is compiled for a source."""
+    return COMMON + (SUMS if "all_arrived" in source else "") + source
 
 
 @cache
