@@ -58,16 +58,15 @@ def xp_of(*arrays: Any, where: str = "operation", names: tuple[str, ...] = ()) -
     where, names : names of the operation and of its arguments, for the error message
     Raises BackendMismatch if the arrays belong to two libraries.
     """
-    owners = [owner(array) for array in arrays]
-    libraries = [library for library in dict.fromkeys(owners) if library is not None]
-    if len(libraries) > 1:
-        named = dict(enumerate(names))
-        found = [
+    found = {_OWNER.get(type(a)) or owner(a) for a in arrays if a is not None} - {None}
+    if len(found) > 1:
+        owners, named = [owner(a) for a in arrays], dict(enumerate(names))
+        each = [
             f"{named.get(i, f'input {i}')} {tuple(arrays[i].shape)} is {library.__name__}"
-            for library, i in zip(libraries, map(owners.index, libraries))
-        ]
-        raise BackendMismatch(f"{where}: {', '.join(found)}; move one with .to('numpy') or .to('cupy')")
-    return libraries[0] if libraries else np
+            for i, library in enumerate(owners) if library is not None and library not in owners[:i]
+        ]  # fmt: skip
+        raise BackendMismatch(f"{where}: {', '.join(each)}; move one with .to('numpy') or .to('cupy')")
+    return found.pop() if found else np  # type: ignore[return-value]
 
 
 def get(name: str) -> ModuleType:

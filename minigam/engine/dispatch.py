@@ -44,14 +44,16 @@ class Op(Generic[P]):
         dtype = self._float_dtype(arrays)
         if self.checks is not None:
             self.checks(*arrays, **settings)
-        rule = self.rule if state().reference_only else self.fast.get(xp.__name__, self.rule)
+        current = state()
+        rule = self.rule if current.reference_only else self.fast.get(xp.__name__, self.rule)
         y, backward = rule(xp, *arrays, **settings)
         if dtype is not None and y.dtype != dtype:
             raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
-        observe(self.name, "forward", (y,))
+        if current.observers:
+            observe(self.name, "forward", (y,))
         padded = args + (None,) * (len(self.arguments) - len(args))  # None for omitted optional arrays
         inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in padded)
-        if state().no_grad or not any(x is not None for x in inputs):
+        if current.no_grad or inputs.count(None) == len(inputs):
             return Tensor(y)
         node = Node(self.name, inputs, backward, y.shape, y.dtype, 0)
         node.version = node.leaf_version()
@@ -86,7 +88,7 @@ class Op(Generic[P]):
 
     def _float_dtype(self, arrays: list[Array]) -> np.dtype | None:
         """Return the dtype that all float inputs share, None if there are none. No implicit casts."""
-        dtypes = [a.dtype for a in arrays if _is_float(a)]
+        dtypes = [a.dtype for a in arrays if hasattr(a, "dtype") and a.dtype.kind == "f"]
         if not dtypes and self.integers:
             return None
         if not dtypes or dtypes.count(dtypes[0]) != len(dtypes):

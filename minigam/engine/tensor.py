@@ -109,7 +109,7 @@ class Node:
 
     def leaf_version(self) -> int:
         """Return the sum of the versions that the leaves among the inputs have now."""
-        return sum(x.version for x in self.inputs if isinstance(x, Tensor))
+        return sum([x.version for x in self.inputs if isinstance(x, Tensor)])
 
 
 def _released(dy: Array) -> tuple[Array, ...]:
@@ -285,7 +285,7 @@ class Tensor:
             g = self.home
         else:
             g = g.copy()
-        self.grad = xp_of(self.data).asarray(g)  # NumPy turns 0-d sums into scalars
+        self.grad = g if type(g) is type(self.data) else xp_of(self.data).asarray(g)  # no NumPy scalar
 
     def _cotangent(self, cotangent: Array) -> Array:
         xp = xp_of(self.data, cotangent, where="backward", names=("tensor", "cotangent"))

@@ -245,6 +245,7 @@ def install(monkeypatch) -> None:
         return (CUBLAS, "handle") if xp is fakegpu.xp else real(xp)
 
     monkeypatch.setattr(cuda.linear, "cublas", cublas)
+    monkeypatch.setattr(cuda.adamw, "BLOCKS", 4)  # whose threads take turns here
     monkeypatch.setattr(fakegpu.xp, "RawModule", RawModule, raising=False)
     for table in [*(op.fast for op in OPS.values()), optim.FASTER, optim.CLIP]:
         if "cupy" in table:

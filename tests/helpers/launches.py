@@ -5,7 +5,6 @@ Counted on the pretend GPU. A view costs the device nothing and does not count.
 
 import cProfile
 import pstats
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,13 +91,13 @@ def launches(kind) -> Counter[str]:
         return Counter(count)
 
 
-def host_seconds(kind, steps: int = 20) -> float:
+def host_seconds(kind, steps: int = 8) -> float:
     """Return the time of a step in functions of the package, as cProfile measures it, emulation excluded."""
     with pytest.MonkeyPatch.context() as patch:
         fakecuda.install(patch)
         step = step_of(kind)
         step()
-        profile = cProfile.Profile(time.thread_time)
+        profile = cProfile.Profile()
         with profile:
             for _ in range(steps):
                 step()

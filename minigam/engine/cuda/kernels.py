@@ -109,8 +109,10 @@ def launch(xp, source: str, name: str, threads: int | tuple[int, int], *argument
         if type(a) is ndarray:
             dtype = a.dtype
             if dtype is not real and dtype not in WHOLE:
-                real = real or dtype
-            if not (a.flags.c_contiguous and (dtype == real or dtype in WHOLE) and (real or FLOAT) in REAL):
+                if real not in (None, dtype) or dtype not in REAL:
+                    raise TypeError(_misfit(name, a, real))
+                real = dtype
+            if not a.flags.c_contiguous:
                 raise TypeError(_misfit(name, a, real))
         elif type(a) is float:
             passed[i] = (real or FLOAT).type(a)  # the arrays come first
@@ -119,8 +121,8 @@ def launch(xp, source: str, name: str, threads: int | tuple[int, int], *argument
 
 
 def _misfit(name: str, a, real: np.dtype | None) -> str:
-    if real is not None and real not in REAL:
-        return f"{name}: {real} on a GPU, wanted float32 or float64"
+    if a.dtype.kind == "f" and a.dtype not in REAL:
+        return f"{name}: {a.dtype} on a GPU, wanted float32 or float64"
     return f"{name}: an array {a.shape} {a.dtype}, wanted C-contiguous {real or FLOAT} or int64"
 
 

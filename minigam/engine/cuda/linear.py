@@ -9,11 +9,10 @@ from minigam.engine.cuda.gradients import place_for
 from minigam.engine.cuda.kernels import BITS, FLOAT, REAL, counters, launch, slabs_of
 from minigam.engine.numeric import packed, rows
 
-HALF = np.dtype("float16")
+HALF, HALVES = np.dtype("float16"), ("float16", "bfloat16")
 TYPES = {FLOAT: 0, np.dtype("float64"): 1, HALF: 2, BITS: 14}  # cudaDataType_t
-BETA: dict = {
-    real: np.arange(2, dtype=real) for real in REAL
-}  # 0 and 1; kept here: cuBLAS is given their addresses
+ZERO_ONE = {real: np.arange(2, dtype=real) for real in REAL}  # kept here: cuBLAS is given their addresses
+ADDRESS = {real: numbers.ctypes.data for real, numbers in ZERO_ONE.items()}
 
 
 def cublas(xp):
@@ -30,28 +29,29 @@ def product(xp, a, b, out=None, add: bool | int = False):
     Source: cublasGemmStridedBatchedEx. It expects column-major matrices. Ours are row-major, which to it
     are transposed matrices, so it computes out^T = b^T a^T.
     """
-    a, b = rounded(xp, a, b)
-    dtype = a.dtype
+    dtype, mode = a.dtype, precision.current()
+    if dtype == FLOAT and mode in HALVES:
+        a, b = rounded(xp, a, b)
+        dtype = a.dtype
     if dtype not in TYPES:
         raise TypeError(f"product: {dtype} on a GPU, wanted float32 or float64")
     *batch, M, K = a.shape
     N, real = b.shape[-1], dtype if dtype in REAL else FLOAT
     if out is None:
         out = xp.empty((*batch, M, N), dtype=real)
-    if 0 in out.shape or K == 0:  # cuBLAS takes no empty matrix
+    if 0 in (M, K, N, *batch):  # cuBLAS takes no empty matrix
         out[...] = out if add else 0.0
         return out
     (a, a_transposed), (b, b_transposed) = as_stored(xp, a), as_stored(xp, b)
-    (blas, handle), scalars = cublas(xp), BETA[real].ctypes.data
+    (blas, handle), zero, kind = cublas(xp), ADDRESS[real], TYPES[dtype]
     compute = blas.CUBLAS_COMPUTE_32F if real == FLOAT else blas.CUBLAS_COMPUTE_64F
-    if dtype == FLOAT and precision.current() == "tf32":
+    if dtype == FLOAT and mode == "tf32":
         compute = blas.CUBLAS_COMPUTE_32F_FAST_TF32
     blas.gemmStridedBatchedEx(
-        handle, b_transposed, a_transposed, N, M, K, scalars + real.itemsize,
-        b.data.ptr, TYPES[dtype], b.shape[-1], K * N,
-        a.data.ptr, TYPES[dtype], a.shape[-1], M * K, scalars + real.itemsize * bool(add),
-        out.data.ptr, TYPES[real], N, M * N,
-        math.prod(batch), compute, blas.CUBLAS_GEMM_DEFAULT,
+        handle, b_transposed, a_transposed, N, M, K, zero + real.itemsize,
+        b.data.ptr, kind, K if b_transposed else N, K * N,
+        a.data.ptr, kind, M if a_transposed else K, M * K, zero + real.itemsize * bool(add),
+        out.data.ptr, TYPES[real], N, M * N, math.prod(batch), compute, blas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
     return out
 
@@ -83,7 +83,7 @@ def rounded(xp, *arrays):
     A rule that reads an array in several products rounds it once. The bits of bfloat16 are in a uint16.
     """
     name = precision.current()
-    if name not in ("float16", "bfloat16"):
+    if name not in HALVES:
         return arrays
     return tuple(z if z.dtype != FLOAT else _to_half(xp, z, name) for z in arrays)
 
