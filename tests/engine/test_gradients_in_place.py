@@ -59,6 +59,14 @@ def test_a_gradient_that_comes_back_as_a_cotangent_is_added_as_any_other(library
 
 
 @each_device
+def test_a_gradient_set_by_the_user_is_added_to(library):
+    (weight,) = parameters(library, (4, 3))
+    weight.grad = backend.to(np.ones((4, 3)), library)
+    ops.linear(backend.to(np.ones((5, 3)), library), weight).sum().backward()
+    np.testing.assert_array_equal(backend.to_numpy(weight.grad), np.full((4, 3), 6.0))
+
+
+@each_device
 def test_a_transposed_parameter_has_no_place_of_its_own(library):
     """Its address and shape are those of the parameter."""
     (weight,) = parameters(library, (3, 3))
