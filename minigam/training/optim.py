@@ -65,6 +65,7 @@ class AdamW:
             raise ValueError("AdamW: no parameters, wanted at least one")
         self.lr, self.betas, self.weight_decay, self.eps = lr, betas, weight_decay, eps
         self.steps = 0  # t
+        self.unread = 0  # steps whose loss and norm are not read yet
         ends = np.cumsum([p.data.size for p in self.parameters]).tolist()
         self.places = [slice(end - p.data.size, end) for p, end in zip(self.parameters, ends)]
         self.m, self.v = (np.zeros(ends[-1], self.parameters[0].dtype) for _ in range(2))
@@ -85,7 +86,6 @@ class AdamW:
             p.data, p.home = (joined[place].reshape(p.shape) for joined in (self.flat, self.gradients))
             register(p)
         self.views = [p.data for p in self.parameters]
-        self.blocked = self.xp.zeros((), dtype=self.flat.dtype)  # nan after a step that was not finite
         self.m, self.v = (backend.to(moments, self.xp.__name__) for moments in (self.m, self.v))
 
     def zero_grad(self) -> None:
@@ -96,8 +96,8 @@ class AdamW:
         """Clip all gradients by their joint norm, update each parameter with a gradient; return the norm.
 
         max_norm : all gradients are scaled by one factor so that their joint norm is at most this
-        loss     : unless this number and the norm are finite, only the step count changes, and so in every
-                   later step until `accepts` has been told
+        loss     : unless this number and the norm are finite, only the step count changes, also in the steps
+                   that start before the outcome of this one is read, if the caller counts it in `unread`
         returns    the norm before clipping, an array of one number on the device: the host need not wait
         """
         self.lay_out()
@@ -108,6 +108,8 @@ class AdamW:
                 self.gradients[at] = p.grad.reshape(-1)
         if len(places) == len(self.places):  # all in one call
             places = [slice(None)]
+        if self.unread == 0:
+            self.blocked = xp.zeros((), dtype=self.flat.dtype)  # nan after a step that was not finite
         gradients = [self.gradients[at] for at in places]
         norm, factor = CLIP.get(xp.__name__, clip)(
             xp, gradients, loss, self.blocked,
@@ -134,9 +136,7 @@ class AdamW:
         gradients are not, and the loss scale is above 1, training continues with half the scale.
         """
         finite = math.isfinite(loss) and math.isfinite(norm)
-        if not finite:
-            self.steps -= 1
-            self.blocked[...] = 0.0
+        self.steps -= not finite
         if self.loss_scale and math.isfinite(loss) and (finite or self.loss_scale.value > 1.0):
             self.loss_scale.update(finite)
             return True

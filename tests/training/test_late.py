@@ -10,8 +10,10 @@ import pytest
 from helpers import fakecuda, fakegpu
 from helpers.steps import batch, tiny
 
+from minigam import backend
 from minigam.config import DataConfig, GAMConfig, TrainConfig
 from minigam.data.corpus import from_pocketstories
+from minigam.models.nn import Parameter
 from minigam.training import loop, step
 from minigam.training.optim import AdamW, LossScale
 from minigam.training.run import Run, RunConfig
@@ -89,6 +91,21 @@ def test_a_fault_undoes_its_step_and_the_one_that_has_begun(library, monkeypatch
     monkeypatch.setattr(model, "mean_loss", mean_loss)
     train_step(model, optimizer, ids, targets)  # nothing is blocked any more
     assert any((a != before[name]).any() for name, a in model.state_dict().items())
+
+
+@pytest.mark.parametrize("library", ["numpy", "fakegpu"])
+def test_a_loop_of_ones_own_loses_only_the_step_that_is_not_finite(library, monkeypatch):
+    """Nobody reads the outcome of its steps."""
+    fakecuda.install(monkeypatch)
+    p = Parameter(backend.to(np.array([1.0]), library))
+    optimizer, seen = AdamW([p], lr=0.1), []
+    for gradient in (1.0, np.inf, 1.0):
+        p.grad = backend.to(np.array([gradient]), library)
+        with np.errstate(all="ignore"):
+            optimizer.step()
+        seen.append(p.numpy().item())
+    assert seen[0] == seen[1] < 1.0
+    assert seen[2] < seen[1]
 
 
 def test_what_the_host_waits_for_is_copied_before_the_next_step(monkeypatch):
