@@ -255,7 +255,7 @@ def markdown(where: str, steps: list[dict], numbers: dict) -> str:
     """Return the summary: what became of each step, and the times of steps and kernels."""
     text = f"{where}\n\n" + "".join(f"* {line(step)}\n" for step in steps)
     if "steps" in numbers:
-        heads = ["one training step, ms", "launched by the host", "finished by the device", "loss read"]
+        heads = ["one training step, ms", "launched by the host", "work of the device", "loss read"]
         text += "\n" + report.table(heads, [
             [name, *([c["left_out"], "", ""] if "left_out" in c
                      else [f"{c[what]:.2f}" for what in ("host_ms", "device_ms", "whole_ms")])]

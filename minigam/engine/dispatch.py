@@ -49,8 +49,7 @@ class Op(Generic[P]):
         y, backward = rule(xp, *arrays, **settings)
         if dtype is not None and y.dtype != dtype:
             raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
-        if current.observers:
-            observe(self.name, "forward", (y,))
+        observe(self.name, "forward", (y,))
         padded = args + (None,) * (len(self.arguments) - len(args))  # None for omitted optional arrays
         inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in padded)
         if current.no_grad or inputs.count(None) == len(inputs):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from operator import iadd
+from operator import attrgetter, iadd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,8 @@ class State(NamedTuple):
     observers: tuple[Observer | None, ...] = ()
 
 
+# The inputs of the node whose backward rule runs
+INPUTS: ContextVar[tuple["Node | Tensor | None", ...]] = ContextVar("minigam.inputs", default=())
 _state: ContextVar[State] = ContextVar("minigam.state", default=State())  # noqa: B039  immutable
 state = _state.get
 
@@ -111,6 +113,23 @@ class Node:
         """Return the sum of the versions that the leaves among the inputs have now."""
         return sum([x.version for x in self.inputs if isinstance(x, Tensor)])
 
+    def gradients(self, dy: Array) -> list[tuple["Node | Tensor", Array]]:
+        """Run the backward rule, check what it returns, and return the inputs with their gradients."""
+        token = INPUTS.set(self.inputs)
+        try:
+            found = self.backward(dy)
+        finally:
+            INPUTS.reset(token)
+        if not isinstance(found, tuple) or len(found) != len(self.inputs):
+            raise AssertionError(f"{self.op}.backward must return a tuple of {len(self.inputs)}")
+        observe(self.op, "backward", found)
+        pairs = [(x, dx) for x, dx in zip(self.inputs, found) if x is not None and dx is not None]
+        for x, dx in pairs:
+            if dx.shape != x.shape or dx.dtype != x.dtype:
+                got, wanted = f"{dx.shape} {dx.dtype}", f"{x.shape} {x.dtype}"
+                raise AssertionError(f"{self.op}.backward gave {got} for an input of {wanted}")
+        return pairs
+
 
 def _released(dy: Array) -> tuple[Array, ...]:
     raise RuntimeError("backward: this graph was released by backward(retain_graph=False); compute it again")
@@ -145,20 +164,12 @@ class Tensor:
         self.requires_grad, self.node, self.name = requires_grad, node, name
         self.grad: Array = None
         self.home: Array = None  # an optimizer's array that the gradient is written to, if it has one
-        self.written: Array = None  # a view of home that a rule writes the gradient to; see cuda/gradients.py
+        self.written: Array = None  # a view of home that a rule has written to; see cuda/gradients.py
         self.version = 0  # raised by what changes the values in place, as optimizers do
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.data.dtype
+    shape = property(attrgetter("data.shape"))
+    ndim = property(attrgetter("data.ndim"))
+    dtype = property(attrgetter("data.dtype"))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -237,8 +248,7 @@ class Tensor:
         """Add d<cotangent, self>/dx to `x.grad` for every leaf x that requires it.
 
         cotangent    : array of this tensor's shape; for a single value a number, by default 1
-        retain_graph : False releases each node, and the arrays it keeps, as soon as it is done, so that
-                       memory use falls during the pass; a second backward pass is then impossible
+        retain_graph : False releases each node and its arrays once it is done; no second pass is possible
         Raises ShapeError if the cotangent does not have this tensor's shape, RuntimeError if an optimizer
         has changed a leaf since the forward pass. NumPy arrays of computed tensors are read-only. Any other
         write between the two passes, into a leaf, ids, targets or an array on a GPU, gives wrong gradients.
@@ -255,24 +265,14 @@ class Tensor:
                 continue
             if node.version != node.leaf_version():
                 raise RuntimeError(f"backward: an input of {node.op} changed since the forward pass; redo it")
-            gradients = node.backward(g)
-            if not isinstance(gradients, tuple) or len(gradients) != len(node.inputs):
-                raise AssertionError(f"{node.op}.backward must return a tuple of {len(node.inputs)}")
-            observe(node.op, "backward", gradients)
-            for x, dx in zip(node.inputs, gradients, strict=True):
-                if x is None or dx is None:
-                    continue
-                if dx.shape != x.shape or dx.dtype != x.dtype:
-                    raise AssertionError(
-                        f"{node.op}.backward gave {dx.shape} {dx.dtype} for an input of {x.shape} {x.dtype}"
-                    )
+            for x, dx in node.gradients(g):
                 if isinstance(x, Tensor):
                     x._add_gradient(dx)
                 else:  # out of place: a rule may return dy itself, or one array for two inputs
                     pending[id(x)] = summed(pending[id(x)], dx) if id(x) in pending else dx
             if not retain_graph:  # drop everything that is kept for the backward pass
                 node.inputs, node.backward, node.version = (), _released, 0
-            del node, gradients, g
+            del node, g
 
     def _add_gradient(self, g: Array) -> None:
         """Add g to `.grad`, an array that this leaf alone holds."""
@@ -289,11 +289,9 @@ class Tensor:
 
     def _cotangent(self, cotangent: Array) -> Array:
         xp = xp_of(self.data, cotangent, where="backward", names=("tensor", "cotangent"))
-        if cotangent is None:
-            if self.data.size != 1:
-                raise ValueError(f"backward: a tensor of {self.shape} needs a cotangent of that shape")
-            cotangent = 1.0
-        cotangent = xp.asarray(cotangent, dtype=self.dtype)
+        if cotangent is None and self.data.size != 1:
+            raise ValueError(f"backward: a tensor of {self.shape} needs a cotangent of that shape")
+        cotangent = xp.asarray(1.0 if cotangent is None else cotangent, dtype=self.dtype)
         if cotangent.size == 1 == self.data.size:
             cotangent = cotangent.reshape(self.shape)
         if cotangent.shape != self.shape:
@@ -302,8 +300,7 @@ class Tensor:
 
 
 def _order(root: Node) -> Iterator[Node]:
-    """Yield nodes from `root` back, each once, after all of its users, which the first loop counts.
-    Loops, not recursion: the graph can be arbitrarily deep."""
+    """Yield nodes from `root` back, each once, after all its users. Loops: a graph can be of any depth."""
     users: dict[int, int] = {}
     stack = [root]
     while stack:

@@ -10,7 +10,6 @@ from minigam.engine.adamw import clip, update
 from minigam.engine.backend import to_numpy, xp_of
 from minigam.engine.compiled import adamw as compiled_adamw
 from minigam.engine.cuda import adamw as cuda_adamw
-from minigam.engine.cuda.gradients import register
 from minigam.engine.tensor import Array
 from minigam.models.nn import Parameter
 
@@ -84,7 +83,6 @@ class AdamW:
         self.gradients = self.xp.zeros_like(self.flat)
         for p, place in zip(self.parameters, self.places):
             p.data, p.home = (joined[place].reshape(p.shape) for joined in (self.flat, self.gradients))
-            register(p)
         self.views = [p.data for p in self.parameters]
         self.m, self.v = (backend.to(moments, self.xp.__name__) for moments in (self.m, self.v))
 
@@ -136,7 +134,11 @@ class AdamW:
         gradients are not, and the loss scale is above 1, training continues with half the scale.
         """
         finite = math.isfinite(loss) and math.isfinite(norm)
-        self.steps -= not finite
+        if not finite:
+            self.steps, self.unread = (
+                self.steps - 1,
+                0,
+            )  # a step that has started since changes nothing either
         if self.loss_scale and math.isfinite(loss) and (finite or self.loss_scale.value > 1.0):
             self.loss_scale.update(finite)
             return True

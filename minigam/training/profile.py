@@ -78,6 +78,8 @@ def matrix_products(products: Counter[Product], xp: ModuleType, dtype: np.dtype)
     operands = []
     for (n, i, k, j), count in products.items():
         a, b = xp.ones((n, i, k), dtype=dtype), xp.ones((n, k, j), dtype=dtype)
+        if hasattr(xp, "cuda"):
+            a, b = linear.rounded(xp, a, b)  # a step rounds an array once for several products
         operands.append((a, b, xp.empty((n, i, j), dtype=dtype), count))
 
     def compute() -> None:

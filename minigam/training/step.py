@@ -66,12 +66,13 @@ def begin_step(
     optimizer.unread += 1
 
     def end() -> float:
-        mean, norm = numbers()  # the one place where the host waits for a device
-        optimizer.unread -= 1
+        try:
+            mean, norm = numbers()  # the one place where the host waits for a device
+        finally:
+            optimizer.unread = max(0, optimizer.unread - 1)
         if not optimizer.accepts(mean, norm):
             optimizer.zero_grad()
-            optimizer.steps, optimizer.unread = taken, 0  # a step that has started since is forgotten
-            model.mask_counter.drawn = drawn  # the same masks again
+            optimizer.steps, model.mask_counter.drawn = taken, drawn  # the same masks again
             culprit = first_non_finite(model, parts)
             model.mask_counter.drawn = drawn  # a step not taken uses up no masks
             raise NonFinite(f"loss {mean}, gradient norm {norm}; first fault: {culprit}")

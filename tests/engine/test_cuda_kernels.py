@@ -80,6 +80,15 @@ def test_adamw_in_one_kernel_equals_the_update(library, dtype, rtol):
 
 
 @each_device
+def test_a_learning_rate_may_be_a_number_of_numpy(library):
+    xp, settings = backend.get(library), SETTINGS | {"lr": np.float64(0.01)}
+    got, want = flat_arrays(library, 300, "float32"), flat_arrays("numpy", 300, "float32")
+    optim.FASTER[library](xp, *got, xp.asarray(np.float32(0.7)), **settings)
+    optim.update(np, *want, np.asarray(0.7, "float32"), **SETTINGS)
+    assert_all_close(got, want, 1e-6)
+
+
+@each_device
 @pytest.mark.parametrize("factor", [np.nan, np.inf, -np.inf])
 def test_adamw_changes_nothing_where_the_factor_is_not_finite(library, factor):
     xp = backend.get(library)

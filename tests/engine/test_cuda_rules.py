@@ -197,7 +197,7 @@ def test_embedding_adds_in_one_order_whatever_the_ids(below, library):
     case = next(c for c in BATCHES if c.op is ops.embedding)
     rng, table = np.random.default_rng(1), case.inputs(dtype="float32")[0]
     drawn = rng.integers(below, size=(20, 61))
-    assert drawn.size > max(2 * cuda.embedding.SLAB, 2 * cuda.embedding.RUN)
+    assert drawn.size > max(2 * cuda.embedding.COUNTED, 2 * cuda.embedding.RUN)
     dy = rng.standard_normal((*drawn.shape, C)).astype("float32")
     want, got = np.zeros(table.shape), []
     np.add.at(want, drawn.reshape(-1), dy.reshape(-1, C))

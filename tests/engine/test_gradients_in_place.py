@@ -8,7 +8,7 @@ from helpers.launches import CONFIGS, launches
 
 from minigam import backend, ops
 from minigam.engine.cuda.gradients import place_for
-from minigam.engine.tensor import Tensor
+from minigam.engine.tensor import Tensor, observing
 from minigam.models.nn import Parameter
 from minigam.training.optim import AdamW
 
@@ -56,6 +56,45 @@ def test_a_gradient_that_comes_back_as_a_cotangent_is_added_as_any_other(library
     p.backward(p.grad)
     (p + 0.0).backward(p.grad)
     np.testing.assert_array_equal(backend.to_numpy(p.grad), 4 * np.arange(3.0))
+
+
+@each_device
+def test_one_parameter_as_two_inputs_gets_both_gradients(library):
+    (p,) = parameters(library, (3, 3))
+    ops.linear(p, p).sum().backward()
+    w, dy = p.numpy(), np.ones((3, 3))
+    np.testing.assert_allclose(backend.to_numpy(p.grad), dy @ w + dy.T @ w, rtol=1e-12)
+
+
+@each_device
+def test_what_is_detached_gets_no_gradient(library):
+    """It has the parameter's own array."""
+    x = backend.to(np.ones((5, 3)), library)
+    (weight,) = parameters(library, (4, 3))
+    ops.linear(Tensor(x, requires_grad=True), weight.detach()).sum().backward()
+    assert weight.grad is None
+    ops.linear(x, weight).sum().backward()
+    ops.linear(Tensor(x, requires_grad=True), weight.detach()).sum().backward()
+    np.testing.assert_array_equal(backend.to_numpy(weight.grad), np.full((4, 3), 5.0))
+
+
+@each_device
+def test_an_exception_in_a_rule_leaves_no_trace(library, monkeypatch):
+    x = backend.to(np.ones((5, 3)), library)
+    (weight,) = parameters(library, (4, 3))
+
+    def look(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), observing(look):
+        ops.linear(x, weight).sum().backward()
+    with pytest.raises(KeyboardInterrupt):
+        y = ops.linear(x, weight).sum()
+        with observing(look):
+            y.backward()
+    ops.linear(x, weight).sum().backward()
+    np.testing.assert_array_equal(backend.to_numpy(weight.grad), np.full((4, 3), 5.0))
+    assert weight.grad is weight.home
 
 
 @each_device

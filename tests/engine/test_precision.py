@@ -11,7 +11,7 @@ from helpers import fakecuda, fakegpu
 from helpers.runs import FLAGS, assert_same_run
 from helpers.steps import batch, tiny
 
-from minigam import backend, ops, train
+from minigam import backend, ops, sequence, train
 from minigam.config import PRECISIONS, InputError
 from minigam.engine import cuda, precision
 from minigam.engine.precision import PrecisionUnavailable
@@ -109,6 +109,34 @@ def test_a_linear_layer_rounds_each_array_once(name, capable, monkeypatch):
     with precision.using(xp, name):
         ops.linear(x, weight).sum().backward()
     assert made == [(7, 5), (3, 5), (7, 3)]  # x, the weight, dy: for three products
+
+
+@fakecuda.each_device
+@pytest.mark.parametrize(
+    ("forward", "backward"), [("float16", "float32"), ("bfloat16", "float16"), ("float32", "float16")]
+)
+def test_a_backward_pass_in_another_precision_is_no_other_computation(
+    forward, backward, library, monkeypatch
+):
+    """An array that was rounded before is met by one that is rounded alike."""
+    fakecuda.install(monkeypatch)
+    if library == "fakegpu":
+        monkeypatch.setattr(precision, "capability", lambda xp: 90)
+    here, (a, b) = backend.get(library), operands()
+    x, weight = (Tensor(backend.to(z, library), requires_grad=True) for z in (a, b.T.copy()))
+    memory = Tensor(backend.to(b.T.copy(), library), requires_grad=True)
+    with precision.using(here, forward):
+        loss = ops.linear(x, weight).sum() + sequence.associative_memory(x, memory).sum()
+    with precision.using(here, backward):
+        loss.backward()
+    np.testing.assert_allclose(backend.to_numpy(weight.grad), np.ones((3, 4)) @ a, rtol=2e-2, atol=0.1)
+    assert np.isfinite(backend.to_numpy(memory.grad)).all()
+
+
+def test_products_of_two_formats_are_refused(capable):
+    half = xp.ones((2, 2), dtype="float16")
+    with pytest.raises(TypeError, match="product: float16 and float64 on a GPU"):
+        cuda.linear.product(xp, half, xp.ones((2, 2), dtype="float64"))
 
 
 @pytest.mark.gpu

@@ -93,6 +93,35 @@ def test_a_fault_undoes_its_step_and_the_one_that_has_begun(library, monkeypatch
     assert any((a != before[name]).any() for name, a in model.state_dict().items())
 
 
+@pytest.mark.parametrize("scale", [None, 2.0**10], ids=["", "loss scale"])
+def test_training_continues_after_a_step_whose_end_was_interrupted(scale, monkeypatch):
+    """Ctrl-C in a notebook arrives where the host waits. A step that is not finite is skipped, as ever."""
+    fakecuda.install(monkeypatch)
+    model, (ids, targets) = tiny(dtype="float32").to("fakegpu"), batch()
+    optimizer = AdamW(model.parameters(), loss_scale=LossScale(scale) if scale else None)
+    reader = step.later
+
+    def interrupted(*_):
+        def wait():
+            raise KeyboardInterrupt
+
+        return wait
+
+    monkeypatch.setattr(step, "later", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_step(model, optimizer, ids, targets)
+    monkeypatch.setattr(step, "later", reader)
+    assert optimizer.unread == 0
+    if scale:
+        optimizer.loss_scale = LossScale(2.0**127)
+        with np.errstate(all="ignore"):
+            train_step(model, optimizer, ids, targets)  # skipped: the gradients overflow
+        optimizer.loss_scale = LossScale(scale)
+    before = model.state_dict()
+    train_step(model, optimizer, ids, targets)
+    assert any((a != before[name]).any() for name, a in model.state_dict().items())
+
+
 @pytest.mark.parametrize("library", ["numpy", "fakegpu"])
 def test_a_loop_of_ones_own_loses_only_the_step_that_is_not_finite(library, monkeypatch):
     """Nobody reads the outcome of its steps."""

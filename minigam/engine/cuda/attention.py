@@ -78,13 +78,13 @@ def causal_attention(
     del dropped  # backward recomputes it
 
     def backward(dy):
-        (dy,) = rounded(xp, heads(dy))
+        (dy,) = rounded(xp, heads(dy), like=q)
         ds, dropped = product(xp, dy, v.swapaxes(-1, -2)), a
         if p > 0.0:
             dropped = xp.empty(a.shape, dtype=a.dtype)
         launch(xp, ATTENTION, "attend_back", n * WARP, a, ds, dropped, n, P + T, scale, *mask)
         dv = product(xp, dropped.swapaxes(-1, -2), dy)
-        (ds,) = rounded(xp, ds)
+        (ds,) = rounded(xp, ds, like=q)
         dq, dk = product(xp, ds, k), product(xp, ds.swapaxes(-1, -2), q)
         dkv = xp.concatenate([merged(dk), merged(dv)], axis=-1)  # (B, P+T, 2C)
         dqkv = xp.concatenate([merged(dq), dkv[:, P:]], axis=-1)

@@ -5,7 +5,7 @@ from minigam.engine.cuda.gradients import place_for
 from minigam.engine.cuda.kernels import launch
 from minigam.engine.numeric import packed, rows
 
-SLAB = 512  # ids per slab; each slab is counted separately
+COUNTED = 512  # ids per slab; each slab is counted separately
 RUN = 32  # positions that one thread adds up, so that a frequent id is not the work of one thread
 
 # A counting sort groups the positions of each id, in order. Rows are therefore always added in one order,
@@ -77,11 +77,11 @@ def embedding(xp, table, ids):
 
     def backward(dy):
         dy, flat = packed(xp, rows(dy), ids.reshape(-1))
-        n, slabs, runs = len(flat), max(1, -(-len(flat) // SLAB)), -(-len(flat) // RUN)
+        n, slabs, runs = len(flat), max(1, -(-len(flat) // COUNTED)), -(-len(flat) // RUN)
         counts, places = xp.zeros(V * slabs, dtype=flat.dtype), xp.empty(n, dtype=flat.dtype)
-        launch(xp, PLACES, "count_ids", n, flat, counts, n, SLAB, slabs)
+        launch(xp, PLACES, "count_ids", n, flat, counts, n, COUNTED, slabs)
         ends = xp.cumsum(counts)
-        launch(xp, PLACES, "place_ids", n, flat, ends, places, n, SLAB, slabs)
+        launch(xp, PLACES, "place_ids", n, flat, ends, places, n, COUNTED, slabs)
         (dtable, more), edges = place_for(xp, table), xp.empty((runs, 2, C), dtype=dtype)
         if not more:
             dtable[...] = 0.0

@@ -1,27 +1,18 @@
 """Where the backward pass writes the gradient of a parameter: into the optimizer's array, without a copy."""
 
-from weakref import WeakValueDictionary
-
-from minigam.engine.tensor import Array, Tensor
-
-_LEAVES: WeakValueDictionary[int, Tensor] = WeakValueDictionary()  # id of a leaf's array -> the leaf
-
-
-def register(leaf: Tensor) -> None:
-    """Let rules write the gradient of this leaf into its `home`."""
-    _LEAVES[id(leaf.data)] = leaf
+from minigam.engine.tensor import INPUTS, Array, Tensor
 
 
 def place_for(xp, values: Array) -> tuple[Array, int]:
     """Return (array, add): where a rule writes the gradient of `values`, and 1 if it is to add it there.
 
-    That is the home of a leaf, if it has one that no other rule is writing to; else a new array. The rule
-    returns the array, by which the leaf knows that its home has the gradient already.
+    That is the home of the input with these values, if it is a leaf that has one, and is one input only. Else
+    it is a new array. The rule returns the array, by which the leaf knows that its home has the gradient.
     """
-    leaf = _LEAVES.get(id(values))
-    if leaf is None or leaf.data is not values or leaf.home is None or leaf.written is not None:
-        return xp.empty(values.shape, dtype=values.dtype), 0
-    if leaf.grad is not None and leaf.grad is not leaf.home:  # the user has set it
-        return xp.empty(values.shape, dtype=values.dtype), 0
-    leaf.written = leaf.home[...]
-    return leaf.written, int(leaf.grad is not None)
+    leaves = [x for x in INPUTS.get() if isinstance(x, Tensor) and x.data is values]
+    if len(leaves) == 1 and type(leaves[0].home) is type(values):  # a model may have moved since it was made
+        (leaf,) = leaves
+        if leaf.grad is None or leaf.grad is leaf.home:
+            leaf.written = leaf.home[...]
+            return leaf.written, int(leaf.grad is not None)
+    return xp.empty(values.shape, dtype=values.dtype), 0

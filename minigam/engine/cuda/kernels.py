@@ -11,10 +11,8 @@ import numpy as np
 
 THREADS = 128  # per block
 WARP = 32  # threads that run together; one warp handles one row
-SLAB, MOST_SLABS = (
-    64,
-    256,
-)  # rows that one thread sums, for one channel: at least; parts of such a sum at most
+SLAB = 64  # fewest rows that one thread sums, for one channel
+MOST_SLABS = 256  # most parts of such a sum
 FLOAT, INTEGER, BITS = np.dtype("float32"), np.dtype("int64"), np.dtype("uint16")
 WHOLE = (INTEGER, BITS)
 REAL: dict[np.dtype, str] = {FLOAT: "float", np.dtype("float64"): "double"}
@@ -114,7 +112,7 @@ def launch(xp, source: str, name: str, threads: int | tuple[int, int], *argument
                 real = dtype
             if not a.flags.c_contiguous:
                 raise TypeError(_misfit(name, a, real))
-        elif type(a) is float:
+        elif isinstance(a, float):  # np.float64 too
             passed[i] = (real or FLOAT).type(a)  # the arrays come first
     launched = kernel(xp, source, name, real or FLOAT, *macros.items())
     launched((parts, -(-channels // THREADS)), (THREADS,), tuple(passed))
@@ -159,5 +157,8 @@ def slabs_of(rows: int) -> tuple[int, int]:
 
 @cache
 def counters(xp, channels: int):
-    """Return the zeros with which the blocks of a launch count how many have come; see `all_arrived`."""
+    """Return the zeros with which the blocks of a launch count how many have come; see `all_arrived`.
+
+    Launches share them, one after the other: all must be on one stream.
+    """
     return xp.zeros(-(-channels // THREADS), dtype=INTEGER)

@@ -29,12 +29,14 @@ def product(xp, a, b, out=None, add: bool | int = False):
     Source: cublasGemmStridedBatchedEx. It expects column-major matrices. Ours are row-major, which to it
     are transposed matrices, so it computes out^T = b^T a^T.
     """
-    dtype, mode = a.dtype, precision.current()
-    if dtype == FLOAT and mode in HALVES:
+    mode = precision.current()
+    if a.dtype != b.dtype:  # one was rounded before
+        a, b = rounded(xp, a, b, like=b if a.dtype == FLOAT else a)
+    elif a.dtype == FLOAT and mode in HALVES:
         a, b = rounded(xp, a, b)
-        dtype = a.dtype
-    if dtype not in TYPES:
-        raise TypeError(f"product: {dtype} on a GPU, wanted float32 or float64")
+    dtype = a.dtype
+    if dtype != b.dtype or dtype not in TYPES:
+        raise TypeError(f"product: {a.dtype} and {b.dtype} on a GPU, wanted float32 or float64")
     *batch, M, K = a.shape
     N, real = b.shape[-1], dtype if dtype in REAL else FLOAT
     if out is None:
@@ -77,12 +79,11 @@ extern "C" __global__ void to_bfloat16(const REAL* __restrict__ x, bits* __restr
 """
 
 
-def rounded(xp, *arrays):
-    """Return float32 arrays as products read them: float16 or bfloat16 copies where that is the precision.
-
-    A rule that reads an array in several products rounds it once. The bits of bfloat16 are in a uint16.
+def rounded(xp, *arrays, like=None):
+    """Return float32 arrays as products read them: float16 or bfloat16 copies where that is the precision, or
+    that of `like`, an array from an earlier call. The bits of bfloat16 are in a uint16.
     """
-    name = precision.current()
+    name = precision.current() if like is None else {HALF: "float16", BITS: "bfloat16"}.get(like.dtype)
     if name not in HALVES:
         return arrays
     return tuple(z if z.dtype != FLOAT else _to_half(xp, z, name) for z in arrays)
@@ -133,7 +134,7 @@ def linear(xp, x, weight, bias=None):
 
     def backward(dy):
         dy = rows(dy)
-        (d,) = rounded(xp, dy)
+        (d,) = rounded(xp, dy, like=w)
         dx, dweight = product(xp, d, w).reshape(shape), product(xp, d.T, inputs, *place_for(xp, weight))
         return dx, dweight, None if bias is None else bias_gradient(xp, dy, bias)
 

@@ -110,11 +110,11 @@ def associative_memory(xp, u, memory):
     softmax_of(xp, a, a)
 
     def backward(dy):
-        (dy,) = rounded(xp, rows(dy))
+        (dy,) = rounded(xp, rows(dy), like=h)
         ds = product(xp, dy, slots.T)
         softmax_backward(xp, a, ds, ds)
         dmemory = product(xp, a.T, dy, *place_for(xp, memory))  # M as values
-        (ds,) = rounded(xp, ds)
+        (ds,) = rounded(xp, ds, like=h)
         product(xp, ds.T, h, out=dmemory, add=True)  # M as keys
         return product(xp, ds, slots).reshape(shape), dmemory
 
