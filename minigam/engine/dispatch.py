@@ -44,15 +44,14 @@ class Op(Generic[P]):
         dtype = self._float_dtype(arrays)
         if self.checks is not None:
             self.checks(*arrays, **settings)
-        current = state()
-        rule = self.rule if current.reference_only else self.fast.get(xp.__name__, self.rule)
+        rule = self.rule if state().reference_only else self.fast.get(xp.__name__, self.rule)
         y, backward = rule(xp, *arrays, **settings)
         if dtype is not None and y.dtype != dtype:
             raise TypeError(f"{self.name}: {dtype} inputs gave {y.dtype}; convert integer arrays first")
         observe(self.name, "forward", (y,))
         padded = args + (None,) * (len(self.arguments) - len(args))  # None for omitted optional arrays
         inputs = tuple((a.node or a) if isinstance(a, Tensor) and a.requires_grad else None for a in padded)
-        if current.no_grad or inputs.count(None) == len(inputs):
+        if state().no_grad or inputs.count(None) == len(inputs):
             return Tensor(y)
         node = Node(self.name, inputs, backward, y.shape, y.dtype, 0)
         node.version = node.leaf_version()
@@ -80,9 +79,11 @@ class Op(Generic[P]):
         converted = (list, tuple) if self.integers else (list, tuple, int, float)
         for i, a in enumerate(arrays):
             if isinstance(a, converted):
-                dtype = next((b.dtype for b in arrays if _is_float(b)), None)
+                dtype = next((b.dtype for b in arrays if hasattr(b, "dtype") and b.dtype.kind == "f"), None)
                 a = xp_of(*arrays).asarray(as_numbers(a))
-                arrays[i] = a.astype(dtype) if dtype is not None and (_is_float(a) or self.integers) else a
+                arrays[i] = (
+                    a.astype(dtype) if dtype is not None and (a.dtype.kind == "f" or self.integers) else a
+                )
         return arrays
 
     def _float_dtype(self, arrays: list[Array]) -> np.dtype | None:
@@ -110,10 +111,6 @@ class Op(Generic[P]):
             return rule
 
         return register
-
-
-def _is_float(a: object) -> bool:
-    return getattr(getattr(a, "dtype", None), "kind", "") == "f"
 
 
 op = Op  # @op turns a rule into an operation, @integer_op into one whose inputs may all be integers

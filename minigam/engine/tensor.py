@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from operator import attrgetter, iadd
+from operator import iadd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +46,7 @@ class State(NamedTuple):
     observers: tuple[Observer | None, ...] = ()
 
 
-# The inputs of the node whose backward rule runs
-INPUTS: ContextVar[tuple["Node | Tensor | None", ...]] = ContextVar("minigam.inputs", default=())
+INPUTS: ContextVar[tuple] = ContextVar("minigam.inputs", default=())  # of the node whose rule runs backward
 _state: ContextVar[State] = ContextVar("minigam.state", default=State())  # noqa: B039  immutable
 state = _state.get
 
@@ -167,9 +166,17 @@ class Tensor:
         self.written: Array = None  # a view of home that a rule has written to; see cuda/gradients.py
         self.version = 0  # raised by what changes the values in place, as optimizers do
 
-    shape = property(attrgetter("data.shape"))
-    ndim = property(attrgetter("data.ndim"))
-    dtype = property(attrgetter("data.dtype"))
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
 
     def __len__(self) -> int:
         return len(self.data)
