@@ -135,6 +135,7 @@ def _step(cupy: ModuleType, config: GAMConfig, batch: int, repeats: int, scaled:
         finish = begin_step(model, optimizer, ids, targets)
         end.record()
         finish()
+        end.synchronize()  # it comes after the copy that finish has waited for
         device.append(cupy.cuda.get_elapsed_time(begin, end))
     times = {"host_ms": host, "device_ms": device, "whole_ms": whole}
     return {what: median(values[gpu.WARM_UP :]) for what, values in times.items()}

@@ -138,11 +138,26 @@ def get_default_memory_pool() -> MemoryPool:
 
 
 class _Event:
+    """The emulator has finished whatever was started, but says so only to those who have waited."""
+
+    recorded = reached = 0  # number of the last event, and of the last that somebody has waited for
+
     def record(self) -> None:
-        self.moment = time.perf_counter()
+        _Event.recorded += 1
+        self.number, self.moment = _Event.recorded, time.perf_counter()
 
     def synchronize(self) -> None:
-        """Return immediately: the emulator has finished whatever was started."""
+        _Event.reached = max(_Event.reached, self.number)
+
+
+def _elapsed(a: _Event, b: _Event) -> float:
+    if max(a.number, b.number) > _Event.reached:
+        raise RuntimeError("cudaErrorNotReady: device not ready")
+    return 1e3 * (b.moment - a.moment)
+
+
+def _synchronize() -> None:
+    _Event.reached = _Event.recorded
 
 
 def _malloc(size: int) -> None:
@@ -154,8 +169,8 @@ _properties = {"name": NAME.encode(), "totalGlobalMem": TOTAL, "multiProcessorCo
 cuda = types.SimpleNamespace(
     Device=lambda: types.SimpleNamespace(id=0, compute_capability=CAPABILITY),
     Event=_Event,
-    get_elapsed_time=lambda a, b: 1e3 * (b.moment - a.moment),
-    get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None, ptr=0),
+    get_elapsed_time=_elapsed,
+    get_current_stream=lambda: types.SimpleNamespace(synchronize=_synchronize, ptr=0),
     MemoryPool=MemoryPool,
     using_allocator=_using_allocator,
     cublas=types.SimpleNamespace(**vars(fakecuda.CUBLAS), getVersion=lambda handle: 0),
