@@ -29,7 +29,8 @@ def setting(default: Value, help: str, **metadata: Any) -> Value:
     return field(default=default, metadata={"help": help, **metadata})
 
 
-MIXERS = ("gated", "sum", "local", "global")
+PAPER_MIXERS, WRITTEN = ("gated", "sum", "local", "global"), "written"  # the last one is not in the paper
+MIXERS = (*PAPER_MIXERS, WRITTEN)
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -94,15 +95,23 @@ class ModelConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class GAMConfig(ModelConfig):
-    """Gated Associative Memory. The receptive field of a block is K tokens, of the model 1 + L (K - 1)."""
+    """Gated Associative Memory. The receptive field of a block is K tokens, of the model 1 + L (K - 1).
+
+    Mixer "written" is minigam's extension, not in the paper: the text writes the memory, and the receptive
+    field is all earlier tokens.
+    """
 
     n_slots: int = setting(512, "S, memory slots per block")
     kernel_size: int = setting(3, "K, width of the convolution; the receptive field is 1 + L (K - 1) tokens")
     mixer: str = setting("gated", "how a block combines local and global context", choices=MIXERS)
+    prior: float = setting(
+        0.0, "lambda of mixer written: how many written tokens a learned slot weighs as much as; 0 is 1/S"
+    )
 
     def __post_init__(self):
         super().__post_init__()
         self.require_counts("n_slots", "kernel_size")
+        self.require(0.0 <= self.prior <= 1e6, "prior", "a number from 0 to 1e6")
         self.require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
 
 

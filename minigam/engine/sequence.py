@@ -1,4 +1,4 @@
-"""GAM's operations, written by hand: convolution, memory, gate. Also re-exports those of the baselines.
+"""GAM's operations, written by hand: convolution, memory, gate. Also re-exports those of other models.
 
 Letters: B batch, T tokens (the paper's N), C channels, K kernel size, S memory slots.
 """
@@ -8,8 +8,16 @@ from minigam.engine.dispatch import op
 from minigam.engine.numeric import require_bias, rows, sigmoid
 from minigam.engine.selective_scan import selective_scan
 from minigam.engine.tensor import ShapeError
+from minigam.engine.written_memory import written_memory
 
-__all__ = ["associative_memory", "causal_attention", "causal_conv1d", "gated_fusion", "selective_scan"]
+__all__ = [
+    "associative_memory",
+    "causal_attention",
+    "causal_conv1d",
+    "gated_fusion",
+    "selective_scan",
+    "written_memory",
+]
 
 
 @op

@@ -13,6 +13,7 @@ import numpy as np
 
 from minigam.config import MIXERS, GAMConfig, MambaConfig, ModelConfig, TransformerConfig
 from minigam.engine import ops, sequence
+from minigam.engine.compiled.written_memory import CHUNK
 from minigam.engine.dispatch import Op
 from minigam.engine.tensor import Tensor
 
@@ -280,6 +281,17 @@ CASES = [
     case(sequence.associative_memory, transposed(2, 5, 4), transposed(3, 4), label="not-contiguous"),
     case(sequence.associative_memory, signs(1.0, 2, 5, 1), slots_apart(3), label="scores-1e4-apart",
          flat=("u",), step=2.0**-7),
+    case(sequence.written_memory, (2, 5, 4), (2, 5, 4), (3, 4)),
+    case(sequence.written_memory, (2, 5, 4), (2, 5, 4), (3, 4), between(0.5, 2.0, 2, 3, 5), label="past"),
+    case(sequence.written_memory, (2, 1, 4), (2, 1, 4), (3, 4), between(0.5, 2.0, 2, 3, 5),
+         label="past-one-token"),
+    case(sequence.written_memory, (1, 1, 4), (1, 1, 4), (3, 4), label="one-token"),
+    case(sequence.written_memory, (2, 5, 4), (2, 5, 4), (1, 4), label="one-slot", flat=("local_context",)),
+    case(sequence.written_memory, (2, 5, 1), (2, 5, 1), (3, 1), label="one-channel"),
+    case(sequence.written_memory, (2, 5, 4), (2, 5, 4), (3, 4), label="heavy-prior", prior=10.0),
+    case(sequence.written_memory, (1, 2 * CHUNK + 3, 3), (1, 2 * CHUNK + 3, 3), (4, 3), label="chunks"),
+    case(sequence.written_memory, transposed(2, 5, 4), strided(2, 5, 4), transposed(3, 4),
+         label="not-contiguous"),
     case(sequence.gated_fusion, (2, 5, 4), (2, 5, 4), (2, 5, 8)),
     case(sequence.gated_fusion, (1, 1, 1), (1, 1, 1), (1, 1, 2), label="one-entry"),
     case(sequence.gated_fusion, (2, 5, 4), (2, 5, 4), signs(1e4, 2, 5, 8), label="saturated", flat=("gate",)),

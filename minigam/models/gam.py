@@ -1,12 +1,12 @@
 """GAM: the model and its block. A gate fuses convolution (local context) and memory (global context)."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from minigam.config import GAMConfig
-from minigam.engine.sequence import associative_memory, gated_fusion
-from minigam.engine.tensor import Tensor
+from minigam.config import WRITTEN, GAMConfig
+from minigam.engine.sequence import associative_memory, gated_fusion, written_memory
+from minigam.engine.tensor import Array, Tensor
 from minigam.models.lm import LanguageModel
 
 from minigam.models.nn import (  # isort: skip
@@ -19,6 +19,7 @@ class GAMBlock(Module):
 
     `config.mixer` omits parts, as in the paper's ablation: "sum" adds the two contexts without
     a gate, "local" and "global" keep only one of them. Unused parts are not created.
+    "written" is not in the paper: the parts and the gate of "gated", but the text writes the memory.   X1-X5
     """
 
     def __init__(self, config: GAMConfig, masks: MaskCounter, rng: np.random.Generator):
@@ -28,7 +29,9 @@ class GAMBlock(Module):
             self.conv = CausalConv(C, config.kernel_size, rng)
         if self.mixer != "local":
             self.memory = Parameter(xavier_uniform(rng, (config.n_slots, C)))  # (S, C)
-        if self.mixer == "gated":
+        if self.mixer == WRITTEN:
+            self.prior = config.prior or 1.0 / config.n_slots  # lambda
+        if self.mixer in ("gated", WRITTEN):
             self.gate = Linear(C, 2 * C, rng)
         self.feed = FeedForward(C, 4 * C, config.dropout, masks, rng)
 
@@ -38,6 +41,7 @@ class GAMBlock(Module):
         C, K, S = config.d_model, config.kernel_size, config.n_slots
         conv, memory, gate = C * K + C, S * C, 2 * C * C + 2 * C
         mixing = {"gated": conv + memory + gate, "sum": conv + memory, "local": conv, "global": memory}
+        mixing[WRITTEN] = mixing["gated"]
         return mixing[config.mixer] + 4 * C + FeedForward.count_parameters(C, 4 * C)
 
     def __call__(self, x: Tensor, state: BlockState | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
@@ -46,8 +50,11 @@ class GAMBlock(Module):
         return x + self.feed(self.norm2(x))  # E9
 
     def new_state(self, batch: int) -> BlockState | None:
-        """Return the state before the first token: a past of zeros, which is E2's padding."""
-        return None if self.mixer == "global" else self.conv.new_state(batch)
+        """Return the state before the first token: a past of zeros, which is E2's padding; the memory."""
+        if self.mixer == "global":
+            return None
+        past = self.conv.new_state(batch)
+        return WrittenState(past.past) if self.mixer == WRITTEN else past
 
     def mix(self, u: Tensor, state: BlockState | None) -> Tensor:
         if self.mixer == "global":
@@ -55,23 +62,43 @@ class GAMBlock(Module):
         local_context = self.conv(u, state)  # E2, reads K tokens
         if self.mixer == "local":
             return local_context
-        global_context = associative_memory(u, self.memory)  # E3-E5, reads one token
+        if self.mixer == WRITTEN:
+            global_context = self.recall(u, local_context, cast(WrittenState | None, state))  # X1-X5
+        else:
+            global_context = associative_memory(u, self.memory)  # E3-E5, reads one token
         if self.mixer == "sum":
             return local_context + global_context
         return gated_fusion(local_context, global_context, self.gate.product(u), self.gate.bias)  # E6-E7
+
+    def recall(self, u: Tensor, local_context: Tensor, state: "WrittenState | None") -> Tensor:
+        """Return the global context of all tokens read so far."""
+        past, remember = (state.written, state.remember) if state is not None else (None, None)
+        return written_memory(u, local_context, self.memory, past, prior=self.prior, remember=remember)
+
+
+class WrittenState(BlockState):
+    """What a block with a written memory remembers: the last inputs of its convolution, and its slots."""
+
+    written: Array | None = None  # N and n (B, S, C+1) of X2 and X3; None before the first token
+
+    def remember(self, written: Array) -> None:
+        """Store the slots after the tokens just read."""
+        self.written = written
 
 
 class GAM(LanguageModel):
     """Gated Associative Memory (arXiv 2509.00605) as a language model.   E1-E9
 
     Only the convolution moves information between tokens, so the receptive field is exactly
-    `reach` = 1 + L (K - 1) tokens.
+    `reach` = 1 + L (K - 1) tokens; with mixer "written", which is not in the paper, it is all tokens.
     """
 
     Block, Config = GAMBlock, GAMConfig
     config: GAMConfig
 
     @property
-    def reach(self) -> int:
+    def reach(self) -> int | None:
         c = self.config
+        if c.mixer == WRITTEN:
+            return None
         return 1 if c.mixer == "global" else 1 + c.n_layers * (c.kernel_size - 1)

@@ -4,7 +4,7 @@
     model = from_official(arrays)
 
 NAMES is the whole translation; the functions below only apply it. `*` stands for the number of a
-block. An architecture is a mixer of GAM, or "transformer". Shapes are the published ones, in the
+block. An architecture is a mixer of the paper's GAM, or "transformer". Shapes are the published ones, in the
 usual letters: V vocabulary, T positions, C channels, S slots, K kernel size; "2C" is twice C, and
 "1" an axis of length 1 that minigam omits.
 """
@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from minigam.config import MIXERS, GAMConfig, TransformerConfig
+from minigam.config import PAPER_MIXERS, WRITTEN, GAMConfig, TransformerConfig
 from minigam.engine.tensor import ShapeError
 from minigam.models.gam import GAM
 from minigam.models.lm import LanguageModel
 from minigam.models.transformer import Transformer
 
-ARCHITECTURES = (*MIXERS, "transformer")
-EVERY, ANY_GAM, TRANSFORMER = frozenset(ARCHITECTURES), frozenset(MIXERS), {"transformer"}
+ARCHITECTURES = (*PAPER_MIXERS, "transformer")
+EVERY, ANY_GAM, TRANSFORMER = frozenset(ARCHITECTURES), frozenset(PAPER_MIXERS), {"transformer"}
 CONV, MEMORY, GATE = ANY_GAM - {"global"}, ANY_GAM - {"local"}, {"gated"}  # which mixers have which part
 CAUSAL_MASK = ".attn.bias"  # stored with the authors' Transformer, but not a weight
 
@@ -57,7 +57,9 @@ NAMES = (
 FIELDS = {"V": "vocab_size", "T": "block_size", "C": "d_model", "S": "n_slots", "K": "kernel_size"}
 
 
-def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: int = 8) -> GAM | Transformer:
+def from_official(
+    arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: int = 8, written: bool = False
+) -> GAM | Transformer:
     """Build the GAM, or the Transformer, that published weights describe, in their dtype.
 
     arrays  : by published name; all float32 or all float64. The names determine the architecture,
@@ -65,8 +67,10 @@ def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: 
               kernel_size of "global") keeps its default. The causal mask stored with the authors'
               Transformer is skipped
     dropout, n_heads : cannot be determined from weights
+    written : make a GAM of mixer "written", which is not in the paper, from the weights of a gated one
     Raises KeyError listing missing and unknown names, TypeError or ShapeError listing misfits,
-    ValueError if head.weight is not token_embedding.weight.
+    ValueError if head.weight is not token_embedding.weight, or if `written` and the weights are not a gated
+    GAM's.
     """
     arrays = {name: a for name, a in arrays.items() if not name.endswith(CAUSAL_MASK)}
     n_layers = max(1, len({name.split(".")[1] for name in arrays if name.startswith("blocks.")}))
@@ -78,6 +82,8 @@ def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: 
             f"from_official: missing {missing}, unknown {unknown}, "
             f"read as {n_layers} blocks of architecture {best!r}; see minigam.interop.NAMES"
         )
+    if written and best != "gated":
+        raise ValueError(f"from_official: weights of architecture {best!r}, wanted 'gated' to be written")
     dtype = _dtype(arrays)
     sizes = _sizes(names, arrays)
     if not np.array_equal(arrays["head.weight"], arrays["token_embedding.weight"], equal_nan=True):
@@ -90,7 +96,7 @@ def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: 
     if best == "transformer":
         model: GAM | Transformer = Transformer(TransformerConfig(n_heads=n_heads, **settings), dtype=dtype)
     else:
-        model = GAM(GAMConfig(mixer=best, **settings), dtype=dtype)
+        model = GAM(GAMConfig(mixer=WRITTEN if written else best, **settings), dtype=dtype)
     model.load_state_dict(
         {ours: np.squeeze(arrays[name], _extra_axes(dims)) for name, (ours, dims) in names.items()}
     )
@@ -100,12 +106,14 @@ def from_official(arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: 
 def to_official(model: LanguageModel) -> dict[str, np.ndarray]:
     """Return a copy of every weight on the host, under the published names and in their shapes.
 
-    head.weight and token_embedding.weight share one array, because the model has one matrix for both.
+    head.weight and token_embedding.weight share one array, because the model has one matrix for both. A GAM
+    of mixer "written" has the names and shapes of a gated one.
     """
     if not isinstance(model, (GAM, Transformer)):
         raise TypeError(f"to_official: {type(model).__name__}, wanted a GAM or a Transformer")
     own = model.state_dict()
-    names = _names(model.config.mixer if isinstance(model, GAM) else "transformer", model.config.n_layers)
+    architecture = model.config.mixer if isinstance(model, GAM) else "transformer"
+    names = _names("gated" if architecture == WRITTEN else architecture, model.config.n_layers)
     return {name: np.expand_dims(own[ours], _extra_axes(dims)) for name, (ours, dims) in names.items()}
 
 

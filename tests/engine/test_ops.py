@@ -213,6 +213,15 @@ def torch_twins(torch) -> dict:
             y.append(torch.einsum("ben,bn->be", h, C_t) + skip * x_t)
         return torch.stack(y, dim=1)
 
+    def written_memory(u, local_context, memory, past=None, prior=None):
+        prior, a, w = prior or 1 / len(memory), *(F.softmax(z @ memory.T, dim=-1) for z in (u, local_context))
+        N = prior * memory.expand(len(u), *memory.shape) if past is None else past[..., :-1]
+        n, y = torch.full(N.shape[:2], prior, dtype=u.dtype) if past is None else past[..., -1], []
+        for u_t, a_t, w_t in zip(*(z.unbind(dim=1) for z in (u, a, w)), strict=True):
+            n, N = n + w_t, N + torch.einsum("bs,bc->bsc", w_t, u_t)
+            y.append(torch.einsum("bs,bsc->bc", a_t, N / n[..., None]))
+        return torch.stack(y, dim=1)
+
     def sum_(x, axis=None, keepdims=False):
         return x.sum() if axis is None else x.sum(axis, keepdims)
 
@@ -246,6 +255,7 @@ def torch_twins(torch) -> dict:
         "gated_fusion": gated_fusion,
         "causal_attention": causal_attention,
         "selective_scan": selective_scan,
+        "written_memory": written_memory,
     }
 
 

@@ -317,6 +317,31 @@ def associative_memory(u, memory):
     return each_row(u, recall)
 
 
+def written(d: Draw) -> tuple[list, dict]:
+    B, T, S, C = d.size(), d.size(), d.size(1), d.size(1)
+    past = d.one_of(None, d.positive(B, S, C + 1))
+    return [d.array(B, T, C), d.array(B, T, C), d.array(S, C), past], {"prior": d.one_of(None, 0.1, 2.0)}
+
+
+@equation(sequence.written_memory, written)
+def written_memory(u, local_context, memory, past, prior):
+    S, y = len(memory), np.zeros(u.shape)
+    prior = 1.0 / S if prior is None else prior
+    for b, t in np.ndindex(*u.shape[:2]):
+        a = softmax_of([dot(u[b, t], slot) for slot in memory])
+        w = [softmax_of([dot(local_context[b, i], slot) for slot in memory]) for i in range(t + 1)]
+        for c in range(u.shape[2]):
+            N = [prior * memory[s, c] if past is None else past[b, s, c] for s in range(S)]
+            n = [prior if past is None else past[b, s, -1] for s in range(S)]
+            means = [
+                math.fsum([N[s], *(w[i][s] * u[b, i, c] for i in range(t + 1))])
+                / math.fsum([n[s], *(w[i][s] for i in range(t + 1))])
+                for s in range(S)
+            ]
+            y[b, t, c] = dot(a, means)
+    return y
+
+
 def fused(d: Draw) -> tuple[list, dict]:
     B, T, C = d.size(), d.size(), d.size(1)
     return [d.array(B, T, C), d.array(B, T, C), d.array(B, T, 2 * C), d.one_of(None, d.array(2 * C))], {}

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import save_file
 
 from helpers import reference_torch, tiny
-from minigam.config import MIXERS
+from minigam.config import MIXERS, WRITTEN
 from minigam.models.interop import to_official
 
 FOLDER = Path(__file__).parent / "golden"
@@ -22,17 +22,17 @@ MADE = {"made": f"python -m helpers.make_golden; torch {torch.__version__}; nump
 
 def model_case(mixer: str) -> dict[str, np.ndarray]:
     """Weights, ids and targets of a tiny model; its logits, loss and gradients from PyTorch."""
-    model = tiny.gam(mixer, seed=3)
+    model, written = tiny.gam(mixer, seed=3), mixer == WRITTEN
     arrays = to_official(model)
     ids, targets = (tiny.draw_ids(model, B=2, T=5, seed=seed) for seed in (1, 2))
     targets[0, 1] = -1  # not predicted
     w = reference_torch.leaves(arrays)
-    loss = reference_torch.loss(w, torch.tensor(ids), torch.tensor(targets))
+    loss = reference_torch.loss(w, torch.tensor(ids), torch.tensor(targets), written)
     loss.backward()
     return {
         "ids": ids,
         "targets": targets,
-        "logits": reference_torch.logits(w, torch.tensor(ids)).detach().numpy(),
+        "logits": reference_torch.logits(w, torch.tensor(ids), written).detach().numpy(),
         "loss": loss.detach().numpy(),
         **{f"weight.{name}": a for name, a in arrays.items()},
         **{f"gradient.{name}": t.grad.numpy() for name, t in w.items()},

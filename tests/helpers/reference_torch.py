@@ -17,27 +17,29 @@ def leaves(arrays: dict) -> dict[str, torch.Tensor]:
     return w | {"head.weight": w["token_embedding.weight"]}
 
 
-def logits(w: dict, ids: torch.Tensor) -> torch.Tensor:  # (B, T) -> (B, T, V)
+def logits(w: dict, ids: torch.Tensor, written: bool = False) -> torch.Tensor:  # (B, T) -> (B, T, V)
     x = F.embedding(ids, w["token_embedding.weight"]) + w["pos_embedding.weight"][: ids.shape[1]]
     for i in range(len({name.split(".")[1] for name in w if name.startswith("blocks.")})):
         prefix = f"blocks.{i}."
-        x = block({name.removeprefix(prefix): a for name, a in w.items() if name.startswith(prefix)}, x)
+        x = block(
+            {name.removeprefix(prefix): a for name, a in w.items() if name.startswith(prefix)}, x, written
+        )
     return F.linear(norm(w, "ln_f", x), w["head.weight"])
 
 
-def loss(w: dict, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def loss(w: dict, ids: torch.Tensor, targets: torch.Tensor, written: bool = False) -> torch.Tensor:
     """Mean cross-entropy in nats; a target of -1 is not predicted."""
-    return F.cross_entropy(logits(w, ids).flatten(0, 1), targets.flatten(), ignore_index=-1)
+    return F.cross_entropy(logits(w, ids, written).flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
-def block(w: dict, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
+def block(w: dict, x: torch.Tensor, written: bool = False) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
     u = norm(w, "ln1", x)  # E1
-    h = x + mix(w, u)  # E8
+    h = x + mix(w, u, written)  # E8
     hidden = F.gelu(F.linear(norm(w, "ln2", h), w["ffn.0.weight"], w["ffn.0.bias"]))
     return h + F.linear(hidden, w["ffn.2.weight"], w["ffn.2.bias"])  # E9
 
 
-def mix(w: dict, u: torch.Tensor) -> torch.Tensor:
+def mix(w: dict, u: torch.Tensor, written: bool) -> torch.Tensor:
     contexts = []
     if "causal_conv.weight" in w:
         C, _, K = w["causal_conv.weight"].shape
@@ -46,7 +48,14 @@ def mix(w: dict, u: torch.Tensor) -> torch.Tensor:
         contexts.append(local.transpose(1, 2))  # E2
     if "memory_bank" in w:
         attention = F.softmax(F.linear(u, w["memory_bank"]), dim=-1)  # E3, E4
-        contexts.append(attention @ w["memory_bank"])  # E5
+        memory = w["memory_bank"]  # E5
+        if written:  # X1-X4: for every token the mean of what each slot held at first and was given since
+            weights = F.softmax(F.linear(contexts[0], memory), dim=-1)  # (B, T, S)
+            total = (weights[..., None] * u[:, :, None]).cumsum(dim=1) + memory / len(memory)
+            memory = total / (weights.cumsum(dim=1) + 1 / len(memory))[..., None]  # (B, T, S, C)
+            contexts.append(torch.einsum("bts,btsc->btc", attention, memory))
+        else:
+            contexts.append(attention @ memory)
     if "gate.weight" in w:
         gates = F.linear(u, w["gate.weight"], w["gate.bias"]).sigmoid().chunk(2, dim=-1)  # E6
         contexts = [g * c for g, c in zip(gates, contexts, strict=True)]

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigam import GAM, GAMConfig, Tensor, gradcheck, ops
-from minigam.config import MIXERS
+from minigam.config import MIXERS, PAPER_MIXERS, WRITTEN
 from minigam.engine.backend import to_numpy
 from minigam.engine.sequence import associative_memory
 
 each_mixer = pytest.mark.parametrize("mixer", MIXERS)
+each_of_the_paper = pytest.mark.parametrize("mixer", PAPER_MIXERS)
 
 
 # --------------------------------------------------------------------------------- equations
@@ -35,6 +36,8 @@ def by_hand(p: dict, x: np.ndarray, mixer: str) -> np.ndarray:
         return 1 / (1 + math.exp(-z))
 
     y = []
+    memory = p.get("memory", [])
+    held, total = [1 / len(memory) for _ in memory], [[m / len(memory) for m in slot] for slot in memory]
     u = [layer_norm(row, p["norm1.weight"], p["norm1.bias"]) for row in x]  # E1
     for t in range(T):
         if mixer != "global":  # E2
@@ -45,9 +48,16 @@ def by_hand(p: dict, x: np.ndarray, mixer: str) -> np.ndarray:
         if mixer != "local":
             e = [math.exp(sum(m * a for m, a in zip(slot, u[t]))) for slot in p["memory"]]  # E3
             a = [v / sum(e) for v in e]  # E4
-            recalled = [sum(a[s] * slot[c] for s, slot in enumerate(p["memory"])) for c in range(C)]  # E5
+            slots = p["memory"]
+            if mixer == WRITTEN:
+                e = [math.exp(sum(m * v for m, v in zip(slot, local))) for slot in slots]
+                w = [v / sum(e) for v in e]  # X1
+                held = [n + w[s] for s, n in enumerate(held)]  # X2
+                total = [[N[c] + w[s] * u[t][c] for c in range(C)] for s, N in enumerate(total)]  # X3
+                slots = [[v / held[s] for v in N] for s, N in enumerate(total)]  # X4
+            recalled = [sum(a[s] * slot[c] for s, slot in enumerate(slots)) for c in range(C)]  # E5, X5
         match mixer:
-            case "gated":
+            case "gated" | "written":
                 g = affine(u[t], p["gate.weight"], p["gate.bias"])  # E6
                 fused = [sigmoid(g[c]) * local[c] + sigmoid(g[C + c]) * recalled[c] for c in range(C)]  # E7
             case "sum":
@@ -78,6 +88,7 @@ def test_a_block_is_its_equations(mixer, kernel_size, rng):
 def test_what_a_mixer_leaves_out_is_not_created(mixer):
     has = {name.split(".")[0] for name, _ in tiny.gam(mixer).blocks[0].named_parameters()}
     wanted = {"gated": {"conv", "memory", "gate"}, "sum": {"conv", "memory"}, "local": {"conv"}}
+    wanted["written"] = wanted["gated"]
     assert has - {"norm1", "norm2", "feed"} == wanted.get(mixer, {"memory"})
 
 
@@ -111,7 +122,7 @@ def reaching(mixer: str, L: int, K: int) -> GAM:
     return tiny.gam(mixer, n_layers=L, kernel_size=K, block_size=1 + L * (K - 1) + 4)
 
 
-@each_mixer
+@each_of_the_paper
 @pytest.mark.parametrize(("L", "K"), SIZES)
 def test_a_token_changes_the_outputs_within_reach_and_no_other(mixer, L, K):
     model = reaching(mixer, L, K)
@@ -123,7 +134,7 @@ def test_a_token_changes_the_outputs_within_reach_and_no_other(mixer, L, K):
     assert np.flatnonzero(differs).tolist() == list(range(at, at + model.reach))
 
 
-@each_mixer
+@each_of_the_paper
 @pytest.mark.parametrize(("L", "K"), SIZES)
 def test_the_jacobian_of_the_last_output_is_zero_beyond_reach(mixer, L, K, rng):
     # Each position has its own embedding, so that one's gradient is the gradient of the token there.

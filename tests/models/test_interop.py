@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigam import GAMConfig, Transformer, TransformerConfig
-from minigam.config import MIXERS
+from minigam.config import PAPER_MIXERS, WRITTEN
 from minigam.engine.tensor import ShapeError
 from minigam.models.interop import from_official, to_official
 
-each_mixer = pytest.mark.parametrize("mixer", MIXERS)
+each_mixer = pytest.mark.parametrize("mixer", PAPER_MIXERS)
 
 
 def test_names_and_shapes_are_the_published_ones():
@@ -40,7 +40,7 @@ def test_names_and_shapes_are_the_published_ones():
 
 
 @given(
-    mixer=st.sampled_from(MIXERS),
+    mixer=st.sampled_from(PAPER_MIXERS),
     dtype=st.sampled_from(["float32", "float64"]),
     sizes=st.fixed_dictionaries(  # sizes of 1 too, where an axis could be mistaken for another
         {name: st.integers(1, 4) for name in tiny.TINY}
@@ -55,6 +55,24 @@ def test_there_and_back_is_the_same_to_the_bit(mixer, dtype, sizes):
     for (name, p), (other, q) in zip(model.named_parameters(), back.named_parameters(), strict=True):
         assert name == other and p.dtype == q.dtype == dtype
         np.testing.assert_array_equal(p.data, q.data, err_msg=name)
+
+
+@given(sizes=st.fixed_dictionaries({name: st.integers(1, 4) for name in tiny.TINY}))
+def test_a_published_gam_becomes_one_whose_text_writes_its_memory(sizes):
+    model = tiny.gam(**sizes, dropout=0.25)
+    arrays = to_official(model)
+    written = from_official(arrays, dropout=0.25, written=True)
+    assert written.config == GAMConfig(**sizes, mixer=WRITTEN, dropout=0.25)
+    back = to_official(written)
+    assert back.keys() == arrays.keys()
+    for name, a in back.items():
+        np.testing.assert_array_equal(a, arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize("mixer", PAPER_MIXERS[1:])
+def test_only_a_gated_gam_becomes_a_written_one(mixer):
+    with pytest.raises(ValueError, match=f"weights of architecture '{mixer}', wanted 'gated'"):
+        from_official(to_official(tiny.gam(mixer)), written=True)
 
 
 def test_the_bits_of_unusual_numbers_are_kept():

@@ -15,7 +15,7 @@ from helpers.parity import assert_close, official_gradients
 from safetensors.numpy import load_file
 
 from minigam import GAM, GAMConfig
-from minigam.config import MIXERS
+from minigam.config import MIXERS, WRITTEN
 from minigam.models import interop
 
 GOLDEN = Path(__file__).parents[1] / "helpers" / "golden"
@@ -33,7 +33,7 @@ def test_logits_loss_and_gradients_are_the_stored_ones(mixer, dtype, atol, rtol)
     def part(prefix):
         return {n.removeprefix(prefix): a.astype(dtype) for n, a in stored.items() if n.startswith(prefix)}
 
-    model = interop.from_official(part("weight.")).eval()
+    model = interop.from_official(part("weight."), written=mixer == WRITTEN).eval()
     assert model.config.mixer == mixer
     np.testing.assert_allclose(model(stored["ids"]).data, stored["logits"], rtol=0, atol=atol)
     loss = model.loss(stored["ids"], stored["targets"])
@@ -57,10 +57,12 @@ def test_logits_and_gradients_are_torchs(mixer, kernel_size, B, T):
     ids, targets = tiny.draw_ids(model, B, T, seed=1), tiny.draw_ids(model, B, T, seed=2)
     targets[1:, 0] = -1  # not predicted
     w = reference_torch.leaves(interop.to_official(model))
-    wanted = reference_torch.logits(w, torch.tensor(ids)).detach().numpy()
+    written = mixer == WRITTEN
+    wanted = reference_torch.logits(w, torch.tensor(ids), written).detach().numpy()
     np.testing.assert_allclose(model(ids).data, wanted, rtol=0, atol=1e-10)
 
-    loss, wanted = model.loss(ids, targets), reference_torch.loss(w, torch.tensor(ids), torch.tensor(targets))
+    loss = model.loss(ids, targets)
+    wanted = reference_torch.loss(w, torch.tensor(ids), torch.tensor(targets), written)
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-10)
     loss.backward()
     wanted.backward()

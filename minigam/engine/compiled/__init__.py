@@ -5,4 +5,6 @@ write all data again on one core. Matrix products stay NumPy's. What is faster t
 not kept. No result depends on the number of threads. Where C cannot be compiled the reference rules run.
 """
 
-from minigam.engine.compiled import adamw, attention, elementwise, rows, selective_scan, sequence  # noqa: F401  importing registers the rules  # fmt: skip
+from minigam.engine.compiled import (  # noqa: F401  importing registers the rules  # isort: skip
+    adamw, attention, elementwise, rows, selective_scan, sequence, written_memory,
+)  # fmt: skip

@@ -1,0 +1,146 @@
+"""The rule of the written memory: chunks of tokens at a time, as matrix products.
+
+Letters: B batch, T tokens, C channels, S slots; k chunks of n tokens. N is the state before a chunk:
+
+    P = tril(r w^T),   y = r N + P u,   N <- N + w^T u,   where r = a / n
+"""
+
+import numpy as np
+
+from minigam.engine import written_memory as reference
+from minigam.engine.compiled.kernels import SOURCES, launch, rule_for
+from minigam.engine.compiled.rows import softmax_of
+from minigam.engine.numeric import packed, rows
+
+CHUNK = 64  # tokens
+
+# A row of these kernels is one sequence: a token needs the one before it.
+SOURCES.append(r"""
+// n_t = n_{t-1} + w_t, and r_t = a_t / n_t in the place of a_t. held (B, S) is n before the first token, and
+// becomes n after the last.
+KERNEL hold(size first, size last, REAL* a, const REAL* w, REAL* n, REAL* held, size T, size S) {
+    for (size b = first; b < last; ++b)
+        for (size t = 0; t < T; ++t) {
+            const size i = (b * T + t) * S;
+            EACH for (size s = 0; s < S; ++s) {
+                n[i + s] = held[b * S + s] += w[i + s];
+                a[i + s] /= n[i + s];
+            }
+        }
+}
+
+// dr becomes the gradient of the scores whose softmax is a = r n, and dw, the gradient through N alone, that
+// of the scores whose softmax is w. dheld (B, S), given as 0, becomes the gradient of n before all tokens.
+KERNEL hold_back(
+    size first, size last, const REAL* r, const REAL* w, const REAL* n, REAL* dr, REAL* dw, REAL* dheld,
+    size T, size S)
+{
+    for (size b = first; b < last; ++b)
+        for (size t = T - 1; t >= 0; --t) {
+            const size i = (b * T + t) * S;
+            REAL *dn = dheld + b * S, read = 0, written = 0;
+            _Pragma("omp simd reduction(+ : read, written)") for (size s = 0; s < S; ++s) {
+                const REAL through = dr[i + s] * r[i + s];
+                read += through;
+                dn[s] -= through / n[i + s];
+                dw[i + s] += dn[s];  // n_t is used by n_{t+1}
+                written += dw[i + s] * w[i + s];
+            }
+            EACH for (size s = 0; s < S; ++s) {
+                dr[i + s] = r[i + s] * (dr[i + s] - n[i + s] * read);
+                dw[i + s] = w[i + s] * (dw[i + s] - written);
+            }
+        }
+}
+""")
+
+
+@rule_for(reference.written_memory, (2, 2 * CHUNK + 6, 3), (2, 2 * CHUNK + 6, 3), (5, 3))
+def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remember=None):
+    """Computes all chunks at once; keeps the states between them."""
+    (B, T, C), S = u.shape, len(memory)
+    prior = 1.0 / S if prior is None else prior
+    u, local_context, memory = packed(np, u, local_context, memory)
+    r, w = ((rows(z) @ memory.T).reshape(B, T, S) for z in (u, local_context))
+    softmax_of(r, r)
+    softmax_of(w, w)
+    n, y, parts = np.empty_like(w), np.empty_like(u), []
+    N, held = np.broadcast_to(prior * memory, (B, S, C)), np.full((B, S), prior, u.dtype)
+    if past is not None:
+        N, held = past[..., :-1], past[..., -1].copy()
+    launch("hold", B, 1, r, w, n, held, T, S)
+    for tokens, chunk in parts_of(T):
+        states, P = _read(N, *(_cut(z, tokens, chunk) for z in (r, w, u, y)))
+        parts.append((tokens, chunk, states, P))
+        N = states[:, -1]
+    if remember is not None:
+        remember(np.concatenate([N, held[..., None]], axis=-1))
+
+    def backward(dy):
+        (dy,), dr, dw, du = packed(np, dy), np.empty_like(r), np.empty_like(w), np.empty_like(u)
+        dN, dheld = np.zeros((B, S, C), u.dtype), np.zeros((B, S), u.dtype)
+        for tokens, chunk, states, P in reversed(parts):
+            arrays = (_cut(z, tokens, chunk) for z in (r, w, u, dy, dr, dw, du))
+            dN = _read_backward(dN, states, P, *arrays)
+        launch("hold_back", B, 1, r, w, n, dr, dw, dheld, T, S)
+        ds, dq = rows(dr), rows(dw)
+        du += (ds @ memory).reshape(u.shape)
+        dmemory = ds.T @ rows(u)  # M as where to read
+        dmemory += dq.T @ rows(local_context)  # and where to write
+        dlocal = (dq @ memory).reshape(u.shape)
+        if past is None:
+            return du, dlocal, dmemory + prior * dN.sum(axis=0), None  # and as N_0
+        return du, dlocal, dmemory, np.concatenate([dN, dheld[..., None]], axis=-1)
+
+    return y, backward
+
+
+def parts_of(T: int) -> list[tuple[slice, int]]:
+    """Cut tokens 0 .. T-1 into those of whole chunks and the others: (tokens, length of a chunk)."""
+    whole = T // CHUNK * CHUNK
+    return [(slice(i, j), min(CHUNK, j - i)) for i, j in ((0, whole), (whole, T)) if i < j]
+
+
+def _cut(z: np.ndarray, tokens: slice, chunk: int) -> np.ndarray:
+    """Return these tokens of z (B, T, width) as a view (B, k, chunk, width)."""
+    return z[:, tokens].reshape(len(z), (tokens.stop - tokens.start) // chunk, chunk, z.shape[-1])
+
+
+def _read(N, r, w, u, y) -> tuple[np.ndarray, np.ndarray]:
+    """Write y. Return the states (B, k+1, S, C) before each chunk and after the last, and P (B, k, n, n).
+
+    N : (B, S, C), the state before the first chunk   r, w : (B, k, n, S)   u, y : (B, k, n, C)
+    """
+    B, k, n, C = u.shape
+    states = np.empty((B, k + 1, w.shape[-1], C), u.dtype)
+    states[:, 0] = N
+    np.matmul(w.swapaxes(-1, -2), u, out=states[:, 1:])
+    for c in range(k):
+        states[:, c + 1] += states[:, c]
+    P = r @ w.swapaxes(-1, -2)
+    P *= np.tri(n, dtype=P.dtype)
+    np.matmul(r, states[:, :-1], out=y)
+    y += P @ u
+    return states, P
+
+
+def _read_backward(dN, states, P, r, w, u, dy, dr, dw, du) -> np.ndarray:
+    """Write dr, du, and dw as far as it goes through N. Return the gradient of the state before these chunks.
+
+    dN : (B, S, C), the gradient of the state after these chunks   states, P : from `_read`
+    """
+    dstates = np.empty_like(states)
+    dstates[:, -1] = dN
+    np.matmul(r.swapaxes(-1, -2), dy, out=dstates[:, :-1])
+    for c in reversed(range(u.shape[1])):
+        dstates[:, c] += dstates[:, c + 1]
+    before, after = states[:, :-1], dstates[:, 1:]  # a chunk reads the one and writes the other
+    dP = dy @ u.swapaxes(-1, -2)
+    dP *= np.tri(u.shape[2], dtype=dP.dtype)
+    np.matmul(dy, before.swapaxes(-1, -2), out=dr)
+    dr += dP @ w
+    np.matmul(u, after.swapaxes(-1, -2), out=dw)
+    dw += dP.swapaxes(-1, -2) @ r
+    np.matmul(w, after, out=du)
+    du += P.swapaxes(-1, -2) @ dy
+    return dstates[:, 0]
