@@ -15,15 +15,20 @@ import numpy as np
 
 from benchmarks import environment, measure
 from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
-from minigam.config import ModelConfig
+from minigam.config import WRITTEN, ModelConfig
 from minigam.experiments import report
-from minigam.experiments.scaling import LABELS
+from minigam.experiments.scaling import LABELS, type_of
 from minigam.models import MODELS
 from minigam.training import provenance
 from minigam.viz import STYLES
 
 PROG = "benchmarks.generate"
-CONFIGS = {"gam": GAMConfig(), "transformer": TransformerConfig(), "mamba": MambaConfig()}
+CONFIGS = {
+    "gam": GAMConfig(),
+    "transformer": TransformerConfig(),
+    "mamba": MambaConfig(),
+    WRITTEN: GAMConfig(mixer=WRITTEN),
+}
 OWN = {m: f"minigam {label}" for m, label in LABELS.items()}
 TORCH = "PyTorch GAM, the window again for every token"
 FIRST = 100  # the position that the others are compared with
@@ -123,7 +128,7 @@ def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: P
     print(where)
 
     def job(label: str, kind: str, m: str, n: int):
-        arguments = {"kind": kind, "model_type": m, "model": CONFIGS[m].to_dict(), "tokens": n}
+        arguments = {"kind": kind, "model_type": type_of(m), "model": CONFIGS[m].to_dict(), "tokens": n}
         return partial(measure.fresh, PROG, label, arguments)
 
     competitors = {OWN[m]: job(OWN[m], "minigam", m, tokens) for m in models}

@@ -33,7 +33,7 @@ CONFIGS = {
     "transformer": TransformerConfig(**NARROW, n_heads=4),
     "mamba": MambaConfig(**NARROW),
 }
-LINES = {f"minigam {label}": ("minigam", m) for m, label in LABELS.items()}  # label: library, model
+LINES = {f"minigam {LABELS[m]}": ("minigam", m) for m in CONFIGS}  # label: library, model
 LINES |= {f"PyTorch {LABELS[m]}": ("torch", m) for m in ("gam", "transformer")}
 WARM_UP = 1
 WIDE, WIDE_LENGTH = "GAM, published width", 8192

@@ -30,6 +30,7 @@ def setting(default: Value, help: str, **metadata: Any) -> Value:
 
 
 PAPER_MIXERS, WRITTEN = ("gated", "sum", "local", "global"), "written"  # the last one is not in the paper
+WRITTEN_LABEL = "GAM, written memory (ours)"
 MIXERS = (*PAPER_MIXERS, WRITTEN)
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 

@@ -26,7 +26,10 @@ DATASET_HELP = (
 
 TABLES = {
     "table1": (comparison.TABLE1, "GAM, Transformer and Mamba side by side: loss and time"),
-    "table3": (comparison.TABLE3, "GAM without its gate, its memory or its convolution"),
+    "table3": (
+        comparison.TABLE3,
+        "GAM without its gate, its memory or its convolution; and with a memory that the text writes",
+    ),
 }
 
 
@@ -53,14 +56,14 @@ def parser() -> cli.Parser:
     c.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
                    help="lengths in tokens (default: 256 to 8192)")  # fmt: skip
     c.add_argument("--models", nargs="+", choices=scaling.LABELS, default=[*scaling.LABELS],
-                   help="blocks to measure (default: all three)")  # fmt: skip
+                   help="blocks to measure (default: all four)")  # fmt: skip
     c.add_argument("--repeats", type=int, default=5, help="timed steps; reports the median (default: 5)")
     c.add_argument("--memory", type=float, metavar="GIB",
                    help="skip lengths that would need more (default: half of all memory)")  # fmt: skip
     c.add_argument("--seed", type=int, default=0, help="seed of parameters and inputs (default: 0)")
     c = add("recall", "associative recall: accuracy against distance")
     c.add_argument("--models", nargs="+", choices=recall.LINES, default=[*recall.LINES],
-                   help="models to train (default: all three)")  # fmt: skip
+                   help="models to train (default: all four)")  # fmt: skip
     c.add_argument("--steps", type=int, help="optimizer steps of every model (default: set per model)")
     c.add_argument("--seed", type=int, default=0, help="seed of the data and of training (default: 0)")
     c = add("reach", "the receptive field of trained models, measured")

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from minigam.config import MQAR, DataConfig, TrainConfig
+from minigam.config import MQAR, WRITTEN, WRITTEN_LABEL, DataConfig, TrainConfig
 from minigam.data.corpus import Corpus, inputs_and_targets
 from minigam.data.mqar import distances
 from minigam.engine import backend as backends
 from minigam.engine.tensor import no_grad
 from minigam.experiments import report
+from minigam.experiments.comparison import Line
 from minigam.experiments.training_cell import Cell, trained
 from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
@@ -18,18 +19,20 @@ from minigam.training.run import Run, make_corpus
 from minigam.viz import recall_plot
 
 SHARED: dict[str, Any] = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
-LINES: dict[str, tuple[str, dict]] = {
-    "gam": ("GAM", {"n_slots": 128, "kernel_size": 7}),
-    "transformer": ("Transformer", {"n_heads": 2}),
-    "mamba": ("Mamba", {"expand": 3, "d_state": 16}),
+PLAIN = {"n_slots": 128, "kernel_size": 7}
+LINES = {
+    "gam": Line("GAM", "gam", PLAIN),
+    "transformer": Line("Transformer", "transformer", {"n_heads": 2}),
+    "mamba": Line("Mamba", "mamba", {"expand": 3, "d_state": 16}),
+    WRITTEN: Line(WRITTEN_LABEL, "gam", PLAIN | {"mixer": WRITTEN}),
 }
 TRAIN: dict[str, Any] = {
     "batch_size": 64, "micro_batch": 64, "warmup_steps": 100, "weight_decay": 0.01,
     "eval_every": 200, "checkpoint_every": 100,
 }  # fmt: skip
 # By model. At twice this rate attention stays on its plateau; Mamba needs more steps to leave its own.
-LR = {"gam": 4e-3, "transformer": 2e-3, "mamba": 4e-3}
-STEPS = {"gam": 2400, "transformer": 1600, "mamba": 2400}
+LR = {"gam": 4e-3, "transformer": 2e-3, "mamba": 4e-3, WRITTEN: 4e-3}
+STEPS = {"gam": 2400, "transformer": 1600, "mamba": 2400, WRITTEN: 400}
 ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, most pairs in a row, number of keys and of values
 OFTEN = 100  # a distance with fewer queries is noise: it is neither drawn nor reported as the worst
 
@@ -41,21 +44,21 @@ def recall(names: list[str], steps: int | None, seed: int, backend: str, out: Pa
     cells: dict[str, dict] = {}
     curves, reach = {}, {}
     for name in names:
-        label, numbers = LINES[name]
-        model = MODELS[name].Config(**(SHARED | numbers))
+        line = LINES[name]
+        model = MODELS[line.model_type].Config(**(SHARED | line.changes))
         train = TrainConfig(**TRAIN, lr=LR[name], seed=seed, steps=steps or STEPS[name])
-        cell = Cell(f"{name}-seed{seed}", name, model, train)
+        cell = Cell(f"{name}-seed{seed}", line.model_type, model, train)
         result = trained(cell, out / "cells", data, corpus, backend)
-        reach[label] = result["reach"]
+        reach[line.label] = result["reach"]
         correct = answers(Run(out / "cells" / cell.name).load_model(backend), corpus)
-        curves[label] = by_distance(correct, corpus)
+        curves[line.label] = by_distance(correct, corpus)
         cells[name] = {
             "model": model.to_dict(),
             "train": train.to_dict(),
             "result": result,
             "accuracy": float(correct.mean()),
-            "by_distance": curves[label],
-            "guessing": by_distance(guesses(corpus, reach[label]), corpus),
+            "by_distance": curves[line.label],
+            "guessing": by_distance(guesses(corpus, reach[line.label]), corpus),
         }
     chance = 1.0 / data.mqar_keys
     content = {"seed": seed, "data": data.to_dict(), "chance": chance, "cells": cells}
@@ -119,7 +122,7 @@ def _markdown(cells: dict[str, dict], chance: float) -> str:
         frequent = {d: at["accuracy"] for d, at in curves[name].items() if at["queries"] >= OFTEN}
         worst = min(frequent, key=frequent.__getitem__)
         line = [
-            LINES[name][0],
+            LINES[name].label,
             f"{c['result']['parameters']:,}",
             f"{c['train']['lr']:g}",
             str(c["train"]["steps"]),

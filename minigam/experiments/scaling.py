@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigam.config import ModelConfig
+from minigam.config import WRITTEN, WRITTEN_LABEL, ModelConfig
 from minigam.engine import backend as backends
 from minigam.engine.backend import synchronize
 from minigam.engine.memory import (
@@ -35,25 +35,30 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "published": {"batch": 16, "d_model": 512, "gam": {}, "transformer": {}, "mamba": {}},
 }  # fmt: skip
-LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
-
+LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba", WRITTEN: WRITTEN_LABEL}
 
 WARM_UP = 3  # untimed steps: the first ones start threads and touch new memory
 LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
-def block_config(model_type: str, scale: dict, T: int) -> ModelConfig:
+def type_of(model: str) -> str:
+    """Return the model type of a name in LABELS."""
+    return "gam" if model == WRITTEN else model
+
+
+def block_config(model: str, scale: dict, T: int) -> ModelConfig:
     """Return the configuration of the block that is measured at a scale, for T tokens."""
-    numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[model_type]
-    return MODELS[model_type].Config(block_size=T, **numbers)
+    numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[type_of(model)]
+    numbers |= {"mixer": WRITTEN} if model == WRITTEN else {}
+    return MODELS[type_of(model)].Config(block_size=T, **numbers)
 
 
 class Block:
     """One block of a model and an input of T random tokens; `step` runs it forward and backward."""
 
-    def __init__(self, model_type: str, scale: dict, T: int, backend: str, seed: int = 0):
-        config, rng = block_config(model_type, scale, T), np.random.default_rng(seed)
-        self.block = MODELS[model_type].Block(config, MaskCounter(seed), rng)
+    def __init__(self, model: str, scale: dict, T: int, backend: str, seed: int = 0):
+        config, rng = block_config(model, scale, T), np.random.default_rng(seed)
+        self.block = MODELS[type_of(model)].Block(config, MaskCounter(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
         self.block.to(backend)
@@ -85,14 +90,14 @@ class Block:
         return memory.peak_bytes
 
 
-def measure(model_type: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
+def measure(model: str, scale: dict, T: int, backend: str, repeats: int, seed: int) -> dict:
     """Return the median and range of the time of a step in ms, after warm-up steps, and its peak memory
     in MiB, without parameters and input. All are None if memory runs out."""
     if backend == "numpy":
         keep_freed_memory()  # as training does
     release_freed_memory(backends.get(backend))  # what an earlier measurement left behind
     try:
-        block = Block(model_type, scale, T, backend, seed)
+        block = Block(model, scale, T, backend, seed)
         for _ in range(WARM_UP):
             block.step()
         times = [block.time_ms() for _ in range(repeats)]

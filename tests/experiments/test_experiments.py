@@ -309,10 +309,12 @@ def test_recall_writes_its_three_files(tmp_path, capsys):
 
 def test_the_models_of_recall_have_the_same_number_of_parameters():
     sizes = [
-        recall.MODELS[name](
-            recall.MODELS[name].Config(vocab_size=1 + 2 * recall.KEYS, **(recall.SHARED | numbers))
+        recall.MODELS[line.model_type](
+            recall.MODELS[line.model_type].Config(
+                vocab_size=1 + 2 * recall.KEYS, **(recall.SHARED | line.changes)
+            )
         ).num_parameters()
-        for name, (_, numbers) in recall.LINES.items()
+        for line in recall.LINES.values()
     ]
     assert max(sizes) <= 1.05 * min(sizes), sizes
 
