@@ -12,7 +12,8 @@ from minigam.engine.compiled.kernels import SOURCES, launch, rule_for
 from minigam.engine.compiled.rows import softmax_of
 from minigam.engine.numeric import packed, rows
 
-CHUNK = 64  # tokens
+CHUNK, LONGER = 32, 64  # tokens of a chunk, where products are small and where they are large
+ONE_THREAD = 2**18  # multiplications of a product that OpenBLAS computes without waking another thread
 
 # A row of these kernels is one sequence: a token needs the one before it.
 SOURCES.append(r"""
@@ -69,7 +70,7 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
     if past is not None:
         N, held = past[..., :-1], past[..., -1].copy()
     launch("hold", B, 1, r, w, n, held, T, S)
-    for tokens, chunk in parts_of(T):
+    for tokens, chunk in parts_of(T, S * C):
         states, P = _read(N, *(_cut(z, tokens, chunk) for z in (r, w, u, y)))
         parts.append((tokens, chunk, states, P))
         N = states[:, -1]
@@ -95,10 +96,15 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
     return y, backward
 
 
-def parts_of(T: int) -> list[tuple[slice, int]]:
-    """Cut tokens 0 .. T-1 into those of whole chunks and the others: (tokens, length of a chunk)."""
-    whole = T // CHUNK * CHUNK
-    return [(slice(i, j), min(CHUNK, j - i)) for i, j in ((0, whole), (whole, T)) if i < j]
+def parts_of(T: int, state: int) -> list[tuple[slice, int]]:
+    """Cut tokens 0 .. T-1 into those of whole chunks and the others: (tokens, length of a chunk).
+
+    state : S C, the numbers of a state, which decide how long a chunk is. Many small products, each of which
+            has to wait for a second thread, would take seconds when another program uses the cores
+    """
+    chunk = CHUNK if CHUNK * state <= ONE_THREAD else LONGER
+    whole = T // chunk * chunk
+    return [(slice(i, j), min(chunk, j - i)) for i, j in ((0, whole), (whole, T)) if i < j]
 
 
 def _cut(z: np.ndarray, tokens: slice, chunk: int) -> np.ndarray:

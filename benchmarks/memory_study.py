@@ -1,0 +1,273 @@
+"""Compare designs of a memory that the text writes, and the baselines, on five tasks at equal budgets.
+
+hard     associative recall with more pairs: rows of 256 tokens, up to 32 pairs of 32 keys
+recall   the recall experiment: rows of 64 tokens, up to 8 pairs of 8 keys
+twice    the same, but half the keys are written twice, with two values; the newer one is asked for
+longer   trained on rows of 64 tokens at random positions, validated on rows of 512
+stories  PocketStories with the settings of `minigam train`
+
+On a task every model has the same number of steps and of rows. Learning rates: 3e-3 on stories; on the other
+tasks 2e-3 for the Transformer and 4e-3 for all others, as in the recall experiment. Nothing was tuned here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import environment, measure
+from benchmarks.memory_designs import DESIGNS, model_of
+from minigam import AdamW, GAMConfig, cli
+from minigam.config import PRESETS, WRITTEN, DataConfig, ModelConfig
+from minigam.data.corpus import IGNORE, Corpus, inputs_and_targets
+from minigam.data.mqar import from_mqar
+from minigam.engine.memory import keep_freed_memory
+from minigam.engine.tensor import no_grad
+from minigam.experiments import recall, report
+from minigam.files import locked
+from minigam.models import MODELS
+from minigam.models.lm import LanguageModel
+from minigam.training.run import make_corpus
+from minigam.training.schedule import batch_of, warmup_cosine
+from minigam.training.validation import evaluate
+
+PROG = "benchmarks.memory_study"
+RIVALS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
+LABELS = RIVALS | {name: label for name, (label, _) in DESIGNS.items()}
+LONG = 512  # tokens of a validation row of `longer`
+
+
+@dataclass(frozen=True)
+class Task:
+    """A corpus, the models for it and the budget.
+
+    model : settings of all models   gam : those of a GAM   seeds : for each model, which ones are run
+    """
+
+    corpus: Callable[[int], Corpus]
+    model: dict[str, Any]
+    gam: dict[str, Any]
+    steps: int
+    batch: int
+    warmup: int
+    weight_decay: float
+    seeds: dict[str, tuple[int, ...]]
+
+
+@cache
+def _recall_corpus(seed: int) -> Corpus:
+    return from_mqar(64, recall.ROWS, recall.PAIRS, recall.KEYS, seed)
+
+
+@cache
+def _hard_corpus(seed: int) -> Corpus:
+    return from_mqar(256, 20_000, 32, 32, seed, n_valid=500)
+
+
+@cache
+def _stories(seed: int) -> Corpus:
+    return make_corpus(DataConfig(data_seed=seed), PRESETS["small"]["block_size"])
+
+
+@cache
+def _twice_corpus(seed: int) -> Corpus:
+    """Return the rows of `recall`, rewritten so that half the keys of a row stand there twice."""
+    corpus = _recall_corpus(seed)
+    n_keys = recall.KEYS
+    train, valid = (rewritten(rows, n_keys, seed) for rows in (corpus.train, corpus.valid))
+    return Corpus("mqar, keys written twice", corpus.tokenizer, train, valid, corpus.valid_size)
+
+
+def rewritten(rows: np.ndarray, n_keys: int, seed: int) -> np.ndarray:
+    """Return rows (n, 2, T) in which every second key is, half the time, that of the pair before it.
+
+    Both queries of such a key ask for the newer value.
+    """
+    rows, rng = rows.copy(), np.random.default_rng((seed, 2))
+    for (tokens, targets), changes in zip(rows, rng.random((len(rows), rows.shape[2] // 4)) < 0.5):
+        is_key = (tokens >= 1) & (tokens <= n_keys)
+        pairs = int(np.flatnonzero(~is_key[::2] | (targets[::2] != IGNORE))[0])  # they come first in a row
+        for first in range(0, pairs - 1, 2):
+            if changes[first // 2]:
+                old, new = tokens[2 * first], tokens[2 * first + 2]
+                asked = (targets != IGNORE) & ((tokens == old) | (tokens == new))
+                tokens[tokens == new] = old
+                targets[asked] = tokens[2 * first + 3]
+    return rows
+
+
+SHARED = {"d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
+BOTH = (0, 1)
+STORIES = ModelConfig.of(PRESETS["small"]).to_dict()
+TASKS = {
+    "hard": Task(
+        _hard_corpus, SHARED | {"block_size": 256}, {"n_slots": 64, "kernel_size": 4}, 800, 16, 100, 0.01,
+        dict.fromkeys(LABELS, BOTH),
+    ),
+    "recall": Task(
+        _recall_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
+        dict.fromkeys(DESIGNS, BOTH),
+    ),
+    "twice": Task(
+        _twice_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
+        dict.fromkeys(("transformer", "written", "sum", "forget", "delta"), BOTH),
+    ),
+    "longer": Task(
+        _recall_corpus, SHARED | {"block_size": LONG}, recall.PLAIN, 400, 64, 100, 0.01,
+        dict.fromkeys(("transformer", "mamba", "written", "sum"), BOTH),
+    ),
+    "stories": Task(
+        _stories, {k: STORIES[k] for k in ("block_size", "d_model", "n_layers", "dropout", "position_std")},
+        {"n_slots": 64, "kernel_size": 4}, 300, 16, 50, 0.1, dict.fromkeys(DESIGNS, BOTH),
+    ),
+}  # fmt: skip
+
+
+def make(name: str, task: Task, vocabulary: int, seed: int) -> LanguageModel:
+    """Return a model with its initial values."""
+    numbers = task.model | {"vocab_size": vocabulary}
+    if name in DESIGNS:
+        return model_of(name)(GAMConfig(**numbers, **task.gam, mixer=WRITTEN), seed=seed)
+    each = {"gam": task.gam, "transformer": {"n_heads": 2}, "mamba": {"expand": 3, "d_state": 16}}
+    return MODELS[name](MODELS[name].Config(**numbers, **each[name]), seed=seed)
+
+
+def train(model: LanguageModel, corpus: Corpus, task: Task, peak: float, seed: int, label: str) -> None:
+    """Train for the steps of the task. Rows shorter than the model's positions begin at random ones."""
+    opt = AdamW(model.parameters(), weight_decay=task.weight_decay)
+    rng = np.random.default_rng((seed, 3))
+    room = model.config.block_size - corpus.train.shape[-1] + (corpus.train.ndim == 2)
+    model.train()
+    for step in tqdm(range(1, task.steps + 1), label, leave=False, delay=2, disable=None):
+        ids, targets = inputs_and_targets(corpus.train[batch_of(step, len(corpus.train), task.batch, seed)])
+        opt.lr = warmup_cosine(step, task.steps, task.warmup, peak)
+        opt.zero_grad()
+        loss = model.loss(ids, targets, start=int(rng.integers(room + 1)))
+        loss.backward(retain_graph=False)
+        opt.step(1.0, loss.data)
+    model.eval()
+
+
+def measured(name: str, task_name: str, seed: int) -> dict:
+    """Train one model on one task; return its number of parameters and what it answers."""
+    task = TASKS[task_name]
+    corpus = task.corpus(seed)
+    model = make(name, task, len(corpus.tokenizer), seed)
+    peak = PRESETS["small"]["lr"] if task_name == "stories" else 2e-3 if name == "transformer" else 4e-3
+    train(model, corpus, task, peak, seed, f"{task_name}, {name}, seed {seed}")
+    return {"parameters": model.num_parameters()} | ANSWERS[task_name](model, corpus, seed)
+
+
+def by_distance(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
+    """Return the accuracy over all queries, and the lowest among distances with recall.OFTEN queries."""
+    correct = recall.answers(model, corpus)
+    often = [
+        c["accuracy"] for c in recall.by_distance(correct, corpus).values() if c["queries"] >= recall.OFTEN
+    ]
+    return {"accuracy": float(correct.mean()), "worst distance": min(often)}
+
+
+def once_and_twice(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
+    """Return the accuracy of queries whose key was written once, or twice; and how often the old value of
+    such a key was answered."""
+    ids, targets = inputs_and_targets(corpus.valid)
+    with no_grad():
+        parts = [model(ids[i : i + 100]).data.argmax(axis=-1) for i in range(0, len(ids), 100)]
+    row, query = np.nonzero(targets >= 0)
+    same = (ids[row] == ids[row, query][:, None]) & (np.arange(ids.shape[1]) % 2 == 0)
+    same &= (targets[row] < 0) & (np.arange(ids.shape[1]) < query[:, None])  # where the key was written
+    answer, wanted, first = np.concatenate(parts)[row, query], targets[row, query], same.argmax(axis=1)
+    twice, old = same.sum(axis=1) == 2, ids[row, first + 1]
+    differ = twice & (old != wanted)
+    right = answer == wanted
+    return {
+        "written once": float(right[~twice].mean()),
+        "written twice": float(right[differ].mean()),
+        "old value": float((answer == old)[differ].mean()),
+    }
+
+
+def at_both_lengths(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
+    """Return the accuracy on rows as long as in training, and on rows of LONG tokens."""
+    long = from_mqar(LONG, 1, recall.PAIRS, recall.KEYS, seed, n_valid=400)
+    return {
+        "64 tokens": float(recall.answers(model, corpus).mean()),
+        f"{LONG} tokens": float(recall.answers(model, long, batch=20).mean()),
+    }
+
+
+def losses(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
+    """Return the losses in nats of recall tokens and of all tokens."""
+    result = evaluate(model, corpus)
+    return {"recall": result["kinds"]["recall"]["loss"], "all": float(result["loss"])}
+
+
+ANSWERS = {
+    "hard": by_distance, "recall": by_distance, "twice": once_and_twice, "longer": at_both_lengths,
+    "stories": losses,
+}  # fmt: skip
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog=f"python -m {PROG}", description=__doc__.splitlines()[0])
+    p.add_argument("--tasks", nargs="+", choices=TASKS, default=[*TASKS], help="tasks (default: all)")
+    p.add_argument("--models", nargs="+", choices=LABELS, default=[*LABELS],
+                   help="models, as far as a task has them (default: all)")  # fmt: skip
+    p.add_argument("--seeds", nargs="+", type=int, default=[*BOTH], help="seeds (default: 0 1)")
+    p.add_argument("--out", type=Path, default=measure.RESULTS / "memory_study",
+                   help="folder for results (default: benchmarks/results/memory_study)")  # fmt: skip
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    cli.require_at_least(args, seeds=0)
+    cli.require_folder(args.out)
+    with locked(args.out):
+        study(args.tasks, args.models, args.seeds, args.out)
+    return 0
+
+
+def study(tasks: list[str], models: list[str], seeds: list[int], out: Path) -> None:
+    """Make the measurements that are missing; write memory_study.json and .md into `out`."""
+    keep_freed_memory()
+    protocol = {
+        t: {"steps": k.steps, "batch": k.batch, "model": k.model, "gam": k.gam} for t, k in TASKS.items()
+    }
+    cells = report.Cells(out / "cells.json", protocol, "numpy")
+    found: dict[str, dict[str, dict[str, dict]]] = {}
+    for t in tasks:
+        for name in [m for m in models if m in TASKS[t].seeds]:
+            for seed in [s for s in seeds if s in TASKS[t].seeds[name]]:
+                cell = cells.get(f"{t} {name} seed {seed}", partial(measured, name, t, seed))
+                found.setdefault(t, {}).setdefault(name, {})[str(seed)] = cell
+    text = f"memory_study: {environment.line()}\n"
+    for t, by_model in found.items():
+        text += f"\n{_markdown(t, by_model)}"
+    every = [
+        cell for by_model in found.values() for by_seed in by_model.values() for cell in by_seed.values()
+    ]
+    report.write(out, "memory_study", {"protocol": protocol, "tasks": found}, every, text, None)
+
+
+def _markdown(task: str, by_model: dict[str, dict[str, dict]]) -> str:
+    """Return the table of one task: a line for each model, a number for each seed."""
+    first = next(iter(next(iter(by_model.values())).values()))
+    columns = [name for name in first if name not in ("parameters", "measured")]
+    form = ".4f" if task == "stories" else ".1%"
+    body = []
+    for name, by_seed in by_model.items():
+        shown = [", ".join(format(cell[c], form) for cell in by_seed.values()) for c in columns]
+        body.append(
+            [LABELS[name], f"{next(iter(by_seed.values()))['parameters']:,}", ", ".join(by_seed), *shown]
+        )
+    head = f"{task}: {TASKS[task].steps} steps of {TASKS[task].batch} rows; a number for each seed.\n\n"
+    return head + report.table(["model", "parameters", "seeds", *columns], body)
+
+
+if __name__ == "__main__":
+    cli.run(main, f"python -m {PROG}")
