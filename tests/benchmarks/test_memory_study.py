@@ -1,0 +1,168 @@
+"""The study of memory designs: right gradients, no look ahead, honest tasks; the cost of the written one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import tiny
+from helpers.bench import needs_torch
+
+from benchmarks import memory_designs, memory_study, written_memory
+from minigam import GAMConfig, Tensor, gradcheck, reference_only
+from minigam.config import WRITTEN
+from minigam.data.corpus import IGNORE
+from minigam.data.mqar import from_mqar
+from minigam.engine.tensor import OPS
+
+SIZES = tiny.TINY | {"d_model": 8, "block_size": 9, "mixer": WRITTEN, "dropout": 0.0}
+each_design = pytest.mark.parametrize("design", memory_designs.DESIGNS)
+
+
+def made(design: str):
+    return tiny.randomise(memory_designs.model_of(design)(GAMConfig(**SIZES), dtype="float64")).eval()
+
+
+@each_design
+def test_the_gradients_of_a_design_are_right(design):
+    model = made(design)
+    ids, targets = tiny.draw_ids(model, 2, 9, seed=1), tiny.draw_ids(model, 2, 9, seed=2)
+    assert gradcheck(lambda *_: model.loss(ids, targets), *model.parameters(), directions=4) < 1e-6
+
+
+@each_design
+def test_no_design_looks_ahead_and_each_sees_all(design):
+    model = made(design)
+    ids = tiny.draw_ids(model, 1, 9)
+    before = model(ids).data
+    for t in range(9):
+        changed = ids.copy()
+        changed[0, t] = (changed[0, t] + 1) % model.config.vocab_size
+        moved = np.abs(model(changed).data - before).max(axis=-1)[0]
+        assert (moved[:t] <= 1e-12).all() and (moved[t:] > 1e-12).all()
+
+
+@each_design
+def test_a_design_has_the_parameters_it_counts(design):
+    model = made(design)
+    assert model.num_parameters() == type(model).count_parameters(model.config)
+
+
+def test_the_solver_is_no_operation_of_the_package():
+    assert "solve" not in OPS
+
+
+def test_what_is_alike_agrees(rng):
+    # One head is the written memory itself; so is one that never forgets.
+    plain = made("written")
+    ids = tiny.draw_ids(plain, 2, 9)
+    lasting = made("forget")
+    lasting.load_state_dict(lasting.state_dict() | plain.state_dict())
+    for block in lasting.blocks:
+        block.forget.data, block.forget_bias.data = (
+            0.0 * block.forget.data,
+            block.forget_bias.data * 0.0 + 50.0,
+        )
+    with reference_only():
+        wanted = plain(ids).data
+    np.testing.assert_allclose(lasting(ids).data, wanted, rtol=0, atol=1e-12)
+
+
+def test_one_head_is_the_written_memory(monkeypatch):
+    monkeypatch.setattr(memory_designs, "HEADS", 1)
+    plain, ids = made("written"), tiny.draw_ids(made("written"), 2, 9)
+    np.testing.assert_allclose(made("heads")(ids).data, plain(ids).data, rtol=0, atol=1e-12)
+
+
+def test_the_delta_rule_is_its_recurrence(rng):
+    block = made("delta").blocks[0]
+    u, local = (Tensor(rng.standard_normal((1, 9, 8))) for _ in range(2))
+    q, k = (memory_designs.addresses(z, block.memory).data[0] ** 0.5 for z in (u, local))
+    beta = 1 / (1 + np.exp(-local.data[0] @ block.strength.data[0]))
+    W, wanted = np.zeros((3, 8)), []
+    for t in range(9):
+        W = W + beta[t] * np.outer(k[t], u.data[0, t] - k[t] @ W)
+        wanted.append(q[t] @ W)
+    np.testing.assert_allclose(block.recall(u, local, None).data[0], wanted, rtol=0, atol=1e-12)
+
+
+# ----------------------------------------------------------------------------------- the tasks
+
+
+def test_keys_written_twice_ask_for_the_newer_value():
+    rows, n_keys = from_mqar(64, 200, 8, 8).train, 8
+    twice = 0
+    for tokens, targets in memory_study.rewritten(rows, n_keys, seed=0):
+        written, queries = {}, 0
+        for t in range(0, 64, 2):
+            if not 1 <= tokens[t] <= n_keys:
+                continue
+            if targets[t] == IGNORE:
+                twice += tokens[t] in written
+                written[tokens[t]] = tokens[t + 1]
+            else:
+                assert targets[t] == written[tokens[t]]
+                queries += 1
+        assert queries >= len(written)
+    assert twice > 50
+
+
+def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch, capsys):
+    small = {"d_model": 8, "n_layers": 1, "dropout": 0.0}
+    for name, task in memory_study.TASKS.items():
+        model = small | {k: v for k, v in task.model.items() if k in ("block_size", "position_std")}
+        changed = replace(task, model=model, gam={"n_slots": 4, "kernel_size": 3}, steps=2, batch=2)
+        monkeypatch.setitem(memory_study.TASKS, name, changed)
+    monkeypatch.setattr(
+        memory_study, "_recall_corpus", lambda seed: from_mqar(64, 50, 8, 8, seed, n_valid=200)
+    )
+    for name in ("recall", "longer"):
+        task = replace(
+            memory_study.TASKS[name], corpus=lambda seed: from_mqar(64, 50, 8, 8, seed, n_valid=200)
+        )
+        monkeypatch.setitem(memory_study.TASKS, name, task)
+    monkeypatch.setattr(memory_study.environment, "line", lambda: "here")
+    tasks = ["recall", "twice", "longer"]
+    arguments = [
+        "--tasks",
+        *tasks,
+        "--models",
+        "transformer",
+        "written",
+        "--seeds",
+        "0",
+        "--out",
+        str(tmp_path),
+    ]
+    assert memory_study.main(arguments) == 0
+    first = json.loads((tmp_path / "memory_study.json").read_text())["tasks"]
+    assert {t: set(by_model) for t, by_model in first.items()} == {
+        "recall": {"written"}, "twice": {"transformer", "written"}, "longer": {"transformer", "written"}
+    }  # fmt: skip
+    text = (tmp_path / "memory_study.md").read_text()
+    for t in tasks:
+        cell = first[t]["written"]["0"]
+        numbers = [v for k, v in cell.items() if k not in ("parameters", "measured")]
+        assert all(f"{v:.1%}" in text for v in numbers)
+    monkeypatch.setattr(memory_study, "measured", None)  # nothing is measured again
+    assert memory_study.main(arguments) == 0
+    assert json.loads((tmp_path / "memory_study.json").read_text())["tasks"] == first
+    capsys.readouterr()
+
+
+@needs_torch
+def test_the_cost_is_measured_for_both_memories(tmp_path, monkeypatch):
+    small = written_memory.Size(8, 4, 2, 16, 1)
+    monkeypatch.setattr(written_memory, "SIZES", {"small": small})
+    monkeypatch.setattr(written_memory, "LENGTHS", {f"T {T}": replace(small, T=T) for T in (16, 32)})
+    monkeypatch.setattr(
+        written_memory.measure,
+        "fresh",
+        lambda prog, name, job: written_memory.work(**job) | {"peak_mib": 1.0},
+    )
+    monkeypatch.setattr(written_memory.environment, "line", lambda: "here")
+    written_memory.compare(1, tmp_path)
+    content = json.loads((tmp_path / "written_memory.json").read_text())
+    assert set(content["summary"]) == {"small", "T 16", "T 32"}
+    ratio = content["summary"]["small"]["written"]["time_ratio"]["median"]
+    assert f"{ratio:.2f} (" in (tmp_path / "written_memory.md").read_text()
