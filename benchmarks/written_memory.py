@@ -124,8 +124,8 @@ def _markdown(summaries: dict[str, dict], powers: dict[str, float], pairs: int) 
     shown = ", ".join(f"{label} {power:.2f}" for label, power in powers.items())
     return (
         f"written_memory: one block, forward and backward, float32, K {KERNEL_SIZE}; medians of {pairs} "
-        "rounds, every measurement in its own process. written / plain: median (least to most) of the ratios within "
-        f"a round.\n\n{report.table(heads, body)}\n"
+        "rounds, every measurement in its own process. written / plain: median (least to most) of the ratios "
+        f"within a round.\n\n{report.table(heads, body)}\n"
         f"Exponent p of the best fitting time = c T^p from {min(s.T for s in LENGTHS.values()):,} tokens on: "
         f"{shown}.\n"
     )

@@ -144,7 +144,7 @@ def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch
         cell = first[t]["written"]["0"]
         numbers = [v for k, v in cell.items() if k not in ("parameters", "measured")]
         assert all(f"{v:.1%}" in text for v in numbers)
-    monkeypatch.setattr(memory_study, "measured", None)  # nothing is measured again
+    monkeypatch.setattr(memory_study, "measured", lambda *cell: pytest.fail(f"{cell} is measured again"))
     assert memory_study.main(arguments) == 0
     assert json.loads((tmp_path / "memory_study.json").read_text())["tasks"] == first
     capsys.readouterr()
