@@ -115,6 +115,15 @@ class GAMConfig(ModelConfig):
         self.require(0.0 <= self.prior <= 1e6, "prior", "a number from 0 to 1e6")
         self.require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
 
+    def to_dict(self) -> dict:
+        """Return the values by name, without `prior` if it is 0: a GAM of the paper is stored as ever."""
+        return {name: value for name, value in super().to_dict().items() if name != "prior" or value}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Self:
+        """Build from what `to_dict` returned."""
+        return super().from_dict({"prior": 0.0} | values)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig):

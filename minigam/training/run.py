@@ -76,13 +76,12 @@ class RunConfig:
             )
         if str(values.get("model_type")) not in MODELS:
             raise InputError(f"model_type is {values.get('model_type')!r}, wanted one of {', '.join(MODELS)}")
-        added = {"prior": 0.0} if values["model_type"] == "gam" else {}  # older runs lack it, and precision
         try:
             return cls(
                 values["model_type"],
-                MODELS[values["model_type"]].Config.from_dict(added | values["model"]),
+                MODELS[values["model_type"]].Config.from_dict(values["model"]),
                 DataConfig.from_dict(values["data"]),
-                TrainConfig.from_dict({"precision": "float32"} | values["train"]),
+                TrainConfig.from_dict({"precision": "float32"} | values["train"]),  # older runs lack it
                 values["corpus_sha256"],
             )
         except (KeyError, TypeError, AttributeError) as e:

@@ -112,3 +112,10 @@ def test_the_state_of_a_block_does_not_grow():
 def test_a_prior_out_of_range_is_refused(prior):
     with pytest.raises(InputError, match=r"prior is .*, wanted a number from 0 to 1e6"):
         GAMConfig(prior=prior)
+
+
+def test_a_configuration_of_the_paper_is_stored_as_before_and_a_prior_is_kept():
+    assert "prior" not in GAMConfig().to_dict()
+    assert GAMConfig.from_dict(GAMConfig().to_dict()) == GAMConfig()
+    heavy = GAMConfig(mixer=WRITTEN, prior=0.5)
+    assert GAMConfig.from_dict(heavy.to_dict()) == heavy
