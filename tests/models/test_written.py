@@ -1,10 +1,12 @@
 """The written memory in the model: what it remembers, how far it sees, and the paper's block as a limit."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from helpers import tiny
 
-from minigam import GAM, GAMConfig, Tensor
+from minigam import GAM, GAMConfig, Tensor, reference_only
 from minigam.config import WRITTEN, InputError
 from minigam.engine.compiled.written_memory import CHUNK
 from minigam.engine.sequence import associative_memory, written_memory
@@ -73,6 +75,30 @@ def test_one_token_under_one_slot_is_the_mean_of_the_slot_and_the_token():
 def test_a_prior_that_is_no_number_above_zero_is_refused(prior, rng):
     with pytest.raises(ValueError, match=r"prior .*, wanted a number above 0, or None for 1/S"):
         written_memory(*inputs(rng, 1, 2), prior=prior)
+
+
+@pytest.mark.parametrize("rules", [reference_only, nullcontext])
+def test_the_gradients_are_those_of_differences_to_ten_digits(rules, rng):
+    arrays = [a.data for a in inputs(rng, 2, 7, S=3, C=4)] + [1.0 + rng.random((2, 3, 5))]
+    dy = rng.standard_normal(arrays[0].shape)
+
+    def along(i: int, at: tuple, h: float) -> float:
+        moved = []
+        for sign in (1.0, -1.0):
+            changed = [a.copy() for a in arrays]
+            changed[i][at] += sign * h
+            moved.append((written_memory(*changed).data * dy).sum())
+        return (moved[0] - moved[1]) / (2.0 * h)
+
+    with rules():
+        leaves = [Tensor(a, requires_grad=True) for a in arrays]
+        written_memory(*leaves).backward(dy)
+        for i, leaf in enumerate(leaves):
+            # Richardson's extrapolation: the error of the differences falls with h^4
+            wanted = np.array([
+                (4.0 * along(i, at, 1e-3) - along(i, at, 2e-3)) / 3.0 for at in np.ndindex(*leaf.shape)
+            ]).reshape(leaf.shape)  # fmt: skip
+            assert np.abs(leaf.grad - wanted).max() <= 1e-10 * np.abs(wanted).max()
 
 
 # --------------------------------------------------------------------------------- the model
