@@ -41,8 +41,8 @@ class Stream:
 
     The learned positions end at T = block_size. When token T + 1 arrives, the decoder drops the
     oldest T/2 tokens and moves the others to positions 0 .. T/2 - 1. It does so every T/2 tokens.
-    The logits always equal those of a full pass over the tokens left; for these, it rereads the last
-    `reach` tokens, or all T/2 of them, which is about one more for each token fed.
+    The logits always equal those of a full pass over the tokens left; for these, it rereads
+    only the last `reach` of them. Where that is all, it reads about two tokens for each one fed.
     """
 
     def __init__(self, model: "LanguageModel", batch: int = 1):
