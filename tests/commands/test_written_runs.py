@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,16 @@ def test_a_text_file_is_read_too(tmp_path):
     flags = [*ON_TEXT, "--mixer=written", f"--text={tmp_path / 't.txt'}", "--block-size=32"]
     assert train.main([*flags, f"--out={tmp_path / 'run'}"]) == 0
     assert generate.main([str(tmp_path / "run"), "--backend=numpy", "--tokens=80"]) == 0
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("given", "command"), [([], "train"), (["MIXER=written"], "train --mixer written")])
+def test_make_train_takes_a_mixer(given, command, tmp_path):
+    printed = subprocess.run(
+        ["make", "--dry-run", "train", f"VENV={tmp_path}", *given],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert printed.stdout.splitlines()[-1] == f"{tmp_path}/bin/minigam {command}"
 
 
 # ------------------------------------------------------------------------------- flags

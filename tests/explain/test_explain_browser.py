@@ -425,6 +425,22 @@ def test_the_source_of_every_token_stands_under_it(recalled):
     assert ", recall most from \u201c" in label
 
 
+def test_a_token_that_recalls_only_what_was_learned_says_so(browser, recalling, tmp_path):
+    """As of a heavy prior, where every source is too small to be listed."""
+    look(browser)
+    data = write(recalling, tmp_path / "learned.html")
+    for layer in data["layers"]:
+        layer |= {"sources": [[] for _ in data["tokens"]], "learned": [0.999] * len(data["tokens"])}
+    (tmp_path / "learned.html").write_text(explain.page(data), encoding="utf-8")
+    browser.get_log("browser")
+    browser.get((tmp_path / "learned.html").as_uri())
+    assert browser.get_log("browser") == []
+    assert "Its recall comes most from the learned slots." in text(browser, "#said")
+    assert set(texts(browser, "#text .chip")) == {"\u2013"}
+    assert having(browser, "source") == []
+    assert texts(browser, "#sources tbody td:first-child") == ["other tokens", "the learned slots"]
+
+
 def test_it_opens_on_a_word_that_is_far_back(recalled):
     browser, data = recalled
     t = next(i for i, token in enumerate(data["tokens"]) if token["back"] > data["recall_beyond"]) - 1
