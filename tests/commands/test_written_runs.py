@@ -22,6 +22,7 @@ from minigam.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = [*SMALL, "--mixer=written"]
+MAKE = shutil.which("make")
 LABEL = "GAM, written memory (ours)"
 
 
@@ -113,11 +114,11 @@ def test_a_text_file_is_read_too(tmp_path):
     assert generate.main([str(tmp_path / "run"), "--backend=numpy", "--tokens=80"]) == 0
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.skipif(MAKE is None, reason="needs make")
 @pytest.mark.parametrize(("given", "command"), [([], "train"), (["MIXER=written"], "train --mixer written")])
 def test_make_train_takes_a_mixer(given, command, tmp_path):
     printed = subprocess.run(
-        ["make", "--dry-run", "train", f"VENV={tmp_path}", *given],
+        [MAKE, "--dry-run", "train", f"VENV={tmp_path}", *given],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert printed.stdout.splitlines()[-1] == f"{tmp_path}/bin/minigam {command}"
