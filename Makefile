@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 LAB    ?=
 # LAB: flags for jupyter lab, such as LAB="--no-browser --ip=0.0.0.0"
+MIXER  ?=
+# MIXER: the mixer of make train: gated (default), sum, local, global, or written, which is not in the paper
 BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
@@ -13,8 +15,8 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
-train: $(VENV)/core  ## train the default model on PocketStories and print its losses and a story
-	$(BIN)/minigam train
+train: $(VENV)/core  ## train the default model on PocketStories; with MIXER=written, ours, the one that recalls
+	$(BIN)/minigam train$(if $(MIXER), --mixer $(MIXER))
 
 test: $(VENV)/test  ## run the tests
 	$(BIN)/python -m pytest

@@ -51,8 +51,18 @@ class Checked:
             self.require(value <= LARGEST, name, f"a whole number, at most {LARGEST}")
 
     def to_dict(self) -> dict:
-        """Return the values by name, infinity as the text "inf", which JSON lacks."""
-        return {name: "inf" if value == math.inf else value for name, value in asdict(self).items()}
+        """Return the values by name, infinity as the text "inf", which JSON lacks.
+
+        A field that older files lack is left out at its default, so that what older runs stored stays equal.
+        """
+        values = {name: "inf" if value == math.inf else value for name, value in asdict(self).items()}
+        late = self._late()
+        return {name: v for name, v in values.items() if name not in late or v != late[name]}
+
+    @classmethod
+    def _late(cls) -> dict:
+        """Return the defaults of the fields that older files lack."""
+        return {f.name: f.default for f in fields(cls) if f.metadata.get("late")}
 
     @classmethod
     def of(cls, values: dict) -> Self:
@@ -62,7 +72,7 @@ class Checked:
     @classmethod
     def from_dict(cls, values: dict) -> Self:
         """Build from what `to_dict` returned. Raises InputError for unknown or missing names."""
-        names = {f.name for f in fields(cls)}
+        values, names = cls._late() | values, {f.name for f in fields(cls)}
         if wrong := set(values) ^ names:
             raise InputError(f"{cls.__name__}: unknown or missing fields {sorted(wrong)}")
         values = {name: math.inf if value == "inf" else value for name, value in values.items()}
@@ -93,6 +103,11 @@ class ModelConfig(Checked):
         self.require_counts("vocab_size", "block_size", "d_model", "n_layers")
         self.require(0.0 <= self.dropout < 1.0, "dropout", "0 <= dropout < 1")
 
+    @property
+    def label(self) -> str:
+        """The name of the model, for people."""
+        return type(self).__name__.removesuffix("Config")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GAMConfig(ModelConfig):
@@ -106,14 +121,21 @@ class GAMConfig(ModelConfig):
     kernel_size: int = setting(3, "K, width of the convolution; the receptive field is 1 + L (K - 1) tokens")
     mixer: str = setting("gated", "how a block combines local and global context", choices=MIXERS)
     prior: float = setting(
-        0.0, "lambda of mixer written: how many written tokens a learned slot weighs as much as; 0 is 1/S"
-    )
+        0.0, "lambda of mixer written: how many written tokens a learned slot weighs as much as; 0 is 1/S",
+        late=True,
+    )  # fmt: skip
 
     def __post_init__(self):
         super().__post_init__()
         self.require_counts("n_slots", "kernel_size")
         self.require(0.0 <= self.prior <= 1e6, "prior", "a number from 0 to 1e6")
         self.require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
+        unused = f"0: mixer {self.mixer} has no written memory"
+        self.require(self.prior == 0.0 or self.mixer == WRITTEN, "prior", unused)
+
+    @property
+    def label(self) -> str:
+        return "GAM, written memory (ours)" if self.mixer == WRITTEN else super().label
 
     def to_dict(self) -> dict:
         """Return the values by name, without `prior` if it is 0: a GAM of the paper is stored as ever."""

@@ -34,7 +34,7 @@ def evaluation(
     then the n-grams, longest first, then the floor if the corpus has one. Measures are those of `units`
     and, if the corpus has kinds of token, "kinds": the loss of each in nats.
     """
-    corpus, name = _drawn(corpus, rows, seed), type(model).__name__
+    corpus, name = _drawn(corpus, rows, seed), model.config.label
     with np.errstate(over="ignore", invalid="ignore"):  # a loss of nan speaks for itself
         measured = {name: evaluate(model, corpus, progress=progress)}
     measured |= ngrams(corpus, order, progress)
@@ -93,11 +93,12 @@ def table(result: dict) -> str:
     kinds = list(result["results"][result["model"]].get("kinds", {}))
     heads = [("nats", "per token"), ("perplexity", "per token"), ("perplexity", "per word")]
     heads += [("bits", "per byte"), *(("nats per", kind) for kind in kinds)]
-    lines = [" " * 12 + "".join(f"{h:>11}" for h in line) for line in zip(*heads, strict=True)]
+    width = max(12, *map(len, result["results"]))
+    lines = [" " * width + "".join(f"{h:>11}" for h in line) for line in zip(*heads, strict=True)]
     for name, r in result["results"].items():
         cells = [f"{r['loss']:.4f}", _cell(r["perplexity"]), _cell(r["word_perplexity"])]
         cells += [f"{r['bits_per_byte']:.4f}", *(f"{r['kinds'][kind]:.4f}" for kind in kinds)]
-        lines.append(f"{name:<12}" + "".join(f"{c:>11}" for c in cells))
+        lines.append(f"{name:<{width}}" + "".join(f"{c:>11}" for c in cells))
     return "\n".join([*lines, "", verdict(result)])
 
 

@@ -200,7 +200,7 @@ def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
     c = run.config
     reach = f", receptive field {model.reach} tokens" if model.reach is not None else ""
     return (
-        f"{type(model).__name__} of {model.num_parameters():,} parameters{reach}; "
+        f"{c.model.label} of {model.num_parameters():,} parameters{reach}; "
         f"{corpus.name}, {corpus.train_tokens():,} training tokens, vocabulary {c.model.vocab_size}; "
         f"{c.train.steps} steps"
     )

@@ -12,7 +12,6 @@ from minigam.engine.tensor import no_grad
 from minigam.experiments import report
 from minigam.experiments.report import Cells
 from minigam.files import sha256_of
-from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
 from minigam.training.run import Run
 from minigam.viz import reach_plot
@@ -69,8 +68,8 @@ def reach(runs: list[Run], n_rows: int, seed: int, backend: str, out: Path) -> N
     for run in runs:
         # With the settings, which are stored next to the numbers: `measure` refuses changed ones.
         key = f"{run.path.resolve()} {sha256_of(run.path / 'model.safetensors')} {run.config.sha256()}"
-        label = MODELS[run.config.model_type].__name__
-        if [r.config.model_type for r in runs].count(run.config.model_type) > 1:
+        label = run.config.model.label
+        if [r.config.model.label for r in runs].count(label) > 1:
             label += f" ({run.path})"
         measured = cells.get(key, partial(measure, run))
         results[label] = {"run": str(run.path), "config": run.config.to_dict()} | measured

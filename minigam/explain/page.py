@@ -20,6 +20,7 @@ from minigam.models.gam import GAM
 TEMPLATE = Path(__file__).with_suffix(".html")
 MARK = "@DATA@"  # placeholder for the data in the template
 SLOTS, WORDS, NEXT = 4, 5, 6  # how many are shown: slots per token, words per slot, next words
+LEAST = 0.005  # a source with a smaller share is not shown
 PART = 16  # rows read at a time, to limit memory
 
 
@@ -33,7 +34,7 @@ def explanation(
     means  : what `slot_words` returned, one array per block; empty if the mixer has no memory
     exact  : whether to ask the generator of PocketStories, which knows exact probabilities
     returns {"model", "tokens", "after", "next", "layers"}: for each token its cost and its floor in nats,
-    and its kind; for each position what the model expects next; for each layer gates and slots
+    and its kind; for each position what the model expects next; for each layer gates, slots and sources
     """
     logits, views = anatomy.views(model, np.array([ids]))
     if not np.isfinite(logits).all():
@@ -50,7 +51,8 @@ def explanation(
     c = model.config
     return {
         "model": {
-            "mixer": c.mixer, "layers": c.n_layers, "kernel": 0 if c.mixer == "global" else c.kernel_size,
+            "label": c.label, "mixer": c.mixer, "layers": c.n_layers,
+            "kernel": 0 if c.mixer == "global" else c.kernel_size,
             "slots": 0 if c.mixer == "local" else c.n_slots, "channels": c.d_model, "reach": model.reach,
         },
         "tokens": tokens[: len(ids)],
@@ -84,18 +86,26 @@ def _floor(name: str, truth: oracle.Known) -> dict:
 
 
 def _layer(view: anatomy.BlockView, means: np.ndarray | None, tokenizer: Tokenizer) -> dict:
-    """Return for each token the gates (mean over channels) and the slots with the largest shares."""
+    """Return for each token the gates (mean over channels), the slots that it reads most and, of a written
+    memory, the slots that it is written to most, and where its recall comes from."""
     gates = {"local": view.local_gate, "global": view.global_gate}
     shown: dict = {
         k: None if g is None else [_rounded(m) for m in g[0].mean(axis=-1)] for k, g in gates.items()
     }
-    shown["slots"], shown["words"] = None, {}
-    if view.shares is not None and means is not None:
-        a = view.shares[0]  # (T, S)
-        top = np.argsort(-a, axis=-1, kind="stable")[:, :SLOTS]
-        shown["slots"] = [[[int(s), _rounded(a[t, s])] for s in row] for t, row in enumerate(top)]
-        shown["words"] = {int(s): _exciting(means[s], tokenizer) for s in np.unique(top)}
+    shares = {"slots": view.shares, "written": view.written}
+    shown |= {k: None if a is None else [_largest(row, SLOTS) for row in a[0]] for k, a in shares.items()}
+    slots = {s for k in shares for row in shown[k] or [] for s, _ in row}
+    shown["words"] = {s: _exciting(means[s], tokenizer) for s in sorted(slots)} if means is not None else {}
+    shown["sources"] = shown["learned"] = None
+    if view.sources is not None and view.prior is not None:
+        shown["sources"] = [_largest(row, int((row >= LEAST).sum())) for row in view.sources[0]]
+        shown["learned"] = [_rounded(p) for p in view.prior[0]]
     return shown
+
+
+def _largest(shares: np.ndarray, n: int) -> list:
+    """Return the n largest shares, [[index, share]]."""
+    return [[int(i), _rounded(shares[i])] for i in np.argsort(-shares, kind="stable")[:n]]
 
 
 def _exciting(shares: np.ndarray, tokenizer: Tokenizer) -> list:

@@ -1,9 +1,10 @@
-"""What happens inside a GAM while it reads: gates, shares of the slots, and the tokens that excite them."""
+"""What happens inside a GAM while it reads: gates, slots, the tokens that excite them, sources of recall."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from minigam.config import WRITTEN
 from minigam.engine import numeric, ops
 from minigam.engine.tensor import Array, Tensor, no_grad
 from minigam.models.gam import GAM, GAMBlock
@@ -15,11 +16,20 @@ class BlockView:
 
     local_gate, global_gate : (B, T, C)   sigmoid(g_local) and sigmoid(g_global)   E6-E7
     shares                  : (B, T, S)   a, the share of each slot in the recall  E4
+
+    Mixer "written", ours, has three more. The recall is a mix of u and M: sources and prior sum to 1.
+
+    written : (B, T, S)   w, the share of each slot that a token is written to   X1
+    sources : (B, T, T)   how much of the recall of token t is u of token j: sum_s a_t[s] w_j[s] / n_t[s]
+    prior   : (B, T)      how much of it is the learned M: sum_s a_t[s] lambda / n_t[s]
     """
 
     local_gate: np.ndarray | None
     global_gate: np.ndarray | None
     shares: np.ndarray | None
+    written: np.ndarray | None = None
+    sources: np.ndarray | None = None
+    prior: np.ndarray | None = None
 
 
 def views(model: GAM, ids: Array) -> tuple[np.ndarray, list[BlockView]]:
@@ -54,12 +64,17 @@ def _read(model: GAM, ids: Array) -> tuple[Tensor, list[Tensor]]:
 
 def _view(block: GAMBlock, u: Tensor) -> BlockView:
     C, local_gate, global_gate, shares = u.shape[-1], None, None, None
-    if block.mixer == "gated":
+    if block.mixer in ("gated", WRITTEN):
         gate = ops.sigmoid(block.gate(u)).numpy()
         local_gate, global_gate = gate[..., :C], gate[..., C:]
     if block.mixer != "local":
         shares = ops.softmax(ops.linear(u, block.memory)).numpy()
-    return BlockView(local_gate, global_gate, shares)
+    if block.mixer != WRITTEN or shares is None:
+        return BlockView(local_gate, global_gate, shares)
+    w = ops.softmax(ops.linear(block.conv(u), block.memory)).numpy()  # X1
+    r = shares / (block.prior + w.cumsum(axis=1))  # a_t / n_t, n_t = lambda + the sum of w up to t   X2
+    sources = np.tril(r @ w.swapaxes(1, 2))  # no token recalls a later one
+    return BlockView(local_gate, global_gate, shares, w, sources, prior=block.prior * r.sum(axis=-1))
 
 
 def exciting_tokens(shares: np.ndarray, ids: np.ndarray, n_tokens: int, least: int = 3) -> np.ndarray:

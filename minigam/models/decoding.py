@@ -36,13 +36,13 @@ def sample(logits: np.ndarray, temperature: float, top_k: int | None, rng: np.ra
 class Stream:
     """A decoder: reads a text part by part, and remembers it in one state per block.
 
-    For GAM the state of a block is its last K-1 convolution inputs: constant time and memory
-    per token, however long the text.
+    For GAM the state of a block is its last K-1 convolution inputs, and with mixer "written" its slots:
+    constant time and memory per token, however long the text.
 
     The learned positions end at T = block_size. When token T + 1 arrives, the decoder drops the
     oldest T/2 tokens and moves the others to positions 0 .. T/2 - 1. It does so every T/2 tokens.
-    The logits always equal those of a full pass over the tokens left; for these, GAM rereads only the
-    last `reach` tokens.
+    The logits always equal those of a full pass over the tokens left; for these, it rereads
+    only the last `reach` of them. Where that is all, it reads about two tokens for each one fed.
     """
 
     def __init__(self, model: "LanguageModel", batch: int = 1):

@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
         needs = Counter(rest or {})
         needs[min(without, key=without.__getitem__)] += model
         memory.require_memory(
-            f"{cls.__name__} of {memory.brief(n)} parameters", sum(needs.values()),
+            f"{config.label} of {memory.brief(n)} parameters", sum(needs.values()),
             f"a smaller {max(needs, key=needs.__getitem__)}", backend,
         )  # fmt: skip
 

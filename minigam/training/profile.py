@@ -254,7 +254,7 @@ def head(model: LanguageModel, config: TrainConfig) -> str:
     where = gpu(model.xp, config) if hasattr(model.xp, "cuda") else f"{blas()}, {os.cpu_count()} cores"
     parts = f", at most {config.micro_batch} at a time" if config.micro_batch else ""
     return (
-        f"{type(model).__name__} of {model.num_parameters():,} parameters, V {c.vocab_size}, C {c.d_model}, "
+        f"{c.label} of {model.num_parameters():,} parameters, V {c.vocab_size}, C {c.d_model}, "
         f"L {c.n_layers}; {config.batch_size} rows of {c.block_size} tokens{parts}; "
         f"backend {model.xp.__name__}, {where}"
     )

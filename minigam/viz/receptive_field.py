@@ -86,12 +86,13 @@ def receptive_field(n_layers: int, kernel_size: int) -> "Figure":
     return figure
 
 
-def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "Figure":
+def text_in_sight(words: list[str], target: int, mention: int, reach: int | None) -> "Figure":
     """Draw a text and mark the receptive field of a model that predicts the word `target`.
 
     words   : of the text; those after the target are left out
     mention : index of the word that determines the target; it gets a frame
-    reach   : words in the receptive field, just before the target: black on grey. Earlier ones are pale
+    reach   : words in the receptive field, just before the target: black on grey. Earlier ones are pale.
+              None for all
     """
     from matplotlib.figure import Figure
 
@@ -104,7 +105,7 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int) -> "F
     axes.set(xlim=(-0.15 / letter_in, COLUMNS + 0.15 / letter_in), ylim=(count + 0.1 / height, -0.1 / height))
     axes.axis("off")
     for i, (word, (line, column)) in enumerate(zip(words[: target + 1], lines, strict=True)):
-        inside = target - reach <= i < target
+        inside = target - (target if reach is None else reach) <= i < target
         if inside or i in (target, mention):
             axes.add_patch(_box(column, line, len(word), fill=inside, framed=i in (target, mention)))
         axes.text(

@@ -18,6 +18,15 @@ def stories(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def recalling(tmp_path_factory) -> Path:
+    """A run of mixer "written" on PocketStories, which sees all tokens."""
+    path = tmp_path_factory.mktemp("recalling") / "run"
+    flags = ["--mixer=written", "--n-layers=2", "--kernel-size=3", f"--out={path}"]
+    assert train.main([*SMALL, *flags]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
 def letters(tmp_path_factory) -> Path:
     """A run on a text, with characters as tokens."""
     folder = tmp_path_factory.mktemp("letters")

@@ -10,11 +10,12 @@ from helpers.commands import SMALL, assert_refused
 from helpers.pages import HOSTILE, data_of, write
 
 from minigam import GAM, GAMConfig, ops, train
-from minigam.config import MIXERS, InputError
+from minigam.config import MIXERS, WRITTEN, InputError
 from minigam.data import corpus, pocketstories
 from minigam.data.tokenizer import WordTokenizer
 from minigam.explain import __main__ as command
 from minigam.explain import page as explain
+from minigam.models import anatomy
 from minigam.models.decoding import continued
 from minigam.training.run import Run
 
@@ -90,10 +91,35 @@ def test_words_of_the_slots_are_the_same_in_parts_and_leave_out_what_is_rare(mon
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_shows_what_it_has(mixer):
     data = explained(tiny.gam(mixer))
-    assert data["model"]["reach"] == (1 if mixer == "global" else 5)
+    assert data["model"]["reach"] == {"global": 1, WRITTEN: None}.get(mixer, 5)
+    assert data["model"]["label"] == ("GAM, written memory (ours)" if mixer == WRITTEN else "GAM")
     for layer in data["layers"]:
-        assert (layer["local"] is not None) == (layer["global"] is not None) == (mixer == "gated")
+        gated = mixer in ("gated", WRITTEN)
+        assert (layer["local"] is not None) == (layer["global"] is not None) == gated
+        for name in ("written", "sources", "learned"):
+            assert (layer[name] is not None) == (mixer == WRITTEN)
         assert (layer["slots"] is not None) == (mixer != "local") == bool(layer["words"])
+
+
+@pytest.mark.parametrize("least", [0.0, 0.2])
+def test_where_a_token_is_written_and_where_its_recall_comes_from(least, monkeypatch):
+    monkeypatch.setattr(explain, "LEAST", least)
+    model = tiny.gam(WRITTEN, n_slots=9)
+    views = anatomy.views(model, np.array([IDS]))[1]
+    for layer, view in zip(explained(model)["layers"], views, strict=True):
+        for t in range(5):
+            w, sources = view.written[0, t], view.sources[0, t]
+            best = sorted(range(9), key=lambda s: -w[s])[: explain.SLOTS]
+            assert [s for s, _ in layer["written"][t]] == best
+            assert [share for _, share in layer["written"][t]] == pytest.approx(w[best], rel=1e-3)
+            kept = sorted((j for j in range(5) if sources[j] >= least), key=lambda j: (-sources[j], j))
+            assert [j for j, _ in layer["sources"][t]] == kept
+            assert [share for _, share in layer["sources"][t]] == pytest.approx(sources[kept], rel=1e-3)
+            assert least > 0.0 or sum(s for _, s in layer["sources"][t]) + layer["learned"][t] == (
+                pytest.approx(1.0, abs=1e-3)
+            )
+        shown = {s for name in ("slots", "written") for row in layer[name] for s, _ in row}
+        assert set(layer["words"]) == shown, "the words of every slot that is shown"
 
 
 def test_a_model_that_has_lost_its_numbers_is_refused():
@@ -234,9 +260,10 @@ def test_a_gam_of_any_mixer_gets_its_page(capsys, tmp_path):
         assert write(tmp_path / mixer, tmp_path / f"{mixer}.html")["model"]["mixer"] == mixer
 
 
-def test_a_device_shows_the_same():
+@pytest.mark.parametrize("mixer", ["gated", WRITTEN])
+def test_a_device_shows_the_same(mixer):
     """On the pretend GPU, whose arrays refuse to be mixed with the host's."""
-    model = tiny.gam()
+    model = tiny.gam(mixer)
     here = explained(model)
     model.to("fakegpu")
     assert explained(model) == here

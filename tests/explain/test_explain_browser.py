@@ -58,6 +58,21 @@ def opened(browser, story):
     return browser, data_of(story.read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def recall_story(recalling, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "recall.html"
+    write(recalling, path)
+    return path
+
+
+@pytest.fixture
+def recalled(browser, recall_story):
+    """The page of a written memory, opened as `opened` opens that of a plain GAM."""
+    look(browser)
+    browser.get(recall_story.as_uri())
+    return browser, data_of(recall_story.read_text(encoding="utf-8"))
+
+
 def look(browser, width: int = 1100, height: int = 800, scheme: str = "light") -> None:
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -84,6 +99,10 @@ def slots_shown(browser) -> list[str]:
 
 def choose(browser, name: str, value) -> None:
     browser.find_element(By.CSS_SELECTOR, f"input[name={name}][value='{value}']").click()
+
+
+def choices(browser, name: str) -> list[str]:
+    return [e.get_attribute("value") for e in browser.find_elements(By.CSS_SELECTOR, f"input[name={name}]")]
 
 
 def having(browser, name: str) -> list[int]:
@@ -230,8 +249,9 @@ def test_what_a_screen_reader_reads(opened):
     assert legend.count(". ") == 4  # five sentences
 
 
-def test_a_phone_needs_no_scrolling_sideways(opened):
-    browser, _ = opened
+@pytest.mark.parametrize("page", ["opened", "recalled"])
+def test_a_phone_needs_no_scrolling_sideways(page, request):
+    browser, _ = request.getfixturevalue(page)
     look(browser, 360, 740)
     browser.refresh()
     for n in (0, 30, 60):
@@ -254,15 +274,16 @@ def test_a_phone_needs_no_scrolling_sideways(opened):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_its_background(opened, scheme):
-    browser, data = opened
+@pytest.mark.parametrize("page", ["opened", "recalled"])
+def test_every_text_stands_out_from_its_background(page, scheme, request):
+    browser, data = request.getfixturevalue(page)
     look(browser, scheme=scheme)
     browser.find_element(By.CSS_SELECTOR, "#equations summary").click()
     page = browser.execute_script(
         "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     )
     assert max(page) < 60 if scheme == "dark" else min(page) > 200
-    for measure in ("cost", "slots", "gates"):
+    for measure in choices(browser, "measure"):
         choose(browser, "measure", measure)
         for n in range(len(data["layers"])):
             choose(browser, "layer", n)
@@ -302,8 +323,126 @@ def test_a_mixer_without_a_part_says_what_it_lacks(browser, stories, tmp_path, m
     browser.get_log("browser")
     browser.get(path.as_uri())
     assert browser.get_log("browser") == []
-    inputs = browser.find_elements(By.CSS_SELECTOR, "input[name=measure]")
-    assert [i.get_attribute("value") for i in inputs] == there
+    assert choices(browser, "measure") == there
     assert f"This model's mixer, {mixer}," in text(browser, "#legend p:last-of-type")
     assert (text(browser, "#gates"), bool(text(browser, "#memory"))) == ("", mixer != "local")
     assert text(browser, "#next tbody")
+
+
+# ------------------------------------------------------------------ the written memory, ours
+
+
+def assert_percent(shown: str, share: float) -> None:
+    """Compare a share with "12 %", or with "1.2 %" if it is below 10 %."""
+    assert shown.endswith(" %")
+    tolerance = 0.051 if share < 0.0995 else 0.51
+    assert float(shown[:-2]) == pytest.approx(100 * share, abs=tolerance)
+
+
+def test_a_written_memory_says_that_it_is_not_the_papers(recalled):
+    browser, _ = recalled
+    assert browser.get_log("browser") == []
+    assert text(browser, "h1") == "Inside a GAM, written memory (ours)"
+    assert browser.title == "Inside a GAM, written memory (ours): run, story 1 of the validation set"
+    legend = text(browser, "#legend")
+    assert "minigam's extension of GAM, not in the paper" in legend
+    assert "the tokens that the model's output there depends on: all tokens up to it." in legend
+    assert "1 + L" not in legend
+    browser.find_element(By.CSS_SELECTOR, "#equations summary").click()
+    terms = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "dt") if e.is_displayed()]
+    assert " ".join(term.split()[0] for term in terms) == "E3 E4 X1 X2, X4 X5 E6 E7"
+
+
+def test_a_plain_gam_shows_nothing_of_a_written_memory(opened):
+    browser, _ = opened
+    assert text(browser, "h1") == "Inside a GAM"
+    assert choices(browser, "measure") == ["gates", "slots", "cost"]
+    assert having(browser, "source") == []
+    assert not browser.find_element(By.ID, "sources").text + browser.find_element(By.ID, "written").text
+    browser.find_element(By.CSS_SELECTOR, "#equations summary").click()
+    terms = [e.text for e in browser.find_elements(By.CSS_SELECTOR, "dt") if e.is_displayed()]
+    assert " ".join(term.split()[0] for term in terms) == "E3 E4 E5 E6 E7"
+
+
+def test_pointing_at_a_token_shades_the_words_that_it_recalls(recalled):
+    browser, data = recalled
+    for n, layer in enumerate(data["layers"]):
+        choose(browser, "layer", n)
+        for t in (0, 12, 60):
+            ActionChains(browser).move_to_element(buttons(browser)[t]).perform()
+            sources = dict(layer["sources"][t])
+            assert having(browser, "source") == sorted(sources)
+            assert having(browser, "seen") == list(range(t + 1))
+            levels = browser.execute_script(
+                "return [...arguments[0]].map((b) => b.firstChild.style.getPropertyValue('--level'))",
+                buttons(browser),
+            )
+            most = max(sources.values())
+            for i, level in enumerate(levels):
+                assert float(level.rstrip("%")) == pytest.approx(100 * sources.get(i, 0) / most, abs=0.51)
+            first, share = layer["sources"][t][0]
+            word = data["tokens"][first]["text"]
+            said = text(browser, "#said").split("Its recall comes most from ")[1]
+            assert said.startswith(f"\u201c{word}\u201d, ")
+            assert_percent(said[said.rindex("(") + 1 : said.rindex(")")], share)
+
+
+def test_the_panel_lists_the_sources_and_the_slots_that_are_written(recalled):
+    browser, data = recalled
+    choose(browser, "layer", 1)
+    layer, t = data["layers"][1], 40
+    ActionChains(browser).move_to_element(buttons(browser)[t]).perform()
+    rows = [row.split("|") for row in browser.execute_script(
+        "return [...document.querySelectorAll('#sources tbody tr')]"
+        ".map((r) => [...r.cells].map((c) => c.textContent).join('|'))"
+    )]  # fmt: skip
+    named = layer["sources"][t][:5]
+    heads = [[data["tokens"][j]["text"], str(t - j)] for j, _ in named]
+    assert [row[:2] for row in rows] == [*heads, ["other tokens", ""], ["the learned slots", ""]]
+    others = 1.0 - layer["learned"][t] - sum(share for _, share in named)
+    for row, share in zip(rows, [*(share for _, share in named), others, layer["learned"][t]], strict=True):
+        assert_percent(row[2], share)
+    written = texts(browser, "#written tbody td:first-child")
+    assert written == [str(slot) for slot, _ in layer["written"][t]]
+    assert slots_shown(browser) == [str(slot) for slot, _ in layer["slots"][t]]
+    assert text(browser, "#memory .note").startswith("In layer 2 the shares depend on the last 41 tokens.")
+    assert "inside the receptive field" in text(browser, "#next .note") or not texts(browser, ".settles")
+
+
+def test_the_source_of_every_token_stands_under_it(recalled):
+    browser, data = recalled
+    assert choices(browser, "measure")[0] == "recall"
+    sharpest = max((0, 1), key=lambda n: sum(row[0][1] for row in data["layers"][n]["sources"] if row))
+    chosen = browser.find_element(By.CSS_SELECTOR, "input[name=layer]:checked").get_attribute("value")
+    assert int(chosen) == sharpest, "it opens on the layer that recalls single tokens most"
+    choose(browser, "layer", 0)
+    chips = texts(browser, "#text .chip")
+    for chip, ((j, share), *_) in zip(chips, data["layers"][0]["sources"], strict=True):
+        word = data["tokens"][j]["text"]
+        assert chip.startswith(f"{word} ")
+        assert_percent(chip.removeprefix(f"{word} "), share)
+    label = buttons(browser)[7].get_attribute("aria-label")
+    assert ", recall most from \u201c" in label
+
+
+def test_a_token_that_recalls_only_what_was_learned_says_so(browser, recalling, tmp_path):
+    """As of a heavy prior, where every source is too small to be listed."""
+    look(browser)
+    data = write(recalling, tmp_path / "learned.html")
+    for layer in data["layers"]:
+        layer |= {"sources": [[] for _ in data["tokens"]], "learned": [0.999] * len(data["tokens"])}
+    (tmp_path / "learned.html").write_text(explain.page(data), encoding="utf-8")
+    browser.get_log("browser")
+    browser.get((tmp_path / "learned.html").as_uri())
+    assert browser.get_log("browser") == []
+    assert "Its recall comes most from the learned slots." in text(browser, "#said")
+    assert set(texts(browser, "#text .chip")) == {"\u2013"}
+    assert having(browser, "source") == []
+    assert texts(browser, "#sources tbody td:first-child") == ["other tokens", "the learned slots"]
+
+
+def test_it_opens_on_a_word_that_is_far_back(recalled):
+    browser, data = recalled
+    t = next(i for i, token in enumerate(data["tokens"]) if token["back"] > data["recall_beyond"]) - 1
+    assert having(browser, "now") == [t]
+    assert "inside the receptive field" in text(browser, "#next .note")

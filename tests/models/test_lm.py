@@ -7,7 +7,7 @@ import pytest
 from helpers import tiny
 
 from minigam import GAM, Tensor, gradcheck, ops
-from minigam.config import MIXERS, InputError
+from minigam.config import MIXERS, WRITTEN, InputError
 from minigam.engine.tensor import ShapeError
 from minigam.models.decoding import Stream, sample
 
@@ -43,17 +43,18 @@ class Counting(GAM):
         return super().__call__(ids, *args, **settings)
 
 
-def test_a_stream_costs_the_same_at_every_token():
-    model = tiny.gam(kind=Counting, block_size=16)
-    assert model.reach < 16 // 2
+@pytest.mark.parametrize(("mixer", "reread"), [("gated", 5), (WRITTEN, 16 // 2 + 1)])  # the reach; all left
+def test_a_stream_costs_the_same_at_every_token(mixer, reread):
+    model = tiny.gam(mixer, kind=Counting, block_size=16)
     stream, held = Stream(model), []
     for token in tiny.draw_ids(model, 1, 160).T:
         stream.feed(token[None])
-        arrays = [stream.tokens, *(state.past for state in stream.states)]
+        arrays = [stream.tokens, *(a for state in stream.states for a in vars(state).values())]
+        assert len(arrays) == 1 + 2 * (2 if mixer == WRITTEN else 1)
         held.append(sum((a if a.base is None else a.base).nbytes for a in arrays))  # what a view holds, too
     assert max(held[80:]) == max(held[:80])
     again = [length for length in model.lengths if length > 1]
-    assert again == [model.reach] * ((160 - 16) // 8)  # one restart each half block
+    assert again == [reread] * ((160 - 16) // 8)  # one restart each half block
     assert len(model.lengths) == 160
 
 

@@ -1,7 +1,10 @@
 """The plots of receptive fields show what they claim to."""
 
 import numpy as np
+from helpers import tiny
 
+from minigam.config import WRITTEN
+from minigam.models import anatomy
 from minigam.viz import influence_map, receptive_field, text_in_sight
 
 INFLUENCE = np.array([[2.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, 0.5, 1e-3]])  # a receptive field of two tokens
@@ -79,3 +82,23 @@ def test_text_in_sight_breaks_lines():
     (axes,) = text_in_sight(words, target=39, mention=0, reach=13).axes
     assert len({t.get_position()[1] for t in axes.texts}) > 1
     assert max(t.get_position()[0] + 4 for t in axes.texts) <= 84
+
+
+def test_text_in_sight_of_a_model_that_sees_all_greys_all():
+    words = ["word"] * 20
+    (axes,) = text_in_sight(words, target=15, mention=2, reach=None).axes
+    assert len(axes.patches) == 15 + 1, "every word before the target, and the target"
+    assert {t.get_color() for t in axes.texts} == {"k"}
+
+
+def test_the_sources_of_a_recall_are_a_map_too():
+    """Of mixer "written": white above the diagonal, because no token recalls a later one."""
+    model = tiny.gam(WRITTEN)
+    _, views = anatomy.views(model, tiny.draw_ids(model, 1, 6))
+    maps = {f"layer {n + 1}": view.sources[0] for n, view in enumerate(views)}
+    figure = influence_map(maps, model.reach, unit="share of the recall")
+    for axes in figure.axes[:2]:
+        masked = np.ma.getmaskarray(axes.images[0].get_array())
+        assert (masked == np.triu(np.ones((6, 6), bool), 1)).all()
+        assert not axes.lines
+    assert figure.axes[2].get_ylabel() == "share of the recall"
