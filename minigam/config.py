@@ -135,16 +135,7 @@ class GAMConfig(ModelConfig):
 
     @property
     def label(self) -> str:
-        return "GAM, written memory (ours)" if self.mixer == WRITTEN else super().label
-
-    def to_dict(self) -> dict:
-        """Return the values by name, without `prior` if it is 0: a GAM of the paper is stored as ever."""
-        return {name: value for name, value in super().to_dict().items() if name != "prior" or value}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Self:
-        """Build from what `to_dict` returned."""
-        return super().from_dict({"prior": 0.0} | values)
+        return WRITTEN_LABEL if self.mixer == WRITTEN else super().label
 
 
 @dataclass(frozen=True, kw_only=True)
