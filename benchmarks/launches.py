@@ -33,12 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     from helpers import launches
 
     models = {}
-    for kind in tqdm(launches.CONFIGS, desc="three models", disable=None, unit="model"):
-        count = launches.launches(kind)
-        models[kind.__name__] = {
+    for name in tqdm(launches.MODELS, desc="four models", disable=None, unit="model"):
+        count = launches.launches(name)
+        models[name] = {
             "launches": count.total(),
             "by_name": dict(count.most_common()),
-            "host_ms": 1e3 * launches.host_seconds(kind),
+            "host_ms": 1e3 * launches.host_seconds(name),
         }
     measured = provenance.measured_by("numpy")
     text = report.table(

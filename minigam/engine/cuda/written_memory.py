@@ -80,13 +80,25 @@ extern "C" __global__ void states(
     ends[end] = running_sum(state + (b * chunks * S + s) * C + c, chunks, S * C, before);
 }
 
-// The same backward: what each chunk gives to the gradient of the state, in dstate, becomes the gradient of the
-// state after it; dstart (B, S, C+1) gets that of the state before the first.
+// The same backward: what each chunk gives to the gradient of the state, in dstate, becomes that of the state
+// after it; dstart (B, S, C+1) gets that of the state before the first.
 extern "C" __global__ void states_back(REAL* dstate, REAL* __restrict__ dstart, size chunks, size S, size C) {
     const size b = my_part() / (unsigned)S, s = my_part() % (unsigned)S, c = my_channel();
     if (c >= C) return;
     REAL* last = dstate + ((b * chunks + chunks - 1) * S + s) * C + c;
     dstart[my_part() * (C + 1) + c] = running_sum(last, chunks, -S * C, 0);
+}
+
+// One thread per channel of a slot: adds what all sequences give to M as their N before the first token.
+extern "C" __global__ void start_back(
+    const REAL* __restrict__ dstart, REAL* dmemory, size B, size S, size C, REAL prior)
+{
+    const size s = my_part(), c = my_channel();
+    if (c >= C) return;
+    REAL sum = 0;
+#pragma unroll 8
+    for (size b = 0; b < B; ++b) sum += dstart[(b * S + s) * (C + 1) + c];
+    dmemory[s * C + c] += prior * sum;
 }
 
 // One thread per token that one token reads: P (B, chunks, n, n). None reads those that come later.
@@ -206,7 +218,7 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
         du, dlocal = (z.reshape(B, k * n, C)[:, :T] for z in (du, dlocal))
         if has_past:
             return du, dlocal, dmemory, dstart
-        dmemory += prior * dstart[..., :-1].sum(axis=0)  # and as N_0
+        launch(xp, WRITTEN, "start_back", (S, C), dstart, dmemory, B, S, C, prior)  # and as N_0
         return du, dlocal, dmemory, None
 
     return y.reshape(B, k * n, C)[:, :T], backward
