@@ -151,7 +151,7 @@ def multiplications(kind: str, V: int) -> int:
     E, N, R, n = 2 * C, 4, math.ceil(C / 16), CHUNK
     block = {
         "gam": 10 * C * C + 2 * S * C,  # gate 2, feed-forward 8; keys and values
-        # gate 2, feed-forward 8; scores 2, a chunk reads what others wrote and writes; within it r w^T and P u
+        # gate 2, feed-forward 8; 2 scores; a chunk reads what others wrote, and writes; within it r w^T, P u
         "written": 10 * C * C + (2 + 2) * S * C + n * (S + C),
         "transformer": 12 * C * C + 2 * T * C,  # q, k, v and output 4, feed-forward 8; q k^T and a v
         "mamba": C * 2 * E + E * (R + 2 * N) + R * E + E * C,
