@@ -79,11 +79,12 @@ def test_chunks_of_any_length_are_the_recurrence(library, tokens, monkeypatch):
     assert_all_close(run(arrays, library), reference(arrays), 1e-12)
 
 
-@pytest.mark.parametrize("T", [*range(2 * CHUNK + 3), 1000, 4097])
+@pytest.mark.parametrize("T", [*range(2 * CHUNK + 3), 1000, 4097, 200 * CHUNK + 1])
 def test_chunks_on_a_gpu_hold_all_tokens_and_little_padding(T):
     k, n = cuda.written_memory.chunks_of(T)
     assert n <= CHUNK
     assert T <= k * n < T + k
+    assert k * n - T < max(n, 1)  # of the last chunk alone
     assert (k - 1) * CHUNK < max(T, 1) <= k * CHUNK  # no more chunks than needed
 
 

@@ -4,8 +4,8 @@ Letters: B batch, T tokens, C channels, S slots; k chunks of n tokens. N is the 
 
     P = tril(r w^T),   y = r N + P u,   N <- N + w^T u,   where r = a / n_t
 
-No launch needs the one of another chunk: between them there are running sums, over tokens in one kernel and
-over chunks in another. So the launches are as many for any T.
+What one chunk hands to the next, N and n_t, is a running sum over chunks, so that one launch or one product
+does all chunks: as many launches for any T.
 """
 
 from minigam.engine import written_memory as reference
@@ -33,18 +33,17 @@ extern "C" __global__ void weigh(REAL* __restrict__ w, REAL* totals, size chunks
     totals[my_part() * S + s] = sum;
 }
 
-// The same threads. n_t = n_{t-1} + w_t in held (B, chunks * n, S), and r = a / n_t; padding reads nothing. n
-// before the first token is the last column of past (B, S, C+1), if there is one, and after the last token
-// that of ends.
+// The same threads. n_t = n_{t-1} + w_t in held (B, chunks * n, S), and r = a / n_t. n before the first token
+// is the last column of past (B, S, C+1), if there is one, and after the last token that of ends.
 extern "C" __global__ void hold(
     const REAL* __restrict__ a, const REAL* __restrict__ w, const REAL* __restrict__ totals,
     const REAL* __restrict__ past, REAL* __restrict__ r, REAL* __restrict__ held, REAL* __restrict__ ends,
-    size has_past, size chunks, size n, size T, size S, size C, REAL prior)
+    size has_past, size chunks, size n, size S, size C, REAL prior)
 {
     const size s = my_channel(), begin = my_part() * n;
     const size chunk = my_part() % (unsigned)chunks, first = my_part() - chunk;
     if (s >= S) return;
-    const size column = (my_part() / (unsigned)chunks * S + s) * (C + 1) + C, left = T - chunk * n;
+    const size column = (my_part() / (unsigned)chunks * S + s) * (C + 1) + C;
     REAL sum = has_past ? past[column] : prior;
 #pragma unroll 8
     for (size c = first; c < first + chunk; ++c) sum += totals[c * S + s];
@@ -52,7 +51,7 @@ extern "C" __global__ void hold(
     for (size t = begin; t < begin + n; ++t) {
         sum += w[t * S + s];
         held[t * S + s] = sum;
-        r[t * S + s] = t - begin < left ? a[t * S + s] / sum : 0;
+        r[t * S + s] = a[t * S + s] / sum;
     }
     if (chunk == chunks - 1) ends[column] = sum;
 }
@@ -185,9 +184,7 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
     totals, ends = xp.empty((B, k, S), dtype=dtype), xp.empty((B, S, C + 1), dtype=dtype)
     first, before = packed(xp, memory, past if has_past else memory)
     launch(xp, WRITTEN, "weigh", (B * k, S), w, totals, k, n, T, S)
-    launch(
-        xp, WRITTEN, "hold", (B * k, S), a, w, totals, before, r, held, ends, has_past, k, n, T, S, C, prior
-    )
+    launch(xp, WRITTEN, "hold", (B * k, S), a, w, totals, before, r, held, ends, has_past, k, n, S, C, prior)
 
     def cut(z):  # (B, T, width) or (B k n, width) -> (B, k, n, width)
         return z.reshape(B, k, n, z.shape[-1])
