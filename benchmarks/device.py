@@ -138,13 +138,13 @@ def tests_by_step() -> dict[str, list[str]]:
     """Return the files with tests that need a GPU, the most worthy first. Each step is a process, for after a
     fault of a kernel the device answers it no more."""
     files = [str(path.relative_to(measure.PROJECT)) for path in test_files() if usable(path)]
-    kernels, rules = ([f"{ENGINE}/test_cuda_{name}.py"] for name in ("kernels", "rules"))
+    kernels, *rules = (f"{ENGINE}/test_{name}.py" for name in ("cuda_kernels", "cuda_rules", "written_rules"))
     operations = [f"{ENGINE}/test_{name}.py" for name in ("precision", "memory", "backend", "ops")]
     return {
-        "tests of kernels": kernels,
+        "tests of kernels": [kernels],
         "tests of rules": rules,
         "tests of operations": operations,
-        "other tests": [name for name in files if name not in (*kernels, *rules, *operations)],
+        "other tests": [name for name in files if name not in (kernels, *rules, *operations)],
     }
 
 

@@ -230,6 +230,9 @@ def suspects(xp: ModuleType, c: GAMConfig, batch: int) -> dict[str, tuple]:
         ),
         "layer_norm": (ops.layer_norm, (normal(N, C), normal(C), normal(C))),
         "selective_scan": (sequence.selective_scan, scan),
+        "written_memory": (
+            sequence.written_memory, (normal(batch, T, C), normal(batch, T, C), normal(c.n_slots, C))
+        ),
     }  # fmt: skip
 
 

@@ -63,7 +63,10 @@ MODULES = {  # -> the tests that have to notice
     "minigam/engine/ops.py": RULES,
     "minigam/engine/sequence.py": RULES,
     "minigam/engine/attention.py": RULES,
-    "minigam/engine/selective_scan.py": RULES + tests_of("engine", "cpu_rules"),
+    "minigam/engine/selective_scan.py": RULES + tests_of("engine", "compiled_rules"),
+    "minigam/engine/written_memory.py": RULES
+    + tests_of("engine", "written_rules")
+    + tests_of("models", "written"),
     "minigam/training/optim.py": tests_of("training", "optim", "loss_scale"),
     "minigam/gradcheck/__init__.py": tests_of("gradcheck", "gradcheck", "tolerances"),
 }

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from minigam.config import TrainConfig
 from minigam.data.corpus import Corpus, inputs_and_targets
 from minigam.engine import backend, precision
+from minigam.engine.compiled import written_memory as compiled
 from minigam.engine.compiled.attention import QUERIES
 from minigam.engine.cuda import linear
+from minigam.engine.cuda import written_memory as cuda
 from minigam.engine.tensor import Array, observing
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training import provenance
@@ -55,10 +57,27 @@ def _matmul(da: Array, db: Array) -> list[Product]:
     return [(n, i, k, j), (n, i, j, k), (n, k, i, j)]
 
 
+def _written_memory(du: Array, dlocal: Array, dmemory: Array, *others: Array) -> list[Product]:
+    """u M^T and local M^T. In every chunk r w^T, P u and dy u^T, r N and w^T u, and in backward dP w, dP^T r
+    and P^T dy, dy N^T, r^T dy, u dN^T and w dN. Each library has its own rule to cut tokens into chunks."""
+    (B, T, C), S = du.shape, len(dmemory)
+    if isinstance(du, np.ndarray):
+        parts = [((tokens.stop - tokens.start) // n, n) for tokens, n in compiled.parts_of(T)]
+    else:
+        parts = [cuda.chunks_of(T)]
+    products = 2 * _linear(du, dmemory)
+    for k, n in parts:
+        products += [(B * k, n, S, n), (B * k, n, n, C), (B * k, n, C, n), *2 * [(B * k, n, n, S)]]
+        products += [(B * k, n, n, C), *2 * [(B * k, n, S, C)], *2 * [(B * k, S, n, C)]]
+        products += 2 * [(B * k, n, C, S)]
+    return products
+
+
 PRODUCTS: dict[str, Callable[..., list[Product]]] = {
     "linear": _linear,
     "linear_cross_entropy": _linear,
     "associative_memory": lambda du, dmemory: 2 * _linear(du, dmemory),  # M as keys, M as values
+    "written_memory": _written_memory,
     "causal_attention": _causal_attention,
     "matmul": _matmul,
 }

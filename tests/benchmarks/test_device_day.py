@@ -68,7 +68,7 @@ def test_the_day_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert "test_track_memory_on_a_gpu" in [t.get("name") for t in suites.iter("testcase")]
     numbers = json.loads((out / "steps.json").read_text())
     assert all(c["host_ms"] <= c["whole_ms"] for c in numbers["steps"].values())
-    assert {"AdamW", "selective_scan", "embedding, skewed ids"} <= set(numbers["kernels"])
+    assert {"AdamW", "selective_scan", "written_memory", "embedding, skewed ids"} <= set(numbers["kernels"])
     assert numbers["launches"]["a training step"]["adamw"]["calls"] == 1
     parts = json.loads((out / "gpu.json").read_text())["parts"]
     for part in ("step", "table2"):

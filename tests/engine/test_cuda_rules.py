@@ -23,7 +23,7 @@ from minigam import (
 )
 from minigam.engine import cuda, masks
 from minigam.engine.tensor import OPS, ShapeError, Tensor
-from minigam.gradcheck.arguments import ids, some_ignored, strided, transposed
+from minigam.gradcheck.arguments import between, ids, some_ignored, strided, transposed
 from minigam.gradcheck.cases import CASES, case
 from minigam.training import optim
 from minigam.training.optim import AdamW
@@ -75,6 +75,9 @@ BATCHES = [
     case(sequence.causal_conv1d, strided(*N, C), transposed(C, 4), strided(C), transposed(3, 3, C),
          label="past"),
     case(sequence.associative_memory, strided(*N, C), transposed(70, C)),
+    case(sequence.written_memory, strided(2, 131, C), transposed(2, 131, C), transposed(70, C), prior=0.5),
+    case(sequence.written_memory, strided(2, 67, 130), (2, 67, 130), strided(140, 130),
+         between(0.5, 2.0, 2, 140, 131), label="past, two blocks of channels and slots"),
     case(sequence.gated_fusion, transposed(*N, C), strided(*N, C), strided(*N, 2 * C)),
     case(sequence.gated_fusion, (*N, 130), (*N, 130), strided(*N, 260), strided(260), label="bias"),
     case(sequence.causal_attention, strided(*N, 3 * 12), n_heads=3),
@@ -85,7 +88,8 @@ each_batch = pytest.mark.parametrize("case", BATCHES, ids=str)
 
 
 def test_every_faster_rule_has_a_batch_of_several_blocks():
-    assert {c.op for c in BATCHES} | {sequence.selective_scan} == set(FAST)  # the scan's: test_cpu_rules.py
+    elsewhere = {sequence.selective_scan}  # test_compiled_rules.py
+    assert {c.op for c in BATCHES} | elsewhere == set(FAST)
 
 
 @each_device
@@ -161,6 +165,9 @@ WRONG = [
     (sequence.causal_conv1d, [(2, 3, 4), (3, 2), (4,)], {}),
     (sequence.causal_conv1d, [(2, 3, 4), (4, 2), (4,), (2, 2, 4)], {}),
     (sequence.associative_memory, [(2, 3, 4), (5, 3)], {}),
+    (sequence.written_memory, [(2, 3, 4), (2, 3, 4), (5, 3)], {}),
+    (sequence.written_memory, [(2, 3, 4), (2, 4, 4), (5, 4)], {}),
+    (sequence.written_memory, [(2, 3, 4), (2, 3, 4), (5, 4), (2, 5, 4)], {}),
     (sequence.gated_fusion, [(2, 3, 4), (2, 3, 4), (2, 3, 4)], {}),
     (sequence.causal_attention, [(2, 3, 4)], {"n_heads": 1}),
     (sequence.causal_attention, [(2, 3, 12), (2, 3, 4)], {"n_heads": 2}),
@@ -250,6 +257,11 @@ SIZES = {"vocab_size": 11, "block_size": 16, "d_model": 12, "n_layers": 2, "drop
 SHARED = {"embedding", "dropout", "layer_norm", "linear", "linear_cross_entropy", "adamw"}
 MODELS = [
     (GAM, GAMConfig(**SIZES, n_slots=5), {"causal_conv1d", "associative_memory", "gated_fusion", "gelu"}),
+    (
+        GAM,
+        GAMConfig(**SIZES, n_slots=5, mixer="written"),
+        {"causal_conv1d", "written_memory", "gated_fusion", "gelu"},
+    ),
     (Transformer, TransformerConfig(**SIZES, n_heads=2), {"causal_attention", "gelu"}),
     (
         Mamba,

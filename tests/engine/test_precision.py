@@ -12,7 +12,7 @@ from helpers.runs import FLAGS, assert_same_run
 from helpers.steps import batch, tiny
 
 from minigam import backend, ops, sequence, train
-from minigam.config import PRECISIONS, InputError
+from minigam.config import PRECISIONS, WRITTEN, InputError
 from minigam.engine import cuda, precision
 from minigam.engine.precision import PrecisionUnavailable
 from minigam.engine.tensor import Tensor
@@ -111,6 +111,24 @@ def test_a_linear_layer_rounds_each_array_once(name, capable, monkeypatch):
     assert made == [(7, 5), (3, 5), (7, 3)]  # x, the weight, dy: for three products
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_a_written_memory_rounds_each_array_once(name, capable, monkeypatch):
+    made, to_half = [], cuda.linear._to_half
+    monkeypatch.setattr(
+        cuda.linear, "_to_half", lambda xp, z, name: made.append(z.shape) or to_half(xp, z, name)
+    )
+    B, T, C, S = 2, 3, 4, 5
+    u, local_context, memory = (
+        Tensor(xp.ones(s, dtype="float32"), True) for s in ((B, T, C), (B, T, C), (S, C))
+    )
+    with precision.using(xp, name):
+        y = sequence.written_memory(u, local_context, memory)
+        forward = made.copy()
+        y.sum().backward()
+    assert forward == [(B, T, C), (B, T, C), (S, C), *2 * [(B * T, S)], (B, 1, S, C), (B, 1, T, T)]
+    assert made[7:] == [(B, T, C), (B, 1, S, C), (B, 1, T, T), *2 * [(B * T, S)]]  # for 18 products
+
+
 @fakecuda.each_device
 @pytest.mark.parametrize(
     ("forward", "backward"), [("float16", "float32"), ("bfloat16", "float16"), ("float32", "float16")]
@@ -127,6 +145,8 @@ def test_a_backward_pass_in_another_precision_is_no_other_computation(
     memory = Tensor(backend.to(b.T.copy(), library), requires_grad=True)
     with precision.using(here, forward):
         loss = ops.linear(x, weight).sum() + sequence.associative_memory(x, memory).sum()
+        text = x.reshape(2, 2, 50)
+        loss = loss + sequence.written_memory(text, text, memory).sum()
     with precision.using(here, backward):
         loss.backward()
     np.testing.assert_allclose(backend.to_numpy(weight.grad), np.ones((3, 4)) @ a, rtol=2e-2, atol=0.1)
@@ -262,14 +282,15 @@ def test_what_no_scale_mends_is_an_error(monkeypatch):
 
 @fakecuda.each_device
 @pytest.mark.parametrize("name", ["tf32", "float16", "bfloat16"])
-def test_a_model_learns_almost_as_in_float32(name, library, monkeypatch):
+@pytest.mark.parametrize("mixer", ["gated", WRITTEN])
+def test_a_model_learns_almost_as_in_float32(mixer, name, library, monkeypatch):
     fakecuda.install(monkeypatch)
     if library == "fakegpu":
         monkeypatch.setattr(precision, "capability", lambda xp: 90)
     ids, targets = batch()
     losses = {}
     for how in ("float32", name):
-        model = tiny(dropout=0.2, dtype="float32").to(library)
+        model = tiny(dropout=0.2, dtype="float32", mixer=mixer).to(library)
         optimizer = AdamW(model.parameters(), lr=1e-2, loss_scale=LossScale() if how == "float16" else None)
         with precision.using(model.xp, how):
             losses[how] = [train_step(model, optimizer, ids, targets) for _ in range(10)]

@@ -19,10 +19,11 @@ from minigam.training.optim import AdamW
 from minigam.training.step import train_step
 
 SIZES = {"vocab_size": 11, "block_size": 16, "d_model": 12, "n_layers": 6, "dropout": 0.1}  # of six layers
-CONFIGS = {
-    GAM: GAMConfig(**SIZES, n_slots=5),
-    Transformer: TransformerConfig(**SIZES, n_heads=2),
-    Mamba: MambaConfig(**SIZES, d_state=3, expand=2),
+MODELS = {
+    "GAM": (GAM, GAMConfig(**SIZES, n_slots=5)),
+    "GAM, written memory": (GAM, GAMConfig(**SIZES, n_slots=5, mixer="written")),
+    "Transformer": (Transformer, TransformerConfig(**SIZES, n_heads=2)),
+    "Mamba": (Mamba, MambaConfig(**SIZES, d_state=3, expand=2)),
 }
 VIEWS = {"reshape", "swapaxes", "transpose", "view"}
 OPERATORS = (
@@ -31,10 +32,11 @@ OPERATORS = (
 )  # fmt: skip
 
 
-def step_of(kind) -> Callable[[], float]:
-    """Return a training step of a small model on the pretend GPU, the published one in all but its sizes."""
+def step_of(name: str) -> Callable[[], float]:
+    """Return a training step of one of MODELS on the pretend GPU, the published one in all but its sizes."""
     backend.register(fakegpu.DeviceArray, fakegpu.xp)
-    model = kind(CONFIGS[kind]).to("fakegpu").train()
+    kind, config = MODELS[name]
+    model = kind(config).to("fakegpu").train()
     optimizer = AdamW(model.parameters())
     ids = np.random.default_rng(0).integers(11, size=(4, 16))
     return lambda: train_step(model, optimizer, ids, np.roll(ids, -1, axis=1))
@@ -80,10 +82,10 @@ def counting() -> Iterator[Counter[str]]:
     kernels.kernel.cache_clear()
 
 
-def launches(kind) -> Counter[str]:
-    """Return what one training step of a model asks of the device, after two to warm up."""
+def launches(name: str) -> Counter[str]:
+    """Return what one training step of one of MODELS asks of the device, after two to warm up."""
     with counting() as count:
-        step = step_of(kind)
+        step = step_of(name)
         for _ in range(2):
             step()
         count.clear()
@@ -91,11 +93,11 @@ def launches(kind) -> Counter[str]:
         return Counter(count)
 
 
-def host_seconds(kind, steps: int = 8) -> float:
+def host_seconds(name: str, steps: int = 8) -> float:
     """Return the time of a step in functions of the package, as cProfile measures it, emulation excluded."""
     with pytest.MonkeyPatch.context() as patch:
         fakecuda.install(patch)
-        step = step_of(kind)
+        step = step_of(name)
         step()
         profile = cProfile.Profile()
         with profile:

@@ -5,8 +5,9 @@ import numpy as np
 from minigam import GAM, GAMConfig
 
 
-def tiny(dropout=0.0, dtype="float64", seed=0) -> GAM:
-    config = GAMConfig(vocab_size=11, block_size=8, d_model=8, n_layers=2, n_slots=4, dropout=dropout)
+def tiny(dropout=0.0, dtype="float64", seed=0, mixer="gated") -> GAM:
+    sizes = {"vocab_size": 11, "block_size": 8, "d_model": 8, "n_layers": 2, "n_slots": 4}
+    config = GAMConfig(**sizes, dropout=dropout, mixer=mixer)
     return GAM(config, dtype=dtype, seed=seed)
 
 

@@ -13,10 +13,11 @@ from helpers import fakecuda, fakegpu
 from helpers.commands import SMALL, assert_refused, call
 from helpers.fakecuda import needs_compiler
 
-from minigam import GAM, Mamba, Transformer, backend, ops, train
-from minigam.config import GAMConfig, MambaConfig, TrainConfig, TransformerConfig
+from minigam import GAM, Mamba, Transformer, backend, ops, sequence, train
+from minigam.config import WRITTEN, GAMConfig, MambaConfig, TrainConfig, TransformerConfig
 from minigam.data.corpus import from_pocketstories
-from minigam.engine import precision, tensor
+from minigam.engine import cuda, precision, tensor
+from minigam.engine.compiled.written_memory import CHUNK
 from minigam.training import optim, profile
 from minigam.training.profile import OPTIMIZER, REST, Profile, Watch, measure
 from minigam.training.step import NonFinite
@@ -49,6 +50,7 @@ def few_steps(monkeypatch):
 def make(kind: str, corpus, backend="numpy"):
     made = {
         "gam": lambda **sizes: GAM(GAMConfig(n_slots=S, **sizes), backend=backend),
+        "written": lambda **sizes: GAM(GAMConfig(n_slots=S, mixer=WRITTEN, **sizes), backend=backend),
         "transformer": lambda **sizes: Transformer(TransformerConfig(n_heads=2, **sizes), backend=backend),
         "mamba": lambda **sizes: Mamba(MambaConfig(d_state=4, expand=2, **sizes), backend=backend),
     }
@@ -146,19 +148,39 @@ def test_calls_are_those_of_the_model(corpus):
 
 def multiplications(kind: str, V: int) -> int:
     """What the equations say of one token's forward."""
-    E, N, R = 2 * C, 4, math.ceil(C / 16)
+    E, N, R, n = 2 * C, 4, math.ceil(C / 16), CHUNK
     block = {
         "gam": 10 * C * C + 2 * S * C,  # gate 2, feed-forward 8; keys and values
+        # gate 2, feed-forward 8; 2 scores; a chunk reads what others wrote, and writes; within it r w^T, P u
+        "written": 10 * C * C + (2 + 2) * S * C + n * (S + C),
         "transformer": 12 * C * C + 2 * T * C,  # q, k, v and output 4, feed-forward 8; q k^T and a v
         "mamba": C * 2 * E + E * (R + 2 * N) + R * E + E * C,
     }[kind]
     return L * block + V * C
 
 
-@pytest.mark.parametrize("kind", ["gam", "transformer", "mamba"])
+@pytest.mark.parametrize("kind", ["gam", "written", "transformer", "mamba"])
 def test_the_products_are_those_of_the_equations(kind, corpus):
     products = measure(make(kind, corpus), corpus, CONFIG).products
     assert profile.flops(products) == 3 * 2 * B * T * multiplications(kind, len(corpus.tokenizer))
+
+
+@needs_compiler
+@pytest.mark.parametrize("n_tokens", [5, CHUNK, 2 * CHUNK - 2])
+def test_the_products_of_a_written_memory_are_those_a_gpu_is_asked_for(n_tokens, rng, monkeypatch):
+    asked, product, watch = Counter(), cuda.written_memory.product, Watch(backend.get("numpy"), Clock())
+
+    def watched(xp, a, b, *more, **settings):
+        asked[math.prod(a.shape[:-2]), *a.shape[-2:], b.shape[-1]] += 1
+        return product(xp, a, b, *more, **settings)
+
+    fakecuda.install(monkeypatch)
+    monkeypatch.setattr(cuda.written_memory, "product", watched)
+    shapes = (B, n_tokens, C), (B, n_tokens, C), (S, C)
+    arrays = (tensor.Tensor(rng.standard_normal(shape), True).to("fakegpu") for shape in shapes)
+    with tensor.observing(watch):
+        sequence.written_memory(*arrays).sum().backward()
+    assert watch.products == asked
 
 
 def test_the_products_of_matmul_have_its_shapes(rng):

@@ -9,4 +9,5 @@ The tests compile and emulate the kernels; they have not run on a device yet.
 
 from minigam.engine.cuda import (  # noqa: F401  importing registers the rules  # isort: skip
     attention, cross_entropy, elementwise, embedding, layer_norm, linear, selective_scan, sequence, softmax,
+    written_memory,
 )  # fmt: skip
