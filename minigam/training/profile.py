@@ -62,7 +62,7 @@ def _written_memory(du: Array, dlocal: Array, dmemory: Array, *others: Array) ->
     and P^T dy, dy N^T, r^T dy, u dN^T and w dN. Each library has its own rule to cut tokens into chunks."""
     (B, T, C), S = du.shape, len(dmemory)
     if isinstance(du, np.ndarray):
-        parts = [((tokens.stop - tokens.start) // n, n) for tokens, n in compiled.parts_of(T)]
+        parts = [((tokens.stop - tokens.start) // n, n) for tokens, n in compiled.parts_of(T, S * C)]
     else:
         parts = [cuda.chunks_of(T)]
     products = 2 * _linear(du, dmemory)

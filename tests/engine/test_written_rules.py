@@ -19,7 +19,9 @@ from minigam.engine.sequence import written_memory
 
 each_library = pytest.mark.parametrize("library", ["numpy", *fakecuda.DEVICES])
 each_dtype = pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 2e-5)])
-CHUNK = compiled.written_memory.CHUNK
+CHUNK, LONGER = compiled.written_memory.CHUNK, compiled.written_memory.LONGER
+ON_GPU = cuda.written_memory.CHUNK
+BORDERS = {t for n in (CHUNK, ON_GPU) for t in (n - 1, n, n + 1, 2 * n + 3)}
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +63,20 @@ def set_chunk(monkeypatch, tokens: int) -> None:
 @each_library
 @each_dtype
 @pytest.mark.parametrize("past", [False, True], ids=["", "past"])
-@pytest.mark.parametrize("T", [1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+@pytest.mark.parametrize("T", [1, 2, *sorted(BORDERS)])
 def test_every_number_of_tokens_gives_the_reference_result(library, dtype, rtol, past, T):
     arrays = inputs(2, T, 5, 7, past, dtype)
     assert_all_close(run(arrays, library), reference(arrays), rtol)
 
 
-def test_both_rules_have_chunks_of_the_same_length():
-    assert cuda.written_memory.CHUNK == CHUNK
+@needs_kernels
+@pytest.mark.parametrize("T", [LONGER - 1, LONGER, 2 * LONGER + 3])
+def test_large_states_have_longer_chunks(T):
+    C = S = 1 + int((compiled.written_memory.ONE_THREAD / CHUNK) ** 0.5)
+    assert max(n for _, n in compiled.written_memory.parts_of(T, S * C)) == min(T, LONGER)
+    assert max(n for _, n in compiled.written_memory.parts_of(T, S * (C - 1))) == CHUNK
+    arrays = inputs(1, T, C, S, past=True)
+    assert_all_close(run(arrays), reference(arrays), 1e-12)
 
 
 @each_library
@@ -79,13 +87,13 @@ def test_chunks_of_any_length_are_the_recurrence(library, tokens, monkeypatch):
     assert_all_close(run(arrays, library), reference(arrays), 1e-12)
 
 
-@pytest.mark.parametrize("T", [*range(2 * CHUNK + 3), 1000, 4097, 200 * CHUNK + 1])
+@pytest.mark.parametrize("T", [*range(2 * ON_GPU + 3), 1000, 4097, 200 * ON_GPU + 1])
 def test_chunks_on_a_gpu_hold_all_tokens_and_little_padding(T):
     k, n = cuda.written_memory.chunks_of(T)
-    assert n <= CHUNK
+    assert n <= ON_GPU
     assert T <= k * n < T + k
     assert k * n - T < max(n, 1)  # of the last chunk alone
-    assert (k - 1) * CHUNK < max(T, 1) <= k * CHUNK  # no more chunks than needed
+    assert (k - 1) * ON_GPU < max(T, 1) <= k * ON_GPU  # no more chunks than needed
 
 
 @each_library
@@ -98,7 +106,7 @@ def test_errors_do_not_grow_with_the_length(library):
 
 @fakecuda.each_device
 @pytest.mark.parametrize(("name", "rtol"), [("float16", 5e-3), ("bfloat16", 4e-2)])
-@pytest.mark.parametrize("T", [CHUNK, CHUNK + 1])
+@pytest.mark.parametrize("T", [ON_GPU, ON_GPU + 1])
 def test_products_that_round_give_almost_the_same(library, name, rtol, T, monkeypatch):
     if library == "fakegpu":
         monkeypatch.setattr(precision, "capability", lambda xp: 90)
@@ -168,7 +176,7 @@ def test_launches_do_not_grow_with_the_length(past):
     """Padding takes two for each of u, local_context and dy."""
     counts = {}
     with launches.counting() as count:
-        for T in (1, CHUNK, 2 * CHUNK, 10 * CHUNK, 2 * CHUNK + 3):
+        for T in (1, ON_GPU, 2 * ON_GPU, 10 * ON_GPU, 2 * ON_GPU + 3):
             xp, *arrays = (
                 backend.get("fakegpu"),
                 *(backend.to(a, "fakegpu") for a in inputs(2, T, 5, 7, past)),
@@ -178,7 +186,7 @@ def test_launches_do_not_grow_with_the_length(past):
             _, backward = written_memory.fast["cupy"](xp, *arrays, remember=lambda state: None)
             backward(dy)
             counts[T] = count.total()
-    padded = counts.pop(2 * CHUNK + 3)
+    padded = counts.pop(2 * ON_GPU + 3)
     assert set(counts.values()) == {29 if past else 30}
     assert padded == counts[1] + 3 * 2
 
