@@ -147,8 +147,8 @@ def test_files_that_a_notebook_names_exist(source):
 
 
 def test_functions_of_the_equation_table_are_in_the_files_it_links():
-    rows = re.findall(r"^\| ?(E[\dE-]+)? ?\| \[`(\w+)`\]\(([\w/.]+)\) \|", DOCUMENTS["README.md"], re.M)
-    assert {eq for eq, *_ in rows} == {"", "E1", "E2", "E3-E5", "E6", "E7", "E8-E9"}
+    rows = re.findall(r"^\| ?([EX][\dEX-]+)? ?\| \[`(\w+)`\]\(([\w/.]+)\) \|", DOCUMENTS["README.md"], re.M)
+    assert {eq for eq, *_ in rows} == {"", "E1", "E2", "E3-E5", "E6", "E7", "E8-E9", "X1-X5"}
     for _, name, path in rows:
         assert re.search(rf"^(def|class) {name}\b", (ROOT / path).read_text(encoding="utf-8"), re.M), name
 

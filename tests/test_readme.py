@@ -38,6 +38,21 @@ def test_the_losses_are_those_of_the_stored_run():
         assert shown[row] == [f"{float(number):.3f}" for number in stored[kind].split()], row
 
 
+def test_the_samples_are_those_of_the_stored_runs():
+    samples = re.findall(r"^> \*\*(?:GAM|Ours)\*\* \(`make train[^`]*`\): ((?:.*\n)(?:> .*\n)*)", README, re.M)
+    assert len(samples) == 2
+    for sample, folder in zip(samples, ("default_run", "written_run"), strict=True):
+        printed = (RESULTS / folder / "output.txt").read_text(encoding="utf-8")
+        quoted = " ".join(sample.replace("\n> ", " ").removesuffix("[...]\n").split())
+        assert len(quoted) > 200 and quoted in " ".join(printed.split())
+
+
+def test_the_loss_of_the_extension_is_that_of_its_stored_run():
+    printed = (RESULTS / "written_run" / "output.txt").read_text(encoding="utf-8")
+    (recall,) = re.findall(r"^recall +[\d,]+ +([\d.]+)", printed, re.M)
+    assert f"The third loss falls to {float(recall):.3f}." in README
+
+
 def test_the_times_are_those_of_the_stored_benchmark():
     published = (RESULTS / "train_step" / "train_step.md").read_text(encoding="utf-8").split("small:")[0]
     stored, shown = rows_of(published), rows_of(README)
