@@ -39,7 +39,9 @@ def test_the_losses_are_those_of_the_stored_run():
 
 
 def test_the_samples_are_those_of_the_stored_runs():
-    samples = re.findall(r"^> \*\*(?:GAM|Ours)\*\* \(`make train[^`]*`\): ((?:.*\n)(?:> .*\n)*)", README, re.M)
+    samples = re.findall(
+        r"^> \*\*(?:GAM|Ours)\*\* \(`make train[^`]*`\): ((?:.*\n)(?:> .*\n)*)", README, re.M
+    )
     assert len(samples) == 2
     for sample, folder in zip(samples, ("default_run", "written_run"), strict=True):
         printed = (RESULTS / folder / "output.txt").read_text(encoding="utf-8")
