@@ -1,11 +1,10 @@
 """Checks of notebook 16: the memory that the text writes."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from minigam.course.judge import NotYet, exercise, expect, gradients
+from minigam.course.judge import exercise, expect, gradients, pair
 
 SHAPES = ((6, 4, 3), (1, 3, 2), (5, 2, 1), (9, 3, 5))  # T, C, S
 UNDER_U = "written under u; X1 takes the address from local, softmax(local M^T)"
@@ -46,16 +45,6 @@ def _written(u, local, M, prior, write=None, read=None):
     return _read(a, w, u, prior * M, prior)
 
 
-def _several(got: Any, names: str, where: str):
-    """Return the parts of an answer, or say how many there are."""
-    wanted = len(names.split(", "))
-    received = len(got) if isinstance(got, tuple | list) else type(got).__name__
-    if received != wanted:
-        kind = "values" if isinstance(received, int) else "alone"
-        raise NotYet(f"{where}: got {received} {kind}, wanted {wanted}: ({names})")
-    return got
-
-
 @exercise
 def ex_16_1(write):
     """One token of X1, X2 and X3."""
@@ -64,7 +53,7 @@ def ex_16_1(write):
         (u, local), M = rng.standard_normal((2, C)), rng.standard_normal((S, C))
         N, n = rng.standard_normal((S, C)), rng.uniform(0.2, 2.0, S)
         where = f"u {u.shape}, M {M.shape}"
-        got_N, got_n = _several(write(N, n, u, local, M), "N, n", where)
+        got_N, got_n = pair(write(N, n, u, local, M), where, "N, n")
         w, under_u, scores = _softmax(M @ local), _softmax(M @ u), M @ local
         new_N, new_n = N + np.outer(w, u), n + w
         expect(
@@ -129,17 +118,17 @@ def ex_16_2(written):
         for t in range(T):
             mean = (mean + np.outer(w[t], u[t])) / n[t][:, None]
             fed_back.append(a[t] @ mean)
-        read = partial(_answered, a)
+        read, other = partial(_answered, a), partial(_written, u, local, M, prior)
         expect(
             written(*z, prior),
             read(N, n),
             f"u {u.shape}, M {M.shape}, prior {prior:g}",
             {
-                UNDER_U: _written(*z, prior, write=u),
+                UNDER_U: other(write=u),
                 "u and local are in each other's place: read under u, write under local": (
-                    _written(*z, prior, write=u, read=local)
+                    other(write=u, read=local)
                 ),
-                "read under local; X5 reads under u, softmax(u M^T)": _written(*z, prior, read=local),
+                "read under local; X5 reads under u, softmax(u M^T)": other(read=local),
                 "local is written; X3 writes u": _read(a, w, local, prior * M, prior),
                 "reads the state before the token is written; write first, then read": read(*before),
                 "the prior is missing in n: n_0 is lambda, not 0": read(N, n - prior),
@@ -181,7 +170,7 @@ def ex_16_3(sources):
         n = prior + np.cumsum(w, axis=0)
         r, where = a / n, f"u {u.shape}, M {M.shape}, prior {prior:g}"
         A = np.tril(r @ w.T)
-        got_A, got_share = _several(sources(*z, prior), "A, share", where)
+        got_A, got_share = pair(sources(*z, prior), where, "A, share")
         under_u = _softmax(u @ M.T)
         expect(
             got_A,
@@ -253,9 +242,9 @@ def ex_16_4(written_backward):
     """The backward pass: u in two roles, M in three."""
     rng = np.random.default_rng(164)
     for (T, C, S), prior in zip(SHAPES, (0.3, 1.0, 0.25, 0.2), strict=True):
-        z = _inputs(rng, T, C, S)
+        z = u, local, M = _inputs(rng, T, C, S)
         dy = rng.standard_normal((T, C))
-        wrong = partial(_backward, dy, *z, prior)
+        wrong = partial(_backward, dy, u, local, M, prior)
         shared = {
             "n_t contains w_t too: dn, the gradient through X2, is missing": wrong(n_back=0.0),
             "n is a running sum: its gradient runs back, dn adds up from the last token to the first": (
@@ -285,7 +274,7 @@ def ex_16_4(written_backward):
             z,
             dy,
             "u local M",
-            f"u {z[0].shape}, M {z[2].shape}, prior {prior:g}",
+            f"u {u.shape}, M {M.shape}, prior {prior:g}",
             {
                 "u": {
                     "only u's role as the query is there; it is also what is written": wrong(value=0.0)[0],
@@ -327,7 +316,7 @@ def ex_16_5(in_chunks):
         N, n = rng.standard_normal((S, C)), rng.uniform(0.2, 1.0, S)
         r = a / (n + np.cumsum(w, axis=0))
         where = f"{T} tokens, chunks of {length}"
-        got_y, got_N = _several(in_chunks(r, w, u, N, length), "y, N", where)
+        got_y, got_N = pair(in_chunks(r, w, u, N, length), where, "y, N")
         want_y, want_N = _chunks(r, w, u, N, length)
         wrong = partial(_chunks, r, w, u, N, length)
         mistakes = {

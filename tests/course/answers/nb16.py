@@ -65,7 +65,7 @@ def in_place(N, n, u, local, M):
     return N, n
 
 
-@wrong("16_1", says="wanted 2: (N, n)")
+@wrong("16_1", says="wanted a pair (N, n)")
 def sum_alone(N, n, u, local, M):
     return N + np.outer(softmax(local @ M.T), u)
 
@@ -357,6 +357,6 @@ def last_chunk_not_written(r, w, u, N, length):
     return in_chunks(r, w, u, N, length)[0], N + w[:earlier].T @ u[:earlier]
 
 
-@wrong("16_5", says="wanted 2: (y, N)")
+@wrong("16_5", says="wanted a pair (y, N)")
 def outputs_alone(*z):
     return in_chunks(*z)[0]
