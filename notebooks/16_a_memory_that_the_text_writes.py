@@ -181,15 +181,15 @@ assert np.mean(right["local"]) == np.mean(echoed["u"]) == 1.0
 # %% [markdown]
 # A model of several blocks may make up for this, because the next block sees what its neighbours have read. One block cannot.
 #
-# **Writes of a fixed size.** The oldest rule for such a memory is to erase a share $w_t$ of a slot and to write the same share of
+# **Writes of a fixed size.** A common rule for such a memory is to erase a share $w_t$ of a slot and to write the same share of
 # the new: $V \leftarrow (1 - w_t)\, V + w_t u_t$, slot by slot. With the sharp addresses of the toy it works. But training does not begin there. In a
 # new model no slot fits anything yet, and the softmax spreads each token over all S slots: every write replaces about 1/S of a slot.
 #
-# **A heavy prior.** Dividing by what has been written so far mends that, as section 4 shows. What a slot has learned must then be given a weight
+# **A heavy prior.** The cure is to divide by what has been written so far, so that a slot is a mean. What it has learned must then be given a weight
 # $\lambda$, the prior: as many written tokens as it counts for. One seems natural. But it is one *in each slot*, and a token is one *over all slots*.
 #
-# How much of what a token reads comes from the text? A marker measures it, without looking inside: give u one more channel which is 1 in every token,
-# and M one which is 0 in every slot. It changes no score, and what comes back in it is the share of the text.
+# How much of what a token reads comes from the text? A marker measures it, without looking inside: give u one more channel, which is 1 in every token,
+# and M one which is 0 in every slot. It changes no score, and what comes back in it is the share of the text. `written_op` is the mean, with any prior.
 
 # %%
 T, S = 64, 128
