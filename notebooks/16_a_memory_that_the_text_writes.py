@@ -655,14 +655,14 @@ print(f"numbers held after 1 token: {held[0]:,}, after 64: {held[-1]:,}")
 
 # %%
 STEPS, BATCH = 150, 64
-corpus = mqar.from_mqar(64, STEPS * BATCH, 8, 8, seed=0, n_valid=200)
+corpus = mqar.from_mqar(64, STEPS * BATCH, 8, 8, seed=0, n_valid=400)
 asked_ids, wanted = inputs_and_targets(corpus.valid)
 
 
 def correct_answers(model):
     """Return for every query of the validation rows whether the likeliest token is right."""
     with no_grad():
-        best = np.concatenate([model(part).numpy().argmax(axis=-1) for part in np.split(asked_ids, 4)])
+        best = np.concatenate([model(part).numpy().argmax(axis=-1) for part in np.split(asked_ids, 8)])
     return (best == wanted)[wanted >= 0]
 
 
@@ -708,7 +708,7 @@ by_distance = {
     name: {
         str(d): {"accuracy": c[far == d].mean(), "queries": int((far == d).sum())}
         for d in np.unique(far)
-        if (far == d).sum() >= 40
+        if (far == d).sum() >= 80  # fewer are noise
     }
     for name, c in at_the_end.items()
 }
