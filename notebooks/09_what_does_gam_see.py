@@ -862,6 +862,7 @@ assert depth < layers_needed(furthest - 1, 8) < layers_needed(furthest - 1, 3)
 
 # %% [markdown]
 # A wide view is necessary and not sufficient, as MQAR has just shown. And every one of these ways still gives a view with an edge.
+# Notebook 16 removes the edge: there the text writes into the memory. (That is an extension of ours, not in the paper.)
 #
 # ## 10. The other side of the coin
 #

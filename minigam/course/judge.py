@@ -155,6 +155,15 @@ def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: 
     raise NotYet(f"{where}:{entry} {got[worst]:.9g}, wanted {want[worst]:.9g}")
 
 
+def pair(got: Any, where: str, names: str) -> Any:
+    """Return the two parts of an answer. Raises NotYet if it is no pair."""
+    if not isinstance(got, tuple | list):
+        raise NotYet(f"{where}: got {type(got).__name__}, wanted a pair ({names})")
+    if len(got) != 2:
+        raise NotYet(f"{where}: got {len(got)} values, wanted a pair ({names})")
+    return got
+
+
 def numbers(got: Any, where: str) -> np.ndarray:
     """Return the result of an answer as an array on the host. Raises NotYet if it is not numbers."""
     if got is None or got is Ellipsis:

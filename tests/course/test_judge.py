@@ -5,7 +5,7 @@ import pytest
 
 from minigam import Tensor
 from minigam.course import check
-from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.course.judge import NotYet, exercise, expect, gradients, pair, require
 
 WANT = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
@@ -87,6 +87,13 @@ def test_gradients_are_compared_with_differences_of_the_correct_function():
     assert "one gradient, wanted 2: those of x, w" in fault(
         lambda: gradients(right[0], f, (x, w), dy, "x w", "here")
     )
+
+
+def test_a_pair_is_a_tuple_or_a_list_of_two():
+    assert pair((1, 2), "here", "N, n") == (1, 2)
+    assert pair([1, 2], "here", "N, n") == [1, 2]
+    assert fault(lambda: pair(WANT, "here", "N, n")) == "here: got ndarray, wanted a pair (N, n)"
+    assert fault(lambda: pair((1, 2, 3), "here", "N, n")) == "here: got 3 values, wanted a pair (N, n)"
 
 
 @exercise

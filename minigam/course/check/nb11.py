@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.course.judge import exercise, expect, gradients, pair, require
 from minigam.engine.sequence import selective_scan as trusted
 
 SHAPES = ((2, 5, 3, 4), (1, 1, 2, 3), (3, 4, 1, 1))  # b, T, E, N
@@ -34,15 +34,6 @@ def _scan(x, delta, A, B, C, skip, *, a=None, write=None, late=False):
     return np.stack(read, axis=1) + skip * x, np.stack(states, axis=1)
 
 
-def _pair(got, where: str, names: str):
-    """Return the two parts of an answer, or say that it is no pair."""
-    if not isinstance(got, tuple | list):
-        raise NotYet(f"{where}: got {type(got).__name__}, wanted a pair ({names})")
-    if len(got) != 2:
-        raise NotYet(f"{where}: got {len(got)} values, wanted a pair ({names})")
-    return got
-
-
 @exercise
 def ex_11_1(discretise):
     """The exact zero-order hold."""
@@ -50,7 +41,7 @@ def ex_11_1(discretise):
     for shape in ((4,), (3, 2), (2, 1, 3)):
         delta, A = rng.uniform(0.05, 1.5, shape), -rng.uniform(0.5, 4.0, shape[-1])
         B = rng.standard_normal(shape)
-        a, b = _pair(discretise(delta, A, B), f"delta {shape}", "a, b")
+        a, b = pair(discretise(delta, A, B), f"delta {shape}", "a, b")
         exact = np.expm1(delta * A) / A * B
         expect(
             a,
@@ -93,7 +84,7 @@ def ex_11_2(selective_scan):
     for shape in SHAPES:
         z = x, delta, A, B, C, skip = _inputs(rng, *shape)
         where = f"x {x.shape}, A {A.shape}"
-        got_y, got_h = _pair(selective_scan(*z), where, "y, h")
+        got_y, got_h = pair(selective_scan(*z), where, "y, h")
         y, h = _scan(*z)
         exact = np.expm1(delta[..., None] * A) / A * (x[..., None] * B[:, :, None])
         write = (delta * x)[..., None] * B[:, :, None]
@@ -238,7 +229,7 @@ def ex_11_5(combine, parallel_scan):
     for shape in ((3,), (2, 4)):
         (a1, b1), (a2, b2) = first, second = rng.standard_normal((2, 2, *shape))
         where = f"combine, a and b {shape}"
-        got = _pair(combine((a1, b1), (a2, b2)), where, "a, b")
+        got = pair(combine((a1, b1), (a2, b2)), where, "a, b")
         want = _join(first, second)
         expect(
             got[0],
@@ -265,7 +256,7 @@ def ex_11_5(combine, parallel_scan):
             nonlocal calls
             calls += 1
             require(calls <= 2 * T + 2, f"T = {T}: combine was called {calls} times; does a loop not end?")
-            return _join(*(_pair(z, f"T = {T}: what combine is given", "a, b") for z in (first, second)))
+            return _join(*(pair(z, f"T = {T}: what combine is given", "a, b") for z in (first, second)))
 
         rounds = math.ceil(math.log2(T))
         want = _rounds(a, b, rounds)

@@ -1,0 +1,805 @@
+# %% [markdown]
+# # 16 · A memory that the text writes
+#
+# **Goal.** Change one thing in a GAM: let the text write into its memory. Derive the five equations X1 to X5, code them,
+# their gradient and their fast form, and watch a GAM with not one parameter more look up what a plain GAM never
+# finds. **This extension is ours. It is not in the paper.**
+#
+# **Time.** 90 minutes, 5 exercises. **Needs** 05 (the memory) and 09 (the reach); 04 (the convolution) and
+# 11 (a recurrence and its gradient) help. Letters: T tokens, C channels, S memory slots, L layers, K kernel size.
+# `local` is short for local_context.
+
+# %% tags=["setup"]
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+from tqdm import tqdm
+
+from minigam import (
+    GAM,
+    AdamW,
+    GAMConfig,
+    Stream,
+    Tensor,
+    gradcheck,
+    inputs_and_targets,
+    mqar,
+    no_grad,
+    sequence,
+    train_step,
+    viz,
+)
+from minigam.course import check, show
+
+
+def softmax(s):
+    """Return the softmax over the last axis, exercise 05.1."""
+    e = np.exp(s - s.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+# %% [markdown]
+# ## 1. What fails
+#
+# Notebook 09 asked what a GAM sees, and found $1 + L\,(K-1)$ tokens. The reason is one line of its table: the memory M is
+# a constant. A token asks it and gets an answer, and the answer is the same whatever the text has said. Only the
+# convolution carries anything from token to token, and it ends after K taps.
+#
+# Here is that failure as a number. We take the GAM of the recall experiment (L = 2, K = 7), replace one token of a row, and
+# measure how far the *last* output moves, by how far back the token stands. `mixer="written"` is the model of this notebook.
+
+# %%
+LAB = {
+    "vocab_size": 17,
+    "block_size": 64,
+    "d_model": 64,
+    "n_layers": 2,
+    "n_slots": 128,
+    "kernel_size": 7,
+    "dropout": 0.0,
+    "position_std": 0.1,
+}
+rng = np.random.default_rng(16)
+ids = rng.integers(17, size=(1, 64))
+
+
+def movement(model):
+    """Return (T): how far the last output moves when the token d places before it is replaced."""
+    moved = []
+    with no_grad():
+        before = model(ids).numpy()[0, -1]
+        for d in range(64):
+            changed = ids.copy()
+            changed[0, 63 - d] = (changed[0, 63 - d] + 1) % 17
+            moved.append(np.abs(model(changed).numpy()[0, -1] - before).max())
+    return np.array(moved)
+
+
+models = {
+    mixer: GAM(GAMConfig(**LAB, mixer=mixer), seed=0, dtype="float64") for mixer in ("gated", "written")
+}
+moved = {mixer: movement(model) for mixer, model in models.items()}
+for mixer, by_distance in moved.items():
+    print(f"{mixer:8} a token 20 places back moves the last output by {by_distance[20]:.1e}")
+assert models["gated"].reach == 1 + 2 * (7 - 1) == 13
+assert (moved["gated"][13:] == 0).all(), "not little: nothing"
+assert (moved["written"] > 0).all()
+assert models["gated"].num_parameters() == models["written"].num_parameters()
+
+# %% [markdown]
+# Both models have the same parameters, with the same names and shapes. One sees 13 tokens, the other all.
+#
+# What does 13 tokens mean for the look-ups of MQAR (notebook 09)? A row has 8 pairs of a key and a value; later each key
+# comes once more, and the model must say its value. Here is the share of the queries whose pair is still in reach:
+
+# %%
+rows, answers = mqar.mqar(1000, np.full(1000, 8), 64, 8, 8, rng)
+distance = mqar.distances(rows, answers)
+print(f"{np.mean(distance <= 12):.1%} of the pairs are in reach of a GAM of 13 tokens")
+assert np.mean(distance <= 12) < 0.5
+
+# %% [markdown]
+# ## 2. The idea: two addresses
+#
+# To look something up, a token needs a place where an earlier token has left it. The slots of M are places, so let each token write
+# what it is, $u_t$, into them. Two questions arise. Under which slots does a token *read*? Under which does it *write*?
+#
+# Reading is settled by E3 and E4: a token reads under **what it is**.
+#
+# $$ a_t = \mathrm{softmax}(u_t M^\top) $$
+#
+# Writing needs another address. Think of the row "k1 v1 ... k1": the second k1 asks, and wants v1. So v1 must lie where k1 looks. The token v1 is
+# to be written under **what came before it**, and a GAM block already computes that: the local context, E2.
+#
+# $$ \text{X1:}\quad w_t = \mathrm{softmax}(\mathrm{local}_t M^\top) $$
+#
+# A toy makes this concrete. Tokens are one-hot vectors, and a convolution with K = 2 hands each token its predecessor.
+# M has nine slots: one fits each of the 8 keys, and the last fits everything else.
+
+# %%
+E = np.eye(17)  # one channel a token: 0 is a blank, 1 .. 8 are keys, 9 .. 16 values
+M_toy = 6.0 * np.concatenate([E[1:9], E[[0, *range(9, 17)]].sum(axis=0, keepdims=True)])
+names = [".", *(f"k{i}" for i in range(1, 9)), *(f"v{i}" for i in range(1, 9))]
+
+
+def toy(ids):
+    """Return u and local (T, C) of a row of ids: what each token is, and what came before it."""
+    u = E[ids]
+    taps = np.tile([1.0, 0.0], (17, 1))  # E2: all weight on the token before
+    return u, sequence.causal_conv1d(Tensor(u[None]), Tensor(taps), Tensor(np.zeros(17))).data[0]
+
+
+row = np.array([1, 12, 2, 9, 3, 16, 0, 0, 2, 0, 1, 0, 3, 0])
+u, local = toy(row)
+a, w = softmax(u @ M_toy.T), softmax(local @ M_toy.T)  # (T, S) each
+print("token          ", " ".join(f"{names[i]:2}" for i in row))
+print("read in slot   ", " ".join(f"{s:2}" for s in a.argmax(axis=-1)))
+print("written in slot", " ".join(f"{s:2}" for s in w.argmax(axis=-1)))
+for value, query in ((1, 10), (3, 8), (5, 12)):
+    assert w[value].argmax() == a[query].argmax(), "a value lies where its key looks"
+
+# %% [markdown]
+# Slots are counted from 0. The token v4, in second place, is written in slot 0; the second k1 asks for it, and reads slot 0. `sequence.written_memory` is
+# the finished operation, which you will write below. It takes u and local with a batch axis, and M:
+
+
+# %%
+def written_op(u, local, M, prior=None):
+    """Return y (T, C) of one text, from minigam's own rule."""
+    return sequence.written_memory(Tensor(u[None]), Tensor(local[None]), Tensor(M), prior=prior).data[0]
+
+
+y = written_op(u, local, M_toy)
+for query in (8, 10, 12):
+    print(f"{names[row[query]]} asks and gets {names[y[query].argmax()]}")
+assert [y[q].argmax() for q in (8, 10, 12)] == [9, 12, 16]
+
+# %% [markdown]
+# ## 3. Three wrong turns
+#
+# Each of these was tried and did not solve MQAR. Each can be understood without any training.
+#
+# **One address for both.** Why not write under u as well? Because then a token lies where it looks itself, and the query finds its own
+# earlier copy. It gets back the question. The difference between the two addresses is the whole point:
+
+# %%
+right, echoed = {"local": [], "u": []}, {"local": [], "u": []}
+for tokens, wanted in zip(rows[:200], answers[:200], strict=True):
+    u, local = toy(tokens)
+    asked = wanted >= 0
+    for address, where in (("local", local), ("u", u)):
+        got = written_op(u, where, M_toy)[asked].argmax(axis=-1)
+        right[address] += list(got == wanted[asked])
+        echoed[address] += list(got == tokens[asked])
+for address, hits in right.items():
+    echo = np.mean(echoed[address])
+    print(f"written under {address + ',':6} {np.mean(hits):6.1%} right, {echo:6.1%} hand back the query")
+assert np.mean(right["local"]) == np.mean(echoed["u"]) == 1.0
+
+# %% [markdown]
+# A model of several blocks may make up for this, because the next block sees what its neighbours have read. One block cannot.
+#
+# **Writes of a fixed size.** A common rule for such a memory is to erase a share $w_t$ of a slot and to write the same share of
+# the new: $V \leftarrow (1 - w_t)\, V + w_t u_t$, slot by slot. With the sharp addresses of the toy it works. But training does not begin there. In a
+# new model no slot fits anything yet, and the softmax spreads each token over all S slots: every write replaces about 1/S of a slot.
+#
+# **A heavy prior.** The cure is to divide by what has been written so far, so that a slot is a mean. What it has learned must then be given a weight
+# $\lambda$, the prior: as many written tokens as it counts for. One seems natural. But it is one *in each slot*, and a token is one *over all slots*.
+#
+# How much of what a token reads comes from the text? A marker measures it, without looking inside: give u one more channel, which is 1 in every token,
+# and M one which is 0 in every slot. It changes no score, and what comes back in it is the share of the text. `written_op` is the mean, with any prior.
+
+# %%
+T, S = 64, 128
+M = models["written"].blocks[0].memory.data  # (S, C) of a new model
+u, local = rng.standard_normal((2, T, 64))  # as LayerNorm leaves them: mean 0, variance 1
+w = softmax(local @ M.T)
+print(f"the largest of {S} shares of a token in a new model: {w.max(axis=-1).mean():.3f} on average")
+
+marked_u = np.concatenate([u, np.ones((T, 1))], axis=1)
+marked_local = np.concatenate([local, np.zeros((T, 1))], axis=1)
+marked_M = np.concatenate([M, np.zeros((S, 1))], axis=1)
+
+
+def erase_and_write(u, local, M):
+    """Return y (T, C): each token replaces the share w of every slot by itself."""
+    a, w, V, y = softmax(u @ M.T), softmax(local @ M.T), M, []
+    for t in range(len(u)):
+        V = V + w[t, :, None] * (u[t] - V)
+        y.append(a[t] @ V)
+    return np.stack(y)
+
+
+share_of_text = {
+    f"mean, λ = 1/{S}": written_op(marked_u, marked_local, marked_M)[:, -1],
+    "mean, λ = 1": written_op(marked_u, marked_local, marked_M, prior=1.0)[:, -1],
+    "erase and write": erase_and_write(marked_u, marked_local, marked_M)[:, -1],
+}
+figure, axes = viz.panels("tokens read", "share of the text in what is read", size=(7.0, 3.6))
+for (name, share), style in zip(share_of_text.items(), viz.STYLES, strict=False):
+    axes.plot(np.arange(1, T + 1), share, style, markevery=7, markersize=4, label=name)
+axes.set_ylim(0, 1.03)
+axes.legend(frameon=False)
+show(
+    figure,
+    "With lambda = 1/S the text has half of what is read after one token, and nearly all after ten. "
+    "With lambda = 1, and with erase and write, its share climbs slowly to about a third after 64.",
+)
+for name, share in share_of_text.items():
+    print(f"{name:16} after 8 tokens: {share[7]:.1%}")
+assert share_of_text["mean, λ = 1/128"][7] > 0.8
+assert max(share[7] for name, share in share_of_text.items() if "/128" not in name) < 0.15
+
+# %% [markdown]
+# The curves have formulas where the addresses are exactly even, $w = 1/S$ each. After t tokens a slot holds t/S of text. Against a prior of
+# $\lambda$ that is the first share below; the second belongs to erase and write. With $\lambda = 1/S$ the first is $t / (t + 1)$: the whole M
+# weighs as much as one token.
+#
+# $$ \frac{t / S}{\lambda + t / S} = \frac{t}{t + \lambda S}, \qquad 1 - \Big(1 - \frac{1}{S}\Big)^t $$
+
+# %%
+t = np.arange(1.0, T + 1)
+even = 0.0 * marked_M  # all scores 0: even addresses
+for prior in (1.0 / S, 1.0):
+    share = written_op(marked_u, marked_local, even, prior)[:, -1]
+    assert np.abs(share - t / (t + prior * S)).max() < 1e-12
+share = erase_and_write(marked_u, marked_local, even)[:, -1]
+assert np.abs(share - (1.0 - (1.0 - 1.0 / S) ** t)).max() < 1e-12
+
+# %% [markdown]
+# On the two slow curves the text has a small share of every read, and a small share of the gradient that would sharpen the addresses. In our trials such
+# models stayed on a plateau of MQAR. That this dilution is the reason is our reading. It fits how the result changes with $\lambda$; we have not proved it.
+#
+# ## 4. The five equations
+#
+# Each slot keeps two things: $n$, how much it holds (X2), and $N$, the sum of what it holds (X3). What it answers with is their ratio, a mean (X4). What
+# training put there is the first entry of that mean, with the weight $\lambda$. The other letters you know:
+#
+# $$ \begin{aligned}
+# \text{X1:}\quad & w_t = \mathrm{softmax}(\mathrm{local}_t M^\top) & & (S) \\
+# \text{X2:}\quad & n_t = n_{t-1} + w_t, & n_0 = \lambda \qquad & (S) \\
+# \text{X3:}\quad & N_t = N_{t-1} + w_t^\top u_t, & N_0 = \lambda M \qquad & (S, C) \\
+# \text{X4:}\quad & M_t = N_t / n_t \quad \text{(row by row)} & & (S, C) \\
+# \text{X5:}\quad & y_t = a_t M_t, \qquad a_t = \mathrm{softmax}(u_t M^\top) & & (C)
+# \end{aligned} $$
+#
+# $w_t^\top u_t$ is a matrix (S, C): slot s gets the share $w_t[s]$ of $u_t$. X5 is E5 with $M_t$ for M. The addresses, $a_t$ and $w_t$,
+# always use the learned M: places do not move.
+#
+# ### Exercise 16.1 ★☆☆ Write one token
+#
+# Take N and n from before the token to N and n after it: X1, X2 and X3. Return new arrays.
+#
+# <details><summary>Hint</summary>
+#
+# `local @ M.T` gives S scores, `softmax` is in the first code cell. `np.outer(w, u)` is the matrix with entries $w_s u_c$.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def write(N, n, u, local, M):
+    """Return (N, n) after one token: N (S, C), n (S); u, local (C); M (S, C)."""
+    # SOLUTION
+    w = softmax(local @ M.T)  # X1
+    return N + np.outer(w, u), n + w  # X3, X2
+    # END
+
+
+# %%
+check.ex_16_1(write)
+
+# %% [markdown]
+# ### Exercise 16.2 ★★☆ The whole text
+#
+# Start with the prior, write token after token, and read after each write, X4 and X5: a token sees itself. Return y for all tokens. `prior` is
+# $\lambda$. Your `write` may help.
+#
+# <details><summary>Hint</summary>
+#
+# N starts as `prior * M`, n as S times the number `prior`. Keep N as a sum all the time; `N / n[:, None]` divides row by row, and is only read. The
+# address of the read is `softmax(u[t] @ M.T)`.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def written(u, local, M, prior):
+    """Return y (T, C) of X1 to X5: u, local (T, C); M (S, C); prior is lambda."""
+    # SOLUTION
+    N, n, y = prior * M, np.full(len(M), prior), []
+    for t in range(len(u)):
+        N, n = write(N, n, u[t], local[t], M)  # X1, X2, X3
+        M_t = N / n[:, None]  # X4
+        y.append(softmax(u[t] @ M.T) @ M_t)  # X5
+    return np.stack(y)
+    # END
+
+
+# %%
+check.ex_16_2(written)
+
+# %%
+T, C, S = 9, 5, 4
+u, local = rng.standard_normal((2, T, C))
+M = rng.standard_normal((S, C))
+prior = 1.0 / S
+y = written(u, local, M, prior)
+assert np.abs(y - written_op(u, local, M)).max() < 1e-12
+
+# %% [markdown]
+# Three properties, each of which matters later.
+#
+# **The mean in motion.** Put X3 into X4 and subtract. A write moves each slot towards u by a share of the way, $w_t / n_t$: erase and write again, with a
+# rate that falls as the slot fills. The first token to come to an empty place takes it; the hundredth corrects it a little.
+#
+# $$ M_t = M_{t-1} + \frac{w_t}{n_t}\,(u_t - M_{t-1}) \quad \text{(row by row)} $$
+
+# %%
+M_t, n = M, np.full(S, prior)
+for t in range(T):
+    w = softmax(local[t] @ M.T)
+    n = n + w
+    M_t = M_t + (w / n)[:, None] * (u[t] - M_t)
+    assert np.abs(softmax(u[t] @ M.T) @ M_t - y[t]).max() < 1e-12
+
+# %% [markdown]
+# **Bounded at every length.** $y_t$ is a mean of means of slots of M and of the u's so far, so no entry leaves their range, after ten tokens or ten
+# thousand. And n never falls below $\lambda$, so nothing is divided by 0.
+
+# %%
+long_u, long_local = rng.standard_normal((2, 2000, C))
+long = written(long_u, long_local, M, prior)
+held = np.concatenate([M, long_u])
+assert (long <= held.max(axis=0) + 1e-12).all()
+assert (long >= held.min(axis=0) - 1e-12).all()
+
+# %% [markdown]
+# **The paper's block is a limit.** With a growing $\lambda$ the text counts less and less, until E3 to E5 are left:
+#
+# $$ \lambda \to \infty: \qquad y_t \to a_t M $$
+
+# %%
+constant = sequence.associative_memory(Tensor(u[None]), Tensor(M)).data[0]
+away = {prior: np.abs(written(u, local, M, prior) - constant).max() for prior in (0.1, 1e2, 1e5, 1e8)}
+for lam, difference in away.items():
+    print(f"λ = {lam:<12g} largest difference from E3-E5: {difference:.1e}")
+assert away[1e8] < 1e-6 < away[1e5] < away[1e2] < away[0.1]
+
+# %% [markdown]
+# ## 5. Who reads whom?
+#
+# Unroll X3: $N_t = \lambda M + \sum_{j \le t} w_j^\top u_j$. Put it into X4 and X5, and the answer is a sum over the tokens so far, plus the part of the prior:
+#
+# $$ y_t = \sum_{j \le t} A_{tj}\, u_j + (\text{the prior's part}), \qquad A_{tj} = \sum_s \frac{a_t[s]\, w_j[s]}{n_t[s]} $$
+#
+# So the memory is a kind of attention. $A_{tj}$ says how much of token j is in what token t reads: two addresses meet in a slot. But it is computed
+# with a state of fixed size, without ever comparing t with j.
+#
+# ### Exercise 16.3 ★★☆ The sources of a read
+#
+# Return A (T, T), and for each token the share of the prior: how much of what it reads the slots held from the beginning. Every row of A
+# and its share add up to 1.
+#
+# <details><summary>Hint</summary>
+#
+# First `a`, `w` and `n`, all (T, S): $n_t$ is $\lambda$ plus a running sum, `np.cumsum(w, axis=0)`. With $r = a / n$ all sums over the slots are one
+# product, `r @ w.T`. Which of its entries are about tokens that come later? Of $n_t[s]$ the prior is $\lambda$.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def sources(u, local, M, prior):
+    """Return (A, share): (T, T), how much of token j token t reads, and (T), how much of the prior."""
+    # SOLUTION
+    a, w = softmax(u @ M.T), softmax(local @ M.T)  # (T, S)
+    n = prior + np.cumsum(w, axis=0)
+    r = a / n
+    return np.tril(r @ w.T), prior * r.sum(axis=-1)
+    # END
+
+
+# %%
+check.ex_16_3(sources)
+
+# %%
+A, share = sources(u, local, M, prior)
+n = prior + np.cumsum(softmax(local @ M.T), axis=0)
+of_the_prior = prior * (softmax(u @ M.T) / n) @ M
+assert np.abs(A.sum(axis=-1) + share - 1.0).max() < 1e-12
+assert np.abs(A @ u + of_the_prior - y).max() < 1e-12
+
+# %% [markdown]
+# For the row of section 2, as a picture: line t is the token that reads, column j the token that it reads. The three queries read one token each, the value that
+# they ask for. The first column is grey because nothing comes before the first token: its address is even, so it lies a little in every slot. Blanks and
+# values read the last slot, a mean of all that did not follow a key.
+
+# %%
+A, share = sources(*toy(row), M_toy, 1.0 / 9)
+figure, axes = viz.panels("j, what is read", "t, who reads", size=(5.6, 5.0))
+axes.imshow(A, cmap="gray_r", vmin=0, vmax=1)
+axes.set_xticks(range(len(row)), [names[i] for i in row])
+axes.set_yticks(range(len(row)), [names[i] for i in row])
+axes.grid(False)
+show(
+    figure,
+    "A lower triangle, mostly white. Each of the three queries has one dark cell: in the column of the value "
+    "that followed its key. The first column is grey. Blanks and values read many earlier tokens a little.",
+)
+for query, value in ((8, 3), (10, 1), (12, 5)):
+    asks, reads = names[row[query]], names[row[value]]
+    print(f"{asks} reads {A[query, value]:.0%} of {reads}, {share[query]:.0%} of the prior")
+    assert A[query].argmax() == value
+    assert A[query, value] > 0.7
+
+# %% [markdown]
+# ## 6. Backward
+#
+# Write $dz$ for the gradient of the loss with respect to z, as always. The new piece is a running sum, so first that alone. In $n_t = n_0 + w_1 + \dots + w_t$ the
+# term $w_j$ is in every $n_t$ from j on. So its gradient adds up all those that come later: **n is a running sum; its gradient runs back.**
+#
+# $$ n_t = n_0 + \sum_{j \le t} w_j \qquad\Longrightarrow\qquad dw_j = \sum_{t \ge j} dn_t $$
+
+# %%
+dn = rng.standard_normal((T, S))  # any gradient
+runs_back = np.cumsum(dn[::-1], axis=0)[::-1]
+for j in range(T):
+    nudge = np.zeros((T, S))
+    nudge[j] = 1.0
+    assert np.abs((dn * np.cumsum(nudge, axis=0)).sum(axis=0) - runs_back[j]).max() < 1e-12
+
+# %% [markdown]
+# The same holds for N. Now go through the equations from the last token to the first. Let $r_t = a_t / n_t$, so that $y_t = r_t N_t$, and let
+# $dN$ (S, C) and $dn$ (S) be the gradients of the state, which all later tokens have added to; both start at 0. In this order at token t
+# ($\odot$ multiplies entry by entry):
+#
+# $$ \begin{aligned}
+# dr_t &= N_t\, dy_t & & \text{X5, through r} \\
+# dN &\mathrel{+}= r_t^\top dy_t & & \text{X5, through } N_t \\
+# da_t &= dr_t / n_t & & r = a / n, \text{ through a} \\
+# dn &\mathrel{-}= dr_t \odot r_t / n_t & & r = a / n, \text{ through n} \\
+# dw_t &= dN\, u_t + dn & & \text{X3 and X2} \\
+# du_t &= w_t\, dN & & \text{X3: u as what is written}
+# \end{aligned} $$
+#
+# Then both addresses go through the softmax as in notebook 05, $ds = a \odot (da - \sum a \odot da)$ for the read and $dq = w \odot (dw - \sum w \odot dw)$ for the write. Here
+# M has **three roles**: it says where to read ($s = u M^\top$), where to write ($q = \mathrm{local}\, M^\top$), and what is there at first
+# ($N_0 = \lambda M$). Each adds a term:
+#
+# $$ du \mathrel{+}= ds\, M, \qquad d\mathrm{local} = dq\, M, \qquad
+#    dM = \underbrace{ds^\top u}_{\text{where to read}} + \underbrace{dq^\top \mathrm{local}}_{\text{where to write}}
+#       + \underbrace{\lambda\, dN}_{\text{what is there at first}} $$
+#
+# ### Exercise 16.4 ★★★ The gradient
+#
+# Return du, dlocal and dM. You need $N_t$ and $n_t$ after every token: compute them first, and keep them.
+#
+# <details><summary>Hint</summary>
+#
+# `n = prior + np.cumsum(w, axis=0)` (T, S), and `N = prior * M + np.cumsum(w[:, :, None] * u[:, None, :], axis=0)` (T, S, C). Then a loop
+# `for t in reversed(range(T))` with the six lines above, in their order. Collect da, dw and du; after the loop dN is the gradient of $N_0$. The
+# loop's products: `N[t] @ dy[t]`, `np.outer(r[t], dy[t])`, `dN @ u[t]`, `w[t] @ dN`.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def written_backward(dy, u, local, M, prior):
+    """Return (du, dlocal, dM), the gradients of (dy * written(u, local, M, prior)).sum()."""
+    # SOLUTION
+    a, w = softmax(u @ M.T), softmax(local @ M.T)
+    n = prior + np.cumsum(w, axis=0)  # (T, S)
+    N = prior * M + np.cumsum(w[:, :, None] * u[:, None, :], axis=0)  # (T, S, C)
+    r = a / n
+    da, dw, du = np.zeros_like(a), np.zeros_like(w), np.zeros_like(u)
+    dN, dn = np.zeros_like(M), np.zeros(len(M))
+    for t in reversed(range(len(u))):
+        dr = N[t] @ dy[t]
+        dN = dN + np.outer(r[t], dy[t])
+        da[t] = dr / n[t]
+        dn = dn - dr * r[t] / n[t]
+        dw[t] = dN @ u[t] + dn
+        du[t] = w[t] @ dN
+    ds = a * (da - (a * da).sum(axis=-1, keepdims=True))
+    dq = w * (dw - (w * dw).sum(axis=-1, keepdims=True))
+    dM = ds.T @ u + dq.T @ local + prior * dN
+    return du + ds @ M, dq @ M, dM
+    # END
+
+
+# %%
+check.ex_16_4(written_backward)
+
+# %%
+dy = rng.standard_normal((T, C))
+tape = [Tensor(z, requires_grad=True) for z in (u[None], local[None], M)]
+sequence.written_memory(*tape).backward(dy[None])
+du, dlocal, dM = written_backward(dy, u, local, M, prior)
+for gradient, leaf in zip((du[None], dlocal[None], dM), tape, strict=True):
+    assert np.abs(gradient - leaf.grad).max() < 1e-12
+worst = gradcheck(sequence.written_memory, *tape)
+print(f"worst relative error {worst:.1e}")
+assert worst < 1e-6
+
+# %% [markdown]
+# How large are the three terms of dM? Give each role a copy of M of its own, and nudge one copy at a time:
+#
+# $$ dM = dM_{\text{read}} + dM_{\text{write}} + dM_{\text{first}} $$
+
+
+# %%
+def loss(M_read, M_write, M_first):
+    """Return (dy * y).sum() with three memories, one for each role."""
+    a, w = softmax(u @ M_read.T), softmax(local @ M_write.T)
+    n = prior + np.cumsum(w, axis=0)
+    N = prior * M_first + np.cumsum(w[:, :, None] * u[:, None, :], axis=0)
+    return (dy * np.einsum("ts,tsc->tc", a / n, N)).sum()
+
+
+parts = {}
+for role, place in (("where to read", 0), ("where to write", 1), ("what is there at first", 2)):
+    parts[role] = np.zeros((S, C))
+    for at in np.ndindex(S, C):
+        change = np.zeros((S, C))
+        change[at] = 1e-5
+        up, down = ([M + (k == place) * sign * change for k in range(3)] for sign in (1, -1))
+        parts[role][at] = (loss(*up) - loss(*down)) / 2e-5
+    print(f"{role:24} {np.linalg.norm(parts[role]):.2f}")
+assert np.abs(sum(parts.values()) - dM).max() < 1e-6
+assert all(np.linalg.norm(part) > 0.02 * np.linalg.norm(dM) for part in parts.values())
+
+# %% [markdown]
+# ## 7. Chunks: the recurrence as matrix products
+#
+# The loop does T small steps, and a processor likes few large ones. Section 5 has the other extreme: all of A at once, T² numbers. Between the two lie **chunks** of
+# tokens. For the tokens of one chunk let r, w (length, S) and u (length, C) be their rows, and N the state *before* the chunk. What they read is what was written before
+# the chunk, and what the chunk itself writes:
+#
+# $$ P = \mathrm{tril}(r\, w^\top), \qquad y = r\, N + P\, u, \qquad N \leftarrow N + w^\top u $$
+#
+# tril keeps the lower triangle *with* its diagonal. n needs no chunks: it is a running sum, and $r = a / n$ is computed for all tokens at once. There
+# is no decay here, so unlike in Mamba's scan (notebook 11) nothing vanishes, and nothing has to be computed with care.
+#
+# ### Exercise 16.5 ★★★ In chunks
+#
+# Return y (T, C) and N after the last token. The last chunk may be shorter than the others. Loop over chunks, not over tokens.
+#
+# <details><summary>Hint</summary>
+#
+# `for start in range(0, len(u), length)`, and `slice(start, start + length)` for the rows of a chunk; a slice that reaches too far is cut off at the
+# end. Read y with the old N before you replace it.
+#
+# </details>
+
+
+# %% tags=["exercise"]
+def in_chunks(r, w, u, N, length):
+    """Return (y, N): (T, C), and (S, C) after the last token; r, w (T, S); u (T, C); N before the first."""
+    # SOLUTION
+    y = np.zeros((len(u), u.shape[1]))
+    for start in range(0, len(u), length):
+        chunk = slice(start, start + length)
+        P = np.tril(r[chunk] @ w[chunk].T)
+        y[chunk] = r[chunk] @ N + P @ u[chunk]
+        N = N + w[chunk].T @ u[chunk]
+    return y, N
+    # END
+
+
+# %%
+check.ex_16_5(in_chunks)
+
+# %%
+T, C, S = 512, 64, 64
+u, local = rng.standard_normal((2, T, C))
+M = rng.standard_normal((S, C)) / 8.0
+one_by_one = written(u, local, M, 1.0 / S)
+
+
+def chunked(length):
+    """Return y by chunks, from u, local and M."""
+    a, w = softmax(u @ M.T), softmax(local @ M.T)
+    r = a / (1.0 / S + np.cumsum(w, axis=0))
+    return in_chunks(r, w, u, M / S, length)[0]
+
+
+def typical_ms(f, *inputs, repeats=5):
+    """Return the median time of a call in ms, after one that does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        began = perf_counter()
+        f(*inputs)
+        times.append(1e3 * (perf_counter() - began))
+    return median(times[1:])
+
+
+print(f"token by token      {typical_ms(written, u, local, M, 1.0 / S):8.2f} ms")
+for length in (8, 64, 512):
+    assert np.abs(chunked(length) - one_by_one).max() < 1e-10
+    print(f"chunks of {length:3} tokens {typical_ms(chunked, length):8.2f} ms")
+
+# %% [markdown]
+# The same numbers, from other sums. minigam's fast rule does this with chunks of 64 tokens, and its backward pass too needs only the
+# states between chunks.
+#
+# ## 8. A state of constant size
+#
+# To continue a text, a block needs N, n and the K - 1 latest inputs of its convolution. That is all it knows of the text, and it does not grow:
+#
+# $$ \text{numbers held} = L\,\big(S\,(C + 1) + (K - 1)\,C\big) $$
+#
+# `Stream` (notebook 09) reads token by token:
+
+# %%
+model, c = models["written"], GAMConfig(**LAB)
+stream, held = Stream(model), []
+for t in range(64):
+    logits = stream.feed(ids[:, t : t + 1])
+    held.append(sum(state.written.size + state.past.size for state in stream.states))
+with no_grad():
+    full = model(ids).numpy()[:, -1]
+assert np.abs(logits - full).max() < 1e-10, "token by token, and all at once: the same"
+formula = c.n_layers * (c.n_slots * (c.d_model + 1) + (c.kernel_size - 1) * c.d_model)
+assert set(held) == {formula}
+print(f"numbers held after 1 token: {held[0]:,}, after 64: {held[-1]:,}")
+
+# %% [markdown]
+# That is more than a plain GAM holds, which needs the second term alone. And it is finite: whatever the text has said must fit into S slots.
+#
+# ## 9. Associative recall, live
+#
+# Now train both models of section 1 on MQAR, with equal parameters, rows and steps. These are the settings of `minigam/experiments/recall.py`, but with
+# fewer steps (150, of 64 rows each) and a learning rate that stays at its peak after the warm-up. A training row has 1 to 8 pairs, a validation row always 8; a guess is right once in eight.
+
+# %%
+STEPS, BATCH = 150, 64
+corpus = mqar.from_mqar(64, STEPS * BATCH, 8, 8, seed=0, n_valid=400)
+asked_ids, wanted = inputs_and_targets(corpus.valid)
+
+
+def correct_answers(model):
+    """Return for every query of the validation rows whether the likeliest token is right."""
+    with no_grad():
+        best = np.concatenate([model(part).numpy().argmax(axis=-1) for part in np.split(asked_ids, 8)])
+    return (best == wanted)[wanted >= 0]
+
+
+def learn(mixer):
+    """Train a model; return the accuracy every 25 steps, and which answers are correct at the end."""
+    model = GAM(GAMConfig(**LAB, mixer=mixer), seed=0)
+    optimizer, accuracy = AdamW(model.parameters(), weight_decay=0.01), {}
+    for step in tqdm(range(1, STEPS + 1), leave=False):
+        optimizer.lr = 4e-3 * min(1.0, step / 100)  # warm-up
+        batch = corpus.train[(step - 1) * BATCH : step * BATCH]
+        train_step(model, optimizer, *inputs_and_targets(batch), BATCH)
+        if step % 25 == 0:
+            correct = correct_answers(model)
+            accuracy[step] = correct.mean()
+    return accuracy, correct
+
+
+began = perf_counter()
+curves, at_the_end = {}, {}
+curves["GAM, written memory"], at_the_end["GAM, written memory"] = learn("written")
+print(f"{perf_counter() - began:.0f} s")
+
+# %%
+began = perf_counter()
+curves["GAM"], at_the_end["GAM"] = learn("gated")
+print(f"{perf_counter() - began:.0f} s")
+
+# %%
+figure, axes = viz.panels("training step", "accuracy", size=(7.0, 3.4))
+for (name, accuracy), style in zip(curves.items(), viz.STYLES, strict=False):
+    axes.plot([*accuracy], [*accuracy.values()], style, markersize=4, label=name)
+axes.axhline(1 / 8, color="0.5", linestyle="--", linewidth=0.9, label="guessing one of 8 values")
+axes.set_ylim(0, 1.03)
+axes.legend(frameon=False)
+show(
+    figure,
+    "The written memory's accuracy rises slowly for some steps, then steeply to 100 per cent. The plain "
+    "GAM's stays near one in eight.",
+)
+
+far = mqar.distances(asked_ids, wanted)
+by_distance = {
+    name: {
+        str(d): {"accuracy": c[far == d].mean(), "queries": int((far == d).sum())}
+        for d in np.unique(far)
+        if (far == d).sum() >= 80  # fewer are noise
+    }
+    for name, c in at_the_end.items()
+}
+show(
+    viz.recall_plot(by_distance, {"GAM, written memory": None, "GAM": 13}, 1 / 8),
+    "Accuracy against distance: the written memory is at 100 per cent everywhere. GAM is above chance up "
+    "to about 13 tokens, and at chance, one in eight, beyond.",
+)
+for name, c in at_the_end.items():
+    print(f"{name:20} within 12 tokens {c[far <= 12].mean():6.1%}   beyond {c[far > 13].mean():6.1%}")
+assert at_the_end["GAM, written memory"].mean() > 0.98
+assert at_the_end["GAM"][far > 13].mean() < 0.2
+
+# %% [markdown]
+# Beyond its reach the plain GAM is at chance, and stays there however long it is trained (section 7 of notebook 09). With the same number of parameters, and
+# the convolution connected to the memory, the model answers every query at every distance.
+#
+# Stories have look-ups too: the recall tokens of PocketStories, names and things that come back. What the written memory does there, with
+# all measurements against the rivals, is in [docs/extension.md](../docs/extension.md).
+#
+# ## 10. Limits
+#
+# **A key written twice is answered by a mixture.** A mean cannot prefer the newer. Let the text say "k1 v1 ... k1 v2 ... k1":
+
+# %%
+twice = np.array([1, 9, 0, 0, 1, 10, 0, 0, 1])
+A, share = sources(*toy(twice), M_toy, 1.0 / 9)
+y = written(*toy(twice), M_toy, 1.0 / 9)
+print(f"k1 reads {A[-1, 1]:.0%} of v1, {A[-1, 5]:.0%} of v2, {share[-1]:.0%} of the prior")
+assert abs(A[-1, 1] - A[-1, 5]) < 0.02
+assert abs(y[-1, 9] - y[-1, 10]) < 0.02, "the answer is both, as loud as one another"
+
+# %% [markdown]
+# A text that corrects itself ("no, it was in the garden") needs a memory that can erase. The delta rule and forget gates below do that; X1 to X5 do not.
+#
+# **Many pairs in few slots.** Two keys whose addresses overlap share their values. Let keys be random directions, with nothing learned, and count
+# which share of them still gets its own value back:
+
+# %%
+C, S = 64, 64
+unit = lambda z: z / np.linalg.norm(z, axis=-1, keepdims=True)
+pairs, share_right = (2, 4, 8, 16, 32, 64, 128), []
+for p in pairs:
+    counted = []
+    for _ in range(1280 // p):
+        M_random = 40.0 * unit(rng.standard_normal((S, C)))
+        keys, values = unit(rng.standard_normal((2, p, C)))
+        w = softmax(keys @ M_random.T)  # the address of a key, to write as to read
+        n, N = 1.0 / S + w.sum(axis=0), M_random / S + w.T @ values
+        got = (w / n) @ N
+        counted += list((got @ values.T).argmax(axis=-1) == np.arange(p))
+    share_right.append(np.mean(counted))
+figure, axes = viz.panels("pairs in 64 slots", "share that gets its own value", size=(6.5, 3.4))
+axes.semilogx(pairs, share_right, "ko-", markersize=4, base=2)
+axes.set_xticks(pairs, pairs)
+axes.set_ylim(0, 1.03)
+show(
+    figure,
+    "Up to 32 pairs more than nine in ten get their own value back. With more pairs the share falls, to "
+    "little more than a half at 128 pairs in 64 slots.",
+)
+assert share_right[0] > 0.9
+assert share_right[-1] < 0.7
+
+# %% [markdown]
+# Training can spread the keys better than chance does, but not without limit. [docs/extension.md](../docs/extension.md) measures a harder MQAR with more pairs.
+#
+# **No claim about real text.** MQAR asks for look-ups and nothing else. What the written memory does on it says nothing about
+# ordinary texts.
+#
+# ## 11. Relatives
+#
+# A memory that the text writes is an old idea with many forms. What differs:
+#
+# | | how the memory is written | what differs from X1 to X5 |
+# |---|---|---|
+# | [linear attention](https://arxiv.org/abs/2006.16236) (Katharopoulos et al., 2020) | $N \mathrel{+}= \phi(k_t)^\top v_t$, and a sum of $\phi(k_t)$ to divide by | one division for the query, not one in each slot; $\phi$ needs no learned slots; no prior |
+# | [ABC](https://arxiv.org/abs/2110.02488) (Peng et al.) | slots as running normalised sums, as here | keys are written too, and then compared; no prior |
+# | [Gated Slot Attention](https://arxiv.org/abs/2409.07146) | ABC with forget gates | it can forget; two passes over the slots |
+# | delta rule: [2102.11174](https://arxiv.org/abs/2102.11174), [2406.06484](https://arxiv.org/abs/2406.06484) | erases what the key held, then writes | the newer value of a key wins; a chunk needs a triangular solve |
+# | [Mamba-2](https://arxiv.org/abs/2405.21060) | a decaying state, written under B, read under C | it forgets by a decay of each token's choice; no slots, no division |
+#
+# What is particular here is that one learned matrix has three roles, so that nothing is added to the paper's block: its convolution becomes the address of the write. We did
+# not find X1 to X5 as such elsewhere, in a search that was short.
+#
+# ## What you have now
+#
+# * Why a constant memory cannot look anything up, and what two addresses change: read under what I am, write under what came before me.
+# * X1 to X5 by hand, their gradient with the three roles of M, and the same numbers from matrix products.
+# * A light prior, $\lambda = 1/S$, and the reason for it; the paper's block as the limit of a heavy one.
+# * Two limits: a mean cannot correct itself, and slots can be full.
+#
+# **Read on in the code:** `minigam/engine/written_memory.py`, the fast rule in `minigam/engine/compiled/written_memory.py`, and mixer "written" in
+# `minigam/models/gam.py`.
