@@ -51,6 +51,7 @@ bench: $(VENV)/bench  ## compare speed and memory with PyTorch on the CPU (about
 	$(BIN)/python -m benchmarks.threads
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.written_memory
 
 device-check: $(VENV)/test $(VENV)/bench  ## verify and measure everything on a GPU, with the CuPy in .venv (8 minutes)
 	$(BIN)/python -m benchmarks.device --out benchmarks/results/device

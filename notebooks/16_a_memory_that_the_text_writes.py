@@ -621,7 +621,7 @@ for length in (8, 64, 512):
     print(f"chunks of {length:3} tokens {typical_ms(chunked, length):8.2f} ms")
 
 # %% [markdown]
-# The same numbers, from other sums. minigam's fast rule does this with chunks of 64 tokens, and its backward pass too needs only the
+# The same numbers, from other sums. minigam's fast rule does this with chunks of 32 or 64 tokens, and its backward pass too needs only the
 # states between chunks.
 #
 # ## 8. A state of constant size
