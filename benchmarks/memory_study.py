@@ -2,7 +2,7 @@
 
 hard     associative recall with more pairs: rows of 256 tokens, up to 32 pairs of 32 keys
 recall   the recall experiment: rows of 64 tokens, up to 8 pairs of 8 keys
-twice    the same, but half the keys are written twice, with two values; the newer one is asked for
+updated  the same, but half the keys get a new value later, out of reach of the convolutions
 longer   trained on rows of 64 tokens at random positions, validated on rows of 512
 stories  PocketStories with the settings of `minigam train`
 
@@ -24,7 +24,7 @@ from benchmarks.memory_designs import DESIGNS, model_of
 from minigam import AdamW, GAMConfig, cli
 from minigam.config import PRESETS, WRITTEN, DataConfig, ModelConfig
 from minigam.data.corpus import IGNORE, Corpus, inputs_and_targets
-from minigam.data.mqar import from_mqar
+from minigam.data.mqar import BLANK, from_mqar
 from minigam.engine.memory import keep_freed_memory
 from minigam.engine.tensor import no_grad
 from minigam.experiments import recall, report
@@ -38,6 +38,7 @@ from minigam.training.validation import evaluate
 PROG = "benchmarks.memory_study"
 RIVALS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba"}
 LABELS = RIVALS | {name: label for name, (label, _) in DESIGNS.items()}
+FAR = 14  # tokens between two values of a key, at least; two convolutions of 7 tokens reach 13
 LONG = 512  # tokens of a validation row of `longer`
 
 
@@ -74,29 +75,34 @@ def _stories(seed: int) -> Corpus:
 
 
 @cache
-def _twice_corpus(seed: int) -> Corpus:
-    """Return the rows of `recall`, rewritten so that half the keys of a row stand there twice."""
+def _updated_corpus(seed: int) -> Corpus:
+    """Return rows of `recall`, in which half the keys get a new value later."""
     corpus = _recall_corpus(seed)
-    n_keys = recall.KEYS
-    train, valid = (rewritten(rows, n_keys, seed) for rows in (corpus.train, corpus.valid))
-    return Corpus("mqar, keys written twice", corpus.tokenizer, train, valid, corpus.valid_size)
+    train, valid = (updated(rows, seed) for rows in (corpus.train[:30_000], corpus.valid))
+    return Corpus("mqar, keys updated", corpus.tokenizer, train, valid, corpus.valid_size)
 
 
-def rewritten(rows: np.ndarray, n_keys: int, seed: int) -> np.ndarray:
-    """Return rows (n, 2, T) in which every second key is, half the time, that of the pair before it.
+def updated(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Return rows (n, 2, T) of MQAR in which about half the keys are written again, and asked for after that.
 
-    Both queries of such a key ask for the newer value.
+    A second pair comes at least FAR tokens after the first, in a gap; another gap behind it asks for the key.
+    Every query wants the value that its key was given last.
     """
     rows, rng = rows.copy(), np.random.default_rng((seed, 2))
-    for (tokens, targets), changes in zip(rows, rng.random((len(rows), rows.shape[2] // 4)) < 0.5):
-        is_key = (tokens >= 1) & (tokens <= n_keys)
-        pairs = int(np.flatnonzero(~is_key[::2] | (targets[::2] != IGNORE))[0])  # they come first in a row
-        for first in range(0, pairs - 1, 2):
-            if changes[first // 2]:
-                old, new = tokens[2 * first], tokens[2 * first + 2]
-                asked = (targets != IGNORE) & ((tokens == old) | (tokens == new))
-                tokens[tokens == new] = old
-                targets[asked] = tokens[2 * first + 3]
+    for tokens, targets in rows:
+        values = np.flatnonzero((tokens[1::2] != BLANK) & (targets[::2] == IGNORE))  # the slots of the pairs
+        gaps = set(np.flatnonzero((tokens[::2] == BLANK) & (tokens[1::2] == BLANK)).tolist())
+        for slot in values[rng.random(len(values)) < 0.5].tolist():
+            free = sorted(g for g in gaps if g >= slot + FAR // 2)
+            if len(free) < 2:
+                continue
+            again, asked = sorted(rng.choice(free, 2, replace=False).tolist())
+            gaps -= {again, asked}
+            key, value = tokens[2 * slot], int(rng.integers(1 + recall.KEYS, 1 + 2 * recall.KEYS))
+            tokens[2 * again], tokens[2 * again + 1], tokens[2 * asked] = key, value, key
+            targets[2 * asked] = value
+            later = (tokens == key) & (targets != IGNORE) & (np.arange(len(tokens)) > 2 * again)
+            targets[later] = value
     return rows
 
 
@@ -112,8 +118,8 @@ TASKS = {
         _recall_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
         dict.fromkeys(DESIGNS, BOTH),
     ),
-    "twice": Task(
-        _twice_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
+    "updated": Task(
+        _updated_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
         dict.fromkeys(("transformer", "written", "sum", "forget", "delta"), BOTH),
     ),
     "longer": Task(
@@ -171,23 +177,26 @@ def by_distance(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
     return {"accuracy": float(correct.mean()), "worst distance": min(often)}
 
 
-def once_and_twice(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
-    """Return the accuracy of queries whose key was written once, or twice; and how often the old value of
-    such a key was answered."""
+def before_and_after(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
+    """Return the accuracy of queries whose key had one value so far, or has got another; and how often the
+    latter were answered with the first value."""
     ids, targets = inputs_and_targets(corpus.valid)
     with no_grad():
         parts = [model(ids[i : i + 100]).data.argmax(axis=-1) for i in range(0, len(ids), 100)]
     row, query = np.nonzero(targets >= 0)
-    same = (ids[row] == ids[row, query][:, None]) & (np.arange(ids.shape[1]) % 2 == 0)
-    same &= (targets[row] < 0) & (np.arange(ids.shape[1]) < query[:, None])  # where the key was written
-    answer, wanted, first = np.concatenate(parts)[row, query], targets[row, query], same.argmax(axis=1)
-    twice, old = same.sum(axis=1) == 2, ids[row, first + 1]
-    differ = twice & (old != wanted)
-    right = answer == wanted
+    position = np.arange(ids.shape[1])
+    pair = (ids[row] == ids[row, query][:, None]) & (targets[row] < 0) & (position < query[:, None])
+    answer, wanted = np.concatenate(parts)[row, query], targets[row, query]
+    first = ids[row, pair.argmax(axis=1) + 1]
+    once, changed, right = (
+        pair.sum(axis=1) == 1,
+        (pair.sum(axis=1) == 2) & (first != wanted),
+        answer == wanted,
+    )
     return {
-        "written once": float(right[~twice].mean()),
-        "written twice": float(right[differ].mean()),
-        "old value": float((answer == old)[differ].mean()),
+        "one value": float(right[once].mean()),
+        "new value": float(right[changed].mean()),
+        "answered old": float((answer == first)[changed].mean()),
     }
 
 
@@ -207,7 +216,7 @@ def losses(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
 
 
 ANSWERS = {
-    "hard": by_distance, "recall": by_distance, "twice": once_and_twice, "longer": at_both_lengths,
+    "hard": by_distance, "recall": by_distance, "updated": before_and_after, "longer": at_both_lengths,
     "stories": losses,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from benchmarks import memory_designs, memory_study, written_memory
 from minigam import GAMConfig, Tensor, gradcheck, reference_only
 from minigam.config import WRITTEN
 from minigam.data.corpus import IGNORE
-from minigam.data.mqar import from_mqar
+from minigam.data.mqar import BLANK, from_mqar
 from minigam.engine.tensor import OPS
 
 SIZES = tiny.TINY | {"d_model": 8, "block_size": 9, "mixer": WRITTEN, "dropout": 0.0}
@@ -89,22 +89,25 @@ def test_the_delta_rule_is_its_recurrence(rng):
 # ----------------------------------------------------------------------------------- the tasks
 
 
-def test_keys_written_twice_ask_for_the_newer_value():
-    rows, n_keys = from_mqar(64, 200, 8, 8).train, 8
-    twice = 0
-    for tokens, targets in memory_study.rewritten(rows, n_keys, seed=0):
-        written, queries = {}, 0
+def test_updated_keys_ask_for_the_value_they_were_given_last():
+    rows, updates, asked_again = from_mqar(64, 200, 8, 8).train, 0, 0
+    for tokens, targets in memory_study.updated(rows, seed=0):
+        value_of, written_at, new = {}, {}, set()
         for t in range(0, 64, 2):
-            if not 1 <= tokens[t] <= n_keys:
+            key = tokens[t]
+            if key == BLANK:
                 continue
-            if targets[t] == IGNORE:
-                twice += tokens[t] in written
-                written[tokens[t]] = tokens[t + 1]
-            else:
-                assert targets[t] == written[tokens[t]]
-                queries += 1
-        assert queries >= len(written)
-    assert twice > 50
+            if targets[t] != IGNORE:
+                assert targets[t] == value_of[key]
+                asked_again += key in new
+                continue
+            if key in value_of:
+                assert t - written_at[key] >= memory_study.FAR
+                updates += 1
+                new.add(key)
+            value_of[key], written_at[key] = tokens[t + 1], t
+    assert updates > 100
+    assert asked_again >= updates  # each new value is asked for
 
 
 def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch, capsys):
@@ -122,7 +125,7 @@ def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch
         )
         monkeypatch.setitem(memory_study.TASKS, name, task)
     monkeypatch.setattr(memory_study.environment, "line", lambda: "here")
-    tasks = ["recall", "twice", "longer"]
+    tasks = ["recall", "updated", "longer"]
     arguments = [
         "--tasks",
         *tasks,
@@ -137,7 +140,7 @@ def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch
     assert memory_study.main(arguments) == 0
     first = json.loads((tmp_path / "memory_study.json").read_text())["tasks"]
     assert {t: set(by_model) for t, by_model in first.items()} == {
-        "recall": {"written"}, "twice": {"transformer", "written"}, "longer": {"transformer", "written"}
+        "recall": {"written"}, "updated": {"transformer", "written"}, "longer": {"transformer", "written"}
     }  # fmt: skip
     text = (tmp_path / "memory_study.md").read_text()
     for t in tasks:
