@@ -34,7 +34,7 @@ def before(T: int, dtype) -> np.ndarray:
 
 class Sum(GAMBlock):
     """No division: y_t = sum over j <= t of (sqrt(a_t) . sqrt(w_j)) u_j. An address has length 1 after the
-    square root, so a value is read back as it was written; the sum grows with what is written."""
+    square root, so a value is read back as it was written. The sum starts at 0, and grows with the text."""
 
     def recall(self, u, local_context, state):
         q, k = (addresses(z, self.memory) ** 0.5 for z in (u, local_context))
@@ -42,7 +42,8 @@ class Sum(GAMBlock):
 
 
 class Mean(GAMBlock):
-    """The same, divided by the sum of its weights: a weighted mean for each query, M weighing as `prior`."""
+    """The same, divided by the sum of its weights: a weighted mean for each query. The weight of a M is
+    `prior`, small here: 1/S against weights of up to 1."""
 
     def recall(self, u, local_context, state):
         a = addresses(u, self.memory)
@@ -59,6 +60,10 @@ class Norm(GAMBlock):
         super().__init__(config, masks, rng)
         self.norm3 = LayerNorm(config.d_model)
 
+    @staticmethod
+    def count_parameters(config) -> int:
+        return GAMBlock.count_parameters(config) + 2 * config.d_model
+
     def recall(self, u, local_context, state):
         return self.norm3(super().recall(u, local_context, state))
 
@@ -73,6 +78,10 @@ class Forget(GAMBlock):
         super().__init__(config, masks, rng)
         self.forget = Parameter(np.zeros((1, config.d_model)))
         self.forget_bias = Parameter(np.array([6.0]))
+
+    @staticmethod
+    def count_parameters(config) -> int:
+        return GAMBlock.count_parameters(config) + config.d_model + 1
 
     def recall(self, u, local_context, state):
         D = before(u.shape[1], u.dtype)
@@ -109,13 +118,18 @@ class Delta(GAMBlock):
     """The delta rule: W_t = W_{t-1} + beta_t k_t^T (u_t - k_t W_{t-1}), y_t = q_t W_t.
 
     k = sqrt(w), q = sqrt(a), beta_t = sigmoid(v . local_context_t): a token replaces what its address holds.
-    C parameters more.
+    It starts at W_0 = 0. C parameters more. Published forms have learned projections for q, k and v; this one
+    has the addresses of X1-X5.
     Source: Schlag et al., arXiv 2102.11174; all tokens at once as in Yang et al., arXiv 2406.06484.
     """
 
     def __init__(self, config: GAMConfig, masks: MaskCounter, rng: np.random.Generator):
         super().__init__(config, masks, rng)
         self.strength = Parameter(np.zeros((1, config.d_model)))
+
+    @staticmethod
+    def count_parameters(config) -> int:
+        return GAMBlock.count_parameters(config) + config.d_model
 
     def recall(self, u, local_context, state):
         D = before(u.shape[1], u.dtype)
@@ -148,23 +162,11 @@ DESIGNS = {
     "norm": ("written, LayerNorm on the recall", Norm),
     "forget": ("written, forgetting", Forget),
     "heads": (f"written, {HEADS} heads", Heads),
-    "delta": ("delta rule", Delta),
+    "delta": ("delta rule on the same addresses", Delta),
 }
 
 
 def model_of(design: str) -> type[GAM]:
     """Return the class of a GAM with this memory; its configuration has mixer "written"."""
     label, block = DESIGNS[design]
-    return type(f"GAM_{design}", (GAM,), {"Block": counted(block), "__doc__": label})
-
-
-def counted(block: type[GAMBlock]) -> type[GAMBlock]:
-    """Return the block, counting the parameters that it has and a plain block lacks."""
-    more = {Norm: lambda C: 2 * C, Forget: lambda C: C + 1, Delta: lambda C: C}.get(block, lambda C: 0)
-
-    class Counted(block):  # type: ignore[valid-type,misc]
-        @staticmethod
-        def count_parameters(config) -> int:
-            return GAMBlock.count_parameters(config) + more(config.d_model)
-
-    return Counted
+    return type(f"GAM_{design}", (GAM,), {"Block": block, "__doc__": label})

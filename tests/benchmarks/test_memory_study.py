@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from helpers import tiny
 from helpers.bench import needs_torch
+from helpers.commands import assert_refused
 
 from benchmarks import memory_designs, memory_study, written_memory
-from minigam import GAMConfig, Tensor, gradcheck, reference_only
+from minigam import GAMConfig, Tensor, gradcheck
 from minigam.config import WRITTEN
 from minigam.data.corpus import IGNORE
 from minigam.data.mqar import BLANK, from_mqar
 from minigam.engine.tensor import OPS
+from minigam.training.step import NonFinite
 
 SIZES = tiny.TINY | {"d_model": 8, "block_size": 9, "mixer": WRITTEN, "dropout": 0.0}
 each_design = pytest.mark.parametrize("design", memory_designs.DESIGNS)
@@ -52,38 +54,54 @@ def test_the_solver_is_no_operation_of_the_package():
     assert "solve" not in OPS
 
 
-def test_what_is_alike_agrees(rng):
-    # One head is the written memory itself; so is one that never forgets.
-    plain = made("written")
-    ids = tiny.draw_ids(plain, 2, 9)
-    lasting = made("forget")
-    lasting.load_state_dict(lasting.state_dict() | plain.state_dict())
-    for block in lasting.blocks:
-        block.forget.data, block.forget_bias.data = (
-            0.0 * block.forget.data,
-            block.forget_bias.data * 0.0 + 50.0,
-        )
-    with reference_only():
-        wanted = plain(ids).data
-    np.testing.assert_allclose(lasting(ids).data, wanted, rtol=0, atol=1e-12)
+def recurrence(design: str, block, u, local) -> np.ndarray:
+    """Return what the docstring of a design says, one token after the other; u, local (T, C)."""
+    M, prior = block.memory.data, block.prior
+
+    def both(z, local_z, slots):
+        return (memory_designs.addresses(Tensor(x[None]), Tensor(slots)).data[0] for x in (z, local_z))
+
+    def sigmoid(z):
+        return 1.0 / (1.0 + np.exp(-z))
+
+    def means(a, w, values, slots, kept):  # X2-X5, of which `kept` is left at every token
+        n, N, y = np.full(len(slots), prior), prior * slots, []
+        for t in range(len(values)):
+            n, N = kept[t] * n + w[t], kept[t] * N + np.outer(w[t], values[t])
+            y.append(a[t] @ (N / n[:, None]))
+        return np.array(y)
+
+    a, w = both(u, local, M)
+    q, k, T = a**0.5, w**0.5, len(u)
+    if design == "sum":
+        return np.array([sum((q[t] @ k[j]) * u[j] for j in range(t + 1)) for t in range(T)])
+    if design == "mean":
+        total = [prior + sum(q[t] @ k[j] for j in range(t + 1)) for t in range(T)]
+        read = [prior * (a[t] @ M) + sum((q[t] @ k[j]) * u[j] for j in range(t + 1)) for t in range(T)]
+        return np.array(read) / np.array(total)[:, None]
+    if design == "delta":
+        beta, W, y = sigmoid(local @ block.strength.data[0]), np.zeros(M.shape), []
+        for t in range(T):
+            W = W + beta[t] * np.outer(k[t], u[t] - k[t] @ W)
+            y.append(q[t] @ W)
+        return np.array(y)
+    if design == "heads":
+        parts = np.split(np.arange(u.shape[1]), memory_designs.HEADS)
+        heads = [means(*both(u[:, c], local[:, c], M[:, c]), u[:, c], M[:, c], np.ones(T)) for c in parts]
+        return np.concatenate(heads, axis=1)
+    kept = np.ones(T)
+    if design == "forget":
+        kept = sigmoid(local @ block.forget.data[0] + block.forget_bias.data)
+    y = means(a, w, u, M, kept)
+    return block.norm3(Tensor(y[None])).data[0] if design == "norm" else y
 
 
-def test_one_head_is_the_written_memory(monkeypatch):
-    monkeypatch.setattr(memory_designs, "HEADS", 1)
-    plain, ids = made("written"), tiny.draw_ids(made("written"), 2, 9)
-    np.testing.assert_allclose(made("heads")(ids).data, plain(ids).data, rtol=0, atol=1e-12)
-
-
-def test_the_delta_rule_is_its_recurrence(rng):
-    block = made("delta").blocks[0]
-    u, local = (Tensor(rng.standard_normal((1, 9, 8))) for _ in range(2))
-    q, k = (memory_designs.addresses(z, block.memory).data[0] ** 0.5 for z in (u, local))
-    beta = 1 / (1 + np.exp(-local.data[0] @ block.strength.data[0]))
-    W, wanted = np.zeros((3, 8)), []
-    for t in range(9):
-        W = W + beta[t] * np.outer(k[t], u.data[0, t] - k[t] @ W)
-        wanted.append(q[t] @ W)
-    np.testing.assert_allclose(block.recall(u, local, None).data[0], wanted, rtol=0, atol=1e-12)
+@each_design
+def test_a_design_is_its_recurrence(design, rng):
+    block = made(design).blocks[0]
+    u, local = rng.standard_normal((2, 9, 8))
+    got = block.recall(Tensor(u[None]), Tensor(local[None]), None).data[0]
+    np.testing.assert_allclose(got, recurrence(design, block, u, local), rtol=0, atol=1e-12)
 
 
 # ----------------------------------------------------------------------------------- the tasks
@@ -151,6 +169,33 @@ def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch
     assert memory_study.main(arguments) == 0
     assert json.loads((tmp_path / "memory_study.json").read_text())["tasks"] == first
     capsys.readouterr()
+
+
+def test_models_that_a_task_lacks_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory_study.environment, "line", lambda: "here")
+    arguments = ["--tasks", "recall", "--models", "mamba", "--out", tmp_path]
+    assert_refused(memory_study.main, arguments, capsys, "none of the models mamba is in the tasks recall")
+    assert not (tmp_path / "memory_study.json").exists()
+
+
+def test_a_step_that_is_not_finite_ends_the_training():
+    task = replace(memory_study.TASKS["recall"], steps=3, batch=2, corpus=None)
+    model, corpus = made("written"), from_mqar(9, 20, 2, 3, n_valid=5)
+    model.blocks[0].memory.data[0, 0] = np.inf
+    with np.errstate(invalid="ignore"), pytest.raises(NonFinite, match="written, step 1: loss nan"):
+        memory_study.train(model, corpus, task, 1e-3, 0, "written")
+
+
+def test_every_position_is_trained_about_equally_often(monkeypatch):
+    starts, task = [], replace(memory_study.TASKS["longer"], steps=2000, batch=1)
+    model, corpus = made("written"), from_mqar(4, 20, 1, 1, n_valid=5)  # rows of 4 in 9 positions
+    monkeypatch.setattr(
+        type(model), "loss", lambda *a, start: starts.append(start) or Tensor(np.ones(()), True)
+    )
+    monkeypatch.setattr(memory_study.AdamW, "step", lambda *a: np.zeros(()))
+    memory_study.train(model, corpus, task, 1e-3, 0, "")
+    covered = np.bincount((np.array(starts)[:, None] + np.arange(4)).reshape(-1), minlength=9)
+    assert covered.min() > 0.5 * covered.mean()
 
 
 @needs_torch
