@@ -128,7 +128,8 @@ class GAMConfig(ModelConfig):
     def __post_init__(self):
         super().__post_init__()
         self.require_counts("n_slots", "kernel_size")
-        self.require(0.0 <= self.prior <= 1e6, "prior", "a number from 0 to 1e6")
+        plain = type(self.prior) in (int, float)  # JSON has no other
+        self.require(plain and (self.prior == 0.0 or 1e-6 <= self.prior <= 1e6), "prior", "0, or 1e-6 to 1e6")
         self.require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
         unused = f"0: mixer {self.mixer} has no written memory"
         self.require(self.prior == 0.0 or self.mixer == WRITTEN, "prior", unused)

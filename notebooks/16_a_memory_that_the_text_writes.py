@@ -110,7 +110,8 @@ assert np.mean(distance <= 12) < 0.5
 # $$ a_t = \mathrm{softmax}(u_t M^\top) $$
 #
 # Writing needs another address. Think of the row "k1 v1 ... k1": the second k1 asks, and wants v1. So v1 must lie where k1 looks. The token v1 is
-# to be written under **what came before it**, and a GAM block already computes that: the local context, E2.
+# to be written under **what came before it**, and a GAM block already computes that: the local context, E2. (It holds the token
+# itself too, through the last tap. Training has to make that tap weak where it is in the way.)
 #
 # $$ \text{X1:}\quad w_t = \mathrm{softmax}(\mathrm{local}_t M^\top) $$
 #
@@ -158,7 +159,7 @@ assert [y[q].argmax() for q in (8, 10, 12)] == [9, 12, 16]
 # %% [markdown]
 # ## 3. Three wrong turns
 #
-# Each of these was tried and did not solve MQAR. Each can be understood without any training.
+# Close relatives of each were tried and did not solve MQAR. Each can be understood without any training.
 #
 # **One address for both.** Why not write under u as well? Because then a token lies where it looks itself, and the query finds its own
 # earlier copy. It gets back the question. The difference between the two addresses is the whole point:
@@ -564,7 +565,7 @@ assert all(np.linalg.norm(part) > 0.02 * np.linalg.norm(dM) for part in parts.va
 #
 # ### Exercise 16.5 ★★★ In chunks
 #
-# Return y (T, C) and N after the last token. The last chunk may be shorter than the others. Loop over chunks, not over tokens.
+# Return y (T, C) and N after the last token, in new arrays. The last chunk may be shorter than the others. Try to loop over chunks, not over tokens.
 #
 # <details><summary>Hint</summary>
 #
@@ -682,7 +683,7 @@ def learn(mixer):
 
 began = perf_counter()
 curves, at_the_end = {}, {}
-curves["GAM, written memory"], at_the_end["GAM, written memory"] = learn("written")
+curves["GAM, written memory (ours)"], at_the_end["GAM, written memory (ours)"] = learn("written")
 print(f"{perf_counter() - began:.0f} s")
 
 # %%
@@ -713,13 +714,13 @@ by_distance = {
     for name, c in at_the_end.items()
 }
 show(
-    viz.recall_plot(by_distance, {"GAM, written memory": None, "GAM": 13}, 1 / 8),
+    viz.recall_plot(by_distance, {"GAM, written memory (ours)": None, "GAM": 13}, 1 / 8),
     "Accuracy against distance: the written memory is at 100 per cent everywhere. GAM is above chance up "
     "to about 13 tokens, and at chance, one in eight, beyond.",
 )
 for name, c in at_the_end.items():
     print(f"{name:20} within 12 tokens {c[far <= 12].mean():6.1%}   beyond {c[far > 13].mean():6.1%}")
-assert at_the_end["GAM, written memory"].mean() > 0.98
+assert at_the_end["GAM, written memory (ours)"].mean() > 0.98
 assert at_the_end["GAM"][far > 13].mean() < 0.2
 
 # %% [markdown]
@@ -731,7 +732,7 @@ assert at_the_end["GAM"][far > 13].mean() < 0.2
 #
 # ## 10. Limits
 #
-# **A key written twice is answered by a mixture.** A mean cannot prefer the newer. Let the text say "k1 v1 ... k1 v2 ... k1":
+# **A key written twice is answered by a mixture.** A mean cannot prefer the newer. One layer of the toy, and the text "k1 v1 ... k1 v2 ... k1":
 
 # %%
 twice = np.array([1, 9, 0, 0, 1, 10, 0, 0, 1])
@@ -742,10 +743,12 @@ assert abs(A[-1, 1] - A[-1, 5]) < 0.02
 assert abs(y[-1, 9] - y[-1, 10]) < 0.02, "the answer is both, as loud as one another"
 
 # %% [markdown]
-# A text that corrects itself ("no, it was in the garden") needs a memory that can erase. The delta rule and forget gates below do that; X1 to X5 do not.
+# A text that corrects itself ("no, it was in the garden") asks for a memory that can erase. The delta rule and forget gates below do that; X1 to X5 do not.
+# A model of several layers has a way out: the write that repeats a key can go under another address. [docs/extension.md](../docs/extension.md)
+# measures how far trained models get with it.
 #
-# **Many pairs in few slots.** Two keys whose addresses overlap share their values. Let keys be random directions, with nothing learned, and count
-# which share of them still gets its own value back:
+# **Many pairs in few slots.** Two keys whose addresses overlap share their values. Let keys be random directions, with nothing learned but the sharpness
+# of the addresses (the 40 below, which we chose), and count which share of them still gets its own value back:
 
 # %%
 C, S = 64, 64
@@ -776,8 +779,8 @@ assert share_right[-1] < 0.7
 # %% [markdown]
 # Training can spread the keys better than chance does, but not without limit. [docs/extension.md](../docs/extension.md) measures a harder MQAR with more pairs.
 #
-# **No claim about real text.** MQAR asks for look-ups and nothing else. What the written memory does on it says nothing about
-# ordinary texts.
+# **Little is known about real text.** MQAR asks for look-ups and nothing else. What the written memory does on it says nothing about
+# ordinary texts; one small measurement is in [docs/extension.md](../docs/extension.md).
 #
 # ## 11. Relatives
 #

@@ -9,10 +9,12 @@ from minigam.engine.dispatch import op
 from minigam.engine.numeric import rows
 from minigam.engine.tensor import Array, ShapeError
 
+LEAST_PRIOR = 1e-6  # n is at least that: a / n and its gradient stay far from the largest float32
+
 
 @op
 def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remember=None):
-    """Recall from slots in which every token writes itself, under what was said before it.   X1-X5
+    """Recall from slots in which every token writes itself, under what was said just before.   X1-X5
 
         w_t = softmax(local_context_t M^T)              X1, the slots that token t is written to
         n_t = n_{t-1} + w_t,        n_0 = lambda        X2, how much each slot holds
@@ -21,19 +23,19 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
         y_t = softmax(u_t M^T) M_t                      X5, read under what token t is
 
     u             : (B, T, C)   what a token is: its query, and what it writes
-    local_context : (B, T, C)   what came before it, which tells where it is written
+    local_context : (B, T, C)   the last tokens, itself included, which tell where it is written (E2)
     memory        : (S, C)      M, which tells where to read and to write, and what the slots hold at first
     past          : (B, S, C+1) or None   N and, in the last column, n, if a sequence is read in parts
-    prior         : lambda, above 0: how many written tokens a row of M weighs as much as; None is 1/S. The
-                    larger it is, the closer to `associative_memory`
+    prior         : lambda, how many written tokens a row of M weighs as much as, LEAST_PRIOR or more; None is
+                    1/S. The larger it is, the closer to `associative_memory`. With a past it has no effect
     remember      : called, if given, with N and n (B, S, C+1) after the last token
     returns         (B, T, C)   output t depends on tokens up to t, and is a convex mix of slots of M and of u
-    Raises ShapeError if a shape does not fit, ValueError for a prior that is not a number above 0.
+    Raises ShapeError if a shape does not fit, ValueError for a prior that is too small or infinite.
     Cost: O(B T S C), one token after the other; keeps N_t, B T S C numbers.
     Source: minigam, not the paper; docs/extension.md names its relatives.
     """
     (B, T), S = u.shape[:2], len(memory)
-    prior = 1.0 / S if prior is None else prior
+    prior = 1.0 / S if prior is None else float(prior)  # NumPy's float64 would change the dtype
     w, a = _softmax(xp, local_context @ memory.T), _softmax(xp, u @ memory.T)  # (B, T, S)
     N, n = _before(xp, memory, past, prior, B)
     y, states = xp.zeros_like(u), []
@@ -94,5 +96,5 @@ def _(u, local_context, memory, past=None, *, prior=None, remember=None):
     wanted = (len(u), len(memory), u.shape[2] + 1)
     if past is not None and past.shape != wanted:
         raise ShapeError(f"written_memory: past {past.shape}, wanted {wanted}")
-    if prior is not None and not 0.0 < prior < float("inf"):
-        raise ValueError(f"written_memory: prior {prior}, wanted a number above 0, or None for 1/S")
+    if prior is not None and not LEAST_PRIOR <= prior < float("inf"):
+        raise ValueError(f"written_memory: prior {prior}, wanted {LEAST_PRIOR:g} or more, or None for 1/S")

@@ -25,7 +25,10 @@ DATASET_HELP = (
 )
 
 TABLES = {
-    "table1": (comparison.TABLE1, "GAM, Transformer and Mamba side by side: loss and time"),
+    "table1": (
+        comparison.TABLE1,
+        "GAM, Transformer and Mamba side by side, and a GAM whose text writes its memory: loss and time",
+    ),
     "table3": (
         comparison.TABLE3,
         "GAM without its gate, its memory or its convolution; and with a memory that the text writes",

@@ -62,10 +62,11 @@ def _written_memory(du: Array, dlocal: Array, dmemory: Array, *others: Array) ->
     and P^T dy, dy N^T, r^T dy, u dN^T and w dN. Each library has its own rule to cut tokens into chunks."""
     (B, T, C), S = du.shape, len(dmemory)
     if isinstance(du, np.ndarray):
-        parts = [((tokens.stop - tokens.start) // n, n) for tokens, n in compiled.parts_of(T, S * C)]
+        parts = [((tokens.stop - tokens.start) // n, n) for tokens, n in compiled.chunks_of(T, S * C)]
     else:
-        parts = [cuda.chunks_of(T)]
-    products = 2 * _linear(du, dmemory)
+        parts = [cuda.chunks_of(T)]  # with padding
+    N, products = B * sum(k * n for k, n in parts), []
+    products += 2 * [(1, N, C, S), (1, N, S, C), (1, S, N, C)]
     for k, n in parts:
         products += [(B * k, n, S, n), (B * k, n, n, C), (B * k, n, C, n), *2 * [(B * k, n, n, S)]]
         products += [(B * k, n, n, C), *2 * [(B * k, n, S, C)], *2 * [(B * k, S, n, C)]]

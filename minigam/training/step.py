@@ -46,7 +46,7 @@ def begin_step(
     micro_batch  : rows computed at a time. None: as many as fit the CPU cache; on a GPU the whole batch.
                    A part's loss is weighted by its share of the targets, and its dropout masks are those
                    of its place in the batch, so the step is that of the whole batch, in less memory.
-                   On a CPU, a GAM's part of one row that still does not fit the cache is split as well
+                   If a model has a `reach`, a CPU also splits one row that still does not fit the cache
     max_norm     : the norm of the gradient is clipped to this
     The end raises NonFinite, naming the first operation at fault. Then neither this step nor one that has
     started since has updated anything. But if only the gradients are at fault and the loss scale is above 1,

@@ -130,8 +130,8 @@ def test_make_train_takes_a_mixer(given, command, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (["--mixer=written", "--prior=-1"], "prior is -1.0, wanted a number from 0 to 1e6"),
-        (["--mixer=written", "--prior=nan"], "prior is nan, wanted a number from 0 to 1e6"),
+        (["--mixer=written", "--prior=-1"], "prior is -1.0, wanted 0, or 1e-6 to 1e6"),
+        (["--mixer=written", "--prior=nan"], "prior is nan, wanted 0, or 1e-6 to 1e6"),
         (["--mixer=written", "--prior=much"], "'much'"),
         (["--mixer=wrote"], "'wrote'"),
         (["--prior=0.5"], "prior is 0.5, wanted 0: mixer gated has no written memory"),

@@ -7,6 +7,7 @@ from helpers.fakecuda import each_device
 from helpers.launches import MODELS, launches
 
 from minigam import backend, ops
+from minigam.config import WRITTEN_LABEL
 from minigam.engine.cuda.gradients import place_for
 from minigam.engine.tensor import Tensor, observing
 from minigam.models.nn import Parameter
@@ -123,7 +124,7 @@ def test_a_leaf_without_an_optimizer_gets_a_new_array():
 
 
 # Launches of a step of six layers
-MOST = {"GAM": 260, "GAM, written memory": 397, "Transformer": 295, "Mamba": 433}
+MOST = {"GAM": 260, WRITTEN_LABEL: 397, "Transformer": 295, "Mamba": 433}
 
 
 @fakecuda.needs_compiler

@@ -73,8 +73,8 @@ def test_every_number_of_tokens_gives_the_reference_result(library, dtype, rtol,
 @pytest.mark.parametrize("T", [LONGER - 1, LONGER, 2 * LONGER + 3])
 def test_large_states_have_longer_chunks(T):
     C = S = 1 + int((compiled.written_memory.ONE_THREAD / CHUNK) ** 0.5)
-    assert max(n for _, n in compiled.written_memory.parts_of(T, S * C)) == min(T, LONGER)
-    assert max(n for _, n in compiled.written_memory.parts_of(T, S * (C - 1))) == CHUNK
+    assert max(n for _, n in compiled.written_memory.chunks_of(T, S * C)) == min(T, LONGER)
+    assert max(n for _, n in compiled.written_memory.chunks_of(T, S * (C - 1))) == CHUNK
     arrays = inputs(1, T, C, S, past=True)
     assert_all_close(run(arrays), reference(arrays), 1e-12)
 

@@ -14,6 +14,7 @@ import pytest
 
 from helpers import fakecuda, fakegpu
 from minigam import GAM, GAMConfig, Mamba, MambaConfig, Transformer, TransformerConfig, backend
+from minigam.config import WRITTEN_LABEL
 from minigam.engine.cuda import kernels
 from minigam.training.optim import AdamW
 from minigam.training.step import train_step
@@ -21,7 +22,7 @@ from minigam.training.step import train_step
 SIZES = {"vocab_size": 11, "block_size": 16, "d_model": 12, "n_layers": 6, "dropout": 0.1}  # of six layers
 MODELS = {
     "GAM": (GAM, GAMConfig(**SIZES, n_slots=5)),
-    "GAM, written memory": (GAM, GAMConfig(**SIZES, n_slots=5, mixer="written")),
+    WRITTEN_LABEL: (GAM, GAMConfig(**SIZES, n_slots=5, mixer="written")),
     "Transformer": (Transformer, TransformerConfig(**SIZES, n_heads=2)),
     "Mamba": (Mamba, MambaConfig(**SIZES, d_state=3, expand=2)),
 }

@@ -10,6 +10,7 @@ from minigam import GAM, GAMConfig, Tensor, reference_only
 from minigam.config import WRITTEN, InputError
 from minigam.engine.compiled.written_memory import CHUNK
 from minigam.engine.sequence import associative_memory, written_memory
+from minigam.engine.written_memory import LEAST_PRIOR
 
 
 def inputs(rng, B: int, T: int, S: int = 5, C: int = 6) -> list[Tensor]:
@@ -71,9 +72,9 @@ def test_one_token_under_one_slot_is_the_mean_of_the_slot_and_the_token():
     np.testing.assert_allclose(y, [[[2.0 / 4.0, (3.0 + 4.0) / 4.0]]], rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("prior", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_prior_that_is_no_number_above_zero_is_refused(prior, rng):
-    with pytest.raises(ValueError, match=r"prior .*, wanted a number above 0, or None for 1/S"):
+@pytest.mark.parametrize("prior", [0.0, 1e-7, -1.0, float("inf"), float("nan")])
+def test_a_prior_out_of_bounds_is_refused(prior, rng):
+    with pytest.raises(ValueError, match=r"prior .*, wanted 1e-06 or more, or None for 1/S"):
         written_memory(*inputs(rng, 1, 2), prior=prior)
 
 
@@ -99,6 +100,26 @@ def test_the_gradients_are_those_of_differences_to_ten_digits(rules, rng):
                 (4.0 * along(i, at, 1e-3) - along(i, at, 2e-3)) / 3.0 for at in np.ndindex(*leaf.shape)
             ]).reshape(leaf.shape)  # fmt: skip
             assert np.abs(leaf.grad - wanted).max() <= 1e-10 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("rules", [reference_only, nullcontext])
+@pytest.mark.parametrize("prior", [np.float64(0.5), np.int64(2), 2])
+def test_a_prior_of_any_type_keeps_the_dtype(prior, rules, rng):
+    leaves = [Tensor(a.data.astype("float32"), requires_grad=True) for a in inputs(rng, 2, 5)]
+    with rules():
+        written_memory(*leaves, prior=prior).sum().backward()
+    assert {t.grad.dtype for t in leaves} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("rules", [reference_only, nullcontext])
+def test_the_least_prior_keeps_float32_finite(rules, rng):
+    u, local_context, memory = inputs(rng, 1, 40)
+    arrays = [u.data, 30.0 * local_context.data, 30.0 * memory.data]  # sharp addresses: most slots stay empty
+    leaves = [Tensor(a.astype("float32"), requires_grad=True) for a in arrays]
+    with rules():
+        y = written_memory(*leaves, prior=LEAST_PRIOR)
+        y.sum().backward()
+    assert all(np.isfinite(a).all() for a in (y.data, *(t.grad for t in leaves)))
 
 
 # --------------------------------------------------------------------------------- the model
@@ -134,10 +155,10 @@ def test_the_state_of_a_block_does_not_grow():
     assert all(size == [((K - 1) * C, S * (C + 1))] * len(states) for size in sizes)
 
 
-@pytest.mark.parametrize("prior", [-0.1, 2e6, float("nan")])
+@pytest.mark.parametrize("prior", [-0.1, 1e-7, 2e6, float("nan"), np.float64(0.5), True])
 def test_a_prior_out_of_range_is_refused(prior):
-    with pytest.raises(InputError, match=r"prior is .*, wanted a number from 0 to 1e6"):
-        GAMConfig(prior=prior)
+    with pytest.raises(InputError, match=r"prior is .*, wanted 0, or 1e-6 to 1e6"):
+        GAMConfig(mixer=WRITTEN, prior=prior)
 
 
 def test_a_configuration_of_the_paper_is_stored_as_before_and_a_prior_is_kept():

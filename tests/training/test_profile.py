@@ -166,7 +166,7 @@ def test_the_products_are_those_of_the_equations(kind, corpus):
 
 
 @needs_compiler
-@pytest.mark.parametrize("n_tokens", [5, CHUNK, 2 * CHUNK - 2])
+@pytest.mark.parametrize("n_tokens", [5, cuda.written_memory.CHUNK, 65, 131])
 def test_the_products_of_a_written_memory_are_those_a_gpu_is_asked_for(n_tokens, rng, monkeypatch):
     asked, product, watch = Counter(), cuda.written_memory.product, Watch(backend.get("numpy"), Clock())
 

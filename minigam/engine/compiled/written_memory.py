@@ -58,9 +58,9 @@ KERNEL hold_back(
 
 @rule_for(reference.written_memory, (2, 2 * CHUNK + 6, 3), (2, 2 * CHUNK + 6, 3), (5, 3))
 def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remember=None):
-    """Computes all chunks at once; keeps the states between them."""
+    """Computes all chunks at once; keeps the states between them, B (T / n + 1) S C numbers."""
     (B, T, C), S = u.shape, len(memory)
-    prior = 1.0 / S if prior is None else prior
+    prior = 1.0 / S if prior is None else float(prior)
     u, local_context, memory = packed(np, u, local_context, memory)
     r, w = ((rows(z) @ memory.T).reshape(B, T, S) for z in (u, local_context))
     softmax_of(r, r)
@@ -70,7 +70,7 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
     if past is not None:
         N, held = past[..., :-1], past[..., -1].copy()
     launch("hold", B, 1, r, w, n, held, T, S)
-    for tokens, chunk in parts_of(T, S * C):
+    for tokens, chunk in chunks_of(T, S * C):
         states, P = _read(N, *(_cut(z, tokens, chunk) for z in (r, w, u, y)))
         parts.append((tokens, chunk, states, P))
         N = states[:, -1]
@@ -96,11 +96,12 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
     return y, backward
 
 
-def parts_of(T: int, state: int) -> list[tuple[slice, int]]:
+def chunks_of(T: int, state: int) -> list[tuple[slice, int]]:
     """Cut tokens 0 .. T-1 into those of whole chunks and the others: (tokens, length of a chunk).
 
-    state : S C, the numbers of a state, which decide how long a chunk is. Many small products, each of which
-            has to wait for a second thread, would take seconds when another program uses the cores
+    state : S C, the numbers of a state. Longer chunks do less work for each token. But for products of more
+            than ONE_THREAD multiplications OpenBLAS wakes a second thread. Where products are small that costs
+            more than it saves, and seconds a step where other programs use the cores
     """
     chunk = CHUNK if CHUNK * state <= ONE_THREAD else LONGER
     whole = T // chunk * chunk
