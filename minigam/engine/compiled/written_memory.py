@@ -100,8 +100,8 @@ def chunks_of(T: int, state: int) -> list[tuple[slice, int]]:
     """Cut tokens 0 .. T-1 into those of whole chunks and the others: (tokens, length of a chunk).
 
     state : S C, the numbers of a state. Longer chunks do less work for each token. But for products of more
-            than ONE_THREAD multiplications OpenBLAS wakes a second thread. Where products are small that costs
-            more than it saves, and seconds a step where other programs use the cores
+            than ONE_THREAD multiplications OpenBLAS wakes a second thread, which for small products costs more
+            than it saves, and seconds a step where other programs use the cores
     """
     chunk = CHUNK if CHUNK * state <= ONE_THREAD else LONGER
     whole = T // chunk * chunk
