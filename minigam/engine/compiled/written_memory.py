@@ -99,9 +99,9 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
 def chunks_of(T: int, state: int) -> list[tuple[slice, int]]:
     """Cut tokens 0 .. T-1 into those of whole chunks and the others: (tokens, length of a chunk).
 
-    state : S C, the numbers of a state. Longer chunks do less work for each token. But for products of more
-            than ONE_THREAD multiplications OpenBLAS wakes a second thread, which for small products costs more
-            than it saves, and seconds a step where other programs use the cores
+    state : S C, the numbers of a state. Longer chunks do less work for each token. But above ONE_THREAD
+            multiplications OpenBLAS wakes a second thread, which for small products costs more than it saves,
+            and seconds a step where other programs use the cores
     """
     chunk = CHUNK if CHUNK * state <= ONE_THREAD else LONGER
     whole = T // chunk * chunk
