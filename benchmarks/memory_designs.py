@@ -24,6 +24,7 @@ def addresses(z: Tensor, memory: Tensor) -> Tensor:
 
 
 def transposed(z: Tensor) -> Tensor:
+    """Return z (B, T, n) as (B, n, T)."""
     return ops.transpose(z, axes=(0, 2, 1))
 
 

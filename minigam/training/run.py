@@ -100,11 +100,7 @@ class RunConfig:
         return MODELS[self.model_type](self.model, seed=self.train.seed, backend=backend)
 
     def sha256(self) -> str:
-        return _digest(self.to_dict())
-
-
-def _digest(values: dict) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Corpus:
@@ -129,7 +125,7 @@ class Run:
     def __init__(self, path: Path, config: RunConfig | None = None):
         self.path = Path(path)
         if config is not None:
-            self.config, self.config_sha256 = config, config.sha256()
+            self.config = config
             return
         if not self.path.is_dir():
             raise InputError(f"{path}: not a folder, wanted one that minigam train wrote")
@@ -137,7 +133,7 @@ class Run:
             raise InputError(f"{path}: not a run yet, it was stopped while it was made; start it again")
         values = read_json(self.path / "config.json")
         try:
-            self.config, self.config_sha256 = RunConfig.from_dict(values), _digest(values)
+            self.config = RunConfig.from_dict(values)
         except InputError as e:
             raise InputError(f"{self.path / 'config.json'}: {e}") from e
 
@@ -200,7 +196,7 @@ class Run:
     def _origin(self) -> dict[str, str]:
         """Return what weights are worth nothing without: the hashes of their configuration and tokenizer."""
         return {
-            "config_sha256": self.config_sha256,
+            "config_sha256": self.config.sha256(),
             "tokenizer_sha256": sha256_of(self.path / "tokenizer.json", most=tokenizer.MOST_BYTES),
         }
 

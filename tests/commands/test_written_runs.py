@@ -173,11 +173,14 @@ def test_a_run_without_a_prior_loads_and_resumes(tmp_path):
     assert train.main([f"--resume={path}", "--backend=numpy"]) == 0
 
 
-def test_a_settings_file_that_states_the_default_prior_is_another_file(run, tmp_path):
-    """The weights name the config.json they belong to; a changed one is refused, whatever it means."""
+def test_a_settings_file_may_state_the_default_prior_and_no_other(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     config = read_json(copy / "config.json")
-    config["model"]["prior"] = 0.0
-    (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"belongs to another config\.json"):
-        Run(copy).load_model()
+    for prior in (0.0, 0.5):
+        config["model"]["prior"] = prior
+        (copy / "config.json").write_text(json.dumps(config))
+        if prior == 0.0:
+            Run(copy).load_model()
+            continue
+        with pytest.raises(InputError, match=r"belongs to another config\.json"):
+            Run(copy).load_model()
