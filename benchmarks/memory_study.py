@@ -249,6 +249,9 @@ def parser() -> cli.Parser:
     p.add_argument("--models", nargs="+", choices=LABELS, default=[*LABELS],
                    help="models, as far as a task has them (default: all)")  # fmt: skip
     p.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS], help="seeds (default: 0 10)")
+    p.add_argument(
+        "--stored", action="store_true", help="report what is stored; measure nothing (default: off)"
+    )
     p.add_argument("--out", type=Path, default=measure.RESULTS / "memory_study",
                    help="folder for results (default: benchmarks/results/memory_study)")  # fmt: skip
     return p
@@ -259,12 +262,12 @@ def main(argv: list[str] | None = None) -> int:
     cli.require_at_least(args, seeds=0)
     cli.require_folder(args.out)
     with locked(args.out):
-        study(args.tasks, args.models, args.seeds, args.out)
+        study(args.tasks, args.models, args.seeds, args.out, args.stored)
     return 0
 
 
-def study(tasks: list[str], models: list[str], seeds: list[int], out: Path) -> None:
-    """Make the measurements that are missing; write memory_study.json and .md into `out`."""
+def study(tasks: list[str], models: list[str], seeds: list[int], out: Path, stored: bool = False) -> None:
+    """Make the measurements that are missing, unless `stored`; write memory_study.json and .md into `out`."""
     keep_freed_memory()
     protocol = {name: described(name, task) for name, task in TASKS.items()}
     cells = report.Cells(out / "cells.json", protocol, "numpy")
@@ -272,10 +275,14 @@ def study(tasks: list[str], models: list[str], seeds: list[int], out: Path) -> N
     for t in tasks:
         for name in [m for m in models if m in TASKS[t].models]:
             for seed in seeds:
-                cell = cells.get(f"{t} {name} seed {seed}", partial(measured, name, t, seed))
+                key = f"{t} {name} seed {seed}"
+                if stored and key not in cells.cells:
+                    continue
+                cell = cells.get(key, partial(measured, name, t, seed))
                 found.setdefault(t, {}).setdefault(name, {})[str(seed)] = cell
     if not found:
-        raise InputError(f"none of the models {', '.join(models)} is in the tasks {', '.join(tasks)}")
+        where = "stored for" if stored else "in"
+        raise InputError(f"none of the models {', '.join(models)} is {where} the tasks {', '.join(tasks)}")
     text = f"memory_study: {environment.line()}\n"
     for t, by_model in found.items():
         text += f"\n{_markdown(t, by_model)}"

@@ -168,6 +168,8 @@ def test_the_study_measures_each_cell_once_and_reports_all(tmp_path, monkeypatch
     monkeypatch.setattr(memory_study, "measured", lambda *cell: pytest.fail(f"{cell} is measured again"))
     assert memory_study.main(arguments) == 0
     assert json.loads((tmp_path / "memory_study.json").read_text())["tasks"] == first
+    assert memory_study.main([*arguments, "--models", "transformer", "written", "sum", "--stored"]) == 0
+    assert json.loads((tmp_path / "memory_study.json").read_text())["tasks"] == first
     capsys.readouterr()
 
 
