@@ -589,9 +589,9 @@ assert 0.7 < run["10000"]["median_ms"] / run["100"]["median_ms"] < 1.4
 
 # %%
 table2 = results("table2_small")
-cells = {LABELS[m]: {int(T): v for T, v in row.items()} for m, row in table2["cells"].items()}
+cells = {LABELS[m]: {int(T): v for T, v in row.items()} for m, row in table2["cells"].items() if m in LABELS}
 show(
-    viz.scaling_plot(cells, {LABELS[m]: fit for m, fit in table2["exponents"].items()}),
+    viz.scaling_plot(cells, {LABELS[m]: fit for m, fit in table2["exponents"].items() if m in LABELS}),
     "Stored time and peak memory up to 8192 tokens. GAM and Mamba are nearly straight, with "
     "exponents near 1; the Transformer bends upwards, in time as in memory, and is the "
     "steepest at its longest step.",

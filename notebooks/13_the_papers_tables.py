@@ -155,12 +155,12 @@ for context in ([], ["the"], ["the", "fox"], ["owl", "fox"], ["a", "b"]):
     print(f"{' '.join(context) or '(nothing)':<12}", "  ".join(f"{w} {p:.2f}" for w, p in zip(known, after)))
 
 # %% [markdown]
-# Such n-grams, in a better-mixed form (Kneser-Ney, `minigam/data/ngram.py`), stand beside every model of this project. **Ours on PocketStories**: three models of nearly equal size, 800 steps each, one seed. The floor is what the generator itself would pay, *syntax*, *choice* and *recall* are the kinds of tokens of notebook 08.
+# Such n-grams, in a better-mixed form (Kneser-Ney, `minigam/data/ngram.py`), stand beside every model of this project. **Ours on PocketStories**: three models of nearly equal size, 800 steps each, seed 0. The floor is what the generator itself would pay, *syntax*, *choice* and *recall* are the kinds of tokens of notebook 08.
 
 # %%
 stored = results("table1_pocketstories")
 floor = next(iter(stored["ngrams"].values()))["floor"]
-measured = {NAMES[k.split("-")[0]]: cell["result"] for k, cell in stored["cells"].items()}
+measured = {label: stored["cells"][f"{name}-seed0"]["result"] for name, label in NAMES.items()}
 measured |= stored["ngrams"]
 KINDS = ("syntax", "choice", "recall")
 body = []
@@ -205,7 +205,7 @@ assert measured["Transformer"]["loss"] < measured["GAM"]["loss"] < measured["tri
 
 # %%
 stored = results("table1_wikitext")
-wiki = {NAMES[name.split("-")[0]]: cell["result"] for name, cell in stored["cells"].items()}
+wiki = {label: stored["cells"][f"{name}-seed0"]["result"] for name, label in NAMES.items()}
 wiki |= stored["ngrams"]
 body = []
 for name, r in wiki.items():
@@ -357,9 +357,9 @@ ours = results("table2_small")["cells"]
 figure, axes = viz.panels("T, tokens", "time (ms)", n=2, size=(9.5, 3.8))
 body = []
 series = [(axes[0], "paper", NAMES[k], v["time_ms"]) for k, v in paper.TABLE2.items()]
-for k, by_length in ours.items():
-    times = [by_length[str(T)]["time_ms"] for T in paper.LENGTHS]
-    series.append((axes[1], "ours", NAMES[k], times))
+for k, label in NAMES.items():
+    times = [ours[k][str(T)]["time_ms"] for T in paper.LENGTHS]
+    series.append((axes[1], "ours", label, times))
 for one, who, name, values in series:
     style = viz.STYLES[list(NAMES.values()).index(name)]
     known = [(T, v) for T, v in zip(paper.LENGTHS, values) if v is not None]
@@ -464,8 +464,8 @@ Markdown(f"{report.table(heads, body)}\n{sentence}")
 
 # %%
 stored = results("recall")
-curves = {NAMES[name]: cell["by_distance"] for name, cell in stored["cells"].items()}
-reach = {NAMES[name]: cell["result"]["reach"] for name, cell in stored["cells"].items()}
+curves = {label: stored["cells"][name]["by_distance"] for name, label in NAMES.items()}
+reach = {label: stored["cells"][name]["result"]["reach"] for name, label in NAMES.items()}
 show(
     viz.recall_plot(curves, reach, stored["chance"]),
     "Accuracy against distance. The Transformer answers all at every distance, Mamba most "
@@ -489,7 +489,7 @@ reach = {name: run["reach"] for name, run in stored.items()}
 show(
     viz.reach_plot(moved, reach),
     "Movement of the prediction against distance: GAM's curve ends at 12 tokens back, those "
-    "of Transformer and Mamba go on to the end of the text.",
+    "of Transformer, Mamba and the written memory of notebook 16 go on to the end of the text.",
 )
 assert stored["GAM"]["measured_reach"] == stored["GAM"]["reach"]
 assert max(stored["GAM"]["mean"][13:]) == 0.0
