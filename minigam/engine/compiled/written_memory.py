@@ -5,8 +5,12 @@ Letters: B batch, T tokens, C channels, S slots; k chunks of n tokens. N is the 
     P = tril(r w^T),   y = r N + P u,   N <- N + w^T u,   where r = a / n
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
 import numpy as np
 
+from minigam import threads
 from minigam.engine import written_memory as reference
 from minigam.engine.compiled.kernels import SOURCES, launch, rule_for
 from minigam.engine.compiled.rows import softmax_of
@@ -71,7 +75,13 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
         N, held = past[..., :-1], past[..., -1].copy()
     launch("hold", B, 1, r, w, n, held, T, S)
     for tokens, chunk in chunks_of(T, S * C):
-        states, P = _read(N, *(_cut(z, tokens, chunk) for z in (r, w, u, y)))
+        cut = [_cut(z, tokens, chunk) for z in (r, w, u, y)]
+        states, P = (
+            np.empty((B, cut[0].shape[1] + 1, S, C), u.dtype),
+            np.empty((*cut[0].shape[:3], chunk), u.dtype),
+        )
+        states[:, 0] = N
+        for_sequences(_read, S * C, *cut, states, P)
         parts.append((tokens, chunk, states, P))
         N = states[:, -1]
     if remember is not None:
@@ -81,8 +91,10 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
         (dy,), dr, dw, du = packed(np, dy), np.empty_like(r), np.empty_like(w), np.empty_like(u)
         dN, dheld = np.zeros((B, S, C), u.dtype), np.zeros((B, S), u.dtype)
         for tokens, chunk, states, P in reversed(parts):
-            arrays = (_cut(z, tokens, chunk) for z in (r, w, u, dy, dr, dw, du))
-            dN = _read_backward(dN, states, P, *arrays)
+            cut, dstates = [_cut(z, tokens, chunk) for z in (r, w, u, dy, dr, dw, du)], np.empty_like(states)
+            dstates[:, -1] = dN
+            for_sequences(_read_backward, S * C, *cut, states, dstates, P)
+            dN = dstates[:, 0]
         launch("hold_back", B, 1, r, w, n, dr, dw, dheld, T, S)
         ds, dq = rows(dr), rows(dw)
         du += (ds @ memory).reshape(u.shape)
@@ -113,31 +125,37 @@ def _cut(z: np.ndarray, tokens: slice, chunk: int) -> np.ndarray:
     return z[:, tokens].reshape(len(z), (tokens.stop - tokens.start) // chunk, chunk, z.shape[-1])
 
 
-def _read(N, r, w, u, y) -> tuple[np.ndarray, np.ndarray]:
-    """Write y. Return the states (B, k+1, S, C) before each chunk and after the last, and P (B, k, n, n).
+def for_sequences(work, state: int, *arrays: np.ndarray) -> None:
+    """Call work(*arrays): in two threads, each with half the sequences, if no product wakes a second thread.
 
-    N : (B, S, C), the state before the first chunk   r, w : (B, k, n, S)   u, y : (B, k, n, C)
+    state : as in `chunks_of`
     """
-    B, k, n, C = u.shape
-    states = np.empty((B, k + 1, w.shape[-1], C), u.dtype)
-    states[:, 0] = N
+    half = len(arrays[0]) // 2
+    if half == 0 or threads.count() == 1 or CHUNK * state > ONE_THREAD:
+        work(*arrays)
+        return
+    with ThreadPoolExecutor(1) as pool:  # a new one each time, as threads do not survive a fork
+        second = pool.submit(copy_context().run, work, *(a[half:] for a in arrays))
+        work(*(a[:half] for a in arrays))
+        second.result()
+
+
+def _read(r, w, u, y, states, P) -> None:
+    """Write y, P (B, k, n, n), and the states (B, k+1, S, C) after each chunk; the first is given.
+
+    r, w : (B, k, n, S)   u, y : (B, k, n, C)
+    """
     np.matmul(w.swapaxes(-1, -2), u, out=states[:, 1:])
-    for c in range(k):
+    for c in range(u.shape[1]):
         states[:, c + 1] += states[:, c]
-    P = r @ w.swapaxes(-1, -2)
-    P *= np.tri(n, dtype=P.dtype)
+    np.matmul(r, w.swapaxes(-1, -2), out=P)
+    P *= np.tri(P.shape[-1], dtype=P.dtype)
     np.matmul(r, states[:, :-1], out=y)
     y += P @ u
-    return states, P
 
 
-def _read_backward(dN, states, P, r, w, u, dy, dr, dw, du) -> np.ndarray:
-    """Write dr, du, and dw as far as it goes through N. Return the gradient of the state before these chunks.
-
-    dN : (B, S, C), the gradient of the state after these chunks   states, P : from `_read`
-    """
-    dstates = np.empty_like(states)
-    dstates[:, -1] = dN
+def _read_backward(r, w, u, dy, dr, dw, du, states, dstates, P) -> None:
+    """Write dr, du, dw as far as it goes through N, and the gradients of the states; the last is given."""
     np.matmul(r.swapaxes(-1, -2), dy, out=dstates[:, :-1])
     for c in reversed(range(u.shape[1])):
         dstates[:, c] += dstates[:, c + 1]
@@ -150,4 +168,3 @@ def _read_backward(dN, states, P, r, w, u, dy, dr, dw, du) -> np.ndarray:
     dw += dP.swapaxes(-1, -2) @ r
     np.matmul(w, after, out=du)
     du += P.swapaxes(-1, -2) @ dy
-    return dstates[:, 0]
