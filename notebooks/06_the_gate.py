@@ -593,7 +593,7 @@ def model_parameters(c):
 
 
 small = {"vocab_size": 11, "block_size": 7, "d_model": 8, "n_layers": 3, "n_slots": 5}
-for mixer in config.MIXERS:  # tiny models, made and counted
+for mixer in config.PAPER_MIXERS:  # tiny models, made and counted
     tiny = GAMConfig(**small, kernel_size=4, mixer=mixer)
     assert GAM(tiny).num_parameters() == model_parameters(tiny)
 

@@ -118,7 +118,7 @@ def test_a_text_file_is_read_too(tmp_path):
 @pytest.mark.parametrize(("given", "command"), [([], "train"), (["MIXER=written"], "train --mixer written")])
 def test_make_train_takes_a_mixer(given, command, tmp_path):
     printed = subprocess.run(
-        [MAKE, "--dry-run", "train", f"VENV={tmp_path}", *given],
+        [MAKE, "--dry-run", "--no-print-directory", "train", f"VENV={tmp_path}", *given],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert printed.stdout.splitlines()[-1] == f"{tmp_path}/bin/minigam {command}"
