@@ -129,6 +129,17 @@ def test_the_same_numbers_give_the_same_bits(library):
         np.testing.assert_array_equal(a, b)
 
 
+@needs_kernels
+@pytest.mark.parametrize("B", [1, 2, 5])
+def test_two_threads_give_the_bits_of_one(B, monkeypatch):
+    arrays, results = inputs(B, 2 * CHUNK + 3, 6, 5, True, "float32"), []
+    for count in (1, 2):
+        monkeypatch.setattr(compiled.written_memory.threads, "count", lambda n=count: n)
+        results.append(run(arrays))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @each_library
 def test_backward_can_walk_twice(library):
     leaves = [Tensor(a, requires_grad=True).to(library) for a in inputs(2, CHUNK + 5, 3, 2, past=True)]
