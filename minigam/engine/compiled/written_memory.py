@@ -5,7 +5,6 @@ Letters: B batch, T tokens, C channels, S slots; k chunks of n tokens. N is the 
     P = tril(r w^T),   y = r N + P u,   N <- N + w^T u,   where r = a / n
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
 import numpy as np
@@ -134,6 +133,8 @@ def for_sequences(work, state: int, *arrays: np.ndarray) -> None:
     if half == 0 or threads.count() == 1 or CHUNK * state > ONE_THREAD:
         work(*arrays)
         return
+    from concurrent.futures import ThreadPoolExecutor  # here: few programs need it and all it imports
+
     with ThreadPoolExecutor(1) as pool:  # a new one each time, as threads do not survive a fork
         second = pool.submit(copy_context().run, work, *(a[half:] for a in arrays))
         work(*(a[:half] for a in arrays))
