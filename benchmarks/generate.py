@@ -17,7 +17,7 @@ from benchmarks import environment, measure
 from minigam import GAMConfig, MambaConfig, TransformerConfig, cli
 from minigam.config import WRITTEN, ModelConfig
 from minigam.experiments import report
-from minigam.experiments.scaling import LABELS, type_of
+from minigam.experiments.scaling import LINES
 from minigam.models import MODELS
 from minigam.training import provenance
 from minigam.viz import STYLES
@@ -29,7 +29,7 @@ CONFIGS = {
     "mamba": MambaConfig(),
     WRITTEN: GAMConfig(mixer=WRITTEN),
 }
-OWN = {m: f"minigam {label}" for m, label in LABELS.items()}
+OWN = {m: f"minigam {line.label}" for m, line in LINES.items()}
 TORCH = "PyTorch GAM, the window again for every token"
 FIRST = 100  # the position that the others are compared with
 
@@ -128,7 +128,8 @@ def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: P
     print(where)
 
     def job(label: str, kind: str, m: str, n: int):
-        arguments = {"kind": kind, "model_type": type_of(m), "model": CONFIGS[m].to_dict(), "tokens": n}
+        arguments = {"kind": kind, "model_type": LINES[m].model_type, "tokens": n}
+        arguments["model"] = CONFIGS[m].to_dict()
         return partial(measure.fresh, PROG, label, arguments)
 
     competitors = {OWN[m]: job(OWN[m], "minigam", m, tokens) for m in models}

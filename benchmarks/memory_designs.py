@@ -156,6 +156,22 @@ def solve(xp, A, b):
 
 del OPS["solve"]  # not an operation of the package
 
+
+class UnderItself(GAMBlock):
+    """X1-X5, written under the address that is read: w = a."""
+
+    def recall(self, u, local_context, state):
+        return super().recall(u, u, state)
+
+
+class Heavy(GAMBlock):
+    """X1-X5 with lambda 1: each row of M weighs as much as a token, and so all of M as S tokens."""
+
+    def __init__(self, config: GAMConfig, masks: MaskCounter, rng: np.random.Generator):
+        super().__init__(config, masks, rng)
+        self.prior = 1.0
+
+
 DESIGNS = {
     "written": ("written memory, X1-X5", GAMBlock),
     "sum": ("unnormalised sum", Sum),
@@ -164,7 +180,10 @@ DESIGNS = {
     "forget": ("written, forgetting", Forget),
     "heads": (f"written, {HEADS} heads", Heads),
     "delta": ("delta rule on the same addresses", Delta),
+    "under-u": ("written under u itself", UnderItself),
+    "heavy": ("lambda 1", Heavy),
 }
+WRONG_TURNS = ("under-u", "heavy")
 
 
 def model_of(design: str) -> type[GAM]:

@@ -21,13 +21,12 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import environment, measure
-from benchmarks.memory_designs import DESIGNS, HEADS, model_of
+from benchmarks.memory_designs import DESIGNS, HEADS, WRONG_TURNS, model_of
 from minigam import AdamW, GAMConfig, cli
-from minigam.config import PRESETS, WRITTEN, DataConfig, InputError, ModelConfig
+from minigam.config import PRESETS, WRITTEN, DataConfig, InputError
 from minigam.data.corpus import IGNORE, Corpus, inputs_and_targets
 from minigam.data.mqar import BLANK, from_mqar
 from minigam.engine.memory import keep_freed_memory
-from minigam.engine.tensor import no_grad
 from minigam.experiments import recall, report
 from minigam.files import locked
 from minigam.models import MODELS
@@ -49,10 +48,12 @@ LONG = 512  # tokens of a validation row of `longer`
 class Task:
     """A corpus, the models for it and the budget.
 
-    model : settings of all models   gam : those of a GAM   models : names of those that are trained
+    rows  : of the corpus, to train on          models : names of those that are trained
+    model : settings of all models              gam    : those of a GAM
     """
 
     corpus: Callable[[int], Corpus]
+    rows: int
     model: dict[str, Any]
     gam: dict[str, Any]
     steps: int
@@ -109,36 +110,29 @@ def updated(rows: np.ndarray, seed: int) -> np.ndarray:
     return rows
 
 
-SHARED = {"d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
 SEEDS = (0, 10)
-STORIES = ModelConfig.of(PRESETS["small"]).to_dict()
+SHARED = {"d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
+SHORT, FEW = SHARED | {"block_size": 64}, {"n_slots": 64, "kernel_size": 4}
+STORY = {k: PRESETS["small"][k] for k in ("block_size", "d_model", "n_layers", "dropout", "position_std")}
+GOOD = tuple(name for name in DESIGNS if name not in WRONG_TURNS)
 TASKS = {
     "hard": Task(
-        _hard_corpus, SHARED | {"block_size": 256}, {"n_slots": 64, "kernel_size": 4}, 800, 16, 100, 0.01,
-        tuple(LABELS),
+        _hard_corpus, HARD_ROWS, SHARED | {"block_size": 256}, FEW, 800, 16, 100, 0.01, (*RIVALS, *GOOD),
     ),
     "recall": Task(
-        _recall_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
-        tuple(DESIGNS),
+        _recall_corpus, recall.ROWS, SHORT, recall.PLAIN, 400, 64, 100, 0.01, tuple(DESIGNS),
     ),
     "updated": Task(
-        _updated_corpus, SHARED | {"block_size": 64}, recall.PLAIN, 400, 64, 100, 0.01,
+        _updated_corpus, UPDATED_ROWS, SHORT, recall.PLAIN, 400, 64, 100, 0.01,
         ("transformer", "written", "sum", "forget", "delta"),
     ),
     "longer": Task(
-        _recall_corpus, SHARED | {"block_size": LONG}, recall.PLAIN, 400, 64, 100, 0.01,
+        _recall_corpus, recall.ROWS, SHARED | {"block_size": LONG}, recall.PLAIN, 400, 64, 100, 0.01,
         ("transformer", "mamba", "written", "sum"),
     ),
     "stories": Task(
-        _stories, {k: STORIES[k] for k in ("block_size", "d_model", "n_layers", "dropout", "position_std")},
-        {"n_slots": 64, "kernel_size": 4}, 300, 16, 50, 0.1, tuple(DESIGNS),
+        _stories, DataConfig().stories, STORY, FEW, 300, 16, 50, 0.1, GOOD,
     ),
-}  # fmt: skip
-
-
-CORPORA = {  # rows to train on
-    "hard": HARD_ROWS, "recall": recall.ROWS, "updated": UPDATED_ROWS, "longer": recall.ROWS,
-    "stories": DataConfig().stories,
 }  # fmt: skip
 
 
@@ -203,21 +197,18 @@ def before_and_after(model: LanguageModel, corpus: Corpus, seed: int) -> dict:
     """Return the accuracy of queries whose key had one value so far, or has got another; and how often the
     latter were answered with the first value."""
     ids, targets = inputs_and_targets(corpus.valid)
-    with no_grad():
-        parts = [model(ids[i : i + 100]).data.argmax(axis=-1) for i in range(0, len(ids), 100)]
     row, query = np.nonzero(targets >= 0)
     position = np.arange(ids.shape[1])
     pair = (ids[row] == ids[row, query][:, None]) & (targets[row] < 0) & (position < query[:, None])
-    answer, wanted = np.concatenate(parts)[row, query], targets[row, query]
-    first = ids[row, pair.argmax(axis=1) + 1]
-    once, changed, right = (
-        pair.sum(axis=1) == 1,
-        (pair.sum(axis=1) == 2) & (first != wanted),
-        answer == wanted,
+    answer, wanted, first = (
+        recall.likeliest(model, corpus),
+        targets[row, query],
+        ids[row, pair.argmax(axis=1) + 1],
     )
+    once, changed = pair.sum(axis=1) == 1, (pair.sum(axis=1) == 2) & (first != wanted)
     return {
-        "one value": float(right[once].mean()),
-        "new value": float(right[changed].mean()),
+        "one value": float((answer == wanted)[once].mean()),
+        "new value": float((answer == wanted)[changed].mean()),
         "answered old": float((answer == first)[changed].mean()),
     }
 
@@ -297,7 +288,7 @@ def described(name: str, task: Task) -> dict:
     return {
         "steps": task.steps, "batch": task.batch, "warmup": task.warmup, "weight_decay": task.weight_decay,
         "model": task.model, "gam": task.gam, "lr": {m: peak_lr(m, name) for m in task.models},
-        "rows": CORPORA[name], "heads": HEADS, "long": LONG, "far": FAR,
+        "rows": task.rows, "heads": HEADS, "long": LONG, "far": FAR,
     }  # fmt: skip
 
 

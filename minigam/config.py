@@ -31,6 +31,7 @@ def setting(default: Value, help: str, **metadata: Any) -> Value:
 
 PAPER_MIXERS, WRITTEN = ("gated", "sum", "local", "global"), "written"  # the last one is not in the paper
 WRITTEN_LABEL = "GAM, written memory (ours)"
+LEAST_PRIOR = 1e-6  # a slot holds at least that: a share of it, and its gradient, stay far from float32's end
 MIXERS = (*PAPER_MIXERS, WRITTEN)
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
@@ -129,7 +130,9 @@ class GAMConfig(ModelConfig):
         super().__post_init__()
         self.require_counts("n_slots", "kernel_size")
         plain = type(self.prior) in (int, float)  # JSON has no other
-        self.require(plain and (self.prior == 0.0 or 1e-6 <= self.prior <= 1e6), "prior", "0, or 1e-6 to 1e6")
+        self.require(
+            plain and (self.prior == 0.0 or LEAST_PRIOR <= self.prior <= 1e6), "prior", "0, or 1e-6 to 1e6"
+        )
         self.require(self.mixer in MIXERS, "mixer", f"one of {', '.join(MIXERS)}")
         unused = f"0: mixer {self.mixer} has no written memory"
         self.require(self.prior == 0.0 or self.mixer == WRITTEN, "prior", unused)

@@ -5,11 +5,10 @@ Letters: B batch, T tokens, C channels, S memory slots.
 
 from types import ModuleType
 
+from minigam.config import LEAST_PRIOR
 from minigam.engine.dispatch import op
 from minigam.engine.numeric import rows
 from minigam.engine.tensor import Array, ShapeError
-
-LEAST_PRIOR = 1e-6  # n is at least that: a / n and its gradient stay far from the largest float32
 
 
 @op

@@ -199,7 +199,7 @@ def _losses(
     first = next(iter(by_line.values()))[0]
     others |= {"floor": first["floor"]} if "floor" in first else {}
     body += [[label, "", "", "", f"{loss:.4f}", f"{math.exp(loss):.2f}"] for label, loss in others.items()]
-    return report.table(heads, [line + [""] * (len(heads) - len(line)) for line in body])
+    return report.table(heads, body)
 
 
 def _with_spread(values: list[float], form: str) -> str:
@@ -211,7 +211,7 @@ def _by_kind(lines: dict[str, Line], by_line: dict, counted: dict) -> str:
     floors = next(iter(by_line.values()))[0]["kinds"]
     body = []
     for line, results in by_line.items():
-        body += [[BEYOND] + [""] * (len(kinds) + 1)] if line == WRITTEN else []
+        body += [[BEYOND]] if line == WRITTEN else []
         field = "all" if results[0]["reach"] is None else str(results[0]["reach"])
         losses = [_with_spread([r["kinds"][kind]["loss"] for r in results], ".4f") for kind in kinds]
         body.append([lines[line].label, field, *losses])

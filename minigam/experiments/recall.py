@@ -70,12 +70,17 @@ def recall(names: list[str], steps: int | None, seed: int, backend: str, out: Pa
 
 def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarray:
     """Return for every query of the validation rows, row by row, whether the likeliest token is right."""
+    targets = inputs_and_targets(corpus.valid)[1]
+    return likeliest(model, corpus, batch) == targets[targets >= 0]
+
+
+def likeliest(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarray:
+    """Return for every query of the validation rows, row by row, the likeliest token."""
     parts = []
     with no_grad():
         for start in range(0, len(corpus.valid), batch):
             ids, targets = inputs_and_targets(corpus.valid[start : start + batch])
-            chosen = backends.to_numpy(model(ids).data.argmax(axis=-1))
-            parts.append((chosen == targets)[targets >= 0])
+            parts.append(backends.to_numpy(model(ids).data.argmax(axis=-1))[targets >= 0])
     return np.concatenate(parts)
 
 

@@ -45,7 +45,8 @@ def write(
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:
-    """Return a Markdown table, the first column aligned left and the others right."""
+    """Return a Markdown table, the first column aligned left and the others right; fill short lines up."""
+    lines = [line + [""] * (len(heads) - len(line)) for line in lines]
     cells = [heads, *lines]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
 

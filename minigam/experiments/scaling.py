@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigam.config import WRITTEN, WRITTEN_LABEL, ModelConfig
+from minigam.config import WRITTEN, ModelConfig
 from minigam.engine import backend as backends
 from minigam.engine.backend import synchronize
 from minigam.engine.memory import (
@@ -23,6 +23,7 @@ from minigam.engine.memory import (
 )
 from minigam.engine.tensor import Tensor
 from minigam.experiments import paper, report
+from minigam.experiments.comparison import TABLE1
 from minigam.experiments.report import Cells
 from minigam.models import MODELS
 from minigam.models.nn import MaskCounter
@@ -35,22 +36,18 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "published": {"batch": 16, "d_model": 512, "gam": {}, "transformer": {}, "mamba": {}},
 }  # fmt: skip
-LABELS = {"gam": "GAM", "transformer": "Transformer", "mamba": "Mamba", WRITTEN: WRITTEN_LABEL}
+LINES = {name: TABLE1[name] for name in ("gam", "transformer", "mamba", WRITTEN)}
+LABELS = {name: line.label for name, line in LINES.items()}
 
 WARM_UP = 3  # untimed steps: the first ones start threads and touch new memory
 LEFT_OUT = {"time_ms": None, "peak_mib": None}
 
 
-def type_of(model: str) -> str:
-    """Return the model type of a name in LABELS."""
-    return "gam" if model == WRITTEN else model
-
-
 def block_config(model: str, scale: dict, T: int) -> ModelConfig:
     """Return the configuration of the block that is measured at a scale, for T tokens."""
-    numbers = {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0} | scale[type_of(model)]
-    numbers |= {"mixer": WRITTEN} if model == WRITTEN else {}
-    return MODELS[type_of(model)].Config(block_size=T, **numbers)
+    line, numbers = LINES[model], {"d_model": scale["d_model"], "n_layers": 1, "dropout": 0.0}
+    numbers |= scale[line.model_type] | line.changes
+    return MODELS[line.model_type].Config(block_size=T, **numbers)
 
 
 class Block:
@@ -58,7 +55,7 @@ class Block:
 
     def __init__(self, model: str, scale: dict, T: int, backend: str, seed: int = 0):
         config, rng = block_config(model, scale, T), np.random.default_rng(seed)
-        self.block = MODELS[type_of(model)].Block(config, MaskCounter(seed), rng)
+        self.block = MODELS[LINES[model].model_type].Block(config, MaskCounter(seed), rng)
         for p in self.block.parameters():
             p.data = p.data.astype("float32")
         self.block.to(backend)

@@ -71,7 +71,7 @@ def recurrence(design: str, block, u, local) -> np.ndarray:
             y.append(a[t] @ (N / n[:, None]))
         return np.array(y)
 
-    a, w = both(u, local, M)
+    a, w = both(u, u if design == "under-u" else local, M)
     q, k, T = a**0.5, w**0.5, len(u)
     if design == "sum":
         return np.array([sum((q[t] @ k[j]) * u[j] for j in range(t + 1)) for t in range(T)])

@@ -50,14 +50,6 @@ def story(stories, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def opened(browser, story):
-    """The page of a story, just opened at 1100 x 800 pixels in light mode, and the data in it."""
-    look(browser)
-    browser.get(story.as_uri())
-    return browser, data_of(story.read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def recall_story(recalling, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("page") / "recall.html"
@@ -66,11 +58,21 @@ def recall_story(recalling, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def opened(browser, story):
+    """The page of a story, just opened at 1100 x 800 pixels in light mode, and the data in it."""
+    return just_opened(browser, story)
+
+
+@pytest.fixture
 def recalled(browser, recall_story):
-    """The page of a written memory, opened as `opened` opens that of a plain GAM."""
+    """The same of a written memory."""
+    return just_opened(browser, recall_story)
+
+
+def just_opened(browser, page: Path):
     look(browser)
-    browser.get(recall_story.as_uri())
-    return browser, data_of(recall_story.read_text(encoding="utf-8"))
+    browser.get(page.as_uri())
+    return browser, data_of(page.read_text(encoding="utf-8"))
 
 
 def look(browser, width: int = 1100, height: int = 800, scheme: str = "light") -> None:

@@ -7,10 +7,9 @@ import pytest
 from helpers import tiny
 
 from minigam import GAM, GAMConfig, Tensor, reference_only
-from minigam.config import WRITTEN, InputError
+from minigam.config import LEAST_PRIOR, WRITTEN, InputError
 from minigam.engine.compiled.written_memory import CHUNK
 from minigam.engine.sequence import associative_memory, written_memory
-from minigam.engine.written_memory import LEAST_PRIOR
 
 
 def inputs(rng, B: int, T: int, S: int = 5, C: int = 6) -> list[Tensor]:

@@ -74,13 +74,10 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
         N, held = past[..., :-1], past[..., -1].copy()
     launch("hold", B, 1, r, w, n, held, T, S)
     for tokens, chunk in chunks_of(T, S * C):
-        cut = [_cut(z, tokens, chunk) for z in (r, w, u, y)]
-        states, P = (
-            np.empty((B, cut[0].shape[1] + 1, S, C), u.dtype),
-            np.empty((*cut[0].shape[:3], chunk), u.dtype),
-        )
+        k = (tokens.stop - tokens.start) // chunk
+        states, P = np.empty((B, k + 1, S, C), u.dtype), np.empty((B, k, chunk, chunk), u.dtype)
         states[:, 0] = N
-        for_sequences(_read, S * C, *cut, states, P)
+        for_sequences(_read, S * C, *(_cut(z, tokens, chunk) for z in (r, w, u, y)), states, P)
         parts.append((tokens, chunk, states, P))
         N = states[:, -1]
     if remember is not None:
@@ -90,7 +87,7 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
         (dy,), dr, dw, du = packed(np, dy), np.empty_like(r), np.empty_like(w), np.empty_like(u)
         dN, dheld = np.zeros((B, S, C), u.dtype), np.zeros((B, S), u.dtype)
         for tokens, chunk, states, P in reversed(parts):
-            cut, dstates = [_cut(z, tokens, chunk) for z in (r, w, u, dy, dr, dw, du)], np.empty_like(states)
+            cut, dstates = (_cut(z, tokens, chunk) for z in (r, w, u, dy, dr, dw, du)), np.empty_like(states)
             dstates[:, -1] = dN
             for_sequences(_read_backward, S * C, *cut, states, dstates, P)
             dN = dstates[:, 0]
