@@ -3,16 +3,24 @@
 That they equal the reference on every case of the table is tested in test_ops.py and test_cuda_rules.py.
 """
 
-import tracemalloc
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from helpers import fakecuda, tiny
-from helpers.rules import assert_all_close, needs_kernels, small_blocks, value_and_gradients
+from helpers import fakecuda
+from helpers.rules import (
+    assert_a_model_runs_by_the_faster_rule,
+    assert_all_close,
+    assert_backward_walks_twice,
+    assert_memory_is_a_fraction,
+    assert_state_holds_nothing_else_alive,
+    needs_kernels,
+    small_blocks,
+    value_and_gradients,
+)
 
 from minigam import Mamba, MambaConfig, Tensor, backend, reference_only
-from minigam.engine import compiled, cuda, memory
+from minigam.engine import compiled, cuda
 from minigam.engine.ops import linear_cross_entropy
 from minigam.engine.sequence import causal_attention, selective_scan
 from minigam.gradcheck.cases import CASES, transposed
@@ -149,54 +157,23 @@ def test_the_same_numbers_give_the_same_bits(library):
 
 @each_library
 def test_backward_can_walk_twice(library):
-    leaves = [Tensor(a, requires_grad=True).to(library) for a in inputs(2, CHUNK + 5, 3, 2, past=True)]
-    y = selective_scan(*leaves)
-    once = []
-    for _ in range(2):
-        for t in leaves:
-            t.grad = None
-        y.backward(backend.to(np.ones(y.shape), library))
-        once.append([backend.to_numpy(t.grad) for t in leaves])
-    for a, b in zip(*once, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_backward_walks_twice(selective_scan, inputs(2, CHUNK + 5, 3, 2, past=True), library)
 
 
 @needs_kernels
 def test_memory_is_a_fraction_of_all_states():
     b, T, E, N = 1, 40 * CHUNK, 64, 64
-    arrays = [Tensor(a, requires_grad=True) for a in inputs(b, T, E, N, dtype="float32")]
-    states, held, peak = 4 * b * T * E * N, {}, {}  # bytes
-    for rules in (nullcontext, reference_only):
-        with rules(), memory.track_memory(np) as taken:
-            y = selective_scan(*arrays)
-            held[rules] = tracemalloc.get_traced_memory()[0]
-            y.backward(np.ones_like(y.data))
-        peak[rules] = taken.peak_bytes / states
-    assert held[reference_only] > states
-    assert held[nullcontext] < states / 8
-    assert peak[nullcontext] < 0.5
+    assert_memory_is_a_fraction(selective_scan, inputs(b, T, E, N, dtype="float32"), 4 * b * T * E * N)
 
 
 @each_library
 def test_the_state_handed_on_holds_nothing_else_alive(library):
-    last = []
-    selective_scan(*(backend.to(a, library) for a in inputs(1, 5 * CHUNK, 3, 2)), remember=last.append)
-    array = last[0]._host if library == "fakegpu" else last[0]
-    assert array.shape == (1, 3, 2)
-    assert array.base is None
+    assert_state_holds_nothing_else_alive(selective_scan, inputs(1, 5 * CHUNK, 3, 2), library, (1, 3, 2))
 
 
 @each_library
 def test_a_model_trains_and_writes_by_the_faster_rule(library, monkeypatch):
-    runs, fast = [], selective_scan.fast[library]
-    monkeypatch.setitem(selective_scan.fast, library, lambda *a, **s: runs.append(1) or fast(*a, **s))
     config = MambaConfig(vocab_size=7, block_size=40, d_model=6, n_layers=2, d_state=3, expand=2)
-    model = tiny.randomise(Mamba(config, dtype="float64")).eval().to(library)
-    ids = tiny.draw_ids(model, 2, 36)
-    with reference_only():
-        want = model.loss(ids, ids).item(), model.generate(ids, 6, seed=1)
-    assert not runs
-    got = model.loss(ids, ids).item(), model.generate(ids, 6, seed=1)
-    assert len(runs) == 2 * (1 + 6)  # each layer once for the loss, and once for every new token
-    np.testing.assert_allclose(got[0], want[0], rtol=1e-12)
-    np.testing.assert_array_equal(got[1], want[1])
+    assert_a_model_runs_by_the_faster_rule(
+        selective_scan, Mamba(config, dtype="float64"), library, monkeypatch
+    )

@@ -4,17 +4,21 @@ That they equal the reference on every case of the table is tested in test_compi
 test_cuda_rules.py.
 """
 
-import tracemalloc
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
-from helpers import fakecuda, launches, tiny
-from helpers.rules import assert_all_close, needs_kernels
+from helpers import fakecuda, launches
+from helpers.rules import (
+    assert_a_model_runs_by_the_faster_rule,
+    assert_all_close,
+    assert_backward_walks_twice,
+    assert_memory_is_a_fraction,
+    assert_state_holds_nothing_else_alive,
+    needs_kernels,
+)
 
 from minigam import GAM, GAMConfig, Tensor, backend, reference_only
 from minigam.config import WRITTEN
-from minigam.engine import compiled, cuda, memory, precision
+from minigam.engine import compiled, cuda, precision
 from minigam.engine.sequence import written_memory
 
 each_library = pytest.mark.parametrize("library", ["numpy", *fakecuda.DEVICES])
@@ -142,43 +146,21 @@ def test_two_threads_give_the_bits_of_one(B, monkeypatch):
 
 @each_library
 def test_backward_can_walk_twice(library):
-    leaves = [Tensor(a, requires_grad=True).to(library) for a in inputs(2, CHUNK + 5, 3, 2, past=True)]
-    y = written_memory(*leaves)
-    once = []
-    for _ in range(2):
-        for t in leaves:
-            t.grad = None
-        y.backward(backend.to(np.ones(y.shape), library))
-        once.append([backend.to_numpy(t.grad) for t in leaves])
-    for a, b in zip(*once, strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_backward_walks_twice(written_memory, inputs(2, CHUNK + 5, 3, 2, past=True), library)
 
 
 @each_library
 @pytest.mark.parametrize("past", [False, True], ids=["", "past"])
 def test_the_state_handed_on_holds_nothing_else_alive(library, past):
-    last = []
-    arrays = [backend.to(a, library) for a in inputs(1, 5 * CHUNK, 3, 2, past)]
-    written_memory(*arrays, remember=last.append)
-    array = last[0]._host if library == "fakegpu" else last[0]
-    assert array.shape == (1, 2, 4)
-    assert array.base is None
+    assert_state_holds_nothing_else_alive(
+        written_memory, inputs(1, 5 * CHUNK, 3, 2, past), library, (1, 2, 4)
+    )
 
 
 @needs_kernels
 def test_memory_is_a_fraction_of_all_states():
     B, T, C, S = 1, 20 * CHUNK, 64, 64
-    arrays = [Tensor(a, requires_grad=True) for a in inputs(B, T, C, S, dtype="float32")]
-    states, held, peak = 4 * B * T * C * S, {}, {}  # bytes
-    for rules in (nullcontext, reference_only):
-        with rules(), memory.track_memory(np) as taken:
-            y = written_memory(*arrays)
-            held[rules] = tracemalloc.get_traced_memory()[0]
-            y.backward(np.ones_like(y.data))
-        peak[rules] = taken.peak_bytes / states
-    assert held[reference_only] > states
-    assert held[nullcontext] < states / 8
-    assert peak[nullcontext] < 0.5
+    assert_memory_is_a_fraction(written_memory, inputs(B, T, C, S, dtype="float32"), 4 * B * T * C * S)
 
 
 @fakecuda.needs_compiler
@@ -204,16 +186,6 @@ def test_launches_do_not_grow_with_the_length(past):
 
 @each_library
 def test_a_model_trains_and_writes_by_the_faster_rule(library, monkeypatch):
-    runs, fast = [], written_memory.fast[library]
-    monkeypatch.setitem(written_memory.fast, library, lambda *a, **s: runs.append(1) or fast(*a, **s))
     set_chunk(monkeypatch, 16)
     config = GAMConfig(vocab_size=7, block_size=40, d_model=6, n_layers=2, n_slots=3, mixer=WRITTEN)
-    model = tiny.randomise(GAM(config, dtype="float64")).eval().to(library)
-    ids = tiny.draw_ids(model, 2, 36)
-    with reference_only():
-        want = model.loss(ids, ids).item(), model.generate(ids, 6, seed=1)
-    assert not runs
-    got = model.loss(ids, ids).item(), model.generate(ids, 6, seed=1)
-    assert len(runs) == 2 * (1 + 6)  # each layer once for the loss, and once for every new token
-    np.testing.assert_allclose(got[0], want[0], rtol=1e-12)
-    np.testing.assert_array_equal(got[1], want[1])
+    assert_a_model_runs_by_the_faster_rule(written_memory, GAM(config, dtype="float64"), library, monkeypatch)
