@@ -7,6 +7,7 @@ import numpy as np
 from minigam.course.judge import exercise, expect, gradients, pair
 
 SHAPES = ((6, 4, 3), (1, 3, 2), (5, 2, 1), (9, 3, 5))  # T, C, S
+WITH_PRIOR = tuple(zip((*SHAPES, (6, 4, 3)), (0.3, 1.0, 0.25, 0.2, 2.5), strict=True))
 UNDER_U = "written under u; X1 takes the address from local, softmax(local M^T)"
 STRICT = "a token reads what it has just written: the diagonal, j = t, belongs to it"
 
@@ -106,7 +107,7 @@ def ex_16_1(write):
 def ex_16_2(written):
     """The recurrence X1 to X5."""
     rng = np.random.default_rng(162)
-    for (T, C, S), prior in zip((*SHAPES, (6, 4, 3)), (0.3, 1.0, 0.25, 0.2, 2.5), strict=True):
+    for (T, C, S), prior in WITH_PRIOR:
         u, local, M = z = _inputs(rng, T, C, S)
         a, w = _softmax(u @ M.T), _softmax(local @ M.T)
         N, n = _states(w, u, prior * M, prior)
@@ -164,7 +165,7 @@ def ex_16_2(written):
 def ex_16_3(sources):
     """Where each read comes from."""
     rng = np.random.default_rng(163)
-    for (T, C, S), prior in zip((*SHAPES, (6, 4, 3)), (0.3, 1.0, 0.25, 0.2, 2.5), strict=True):
+    for (T, C, S), prior in WITH_PRIOR:
         u, local, M = z = _inputs(rng, T, C, S)
         a, w = _softmax(u @ M.T), _softmax(local @ M.T)
         n = prior + np.cumsum(w, axis=0)
