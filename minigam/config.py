@@ -120,7 +120,10 @@ class GAMConfig(ModelConfig):
 
     n_slots: int = setting(512, "S, memory slots per block")
     kernel_size: int = setting(3, "K, width of the convolution; the receptive field is 1 + L (K - 1) tokens")
-    mixer: str = setting("gated", "how a block combines local and global context", choices=MIXERS)
+    mixer: str = setting(
+        "gated", "how a block combines local and global context; written, ours, is not in the paper",
+        choices=MIXERS,
+    )  # fmt: skip
     prior: float = setting(
         0.0, "lambda of mixer written: how many written tokens a learned slot weighs as much as; 0 is 1/S",
         late=True,
