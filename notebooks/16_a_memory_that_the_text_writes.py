@@ -159,7 +159,8 @@ assert [y[q].argmax() for q in (8, 10, 12)] == [9, 12, 16]
 # %% [markdown]
 # ## 3. Three wrong turns
 #
-# Close relatives of each were tried and did not solve MQAR. Each can be understood without any training.
+# The first and the third were trained and did not solve MQAR (measured in [docs/extension.md](../docs/extension.md)); of the second, a close relative.
+# Each can be understood without any training.
 #
 # **One address for both.** Why not write under u as well? Because then a token lies where it looks itself, and the query finds its own
 # earlier copy. It gets back the question. The difference between the two addresses is the whole point:
