@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from minigam import interrupt
+from minigam import interrupt, launcher
 from minigam.config import LARGEST, InputError, shortened
 from minigam.engine import backend
 from minigam.engine.compiled import kernels
@@ -154,7 +154,7 @@ def choose_backend(name: str, rules: str = "compiled") -> str:
     """Resolve --backend, and use the rules that --kernels names. For auto, print one line on stderr: what was
     chosen and why. Raises InputError for reference rules on a GPU."""
     chosen, why = backend.choose(name)
-    if name == "auto":
+    if name == "auto" and launcher.rank() == 0:
         print(f"backend {chosen} (auto: {why})", file=sys.stderr)
     if chosen == "cupy" and rules == "reference":
         raise InputError("--kernels reference has no effect on backend cupy; omit it, or add --backend numpy")
@@ -184,7 +184,12 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
         code = _say(2, f"{prog}: {e.filename or 'a file'}: {e.strerror or e}")
     except KeyboardInterrupt:
         code = _say(130, f"{prog}: interrupted")
+    for end in AT_EXIT:
+        end(code)
     sys.exit(code)
+
+
+AT_EXIT: list[Callable[[int], None]] = []  # called with the exit code of a command that is about to end
 
 
 def _open_streams() -> None:

@@ -224,6 +224,15 @@ class TrainConfig(Checked):
     precision: str = setting(
         "float32", "format to which a GPU rounds the inputs of matrix products", choices=PRECISIONS
     )
+    rank_tree: bool = setting(
+        False, "add gradients in the order of 8 ranks, for the same bits as 1, 2, 4 or 8 of them; always so "
+        "under mpiexec. It takes memory for up to 3 more gradients, and a small model's step takes longer",
+        late=True,
+    )  # fmt: skip
+    split_sequence: bool = setting(
+        False, "ranks share the tokens of a row, not the rows of a batch; for models with a finite receptive "
+        "field", late=True,
+    )  # fmt: skip
 
     def __post_init__(self):
         self.require_counts("batch_size", "steps")

@@ -2,16 +2,32 @@
 
 After a matrix product OpenBLAS's threads spin for some milliseconds, in case there is another one. They keep
 a core from everything else: from the C kernels of the engine, and from other processes. The least
-OPENBLAS_THREAD_TIMEOUT ends that.
+OPENBLAS_THREAD_TIMEOUT ends that. Under an MPI launcher the ranks of a machine share its cores.
 """
 
 import os
 import sys
 
+from minigam import launcher
+
 WAIT = "OPENBLAS_THREAD_TIMEOUT"  # a power of two, of processor cycles
+COUNTS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def cores() -> int:
+    """Return how many cores this process may use. A launcher may have bound it to its share of them."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    place = launcher.place()
+    neighbours = place.neighbours if place is not None else 1
+    if neighbours > 1 and bound * neighbours > (os.cpu_count() or 1):  # all ranks may use the same cores
+        return max(1, bound // neighbours)
+    return bound
+
 
 if "numpy" not in sys.modules:
     os.environ.setdefault(WAIT, "4")
+    if launcher.place() is not None and not any(name in os.environ for name in COUNTS):
+        os.environ |= dict.fromkeys(COUNTS, str(cores()))
     FREE = True
 else:
     FREE = WAIT in os.environ  # what was set before NumPy was loaded
@@ -21,8 +37,7 @@ def count() -> int:
     """Return how many threads the kernels use: as many as BLAS may use, one if OpenBLAS's spin."""
     if not FREE:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in COUNTS[:2]:
         if os.environ.get(name, "").isdecimal():
-            return max(1, min(cores, int(os.environ[name])))
-    return cores
+            return max(1, min(cores(), int(os.environ[name])))
+    return cores()

@@ -3,13 +3,24 @@
 import os
 import shlex
 import sys
+import time
 from argparse import Namespace
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from minigam import cli
-from minigam.config import POCKETSTORIES, PRESETS, DataConfig, InputError, ModelConfig, TrainConfig
+from minigam import cli, launcher, threads
+from minigam.config import (
+    POCKETSTORIES,
+    PRESETS,
+    WRITTEN,
+    DataConfig,
+    GAMConfig,
+    InputError,
+    ModelConfig,
+    TrainConfig,
+)  # fmt: skip
 from minigam.data.corpus import Corpus, find_prepared
 from minigam.data.pocketstories import REACH
 from minigam.engine import backend as backends
@@ -21,6 +32,14 @@ from minigam.models.decoding import continued, first_ids
 from minigam.models.lm import LanguageModel
 from minigam.training import loop, profile
 from minigam.training.optim import AdamW
+from minigam.training.ranks.agreement import (
+    Diverged,
+    require_agreement,
+    require_same_weights,
+    together,
+)  # fmt: skip
+from minigam.training.ranks.start import connected
+from minigam.training.ranks.world import ALONE, DEADLINE, EX_TEMPFAIL, LEAVES, ROLL_CALL, RankLost, World
 from minigam.training.run import Run, RunConfig, make_corpus
 from minigam.training.size import require_memory
 from minigam.training.step import NonFinite
@@ -40,6 +59,12 @@ def parser() -> cli.Parser:
                    help="time a few steps, print where the time goes, write nothing")  # fmt: skip
     p.add_argument("--prompt", default="", help="start of the sample printed at the end")
     cli.add_backend_flag(p)
+    p.add_argument("--shard-optimizer", action="store_true",
+                   help="under mpiexec: each rank holds AdamW's moments of its share of the parameters only; "
+                        "saves memory, same bits")  # fmt: skip
+    p.add_argument("--deadline", type=float, metavar="SECONDS",
+                   help="under mpiexec: how long to wait for another rank, in addition to the time of ten "
+                        f"steps (default: {DEADLINE:g})")  # fmt: skip
     p.add_argument("--model", choices=MODELS, help="model to train (default: gam)")
     cli.add_flags(p, DataConfig, PRESETS["small"], "data")
     cli.add_flags(p, ModelConfig, PRESETS["small"], "every model")
@@ -50,57 +75,123 @@ def parser() -> cli.Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    place = launcher.place()
+    if place is not None and place.rank > 0:  # what all ranks have to say, rank 0 says
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        with redirect_stderr(sys.stdout):
+            args = parser().parse_args(argv)
+    else:
+        args = parser().parse_args(argv)
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
-    if args.profile and (args.resume or args.out):
-        raise InputError("--profile times a new model and saves nothing; omit --resume and --out")
-    backend = cli.choose_backend(args.backend, args.kernels)
+    world = connected(place, DEADLINE if args.deadline is None else args.deadline)
+    cli.AT_EXIT.append(world.leave)
+    backend = together(world, lambda: _backend(args, world))
     if args.profile:
         return _profile(args, given, backend)
     if args.resume is not None:
-        run, corpus = _reopen(args, given, backend)
-        first_ids(corpus.tokenizer, args.prompt)
-        with locked(run.path):
-            model, optimizer, step = run.resume(backend)
+        opened, corpus = together(world, lambda: _reopen(args, given, backend, world))
+        config, path = opened.config, opened.path
+    else:
+        config, corpus = together(world, lambda: _checked(args, given, backend, world))
+        path = Path(world.exchange(str(args.out or _next_free(corpus.name, world)))[0])
+    options = {"--shard-optimizer": args.shard_optimizer, "--deadline": args.deadline, "backend": backend}
+    together(world, lambda: require_agreement(world, config, options))
+    with ExitStack() as stack:
+        together(world, lambda: world.rank > 0 or stack.enter_context(locked(path)))
+        if args.resume is not None:
+            run = opened
+            model, optimizer, step = together(world, lambda: run.resume(backend, world, args.shard_optimizer))
+            together(world, lambda: require_same_weights(world, optimizer, step))
             about = f"resuming after step {step} of {run.config.train.steps}"
-            return _train(run, model, optimizer, corpus, step, args.prompt, about)
-    config, corpus = _checked(args, given, backend)
-    path = args.out or _next_free(corpus.name)
-    with locked(path):
-        run, model, optimizer = Run.create(path, config, corpus.tokenizer, backend)
-        about = _describe(run, model, corpus)
-        return _train(run, model, optimizer, corpus, 0, args.prompt, about)
+        else:
+            run, model, optimizer = together(
+                world,
+                lambda: Run.create(path, config, corpus.tokenizer, backend, world, args.shard_optimizer),
+            )
+            step, about = 0, _describe(run, model, corpus)
+        if place is not None:
+            about += f"; {_count(world.size, 'rank')}, each {_count(threads.count(), 'thread')}"
+        return _train(run, model, optimizer, corpus, step, args.prompt, about, world)
+
+
+def _backend(args: Namespace, world: World) -> str:
+    """Refuse flags that do not go together, or with the number of ranks; choose the backend."""
+    if args.profile and (args.resume or args.out):
+        raise InputError("--profile times a new model and saves nothing; omit --resume and --out")
+    if args.shard_optimizer and world.size == 1:
+        raise InputError("--shard-optimizer needs several ranks; omit it, or start them with mpiexec")
+    if args.profile and world.size > 1:
+        raise InputError("--profile times one process; start it without mpiexec")
+    return cli.choose_backend(args.backend, args.kernels)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _train(
-    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, step: int, prompt: str, about: str
-) -> int:
+    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, step: int, prompt: str, about: str,
+    world: World,
+) -> int:  # fmt: skip
     """Say what the run is about, train from `step` to the end, validate, print a sample; return the exit
     code. Whatever ends this early, the last checkpoint is on disk, and a message says how to continue."""
     resume = f"To resume:\n  {PROG} --resume {shlex.quote(str(run.path))}"
+    if world.size > 1:
+        resume = f"To resume:\n  mpiexec -n {world.size} {PROG} --resume {shlex.quote(str(run.path))}"
+    error: BaseException | None = None
     try:
         print(f"{run.path}: {about}")
-        step = loop.train(run, model, optimizer, corpus, step)
+        step = loop.train(run, model, optimizer, corpus, step, world=world)
         if step == run.config.train.steps:
-            _finish(run, model, corpus, prompt)
+            _finish(run, model, corpus, prompt, world)
+            world.close()
             return 0
-        code, why, advice = 130, "interrupted", resume
         run.plot()
-    except NonFinite as e:
-        code, why, advice = 1, str(e), "Start again with a smaller --lr or --weight-decay."
-    except (MemoryError, RuntimeError) as e:
-        if not ran_out(e):
-            raise
-        advice = "Start again with --micro-batch 1, or a smaller --batch-size."
-        code, why = 1, f"out of memory ({e})"
-    except KeyboardInterrupt:  # a second Ctrl-C, or one after the last step
-        code, why, advice = 130, "stopped immediately", resume
-    except BrokenPipeError:
-        code, why, advice = 1, "nobody reads the output any more", resume
-    except OSError as e:  # a full disk, for example
-        code, why, advice = 2, f"{e.filename or run.path}: {e.strerror or e}", f"Mend that first. {resume}"
-    print(f"\n{PROG}: {why}. Step {run.saved_step()} is saved in {run.path}. {advice}", file=sys.stderr)
+    except (
+        NonFinite, Diverged, RankLost, MemoryError, RuntimeError, KeyboardInterrupt, OSError
+    ) as e:  # fmt: skip
+        error = e
+    code, why, advice = _ending(error, run.path, resume)
+    if error is None or isinstance(error, (NonFinite, Diverged)):  # on all ranks at once
+        world.close()
+        speaks = world.rank == 0
+    else:
+        speaks = error.speaks if isinstance(error, RankLost) else True
+        why = f"rank {world.rank}: {why}" if world.rank > 0 else why
+    if speaks:
+        saved = f"Step {run.saved_step()} is saved in {run.path}"
+        print(f"\n{PROG}: {why}. {saved}. {advice}", file=sys.stderr)
+    elif isinstance(error, RankLost):
+        time.sleep(ROLL_CALL)  # the rank that speaks ends all
     return code
+
+
+def _ending(error: BaseException | None, path: Path, resume: str) -> tuple[int, str, str]:
+    """Return the exit code of a run that has stopped early, why, and what to do. Raises an error that says
+    nothing about the run."""
+    code, why, advice = 1, str(error), resume
+    match error:
+        case None:
+            code, why = 130, "interrupted"
+        case NonFinite():
+            advice = "Start again with a smaller --lr or --weight-decay."
+        case Diverged():
+            pass
+        case RankLost():
+            code = EX_TEMPFAIL
+        case KeyboardInterrupt():  # a second Ctrl-C, or one after the last step
+            code, why = 130, "stopped immediately"
+        case BrokenPipeError():
+            why = "nobody reads the output any more"
+        case OSError():  # a full disk, for example
+            why = f"{error.filename or path}: {error.strerror or error}"
+            code, advice = 2, f"Mend that first. {resume}"
+        case MemoryError() | RuntimeError() if ran_out(error):
+            why = f"out of memory ({error})"
+            advice = "Start again with --micro-batch 1, or a smaller --batch-size."
+        case _:
+            raise error
+    return code, why, advice
 
 
 _FLAGS = {
@@ -123,7 +214,7 @@ def _profile(args: Namespace, given: dict, backend: str) -> int:
     return 0
 
 
-def _checked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Corpus]:
+def _checked(args: Namespace, given: dict, backend: str, world: World = ALONE) -> tuple[RunConfig, Corpus]:
     """Check the flags that describe a new run, and make its corpus."""
     values = PRESETS[args.preset] | {name: _absolute(name, value) for name, value in given.items()}
     model_type = args.model or "gam"
@@ -137,12 +228,35 @@ def _checked(args: Namespace, given: dict, backend: str) -> tuple[RunConfig, Cor
         raise InputError(f"--{idle[0].replace('_', '-')} has no effect {unused[idle[0]]}; omit it")
     require(backends.get(backend), train.precision)
     model = Config.of(values)  # before the corpus, which takes longer
+    if launcher.place() is not None and not train.split_sequence:
+        train = replace(train, rank_tree=True)
+    _require_divisible(model, train, world)
     require_memory(model_type, replace(model, vocab_size=1), train, backend)
-    corpus = make_corpus(data, model.block_size, progress=True)
+    corpus = make_corpus(data, model.block_size, progress=world.rank == 0)
     first_ids(corpus.tokenizer, args.prompt)  # refuse a bad prompt before anything is written
     config = RunConfig.of(model_type, model, data, train, corpus)
     require_memory(model_type, config.model, train, backend)
     return config, corpus
+
+
+def _require_divisible(model: ModelConfig, train: TrainConfig, world: World) -> None:
+    """Raise InputError unless there is something to do for every rank."""
+    if train.split_sequence:
+        if not isinstance(model, GAMConfig) or model.mixer == WRITTEN:
+            raise InputError(
+                f"--split-sequence: a token of {model.label} depends on all earlier ones, so a row cannot be "
+                "split; omit it, or train a GAM of the paper"
+            )
+        if train.rank_tree:
+            raise InputError("--rank-tree has no effect with --split-sequence, which has a tree; omit it")
+        if model.block_size < max(LEAVES, world.size):
+            least = max(LEAVES, world.size)
+            raise InputError(f"--block-size is {model.block_size}, wanted at least {least} to split a row")
+    elif train.batch_size < world.size:
+        raise InputError(
+            f"--batch-size is {train.batch_size}, wanted at least one row for each of {world.size} ranks; "
+            "choose a larger batch, or --split-sequence"
+        )
 
 
 def _unused(data: DataConfig) -> dict[str, str]:
@@ -163,10 +277,12 @@ def _absolute(name: str, value: Any) -> Any:
     return os.path.realpath(value) if name in ("text", "valid") else value
 
 
-def _next_free(name: str) -> Path:
+def _next_free(name: str, world: World = ALONE) -> Path:
     """Make the first of the folders runs/NAME-1, runs/NAME-2 ... that does not exist, and return its path.
-    Two trainings that start together get two folders."""
+    Two trainings that start together get two folders, but all ranks of a training one."""
     n = 1
+    if world.rank > 0:
+        return Path("runs")
     while True:
         path = Path("runs") / f"{Path(name).stem}-{n}"
         try:
@@ -176,9 +292,9 @@ def _next_free(name: str) -> Path:
             n += 1
 
 
-def _reopen(args: Namespace, given: dict, backend: str) -> tuple[Run, Corpus]:
+def _reopen(args: Namespace, given: dict, backend: str, world: World) -> tuple[Run, Corpus]:
     """Open a run to continue, and refuse any flag that contradicts its settings."""
-    run = Run(args.resume)
+    run = Run(args.resume, writes=world.rank == 0)
     if args.out is not None:
         raise InputError("--resume writes to the run folder; omit --out")
     c = run.config
@@ -192,8 +308,14 @@ def _reopen(args: Namespace, given: dict, backend: str) -> tuple[Run, Corpus]:
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was started with "
                 f"{stored.get(name)}; omit the flag, or start a new run"
             )
+    if launcher.place() is not None and not (c.train.rank_tree or c.train.split_sequence):
+        raise InputError(
+            f"--resume {run.path}: one process started it without --rank-tree, and ranks would add in "
+            "another order; resume it without mpiexec, or start a new run"
+        )
+    _require_divisible(c.model, c.train, world)
     require_memory(c.model_type, c.model, c.train, backend)
-    return run, run.corpus(progress=True)
+    return run, run.corpus(progress=world.rank == 0)
 
 
 def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
@@ -206,9 +328,11 @@ def _describe(run: Run, model: LanguageModel, corpus: Corpus) -> str:
     )
 
 
-def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str) -> None:
+def _finish(run: Run, model: LanguageModel, corpus: Corpus, prompt: str, world: World) -> None:
     """Validate on all rows, plot, and print the table and a sample."""
-    print(table(loop.finish(run, model, corpus), model.reach))
+    print(table(loop.finish(run, model, corpus, world), model.reach))
+    if world.rank > 0:
+        return
     ids = first_ids(corpus.tokenizer, prompt)
     sample, _ = continued(model.eval(), corpus.tokenizer, ids, seed=run.config.train.seed)
     print(f"\nA sample (temperature 0.8):\n\n{corpus.tokenizer.decode(sample)}\n")

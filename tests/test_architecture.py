@@ -21,8 +21,8 @@ every_file = pytest.mark.parametrize(
 
 # Each layer may import itself and those before it. Commands (`__main__` of a folder too) import no command.
 LAYERS = [
-    "config", "interrupt", "threads", "files", "engine", "viz", "models", "gradcheck", "data", "training",
-    "cli", "explain", "experiments", "course", "commands",
+    "config", "interrupt", "launcher", "threads", "files", "engine", "viz", "models", "gradcheck", "data",
+    "training", "cli", "explain", "experiments", "course", "commands",
 ]  # fmt: skip
 COMMANDS = ("train", "generate", "evaluate", "__main__")
 NEVER = {("data", "models"), ("data", "gradcheck"), ("models", "viz"), ("training", "gradcheck"),
@@ -99,7 +99,7 @@ def test_the_engine_can_be_read_in_one_sitting():
 
 
 HEAVY = (
-    "cupy", "torch", "matplotlib", "tokenizers", "huggingface_hub", "pyarrow", "scipy",
+    "cupy", "mpi4py", "torch", "matplotlib", "tokenizers", "huggingface_hub", "pyarrow", "scipy",
     "IPython", "jupytext", "nbformat", "nbclient",
 )  # fmt: skip
 
@@ -120,9 +120,19 @@ def test_the_public_api_loads_numpy_and_little_else():
     loaded = set(done.stdout.split())
     ours = {m for m in loaded if m.partition(".")[0] == "minigam"}
     folders = {m.split(".")[1] for m in ours if "." in m}
-    assert folders == {"config", "engine", "gradcheck", "interrupt", "models", "threads", "training"}
+    assert folders == {
+        "config",
+        "engine",
+        "gradcheck",
+        "interrupt",
+        "launcher",
+        "models",
+        "threads",
+        "training",
+    }
     assert {m for m in ours if m.startswith("minigam.training.")} == {
-        f"minigam.training.{name}" for name in ("optim", "schedule", "step")
+        f"minigam.training.{name}"
+        for name in ("optim", "ranks", "ranks.gradient", "ranks.world", "schedule", "step")
     }
     foreign = {m.partition(".")[0] for m in loaded - ours}
     assert foreign <= set(sys.stdlib_module_names) and not foreign & {

@@ -18,10 +18,17 @@ from minigam.engine.tensor import Array, ShapeError, Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that training changes."""
+    """A tensor that training changes. `on_gradient(self)` is called each time that a backward pass has added
+    to its gradient."""
 
     def __init__(self, array: Array) -> None:
         super().__init__(array, requires_grad=True)
+        self.on_gradient: Callable[[Parameter], None] | None = None
+
+    def _add_gradient(self, g: Array) -> None:
+        super()._add_gradient(g)
+        if self.on_gradient is not None:
+            self.on_gradient(self)
 
 
 class MaskCounter:

@@ -12,11 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from minigam.config import TrainConfig
 from minigam.data.corpus import Corpus, inputs_and_targets
 from minigam.engine.precision import using
 from minigam.interrupt import noticed
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW
+from minigam.training.ranks.agreement import require_same_weights
+from minigam.training.ranks.world import ALONE, LEAVES, World
 from minigam.training.run import Run
 from minigam.training.schedule import batch_of, warmup_cosine
 from minigam.training.step import NonFinite, begin_step, require_finite
@@ -24,19 +27,28 @@ from minigam.training.validation import evaluate
 
 
 def train(
-    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, start: int, name: str | None = None
+    run: Run,
+    model: LanguageModel,
+    optimizer: AdamW,
+    corpus: Corpus,
+    start: int,
+    name: str | None = None,
+    world: World = ALONE,
 ) -> int:
     """Train from step `start` to the end, or until interrupted; return the last step done.
 
     All measurements go to metrics.jsonl. A checkpoint is written every `checkpoint_every` steps, at the
     end, and when an interrupt ends the run early.
-    name : label of the run in the progress bar
+    name  : label of the run in the progress bar
+    world : the ranks that train it together; rank 0 alone writes
     Raises NonFinite, with the step, when a loss or gradient is nan or infinite, and PrecisionUnavailable
-    when the device does not support the run's precision.
+    when the device does not support the run's precision,
+    Diverged when the ranks do not have the same weights before a checkpoint.
     """
+    run.unfinish()
     c, step, pending = run.config.train, start, deque[Pending]()
     late = model.xp is not np and optimizer.loss_scale is None
-    bar = tqdm(total=c.steps, initial=start, unit="step", disable=None, desc=name)
+    bar = tqdm(total=c.steps, initial=start, unit="step", disable=True if world.rank else None, desc=name)
     model.train()
 
     def end_first(after: float) -> float:
@@ -47,7 +59,7 @@ def train(
         except NonFinite as e:
             raise NonFinite(f"step {first.step}: {e}") from e
         now = time.perf_counter()
-        seconds = now - max(first.started, after)
+        seconds = world.step_seconds = now - max(first.started, after)
         line = {"step": first.step, "loss": loss, "lr": first.lr, "seconds": seconds, "tokens": first.tokens}
         run.log(line)
         bar.update()
@@ -67,21 +79,25 @@ def train(
             ids, targets = inputs_and_targets(corpus.train[rows])
             optimizer.lr = warmup_cosine(step + 1, c.steps, c.warmup_steps, c.lr)
             step += 1
-            end = begin_step(model, optimizer, ids, targets, c.micro_batch or None, c.max_norm)
+            end = begin_step(
+                model, optimizer, ids, targets, c.micro_batch or None, c.max_norm,
+                world, leaves_of(c, model, world), c.split_sequence,
+            )  # fmt: skip
             pending.append(Pending(step, optimizer.lr, count_targets(targets), started, end))
             due = step % c.eval_every == 0 or step % c.checkpoint_every == 0 or step == c.steps
             while len(pending) > (late and not due):
                 ended = end_first(ended)
             heard = True
             if step % c.eval_every == 0 and step < c.steps:
-                line = {"step": step, **evaluate(model, corpus, c.eval_rows)}
+                line = {"step": step, **evaluate(model, corpus, c.eval_rows, world=world)}
                 run.log(line)
                 heard = _written(bar, f"{f'{name}   ' if name else ''}step {step:>5}   {_summary(line)}")
-            stop = interrupted() or not heard  # a run that stops is saved
+            stop = world.any(interrupted() or not heard)  # a run that stops is saved
             while stop and pending:
                 ended = end_first(ended)
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
                 require_finite(model, step)  # so that every checkpoint can be resumed
+                require_same_weights(world, optimizer, step)
                 run.save(model, optimizer, step)
     return step
 
@@ -116,10 +132,20 @@ def _summary(line: dict) -> str:
     return text
 
 
-def finish(run: Run, model: LanguageModel, corpus: Corpus) -> dict:
-    """Validate on all rows, log the result and plot it; return the step and the result."""
-    result = {"step": run.config.train.steps, **evaluate(model, corpus)}
-    if run.metrics()[-1:] != [result]:  # resuming a finished run gives the same line; log it once
+def leaves_of(config: TrainConfig, model: LanguageModel, world: World) -> int:
+    """Return the number of leaves of a batch, for `begin_step`. Sums on a GPU have no fixed order, so there a
+    rank has one."""
+    if not (config.rank_tree or config.split_sequence):
+        return 1
+    return max(LEAVES, world.size) if model.xp is np else world.size
+
+
+def finish(run: Run, model: LanguageModel, corpus: Corpus, world: World = ALONE) -> dict:
+    """Validate on all rows, log the result, plot it and mark the run as complete; return the step and the
+    result."""
+    result = {"step": run.config.train.steps, **evaluate(model, corpus, world=world)}
+    if world.rank == 0 and run.metrics()[-1:] != [result]:  # resuming a finished run gives the same line
         run.log(result)
     run.plot()
+    run.complete(result)
     return result

@@ -12,6 +12,7 @@ from minigam.engine.compiled import adamw as compiled_adamw
 from minigam.engine.cuda import adamw as cuda_adamw
 from minigam.engine.tensor import Array
 from minigam.models.nn import Parameter
+from minigam.training.ranks.world import ALONE, World
 
 
 class LossScale:
@@ -44,6 +45,9 @@ class AdamW:
                  (PyTorch counts them for each parameter)
     lr         : learning rate; set `.lr` before a step to follow a schedule
     loss_scale : the factor that the gradients given to `step` contain; None for 1
+    world      : the ranks that train together, each with the same parameters and gradients
+    shard      : whether each rank holds the moments of its share of the parameters only, updates that share,
+                 and then gets the others; the bits are the same. Every parameter then needs a gradient
     All parameters are joined into one array, and each `.data` becomes a view of it. Gradients and moments are
     three more such arrays, so one kernel updates everything. The backward pass writes into that of the
     gradients: a `.grad` is a view of it, which the first backward pass after zero_grad overwrites.
@@ -57,8 +61,10 @@ class AdamW:
         weight_decay: float = 0.1,
         eps: float = 1e-8,
         loss_scale: LossScale | None = None,
+        world: World = ALONE,
+        shard: bool = False,
     ):
-        self.loss_scale = loss_scale
+        self.loss_scale, self.world, self.sharded = loss_scale, world, shard
         self.parameters: list[Parameter] = list(parameters)
         if not self.parameters:
             raise ValueError("AdamW: no parameters, wanted at least one")
@@ -67,7 +73,9 @@ class AdamW:
         self.unread = 0  # steps whose loss and norm are not read yet
         ends = np.cumsum([p.data.size for p in self.parameters]).tolist()
         self.places = [slice(end - p.data.size, end) for p, end in zip(self.parameters, ends)]
-        self.m, self.v = (np.zeros(ends[-1], self.parameters[0].dtype) for _ in range(2))
+        self.own = world.share(ends[-1]) if shard else slice(0, ends[-1])  # what this rank updates
+        held = self.own.stop - self.own.start
+        self.m, self.v = (np.zeros(held, self.parameters[0].dtype) for _ in range(2))
         self.views: list[Array] = [None] * len(self.parameters)
         self.lay_out()
 
@@ -113,11 +121,14 @@ class AdamW:
             xp, gradients, loss, self.blocked,
             max_norm=max_norm, scale=self.scale, squares=compiled_adamw.squares,
         )  # fmt: skip
-        for at, g in zip(places, gradients):
+        for at in [self.own] if self.sharded else places:
+            held = slice(None) if self.sharded else at
             FASTER.get(xp.__name__, update)(
-                xp, self.flat[at], g, self.m[at], self.v[at], factor,
+                xp, self.flat[at], self.gradients[at], self.m[held], self.v[held], factor,
                 lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, eps=self.eps, t=self.steps,
             )  # fmt: skip
+        if self.sharded:
+            self.world.all_gather(self.flat)
         for p in self.parameters:
             p.version += 1
         return norm
@@ -145,12 +156,25 @@ class AdamW:
         return finite
 
     def state_dict(self, names: list[str]) -> dict[str, np.ndarray]:
-        """Return copies of both moments on the host, named after the parameters."""
+        """Return copies of both moments on the host, named after the parameters. If they are sharded, only
+        rank 0 gets them; on the other ranks the result is empty."""
+        joined = {
+            letter: self._whole(moments) if self.sharded else moments
+            for letter, moments in (("m", self.m), ("v", self.v))
+        }
         return {
             f"{letter}.{name}": to_numpy(moments[at]).reshape(p.shape).copy()
-            for letter, moments in (("m", self.m), ("v", self.v))
+            for letter, moments in joined.items()
+            if moments is not None
             for name, p, at in zip(names, self.parameters, self.places, strict=True)
         }
+
+    def _whole(self, moments: Array) -> Array | None:
+        """Return on rank 0 the moments of all ranks, None on the others."""
+        n = self.places[-1].stop
+        if self.steps == 0:  # so that a run can be made before the ranks depend on each other
+            return np.zeros(n, moments.dtype) if self.world.rank == 0 else None
+        return self.world.gather(moments, n)
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], names: list[str], steps: int) -> None:
         """Restore what `state_dict` returned, and the number of steps taken.
@@ -166,7 +190,9 @@ class AdamW:
                 if not np.isfinite(a).all() or (letter == "v" and (a < 0.0).any()):
                     raise ValueError(f"{letter}.{name} is out of range")
         self.m, self.v = (
-            self.xp.asarray(np.concatenate([arrays[f"{letter}.{name}"].reshape(-1) for name in names]))
+            self.xp.asarray(
+                np.concatenate([arrays[f"{letter}.{name}"].reshape(-1) for name in names])[self.own].copy()
+            )
             for letter in "mv"
         )
         self.steps = steps

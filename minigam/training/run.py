@@ -9,6 +9,7 @@ optimizer.safetensors  everything that resuming needs, in one file so that it is
                        parameters, both moments, the step, the number of dropout masks drawn, and for
                        float16 the loss scale
 machine.json           where the run was started: machine, versions, backend, kernels and their compiler
+complete.json          there only once the run has done its last step and its last validation
 .unfinished            there only while the folder is being made
 .lock                  held by the process that trains
 """
@@ -37,14 +38,16 @@ from minigam.files import (
     sha256_of,
     write_arrays,
     write_json,
+    write_sealed,
     write_text,
 )
 from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
 from minigam.training import provenance
 from minigam.training.optim import AdamW, LossScale
+from minigam.training.ranks.world import ALONE, World
 
-FORMAT, UNFINISHED = "minigam run 1", ".unfinished"
+FORMAT, UNFINISHED, COMPLETE = "minigam run 1", ".unfinished", "complete.json"
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,13 @@ def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Co
 
 
 class Run:
-    """One run folder. `Run.create` makes a new one, `Run(path)` opens an existing one."""
+    """One run folder. `Run.create` makes a new one, `Run(path)` opens an existing one.
 
-    def __init__(self, path: Path, config: RunConfig | None = None):
-        self.path = Path(path)
+    writes : whether this process writes to it; of several ranks only one does
+    """
+
+    def __init__(self, path: Path, config: RunConfig | None = None, writes: bool = True):
+        self.path, self.writes = Path(path), writes
         if config is not None:
             self.config = config
             return
@@ -144,21 +150,32 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: Path, config: RunConfig, tokenizer: Tokenizer, backend: str = "numpy"
+        cls,
+        path: Path,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        backend: str = "numpy",
+        world: World = ALONE,
+        shard: bool = False,
     ) -> tuple["Run", LanguageModel, AdamW]:
         """Start a run in an empty folder, or in one where this was stopped; return it with its model and
         optimizer, which are saved as the checkpoint of step 0. Call this in `locked(path)`.
 
+        world, shard : see `AdamW`; rank 0 alone reads and writes the folder
         Raises InputError for any other folder.
         """
-        names = {file.name for file in path.iterdir()} - {LOCK}
+        run = cls(path, config, writes=world.rank == 0)
+        names = {file.name for file in path.iterdir()} - {LOCK} if run.writes else set()
         if names and UNFINISHED not in names:
             raise InputError(
                 f"{path}: not empty; --resume {shlex.quote(str(path))} continues it, or choose another --out"
             )
-        run = cls(path, config)
         model = config.new_model(backend)
-        optimizer, machine = run.new_optimizer(model), provenance.measured_by(backend)
+        optimizer, machine = run.new_optimizer(model, world, shard), provenance.measured_by(backend)
+        if not run.writes:
+            return run, model, optimizer
+        if world.size > 1:
+            machine["ranks"] = world.size
         try:
             (path / UNFINISHED).touch()
             tokenizer.save(path / "tokenizer.json")
@@ -225,18 +242,22 @@ class Run:
             reason = shortened(str(e.args[0]), 300)
             raise InputError(f"{path}: not the weights that config.json describes; {reason}") from e
 
-    def new_optimizer(self, model: LanguageModel) -> AdamW:
+    def new_optimizer(self, model: LanguageModel, world: World = ALONE, shard: bool = False) -> AdamW:
         c = self.config.train
         return AdamW(
             model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay,
-            loss_scale=LossScale() if c.precision == "float16" else None,
+            loss_scale=LossScale() if c.precision == "float16" else None, world=world, shard=shard,
         )  # fmt: skip
 
     def save(self, model: LanguageModel, optimizer: AdamW, step: int) -> None:
         """Write a checkpoint. The file that resuming reads comes first and is complete without the other,
-        so a crash between the two files loses nothing."""
+        so a crash between the two files loses nothing. Every rank calls this: rank 0 gets its moments."""
+        if not (self.writes or optimizer.sharded):
+            return
         parameters = model.state_dict()
         state = {f"p.{name}": a for name, a in parameters.items()} | optimizer.state_dict(list(parameters))
+        if not self.writes:
+            return
         metadata = self._origin() | {"step": str(step), "dropout_drawn": str(model.mask_counter.drawn)}
         if optimizer.loss_scale:
             metadata["loss_scale"] = json.dumps(vars(optimizer.loss_scale))
@@ -251,9 +272,13 @@ class Run:
         """Return the step of the latest checkpoint."""
         return int(read_arrays(self.path / "optimizer.safetensors", "training state")[1]["step"])
 
-    def resume(self, backend: str = "numpy") -> tuple[LanguageModel, AdamW, int]:
+    def resume(
+        self, backend: str = "numpy", world: World = ALONE, shard: bool = False
+    ) -> tuple[LanguageModel, AdamW, int]:
         """Return the model, the optimizer and the step of the latest checkpoint. Call this in
         `locked(run.path)`.
+
+        world, shard : see `AdamW`; every rank reads the folder
 
         Raises InputError for a checkpoint that is missing, damaged, not minigam's, or of another
         config.json or tokenizer.json, and where the rules on the CPU are not those that the run started with.
@@ -267,7 +292,7 @@ class Run:
         model = self.config.new_model(backend)
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
-        optimizer = self.new_optimizer(model)
+        optimizer = self.new_optimizer(model, world, shard)
         try:
             step, model.mask_counter.drawn = int(metadata["step"]), int(metadata["dropout_drawn"])
             if not 0 <= step <= self.config.train.steps or model.mask_counter.drawn < 0:
@@ -277,18 +302,31 @@ class Run:
                 optimizer.loss_scale = LossScale(**json.loads(metadata["loss_scale"]))
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(f"{path}: damaged ({e}); restore the file or train again") from e
-        self._save_weights(model.state_dict(), step)  # a crash between the two files leaves old ones
-        self._forget_metrics_after(step)
+        if self.writes:
+            self._save_weights(model.state_dict(), step)  # a crash between the two files leaves old ones
+            self._forget_metrics_after(step)
         return model, optimizer, step
 
     def log(self, line: dict) -> None:
         """Append one line to metrics.jsonl. Raises OSError that names the file."""
+        if not self.writes:
+            return
         path = self.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as f:
                 f.write(json.dumps(line) + "\n")
         except OSError as e:
             raise OSError(e.errno, e.strerror or str(e), str(path)) from e
+
+    def unfinish(self) -> None:
+        """Remove the mark of a complete run."""
+        if self.writes:
+            (self.path / COMPLETE).unlink(missing_ok=True)
+
+    def complete(self, result: dict) -> None:
+        """Mark the run as complete: all its steps are done, and this is the result of its last validation."""
+        if self.writes:
+            write_sealed(self.path / COMPLETE, "minigam complete 1", result)
 
     def metrics(self) -> list[dict]:
         """Return the lines of metrics.jsonl. Lines that a crash or an editor has damaged are left out, and
@@ -309,6 +347,8 @@ class Run:
 
     def plot(self) -> None:
         """Write loss.png."""
+        if not self.writes:
+            return
         from minigam.viz import loss_plot
 
         metrics = self.metrics()

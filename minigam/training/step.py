@@ -1,17 +1,24 @@
-"""One training step: forward and backward part by part, clip, update."""
+"""One training step: forward and backward part by part, clip, update.
+
+A batch has leaves, which several ranks share among them, and a leaf has parts, which are computed one after
+the other. Gradients of parts are added as they come, those of leaves in the order of a binary tree.
+"""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import add
 from types import ModuleType
 
 import numpy as np
 
 from minigam.engine import backend
 from minigam.engine.memory import keep_freed_memory
-from minigam.engine.tensor import Array, Tensor, observing
+from minigam.engine.tensor import Array, Tensor, no_grad, observing
 from minigam.models.lm import LanguageModel, count_targets
 from minigam.training.optim import AdamW
+from minigam.training.ranks.gradient import GradientSum
+from minigam.training.ranks.world import ALONE, World, pairwise, share
 
 
 class NonFinite(FloatingPointError):
@@ -37,6 +44,9 @@ def begin_step(
     targets: Array,
     micro_batch: int | None = None,
     max_norm: float = 1.0,
+    world: World = ALONE,
+    leaves: int = 1,
+    split_sequence: bool = False,
 ) -> Callable[[], float]:
     """Start a step, and return a function that ends it: it waits for the device and returns the mean loss.
 
@@ -48,21 +58,44 @@ def begin_step(
                    of its place in the batch, so the step is that of the whole batch, in less memory.
                    If a model has a `reach`, a CPU also splits one row that still does not fit the cache
     max_norm     : the norm of the gradient is clipped to this
+    world        : the ranks that take part, each with the whole batch, of which it computes its leaves
+    leaves       : number of leaves of the batch; the result depends on it in its last bits
+    split_sequence : the leaves are tokens of every row; else they are rows
     The end raises NonFinite, naming the first operation at fault. Then neither this step nor one that has
     started since has updated anything. But if only the gradients are at fault and the loss scale is above 1,
     it halves the scale and skips the step instead: with a loss scale, end a step before the next begins.
     """
     if model.xp is np:
         keep_freed_memory()
-    parts = parts_of(model, ids, targets, micro_batch)
+    optimizer.lay_out()
+    own = parts_of(model, ids, targets, micro_batch, world, leaves, split_sequence)
     drawn, taken = model.mask_counter.drawn, optimizer.steps
     optimizer.zero_grad()
-    losses = []
-    for part_loss, share in _losses(model, parts):
-        part_loss.backward(share * optimizer.scale, retain_graph=False)
-        losses.append(part_loss.data if share == 1.0 else share * part_loss.data)
-    loss = sum(losses[1:], losses[0])
-    numbers = later(model.xp, loss, optimizer.step(max_norm, loss))
+    gradient, losses = GradientSum(optimizer, world), []
+    last = max((leaf for leaf, parts in enumerate(own) if parts), default=-1)
+    for leaf, parts in enumerate(own[: last + 1]):
+        total = None
+        for part_loss, part in _losses(model, parts, drawn):
+            if leaf == last and part is parts[-1]:
+                gradient.watch(part_loss)
+            part_loss.backward(part.share * optimizer.scale, retain_graph=False)
+            weighted = part_loss.data if part.share == 1.0 else part.share * part_loss.data
+            total = weighted if total is None else total + weighted
+        losses.append(total)
+        if leaf < last:
+            gradient.keep(leaf, empty=not parts)
+    if last < 0:  # a rank without targets counts the masks all the same
+        with no_grad():
+            model.features(ids[:1, :1])
+    gradient.finish()
+    loss = pairwise(losses, add) if losses else None
+    loss = model.xp.zeros((), optimizer.flat.dtype) if loss is None else loss
+    if world.size > 1:
+        loss = loss.reshape(1).copy()
+        world.start_sum(loss)
+        world.finish_sums()
+        loss = loss[0]
+    numbers = later(model.xp, loss, optimizer.step(max_norm, loss), world=world)
     optimizer.unread += 1
 
     def end() -> float:
@@ -73,15 +106,19 @@ def begin_step(
         if not optimizer.accepts(mean, norm):
             optimizer.zero_grad()
             optimizer.steps, model.mask_counter.drawn = taken, drawn  # the same masks again
-            culprit = first_non_finite(model, parts)
+            culprits = world.exchange(first_non_finite(model, [part for parts in own for part in parts]))
             model.mask_counter.drawn = drawn  # a step not taken uses up no masks
+            culprit = next(filter(None, culprits), SUM_AT_FAULT)
             raise NonFinite(f"loss {mean}, gradient norm {norm}; first fault: {culprit}")
         return mean
 
     return end
 
 
-def later(xp: ModuleType, *numbers: Array) -> Callable[[], list[float]]:
+SUM_AT_FAULT = "the sum over micro-batches or the gradient norm; each operation by itself is finite"
+
+
+def later(xp: ModuleType, *numbers: Array, world: World = ALONE) -> Callable[[], list[float]]:
     """Start copying arrays of one number to the host; return a function that waits for them alone, not for
     what the device has been given since, and returns the numbers."""
     if xp.__name__ != "cupy":
@@ -93,7 +130,7 @@ def later(xp: ModuleType, *numbers: Array) -> Callable[[], list[float]]:
     copied.record()
 
     def wait() -> list[float]:
-        copied.synchronize()
+        world.wait(lambda: copied.done, copied.synchronize)
         return [a.item() for a in copies]
 
     return wait
@@ -116,33 +153,53 @@ class Part:
     share: float
 
 
-def parts_of(model: LanguageModel, ids: Array, targets: Array, micro_batch: int | None) -> list[Part]:
-    """Check a batch once and move it to the device once; return those of its parts that have targets."""
+def parts_of(
+    model: LanguageModel,
+    ids: Array,
+    targets: Array,
+    micro_batch: int | None,
+    world: World = ALONE,
+    leaves: int = 1,
+    split_sequence: bool = False,
+) -> list[list[Part]]:
+    """Check a batch once and move it to the device once; return for each leaf of this rank those of its parts
+    that have targets."""
     ids = model.checked(ids)
     targets = model.checked_targets(targets, ids)
     total, (B, T) = count_targets(targets), targets.shape
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
-    device_ids, device_targets, parts = model.here(ids), model.here(targets), []
-    for rows, begin, start, end in places(model, B, T, micro_batch):
-        count, place = count_targets(targets[rows, start:end]), (rows, slice(begin, end))
-        wanted = device_targets[place]
-        if begin < start:  # tokens before `start` are context: an earlier part has their targets
-            xp = model.xp
-            wanted = xp.where(xp.arange(begin, end) < start, -1, wanted.astype(np.int64))
-        if count:
-            parts.append(Part(device_ids[place], wanted, begin, rows.start * T + begin, count / total))
-    return parts
+    device_ids, device_targets, own = model.here(ids), model.here(targets), []
+    for leaf in range(leaves)[world.share(leaves)]:
+        parts: list[Part] = []
+        rows, tokens = slice(0, B), slice(0, T)
+        if split_sequence:
+            tokens = share(T, leaf, leaves)
+        else:
+            rows = share(B, leaf, leaves)
+        for place, begin, start, end in places(model, B, T, micro_batch, rows, tokens):
+            count = count_targets(targets[place, start:end])
+            wanted = device_targets[place, begin:end]
+            if begin < start:  # tokens before `start` are context: an earlier part has their targets
+                xp = model.xp
+                wanted = xp.where(xp.arange(begin, end) < start, -1, wanted.astype(np.int64))
+            if count:
+                first = place.start * T + begin
+                parts.append(Part(device_ids[place, begin:end], wanted, begin, first, count / total))
+        own.append(parts)
+    return own
 
 
-def _losses(model: LanguageModel, parts: list[Part]) -> Iterator[tuple[Tensor, float]]:
-    """Yield the loss of each part and its share of the targets, with the dropout masks of the batch."""
+def _losses(model: LanguageModel, parts: list[Part], drawn: int) -> Iterator[tuple[Tensor, Part]]:
+    """Yield the loss of each part, and the part, with the dropout masks of the batch.
+
+    drawn : number of masks drawn before the batch
+    """
     masks = model.mask_counter
-    drawn = masks.drawn
     try:
         for part in parts:
             masks.drawn, masks.first_token = drawn, part.first_token
-            yield model.mean_loss(part.ids, part.targets, part.start), part.share
+            yield model.mean_loss(part.ids, part.targets, part.start), part
     finally:
         masks.first_token = 0
 
@@ -151,24 +208,36 @@ WIDEST = 3_700_000  # numbers in the widest array of a part, (rows, T, 4C); abou
 
 
 def places(
-    model: LanguageModel, B: int, T: int, micro_batch: int | None
+    model: LanguageModel,
+    B: int,
+    T: int,
+    micro_batch: int | None,
+    rows: slice | None = None,
+    tokens: slice | None = None,
 ) -> Iterator[tuple[slice, int, int, int]]:
     """Yield the parts of a batch (B, T) as (rows, begin, start, end): the part reads the tokens
     begin .. end-1, and start .. end-1 count for its loss.
 
+    rows, tokens : only these; None for all
     A row too long for WIDEST is split as well if the model has a finite receptive field: the part then
     reads the reach - 1 tokens before its first one again, and no more.
     """
-    tokens = WIDEST // (4 * model.config.d_model) if model.xp is np else B * T  # of a part
-    size, reach = micro_batch or max(1, tokens // T), model.reach
-    length = T if reach is None or size > 1 else max(tokens, 8 * reach)
-    length = math.ceil(T / math.ceil(T / length))  # parts of nearly equal length
+    rows, tokens = rows or slice(0, B), tokens or slice(0, T)
+    B, T, whole = rows.stop - rows.start, tokens.stop - tokens.start, tokens == slice(0, T)
+    most = WIDEST // (4 * model.config.d_model) if model.xp is np else B * T  # tokens of a part
+    # The dropout masks of a part are those of consecutive places in the batch, so several rows are whole.
+    size, reach = (micro_batch or max(1, most // max(1, T))) if whole else 1, model.reach
+    length = T if reach is None or size > 1 else max(most, 8 * reach)
+    length = math.ceil(T / math.ceil(T / length)) if T else 1  # parts of nearly equal length
     n = math.ceil(B / size)
-    bounds = [i * size if micro_batch else i * B // n for i in range(n)]  # of nearly equal size as well
-    for first, end in zip(bounds, [*bounds[1:], B]):
-        for start in range(0, T, length):
+    bounds = [i * size if micro_batch and whole else i * B // n for i in range(n)]  # of nearly equal size
+    for first, last in zip(bounds, [*bounds[1:], B]):
+        for start in range(tokens.start, tokens.stop, length):
             begin = max(0, start - (reach or 1) + 1)
-            yield slice(first, end), begin, start, min(start + length, T)
+            yield (
+                slice(rows.start + first, rows.start + last), begin, start,
+                min(start + length, tokens.stop),
+            )  # fmt: skip
 
 
 def require_finite(model: LanguageModel, step: int) -> None:
@@ -179,7 +248,8 @@ def require_finite(model: LanguageModel, step: int) -> None:
 
 
 def first_non_finite(model: LanguageModel, parts: list[Part]) -> str:
-    """Repeat forward and backward of a step's parts and return where nan or infinity first appears."""
+    """Repeat forward and backward of a step's parts and return where nan or infinity first appears; an empty
+    text if every operation by itself is finite."""
     for name, p in model.named_parameters():
         if not bool(np.isfinite(backend.to_numpy(p.data)).all()):
             return f"parameter {name}, before the step began"
@@ -194,10 +264,10 @@ def first_non_finite(model: LanguageModel, parts: list[Part]) -> str:
 
     try:
         with observing(look):
-            for loss, share in _losses(model, parts):
-                loss.backward(share, retain_graph=False)
+            for loss, part in _losses(model, parts, model.mask_counter.drawn):
+                loss.backward(part.share, retain_graph=False)
     except Fault as fault:
         return str(fault)
     finally:
         model.zero_grad()
-    return "the sum over micro-batches or the gradient norm; each operation by itself is finite"
+    return ""

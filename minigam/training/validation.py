@@ -9,6 +9,7 @@ from minigam.data.pocketstories import KINDS
 from minigam.engine import backend
 from minigam.engine.tensor import no_grad
 from minigam.models.lm import LanguageModel
+from minigam.training.ranks.world import ALONE, World
 from minigam.training.step import places
 
 
@@ -18,18 +19,20 @@ def evaluate(
     rows: int | None = None,
     batch: int | None = None,
     progress: bool = False,
+    world: World = ALONE,
 ) -> dict:
     """Measure the loss on validation rows, next to its floor if the corpus has one.
 
     rows  : how many rows to take, starting with the first; None for all
     batch : rows computed at a time; None for about 2,048 tokens, to limit the memory of their logits
+    world : the ranks that share the work; all get the result, which does not depend on their number
     returns the result of `summary`
     """
     n, T = min(rows or len(corpus.valid), len(corpus.valid)), model.config.block_size
     ids, targets = inputs_and_targets(corpus.valid[:n])
-    losses = np.empty((n, T))
+    losses = np.zeros((n, T))  # 0 where another rank measures
     parts = tqdm(
-        list(places(model, n, T, batch or max(1, 2048 // T))),
+        list(places(model, n, T, batch or max(1, 2048 // T)))[world.rank :: world.size],
         desc="validating", leave=False, delay=2, disable=None if progress else True,
     )  # fmt: skip
     was_training = model.training
@@ -42,6 +45,8 @@ def evaluate(
                 losses[row, start:end] = part_losses[:, start - begin :]
     finally:
         model.train(was_training)
+    world.start_sum(losses.reshape(-1))
+    world.finish_sums()
     return summary(corpus, losses)
 
 

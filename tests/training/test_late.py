@@ -101,7 +101,7 @@ def test_training_continues_after_a_step_whose_end_was_interrupted(scale, monkey
     optimizer = AdamW(model.parameters(), loss_scale=LossScale(scale) if scale else None)
     reader = step.later
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         def wait():
             raise KeyboardInterrupt
 

@@ -22,7 +22,13 @@ from minigam.training.schedule import warmup_cosine
 
 
 def test_the_run_folder_holds_what_it_should(whole):
-    assert {p.name for p in whole.iterdir()} == {*STATE, "machine.json", "metrics.jsonl", "loss.png"}
+    assert {p.name for p in whole.iterdir()} == {
+        *STATE,
+        "machine.json",
+        "metrics.jsonl",
+        "loss.png",
+        "complete.json",
+    }
     assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((whole / "config.json").read_text())
     assert config["model"]["d_model"] == 8

@@ -1,0 +1,193 @@
+"""The ranks of an MPI launcher. MPI alone talks; this says what, and how long to wait for it.
+
+Sums: every rank gets its share of an array from all ranks (MPI_Ialltoallv), adds in the order of the tree,
+and gives the sum to all (MPI_Iallgatherv). That is the least that a sum has to send, and unlike
+MPI_Allreduce it adds in an order that depends on nothing else.
+"""
+
+import atexit
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minigam.config import InputError
+from minigam.engine.tensor import Array
+from minigam.launcher import Place
+from minigam.training.ranks.world import ROLL_CALL, RankLost, World, share, tree_sum
+
+SPIN, NAP = 1e-3, 1e-4  # seconds: how long to ask without a pause, and the pause between questions after that
+GAP = 1.0  # seconds between two questions, at most, that count: this process itself may have been suspended
+PRESENT = 1  # tag of that answer
+
+
+@dataclass
+class _Sum:
+    """A sum under way: first the shares come in, then the sums of the shares go out."""
+
+    array: Array
+    received: Array  # (ranks, share of this rank)
+    request: Any
+    gathering: bool = False
+
+
+class MPIWorld(World):
+    """The processes of an MPI launcher.
+
+    place    : what the launcher's variables say of this process
+    deadline : seconds to wait for another rank, in addition to the time of ten steps
+    Raises InputError where mpi4py is missing, or MPI disagrees with the launcher.
+    """
+
+    def __init__(self, place: Place, deadline: float):
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as e:
+            raise InputError(
+                f"started as {place.size} processes, but MPI cannot be used ({' '.join(str(e).split())}); "
+                "install minigam[mpi], or mpi4py and your cluster's MPI"
+            ) from e
+        self.mpi, self.all, self.deadline = MPI, MPI.COMM_WORLD, deadline
+        self.rank, self.size, self.sent = self.all.rank, self.all.size, 0
+        if self.size != place.size:
+            raise InputError(
+                f"the launcher started {place.size} processes, but MPI ({MPI.get_vendor()[0]}) connects "
+                f"{self.size}; start them with the mpiexec of this MPI (with srun: --mpi=pmi2 or pmix)"
+            )
+        self.sums: list[_Sum] = []
+        self.hosts: list[str] = []
+        self.calls = self.all
+        self.closed = False
+        self.host = socket.gethostname()
+        atexit.register(self._end)  # before mpi4py's own, which would wait for the others for ever
+        # Collectives of one communicator must start in the same order on every rank. Of a sum the second
+        # starts when the first has ended, which depends on time, so each kind has its own.
+        copies = [self.all.Idup() for _ in range(4)]
+        self._until(lambda: self.mpi.Request.Testall([request for _, request in copies]), "the start")
+        self.shares, self.totals, self.control, self.calls = (communicator for communicator, _ in copies)
+        self.hosts = self.exchange(self.host)
+
+    # ------------------------------------------------------------------------------- sums
+
+    def start_sum(self, a: Array) -> None:
+        parts = [share(len(a), r, self.size) for r in range(self.size)]
+        counts, starts = [p.stop - p.start for p in parts], [p.start for p in parts]
+        own = counts[self.rank]
+        received = np.empty((self.size, own), a.dtype)
+        places = [own * r for r in range(self.size)]
+        request = self.shares.Ialltoallv([a, (counts, starts)], [received, ([own] * self.size, places)])
+        self.sent += (len(a) - own) * a.itemsize
+        self.sums.append(_Sum(a, received, request))
+        self._advance()
+
+    def _advance(self) -> bool:
+        """Let MPI work, start what can start, and return whether all sums are done."""
+        for s in self.sums:  # in the order in which they were started, which is that of every rank
+            if not s.gathering:
+                if not s.request.Test():
+                    break
+                s.request, s.gathering = self._all_gather(s.array, tree_sum(s.received)), True
+        self.sums = [s for s in self.sums if not (s.gathering and s.request.Test())]
+        return not self.sums
+
+    def finish_sums(self) -> None:
+        self._until(self._advance, "a sum of gradients")
+
+    def _all_gather(self, a: Array, own: Array) -> Any:
+        parts = [share(len(a), r, self.size) for r in range(self.size)]
+        counts, starts = [p.stop - p.start for p in parts], [p.start for p in parts]
+        self.sent += (self.size - 1) * own.nbytes
+        return self.totals.Iallgatherv(own, [a, (counts, starts)])
+
+    def all_gather(self, a: Array) -> None:
+        request = self._all_gather(a, a[self.share(len(a))].copy())
+        self._until(request.Test, "the parameters of the other ranks")
+
+    def gather(self, own: Array, n: int) -> Array | None:
+        counts = [share(n, r, self.size).stop - share(n, r, self.size).start for r in range(self.size)]
+        whole = np.empty(n, own.dtype) if self.rank == 0 else None
+        starts = [share(n, r, self.size).start for r in range(self.size)]
+        request = self.totals.Igatherv(own, [whole, (counts, starts)] if self.rank == 0 else None)
+        self._until(request.Test, "the moments of the other ranks")
+        return whole
+
+    # ---------------------------------------------------------------------------- control
+
+    def exchange(self, text: str) -> list[str]:
+        data = np.frombuffer(text.encode(), np.uint8)
+        lengths = np.empty(self.size, np.int64)
+        request = self.control.Iallgather(np.array([data.size]), lengths)
+        self._until(request.Test, "an agreement")
+        ends = np.cumsum(lengths)
+        everything = np.empty(int(ends[-1]), np.uint8)
+        starts = (ends - lengths).tolist()
+        request = self.control.Iallgatherv(data, [everything, (lengths.tolist(), starts)])
+        self._until(request.Test, "an agreement")
+        return [
+            everything[start:end].tobytes().decode() for start, end in zip(starts, ends.tolist(), strict=True)
+        ]
+
+    def any(self, flag: bool) -> bool:
+        flags = np.empty(self.size, np.uint8)
+        request = self.control.Iallgather(np.array([flag], np.uint8), flags)
+        self._until(request.Test, "the end of a step")
+        return bool(flags.any())
+
+    def wait(self, done: Callable[[], bool], wait: Callable[[], object]) -> None:
+        self._until(done, "a sum of gradients")
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        """Ask `done` until it is so. Raise RankLost after the deadline, or if MPI reports an error."""
+        limit = self.deadline + 10.0 * self.step_seconds
+        waited, before = 0.0, time.monotonic()
+        try:
+            while not done():
+                now = time.monotonic()
+                waited, before = waited + min(now - before, GAP), now
+                if waited > limit:
+                    raise self._lost(what, limit)
+                time.sleep(NAP if waited > SPIN else 0.0)
+        except self.mpi.Exception as e:
+            raise RankLost(f"rank {self.rank} ({self.host}): MPI failed in {what}: {e}") from e
+
+    def _lost(self, what: str, waited: float) -> RankLost:
+        """Call all ranks; return an error that names those that do not answer."""
+        others = [r for r in range(self.size) if r != self.rank]
+        answers = {r: self.calls.Irecv(np.empty(1, np.uint8), r, PRESENT) for r in others}
+        for r in others:
+            self.calls.Isend(np.zeros(1, np.uint8), r, PRESENT)
+        end = time.monotonic() + ROLL_CALL
+        present = {self.rank}
+        while time.monotonic() < end and len(present) < self.size:
+            present |= {r for r in others if r not in present and answers[r].Test()}
+            time.sleep(NAP)
+        names = [f"rank {r} (on {self.hosts[r]})" if self.hosts else f"rank {r}"
+                 for r in others if r not in present]  # fmt: skip
+        if names:
+            missing = f"{', '.join(names)} did not answer"
+        else:
+            missing = "every rank answers, but one is slow; choose a longer --deadline"
+        message = f"waited {waited:.0f} s for {what}: {missing}"
+        return RankLost(message, speaks=self.rank == min(present))
+
+    # -------------------------------------------------------------------------------- end
+
+    def close(self) -> None:
+        self._until(self.control.Ibarrier().Test, "the end")
+        self.closed = True
+
+    def leave(self, code: int) -> None:
+        if not self.closed:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.all.Abort(code or 1)
+            os._exit(code or 1)  # where Abort comes back, as it may without a connection to the launcher
+
+    def _end(self) -> None:
+        """End all ranks if this one ends without the others, whatever its reason and its exit code."""
+        self.leave(1)
