@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from statistics import median
 
 from tqdm import tqdm
 
-from minigam import cli
+from minigam import cli, launcher
 from minigam.config import InputError
 from minigam.training.profile import blas
 
@@ -46,7 +46,8 @@ def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
     """Run the command `prog`; or, in a process that `fresh` started, do the work and print its result."""
     if sys.argv[1:2] == ["worker"]:
         result = work(**json.loads(sys.argv[2]))
-        print(json.dumps({"peak_mib": peak_bytes() / MIB, "libraries": libraries()} | result))
+        if launcher.rank() == 0:
+            print(json.dumps({"peak_mib": peak_bytes() / MIB, "libraries": libraries()} | result))
         return
 
     def guarded() -> int:
@@ -61,7 +62,7 @@ def run(main: Callable[[], int], work: Callable[..., dict], prog: str) -> None:
 
 def fresh(
     module: str, name: str, job: dict, environment: dict[str, str] | None = None,
-    limit_s: float | None = None,
+    limit_s: float | None = None, launch: Sequence[str] = (),
 ) -> dict:  # fmt: skip
     """Run one measurement in a fresh process and return the result of its work, with "peak_mib" (of the
     whole process, unless the work measures its own) and "libraries" (those that computed).
@@ -70,11 +71,12 @@ def fresh(
     name        : name of the measurement in an error
     environment : environment variables to set
     limit_s     : seconds after which the process is killed
+    launch      : the command that starts it, such as mpiexec -n 2; of several ranks the first one reports
     Raises WorkerFailed when the process fails or its time is up.
     """
     try:
         done = supervised(
-            [sys.executable, "-m", module, "worker", json.dumps(job)], limit_s,
+            [*launch, sys.executable, "-m", module, "worker", json.dumps(job)], limit_s,
             env=os.environ | (environment or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

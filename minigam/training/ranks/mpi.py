@@ -7,10 +7,12 @@ MPI_Allreduce it adds in an order that depends on nothing else.
 
 import atexit
 import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +26,21 @@ from minigam.training.ranks.world import ROLL_CALL, RankLost, World, share, tree
 SPIN, NAP = 1e-3, 1e-4  # seconds: how long to ask without a pause, and the pause between questions after that
 GAP = 1.0  # seconds between two questions, at most, that count: this process itself may have been suspended
 PRESENT = 1  # tag of that answer
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """End this process, by the signal SIGALRM, if the block takes longer. MPI's own start and end wait for
+    all ranks, and let no other code of Python run meanwhile."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 @dataclass
@@ -46,7 +63,8 @@ class MPIWorld(World):
 
     def __init__(self, place: Place, deadline: float):
         try:
-            from mpi4py import MPI
+            with _alarm(deadline):
+                from mpi4py import MPI
         except (ImportError, RuntimeError) as e:
             raise InputError(
                 f"started as {place.size} processes, but MPI cannot be used ({' '.join(str(e).split())}); "
@@ -180,6 +198,8 @@ class MPIWorld(World):
     def close(self) -> None:
         self._until(self.control.Ibarrier().Test, "the end")
         self.closed = True
+        with _alarm(self.deadline):
+            self.mpi.Finalize()
 
     def leave(self, code: int) -> None:
         if not self.closed:
