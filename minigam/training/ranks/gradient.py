@@ -24,7 +24,7 @@ class GradientSum:
     def __init__(self, optimizer: AdamW, world: World):
         self.optimizer, self.world = optimizer, world
         self.waiting: list[Array | None] = []  # left halves of the tree that wait for their right half
-        self.buckets, self.next = _buckets(optimizer), 0
+        self.buckets, self.next = buckets_of(optimizer), 0
         self.uses: Counter[int] = Counter()
 
     def keep(self, leaf: int, empty: bool) -> None:
@@ -88,7 +88,7 @@ def _add_to_right(left: Array, right: Array) -> Array:
     return summed(right, left, in_place=True)  # a + b = b + a to the bit
 
 
-def _buckets(optimizer: AdamW) -> list[tuple[list[Parameter], slice]]:
+def buckets_of(optimizer: AdamW) -> list[tuple[list[Parameter], slice]]:
     """Return the parameters and the place of each bucket, from the last parameter to the first, which is the
     order of a backward pass."""
     buckets: list[tuple[list[Parameter], slice]] = []
