@@ -75,7 +75,7 @@ class Request:
 
     @staticmethod
     def Testall(requests: list["Request"]) -> bool:
-        return all([request.Test() for request in requests])
+        return sum(request.Test() for request in requests) == len(requests)  # each one is asked
 
 
 class Communicator:

@@ -1,11 +1,11 @@
 """A pretend NCCL, and the streams and events of a pretend CUDA, for the pretend GPU. Ranks are threads.
 
-`install` gives the pretend GPU `cuda` and `cuda.nccl`; run ranks with `pretend_mpi.run`. Collectives really add
-over the ranks, in an order of their own. What goes wrong on a device goes wrong here too, every time:
+`install` gives the pretend GPU `cuda` and `cuda.nccl`; run ranks with `pretend_mpi.run`. Collectives really
+add over the ranks, in an order of their own. What may go wrong on a device goes wrong here every time:
 
 * A collective on a stream that has not waited for all that the current stream has been given fails.
-* From its call on, its buffer holds nan. The result is written once the current stream waits for an event that
-  was recorded on the stream of the collective after it. Whoever reads the buffer before reads nan.
+* From its call on, its buffer holds nan. The result is written once the current stream waits for an event
+  that was recorded on the stream of the collective after it. Whoever reads the buffer before reads nan.
 * Ranks that call collectives in different orders, or with other counts or dtypes, fail.
 """
 

@@ -59,7 +59,7 @@ class NCCLWorld(MPIWorld):
         """
         own: dict[str, Any] = {"problem": "", "gpu": "", "id": []}
         try:
-            nccl = _nccl(xp)
+            nccl = binding(xp)
             device = xp.cuda.Device().id
             own["gpu"] = f"{self.host}, {xp.cuda.runtime.deviceGetPCIBusId(device)}"
             if self.rank == 0:
@@ -88,7 +88,7 @@ class NCCLWorld(MPIWorld):
 
         Raises InputError if this rank fails. The others may then wait for it without a deadline: end all.
         """
-        self.nccl, self.current_stream = _nccl(xp), xp.cuda.get_current_stream
+        self.nccl, self.current_stream = binding(xp), xp.cuda.get_current_stream
         self.dtypes = {"float32": self.nccl.NCCL_FLOAT32, "float64": self.nccl.NCCL_FLOAT64}
         # The default stream would wait for a stream that is not non-blocking, and that for it.
         self.stream = xp.cuda.Stream(non_blocking=True)
@@ -197,7 +197,7 @@ class NCCLWorld(MPIWorld):
             self.communicator.abort()
 
 
-def _nccl(xp: ModuleType) -> ModuleType:
+def binding(xp: ModuleType) -> ModuleType:
     """Return CuPy's binding of NCCL. Raises ImportError if there is none, or NCCL itself is missing."""
     with warnings.catch_warnings(record=True) as caught:  # by which CuPy says that NCCL is missing
         warnings.simplefilter("always")

@@ -31,7 +31,7 @@ def connected(place: Place | None, deadline: float) -> World:
 
 
 def use_gpus(world: World, xp: ModuleType) -> None:
-    """Connect the GPUs of several ranks, so that sums of device arrays work. `xp` is the library of all ranks.
+    """Connect the GPUs of several ranks, so that sums of device arrays work. `xp` is their array library.
 
     Raises InputError if a rank has no GPU of its own, or NCCL cannot be used.
     """
