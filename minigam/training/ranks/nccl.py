@@ -30,7 +30,9 @@ class NCCLWorld(MPIWorld):
 
     All ranks get the same bits from a sum, but NCCL adds in an order of its own, which depends on the number
     of ranks and on how they are connected. That 1, 2, 4 and 8 ranks train the same bits is promised on NumPy
-    only. The deadline holds where the host waits by `wait`, which is at the end of each step.
+    only.
+    The deadline holds where the host waits by `wait`, at the end of each step. It does not hold where CUDA
+    lets the host wait, as it does when a device that waits for another has 1,024 launches in its queue.
     """
 
     def __init__(self, place: Place, deadline: float):
