@@ -38,7 +38,7 @@ from minigam.training.ranks.agreement import (
     require_same_weights,
     together,
 )  # fmt: skip
-from minigam.training.ranks.start import connected
+from minigam.training.ranks.start import connected, use_gpus
 from minigam.training.ranks.world import ALONE, DEADLINE, EX_TEMPFAIL, LEAVES, ROLL_CALL, RankLost, World
 from minigam.training.run import Run, RunConfig, make_corpus
 from minigam.training.size import require_memory
@@ -96,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         path = Path(world.exchange(str(args.out or _next_free(corpus.name, world)))[0])
     options = {"--shard-optimizer": args.shard_optimizer, "--deadline": args.deadline, "backend": backend}
     together(world, lambda: require_agreement(world, config, options))
+    if backend == "cupy":
+        use_gpus(world, backends.get(backend))
     with ExitStack() as stack:
         together(world, lambda: world.rank > 0 or stack.enter_context(locked(path)))
         if args.resume is not None:
@@ -122,6 +124,8 @@ def _backend(args: Namespace, world: World) -> str:
         raise InputError("--shard-optimizer needs several ranks; omit it, or start them with mpiexec")
     if args.profile and world.size > 1:
         raise InputError("--profile times one process; start it without mpiexec")
+    if args.backend != "numpy":
+        world.choose_gpu()
     return cli.choose_backend(args.backend, args.kernels)
 
 

@@ -9,6 +9,8 @@ from functools import cache
 
 import numpy as np
 
+from minigam import launcher
+
 THREADS = 128  # per block
 WARP = 32  # threads that run together; one warp handles one row
 SLAB = 64  # fewest rows that one thread sums, for one channel
@@ -146,7 +148,8 @@ def whole(source: str) -> str:
 @cache
 def announce() -> None:
     """Explain the wait before the first step, once."""
-    print("loading CUDA kernels (the first run on a machine compiles them)", file=sys.stderr)
+    if launcher.rank() == 0:
+        print("loading CUDA kernels (the first run on a machine compiles them)", file=sys.stderr)
 
 
 def slabs_of(rows: int) -> tuple[int, int]:

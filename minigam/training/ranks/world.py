@@ -61,6 +61,9 @@ class World:
         """Wait until `done()`, which `wait()` does as well, but without a deadline."""
         wait()
 
+    def choose_gpu(self) -> None:
+        """Make the GPU of this rank the current device. Call this before anything uses a GPU."""
+
     def close(self) -> None:
         """Wait for all ranks to end. A rank that ends without this ends them all."""
 

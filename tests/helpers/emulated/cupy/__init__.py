@@ -8,6 +8,7 @@ arrays belong to another library. Its times and its memory are those of no devic
 
 import importlib.util
 import math
+import os
 import sys
 import time
 import types
@@ -142,22 +143,53 @@ class _Event:
 
     recorded = reached = 0  # number of the last event, and of the last that somebody has waited for
 
-    def record(self) -> None:
+    def __init__(self, disable_timing: bool = False):
+        pass
+
+    def record(self, stream: object = None) -> None:
         _Event.recorded += 1
         self.number, self.moment = _Event.recorded, time.perf_counter()
 
+    @property
+    def done(self) -> bool:
+        self.synchronize()
+        return True
+
     def synchronize(self) -> None:
         _Event.reached = max(_Event.reached, self.number)
+
+
+class _Stream:
+    """Does its work at once."""
+
+    ptr = 0
+
+    def __init__(self, non_blocking: bool = False):
+        pass
+
+    def synchronize(self) -> None:
+        _Event.reached = _Event.recorded
+
+    def wait_event(self, event: _Event) -> None:
+        pass
+
+
+class _Device:
+    """One of as many as are asked for: each rank of a machine has one."""
+
+    compute_capability, current = CAPABILITY, 0
+
+    def __init__(self, id: int | None = None):
+        self.id = _Device.current if id is None else id
+
+    def use(self) -> None:
+        _Device.current = self.id
 
 
 def _elapsed(a: _Event, b: _Event) -> float:
     if max(a.number, b.number) > _Event.reached:
         raise RuntimeError("cudaErrorNotReady: device not ready")
     return 1e3 * (b.moment - a.moment)
-
-
-def _synchronize() -> None:
-    _Event.reached = _Event.recorded
 
 
 def _malloc(size: int) -> None:
@@ -167,10 +199,11 @@ def _malloc(size: int) -> None:
 
 _properties = {"name": NAME.encode(), "totalGlobalMem": TOTAL, "multiProcessorCount": 1}
 cuda = types.SimpleNamespace(
-    Device=lambda: types.SimpleNamespace(id=0, compute_capability=CAPABILITY),
+    Device=_Device,
     Event=_Event,
     get_elapsed_time=_elapsed,
-    get_current_stream=lambda: types.SimpleNamespace(synchronize=_synchronize, ptr=0),
+    Stream=_Stream,
+    get_current_stream=_Stream,
     MemoryPool=MemoryPool,
     using_allocator=_using_allocator,
     cublas=types.SimpleNamespace(**vars(fakecuda.CUBLAS), getVersion=lambda handle: 0),
@@ -180,8 +213,14 @@ cuda = types.SimpleNamespace(
         memGetInfo=lambda: (TOTAL - sum(pool.total_bytes() for pool in _pools), TOTAL),
         runtimeGetVersion=lambda: 0,
         driverGetVersion=lambda: 0,
-        getDeviceCount=lambda: 1,
+        getDeviceCount=lambda: int(os.environ.get("EMULATED_GPUS", "1")),
+        deviceGetPCIBusId=lambda device: f"0000:{device:02}:00.0",
         malloc=_malloc,
         deviceSynchronize=lambda: None,
     ),
 )
+
+# NCCL has to be imported, as CuPy's has. A module alone stands for the package that it is in.
+from . import nccl  # noqa: E402
+
+cuda.nccl, sys.modules["cupy.cuda.nccl"] = nccl, nccl
