@@ -160,6 +160,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         def COMM_WORLD(self) -> Communicator:
             return Communicator(_local.meeting)
 
+        def Finalize(self) -> None:
+            pass
+
     module = ModuleType("mpi4py")
     module.MPI = MPI()
     monkeypatch.setitem(sys.modules, "mpi4py", module)

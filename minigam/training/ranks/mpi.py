@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ PRESENT = 1  # tag of that answer
 def _alarm(seconds: float) -> Iterator[None]:
     """End this process, by the signal SIGALRM, if the block takes longer. MPI's own start and end wait for
     all ranks, and let no other code of Python run meanwhile."""
-    if not hasattr(signal, "setitimer"):
+    if not hasattr(signal, "setitimer") or current_thread() is not main_thread():
         yield
         return
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
