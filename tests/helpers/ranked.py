@@ -38,7 +38,10 @@ def drawn(rows: int, tokens: int = 8, seed: int = 0, ignored: float = 0.3) -> Ba
 
 
 def trained(
-    make: Callable[[], LanguageModel], batches: list[Batch], world: World = ALONE, shard: bool = False,
+    make: Callable[[], LanguageModel],
+    batches: list[Batch],
+    world: World = ALONE,
+    shard: bool = False,
     **settings,
 ) -> dict[str, np.ndarray]:
     """Take a step for each batch; return the losses, the last gradient, the number of masks drawn, the weights

@@ -128,6 +128,7 @@ def run_ranks(n: int, f: Callable[[ThreadWorld], Result], seconds: float = SECON
     assert len(results) == n, f"of {n} ranks these have ended: {sorted(results)}"
     for world in worlds:
         assert world.calls == worlds[0].calls, f"rank {world.rank} calls other methods than rank 0"
+    for world in worlds:
         assert not world.started, f"rank {world.rank} has not finished its sums"
     return [result for _, result in sorted(results.items(), key=itemgetter(0))]
 

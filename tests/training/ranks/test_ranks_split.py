@@ -65,7 +65,9 @@ def test_every_mixer_of_the_paper_can_be_split(mixer):
 @pytest.mark.parametrize("first", [0, 20, 35])
 def test_tokens_without_targets_change_nothing_but_what_they_should(first):
     ids, targets = drawn(3, 40, ignored=0.0)
-    targets[:, first : first + 20] = -1  # the tokens of two to four leaves, so that whole ranks have no target
+    targets[
+        :, first : first + 20
+    ] = -1  # the tokens of two to four leaves, so that whole ranks have no target
     batches = [(ids, targets), drawn(3, 40)]
     wanted = trained(gam, batches, split_sequence=True)
     for n in POWERS:
