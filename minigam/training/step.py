@@ -170,7 +170,9 @@ def parts_of(
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
     if split_sequence and model.reach is None:
-        raise ValueError(f"train_step: {model.config.label} sees all earlier tokens, wanted a finite reach to split rows")
+        raise ValueError(
+            f"train_step: {model.config.label} sees all earlier tokens, wanted a finite reach to split rows"
+        )
     device_ids, device_targets, own = model.here(ids), model.here(targets), []
     for leaf in range(leaves)[world.share(leaves)]:
         parts: list[Part] = []

@@ -44,8 +44,8 @@ def trained(
     shard: bool = False,
     **settings,
 ) -> dict[str, np.ndarray]:
-    """Take a step for each batch; return the losses, the last gradient, the number of masks drawn, the weights
-    and the moments. Of sharded moments the other ranks return none.
+    """Take a step for each batch; return the losses, the last gradient, the number of masks drawn, the
+    weights and the moments. Of sharded moments rank 0 alone returns any.
 
     settings : of `begin_step`
     """

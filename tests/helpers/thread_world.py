@@ -113,7 +113,7 @@ def run_ranks(n: int, f: Callable[[ThreadWorld], Result], seconds: float = SECON
     def run(world: ThreadWorld) -> None:
         try:
             results[world.rank] = f(world)
-        except BaseException as e:  # noqa: BLE001  SystemExit is how a rank ends
+        except BaseException as e:
             with lock:
                 errors.append(e)
             hall.barrier.abort()
@@ -137,5 +137,5 @@ def ended(f: Callable[[], Result]) -> Result | BaseException:
     """Return what f returns, or the error it raises, for a test of what each rank does."""
     try:
         return f()
-    except (Exception, SystemExit) as e:  # noqa: BLE001
+    except (Exception, SystemExit) as e:
         return e

@@ -35,8 +35,8 @@ def test_buckets_cover_each_parameter_once_from_the_last_to_the_first(sizes, buc
 
 
 def watched(world, name, rows=8, **settings):
-    """Take a step; return what happened, in order: the operations of the backward pass, and the sums that were
-    started, each by its place in the gradient."""
+    """Take a step; return what happened, in order: the operations of the backward pass, and the sums that
+    were started, each by its place in the gradient."""
     model, events = made(name), []
     optimizer = AdamW(model.parameters(), world=world)
     start_sum, gradients = world.start_sum, optimizer.gradients
