@@ -138,8 +138,8 @@ def test_what_rank_0_says_no_other_rank_repeats(flags, tmp_path):
     lines = []
     for rank in "01":
         done = subprocess.run(
-            [sys.executable, "-c", code, *SMALL, *flags], env=os.environ | TWO | {"PMI_RANK": rank}, cwd=tmp_path,
-            capture_output=True, text=True, timeout=60,
+            [sys.executable, "-c", code, *SMALL, *flags], env=os.environ | TWO | {"PMI_RANK": rank},
+            cwd=tmp_path, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == 2 and done.stdout == ""
         lines.append(done.stderr.count("\n"))

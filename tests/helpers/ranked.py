@@ -20,7 +20,7 @@ MODELS = {
     "Mamba": (Mamba, MambaConfig(**SIZES, d_state=3, expand=2)),
 }
 Batch = tuple[np.ndarray, np.ndarray]
-POWERS = (1, 2, 4, 8)
+POWERS = (2, 4, 8)  # and 1 is `ALONE`
 
 
 def made(name: str, dtype: str = "float32") -> LanguageModel:

@@ -35,7 +35,7 @@ def test_the_gradient_is_that_of_whole_rows(kernel_size, n_layers):
     def make():
         return gam(kernel_size, n_layers, "float64")
 
-    batches = [drawn(3, 40)]  # the reach is from 1 to 10 tokens, a leaf 5
+    batches = [drawn(2, 40)]  # the reach is from 1 to 10 tokens, a leaf 5
     alone = trained(make, batches, leaves=1)
     assert_close(trained(make, batches, split_sequence=True), alone)
     for n in (3, 4):
@@ -43,9 +43,9 @@ def test_the_gradient_is_that_of_whole_rows(kernel_size, n_layers):
             assert_close(found, alone)
 
 
-@pytest.mark.parametrize("tokens", [40, 37, 8, 5, 1])
+@pytest.mark.parametrize("tokens", [40, 37, 5, 1])
 def test_powers_of_two_ranks_give_the_same_bits(tokens):
-    batches = [drawn(3, tokens, ignored=0.0), drawn(2, 40, seed=1), drawn(1, 40, seed=2)]
+    batches = [drawn(2, tokens, ignored=0.0), drawn(1, 40, seed=1)]
     wanted = trained(gam, batches, split_sequence=True)
     for n in POWERS:
         for found in trained_by(n, gam, batches, split_sequence=True, shard=n == 4):
@@ -64,11 +64,11 @@ def test_every_mixer_of_the_paper_can_be_split(mixer):
 
 @pytest.mark.parametrize("first", [0, 20, 35])
 def test_tokens_without_targets_change_nothing_but_what_they_should(first):
-    ids, targets = drawn(3, 40, ignored=0.0)
+    ids, targets = drawn(2, 40, ignored=0.0)
     targets[
         :, first : first + 20
     ] = -1  # the tokens of two to four leaves, so that whole ranks have no target
-    batches = [(ids, targets), drawn(3, 40)]
+    batches = [(ids, targets), drawn(1, 40)]
     wanted = trained(gam, batches, split_sequence=True)
     for n in POWERS:
         for found in trained_by(n, gam, batches, split_sequence=True):
