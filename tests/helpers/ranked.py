@@ -7,6 +7,7 @@ import numpy as np
 from helpers.thread_world import run_ranks
 from minigam import GAM, GAMConfig, Mamba, MambaConfig, Transformer, TransformerConfig
 from minigam.config import WRITTEN_LABEL
+from minigam.engine.backend import to_numpy
 from minigam.models.lm import LanguageModel
 from minigam.training.optim import AdamW
 from minigam.training.ranks.world import ALONE, World
@@ -56,7 +57,7 @@ def trained(
     names = [name for name, _ in model.named_parameters()]
     assert all(p.on_gradient is None for p in model.parameters())
     return {
-        "losses": np.array(losses), "gradient": optimizer.gradients.copy(),
+        "losses": np.array(losses), "gradient": to_numpy(optimizer.gradients).copy(),
         "masks": np.array([model.mask_counter.drawn, model.mask_counter.first_token]),
         **model.state_dict(), **optimizer.state_dict(names),
     }  # fmt: skip

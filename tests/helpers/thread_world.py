@@ -4,6 +4,7 @@ Each thread has its own model and optimizer. They meet at a barrier: a rank that
 waits too long gives up, so no test hangs.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from minigam.engine.backend import to_numpy, xp_of
 from minigam.engine.tensor import Array
 from minigam.training.ranks.world import RankLost, World, tree_sum
 
@@ -63,9 +65,9 @@ class ThreadWorld(World):
     def start_sum(self, a: Array) -> None:
         assert a.ndim == 1
         self.calls.append(("start_sum", a.shape, a.dtype.str))
-        self.started.append((a, a.copy()))
-        a.fill(np.nan)  # nobody may read or change it until the sum is there
-        self.sent += (a.size - len(a[self.share(len(a))])) * a.itemsize
+        self.started.append((a, to_numpy(a).copy()))
+        a[...] = math.nan  # nobody may read or change it until the sum is there
+        self.sent += (a.size - len(a[self.share(len(a))])) * a.dtype.itemsize
 
     def finish_sums(self) -> None:
         started, self.started = self.started, []
@@ -73,18 +75,18 @@ class ThreadWorld(World):
         brought = self._met(("finish_sums", shapes), [given for _, given in started])
         for (a, _), given in zip(started, zip(*brought, strict=True), strict=True):
             own = tree_sum(np.stack([g[self.share(len(a))] for g in given]))
-            a[self.share(len(a))] = own
+            a[self.share(len(a))] = xp_of(a).asarray(own)
             self.all_gather(a)
 
     def all_gather(self, a: Array) -> None:
-        own = a[self.share(len(a))].copy()
+        own = to_numpy(a[self.share(len(a))]).copy()
         self.sent += (self.size - 1) * own.nbytes
-        a[...] = np.concatenate(self._met(("all_gather", a.shape), own))
+        a[...] = xp_of(a).asarray(np.concatenate(self._met(("all_gather", a.shape), own)))
 
     def gather(self, own: Array, n: int) -> Array | None:
         assert len(own) == len(range(n)[self.share(n)])
-        parts = self._met(("gather", n), own.copy())
-        return np.concatenate(parts) if self.rank == 0 else None
+        parts = self._met(("gather", n), to_numpy(own).copy())
+        return xp_of(own).asarray(np.concatenate(parts)) if self.rank == 0 else None
 
     def exchange(self, text: str) -> list[str]:
         assert isinstance(text, str)

@@ -1,6 +1,7 @@
 """A run of several ranks: who writes, how it stops and goes on, what its validation gives."""
 
 import json
+import math
 import threading
 
 import numpy as np
@@ -136,20 +137,38 @@ def test_complete_json_is_there_at_the_end_only(corpus, tmp_path):
     assert path.read_bytes() == state and not any(seen)
 
 
+def test_ranks_with_a_device_each_train_with_steps_that_end_late(corpus, alone, tmp_path):
+    def moved(world, model, optimizer):
+        model.to("fakegpu")
+
+    def work(world):
+        return trains(Stopping.at(world, 1, 1 + 5), tmp_path, corpus, shard=True, spoil=moved)
+
+    assert run_ranks(4, work) == [5] * 4
+    found, wanted = losses(tmp_path), [m for m in losses(alone) if m["step"] <= 5]
+    assert [m["step"] for m in found] == [m["step"] for m in wanted]
+    assert [m["loss"] for m in found] == pytest.approx([m["loss"] for m in wanted], rel=1e-4)
+    assert Run(tmp_path).saved_step() == 5
+
+
 # ------------------------------------------------------------------------------------- faults
 
 
-def test_a_loss_that_is_no_number_on_one_rank_ends_all_with_the_operation(corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("library", ["numpy", "fakegpu"])
+def test_a_loss_that_is_no_number_on_one_rank_ends_all_with_the_operation(
+    library, corpus, tmp_path, monkeypatch
+):
     rule, broken = ops.gelu.rule, set()
 
     def faulty(xp, *arrays):
         y, backward = rule(xp, *arrays)
-        return (np.full_like(y, np.nan) if threading.current_thread().name in broken else y), backward
+        return (y * math.nan if threading.current_thread().name in broken else y), backward
 
     monkeypatch.setattr(ops.gelu, "rule", faulty)
     monkeypatch.setattr(ops.gelu, "fast", {})
 
     def spoil(world, model, optimizer):
+        model.to(library)
         step = optimizer.step
 
         def next_step(*given):

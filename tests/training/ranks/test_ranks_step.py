@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import fakecuda
 from helpers.ranked import MODELS, POWERS, assert_same_bits, drawn, made, trained, trained_by
 from helpers.steps import batch, tiny
 from helpers.thread_world import run_ranks
@@ -145,6 +146,33 @@ def test_bits_depend_on_the_number_of_leaves():
     """Else the tests of equal bits would show nothing."""
     tree, plain = (trained(lambda: made("GAM"), BATCHES, leaves=leaves) for leaves in (8, 1))
     assert (tree["gradient"] != plain["gradient"]).any()
+
+
+# -------------------------------------------------------------------------------------- devices
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_ranks_with_a_device_each_compute_the_same(shard):
+    batches = [silent(4, 8), drawn(11, seed=2)]
+    wanted = trained(lambda: made("GAM", "float64"), batches)
+    first, *others = trained_by(
+        4, lambda: made("GAM", "float64").to("fakegpu"), batches, leaves=4, shard=shard
+    )
+    assert first.keys() == wanted.keys()
+    for name, a in first.items():
+        scale = np.abs(wanted[name]).max()
+        np.testing.assert_allclose(a, wanted[name], rtol=0.0, atol=1e-9 * scale, err_msg=name)
+    for other in others:
+        assert_same_bits(other, first)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_kernels_that_write_into_the_gradient_add_the_leaves_too(name, monkeypatch):
+    wanted = trained(lambda: made(name), [drawn(11)])
+    fakecuda.install(monkeypatch)
+    found = trained(lambda: made(name).to("fakegpu"), [drawn(11)], leaves=3)
+    scale = np.abs(wanted["gradient"]).max()
+    np.testing.assert_allclose(found["gradient"], wanted["gradient"], rtol=0.0, atol=1e-5 * scale)
 
 
 # ---------------------------------------------------------------------------- sharded moments
