@@ -30,11 +30,14 @@ def rank() -> int:
 def place() -> Place | None:
     """Return the place that a launcher gave this process; None for a process started without one."""
     for names in VARIABLES:
-        texts = [re.match(r"\d+", os.environ.get(name, "")) for name in names]
-        if texts[0] is None or texts[1] is None:
-            continue
-        rank, size = int(texts[0][0]), int(texts[1][0])
-        neighbours = int(texts[2][0]) if texts[2] is not None else size
-        if 0 <= rank < size and neighbours > 0:
-            return Place(rank, size, neighbours)
+        rank, size, neighbours = (_number(name) for name in names)
+        if rank is not None and size is not None and rank < size:
+            # srun --mpi=pmi2 sets the first two of MPICH's, and all of its own.
+            return Place(rank, size, neighbours or _number(VARIABLES[-1][-1]) or size)
     return None
+
+
+def _number(variable: str) -> int | None:
+    """Return the number that a variable of the environment holds, or the 2 of 2(x3),1; None for no number."""
+    found = re.fullmatch(r"(\d{1,9})([(,].*)?", os.environ.get(variable, ""), re.ASCII)
+    return int(found[1]) if found else None

@@ -93,11 +93,12 @@ def main(argv: list[str] | None = None) -> int:
         config, path = opened.config, opened.path
     else:
         config, corpus = together(world, lambda: _checked(args, given, backend, world))
-        path = Path(world.exchange(str(args.out or _next_free(corpus.name, world)))[0])
     options = {"--shard-optimizer": args.shard_optimizer, "--deadline": args.deadline, "backend": backend}
     together(world, lambda: require_agreement(world, config, options))
     if backend == "cupy":
         use_gpus(world, backends.get(backend))
+    if args.resume is None:
+        path = Path(world.exchange(str(args.out or _next_free(corpus.name, world)))[0])
     with ExitStack() as stack:
         together(world, lambda: world.rank > 0 or stack.enter_context(locked(path)))
         if args.resume is not None:

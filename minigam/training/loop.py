@@ -96,8 +96,8 @@ def train(
             while stop and pending:
                 ended = end_first(ended)
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
+                require_same_weights(world, optimizer, step)  # first, so that all ranks find the same next
                 require_finite(model, step)  # so that every checkpoint can be resumed
-                require_same_weights(world, optimizer, step)
                 run.save(model, optimizer, step)
     return step
 

@@ -71,7 +71,7 @@ def begin_step(
     own = parts_of(model, ids, targets, micro_batch, world, leaves, split_sequence)
     drawn, taken = model.mask_counter.drawn, optimizer.steps
     optimizer.zero_grad()
-    gradient, losses = GradientSum(optimizer, world), []
+    gradient, losses = GradientSum(optimizer, world, leaves), []
     last = max((leaf for leaf, parts in enumerate(own) if parts), default=-1)
     for leaf, parts in enumerate(own[: last + 1]):
         total = None
@@ -86,7 +86,7 @@ def begin_step(
             gradient.keep(leaf, empty=not parts)
     if last < 0:  # a rank without targets counts the masks all the same
         with no_grad():
-            model.features(ids[:1, :1])
+            model.features(np.zeros((1, 1), np.int64))
     gradient.finish()
     loss = pairwise(losses, add) if losses else None
     loss = model.xp.zeros((), optimizer.flat.dtype) if loss is None else loss
@@ -169,6 +169,10 @@ def parts_of(
     total, (B, T) = count_targets(targets), targets.shape
     if total == 0:
         raise ValueError("train_step: every target is negative, wanted at least one to predict")
+    if split_sequence and model.reach is None:
+        raise ValueError(
+            f"train_step: {model.config.label} sees all earlier tokens, wanted a finite reach to split rows"
+        )
     device_ids, device_targets, own = model.here(ids), model.here(targets), []
     for leaf in range(leaves)[world.share(leaves)]:
         parts: list[Part] = []

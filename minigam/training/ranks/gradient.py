@@ -19,10 +19,13 @@ class GradientSum:
 
     Call `keep` after the backward pass of each leaf but the last. Call `watch` before the last backward pass
     of the last leaf, and `finish` after it.
+
+    leaves : of all ranks. If it is the only one, a parameter without a gradient stays without; else its
+             gradient is 0, unless it requires none
     """
 
-    def __init__(self, optimizer: AdamW, world: World):
-        self.optimizer, self.world = optimizer, world
+    def __init__(self, optimizer: AdamW, world: World, leaves: int):
+        self.optimizer, self.world, self.single = optimizer, world, world.size == leaves == 1
         self.waiting: list[Array | None] = []  # left halves of the tree that wait for their right half
         self.buckets, self.next = buckets_of(optimizer), 0
         self.uses: Counter[int] = Counter()
@@ -52,7 +55,7 @@ class GradientSum:
         self.uses[id(p)] -= 1
         while self.next < len(self.buckets):
             parameters, _ = self.buckets[self.next]
-            if any(self.uses[id(p)] > 0 or p.grad is None for p in parameters):
+            if any(self.uses[id(p)] > 0 for p in parameters):
                 break
             self._send()
 
@@ -70,7 +73,7 @@ class GradientSum:
         """Add what is still to be added, and wait until the sum over all ranks is there."""
         for p in self.optimizer.parameters:
             p.on_gradient = None
-        while self.next < len(self.buckets):
+        while self.next < len(self.buckets) and not self.single:
             self._send()
         self.waiting.clear()
         self.world.finish_sums()
@@ -78,9 +81,9 @@ class GradientSum:
     def _complete(self, parameters: list[Parameter]) -> Array:
         """Write 0 where a backward pass has left no gradient; return the whole gradient."""
         for p in parameters:
-            if p.grad is None:
-                p.home[...] = 0.0
-                p.grad = p.home
+            if p.grad is not p.home:  # a single number is not written to its home
+                p.home[...] = 0.0 if p.grad is None else p.grad
+                p.grad = p.home if p.requires_grad else None
         return self.optimizer.gradients
 
 
