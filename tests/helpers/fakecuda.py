@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,9 @@ template <class Body> int run_blocks(int blocks, int columns, int n, Body body) 
     return 0;
 }
 """
+ONE_AT_A_TIME = threading.Lock()  # the variables of a launch belong to the library, which ranks share
+    threading.Lock()
+)  # the threads of a launch are variables of the library, which several ranks share
 FENCE = 64  # numbers before and after each array, to detect reads and writes outside it
 POISON = {"f": np.nan, "i": -(2**62), "u": 2**16 - 1}  # their value, by kind of dtype
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
@@ -161,7 +165,8 @@ class RawModule:
             copies.setdefault(address, np.pad(a._host.ravel(), FENCE, constant_values=POISON[dtype.kind]))
             fenced.append((parameter, a._host, copies[address]))
             passed.append(ctypes.c_void_p(copies[address][FENCE:].ctypes.data))
-        fault = getattr(self.library, f"run_{name}")(blocks, columns, threads, *passed)
+        with ONE_AT_A_TIME:
+            fault = getattr(self.library, f"run_{name}")(blocks, columns, threads, *passed)
         assert not fault, f"{name}: some threads of a warp or block ended while others waited for them"
         for parameter, array, copy in fenced:
             ends = np.concatenate([copy[:FENCE], copy[-FENCE:]])

@@ -23,7 +23,7 @@ def test_buckets_cover_each_parameter_once_from_the_last_to_the_first(sizes, buc
     optimizer = AdamW([Parameter(np.zeros(n)) for n in sizes])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gradient, "BUCKET", bucket)
-        buckets = gradient._buckets(optimizer)
+        buckets = gradient.buckets_of(optimizer)
     order = [p for parameters, _ in buckets for p in parameters]
     assert [id(p) for p in order] == [id(p) for p in reversed(optimizer.parameters)]
     covered = [i for _, at in reversed(buckets) for i in range(at.start, at.stop)]
