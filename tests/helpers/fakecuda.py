@@ -100,8 +100,6 @@ template <class Body> int run_blocks(int blocks, int columns, int n, Body body) 
 }
 """
 ONE_AT_A_TIME = threading.Lock()  # the variables of a launch belong to the library, which ranks share
-    threading.Lock()
-)  # the threads of a launch are variables of the library, which several ranks share
 FENCE = 64  # numbers before and after each array, to detect reads and writes outside it
 POISON = {"f": np.nan, "i": -(2**62), "u": 2**16 - 1}  # their value, by kind of dtype
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)', re.DOTALL)
