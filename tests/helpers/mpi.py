@@ -19,7 +19,7 @@ THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 
 class MPI(NamedTuple):
-    """An installed MPI: where it is, the target of `make` that puts it there, what its mpiexec must be told."""
+    """An MPI: where it is installed, the target of `make` that does so, what its mpiexec must be told."""
 
     prefix: Path
     target: str
@@ -45,7 +45,9 @@ MPIS = {
 def require(kind: str) -> None:
     """Skip the test that calls this where the MPI is not installed."""
     if not MPIS[kind].mpiexec.exists():
-        pytest.skip(f"needs {MPIS[kind].mpiexec.relative_to(sys.prefix)}; make {MPIS[kind].target} installs it")
+        pytest.skip(
+            f"needs {MPIS[kind].mpiexec.relative_to(sys.prefix)}; make {MPIS[kind].target} installs it"
+        )
 
 
 class Ended(NamedTuple):

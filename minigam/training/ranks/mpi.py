@@ -19,11 +19,11 @@ import numpy as np
 from minigam.config import InputError
 from minigam.engine.tensor import Array
 from minigam.launcher import Place
-from minigam.training.ranks.world import ROLL_CALL, RankLost, World, share, tree_sum
+from minigam.training.ranks.world import EX_TEMPFAIL, ROLL_CALL, RankLost, World, share, tree_sum
 
 SPIN, NAP = 1e-3, 1e-4  # seconds: how long to ask without a pause, and the pause between questions after that
 GAP = 1.0  # seconds between two questions, at most, that count: this process itself may have been suspended
-PRESENT = 1  # tag of that answer
+PRESENT = 1  # tag of the message with which a rank calls the roll, and answers it
 
 
 @dataclass
@@ -62,7 +62,7 @@ class MPIWorld(World):
         self.sums: list[_Sum] = []
         self.hosts: list[str] = []
         self.calls = self.all
-        self.closed = False
+        self.closed, self.code = False, 1  # the exit code of an end without the others
         self.host = socket.gethostname()
         atexit.register(self._end)  # before mpi4py's own, which would wait for the others for ever
         # Collectives of one communicator must start in the same order on every rank. Of a sum the second
@@ -142,21 +142,23 @@ class MPIWorld(World):
         self._until(done, "a sum of gradients")
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Ask `done` until it is so. Raise RankLost after the deadline, or if MPI reports an error."""
+        """Ask `done` until it is so. Raise RankLost after the deadline, when another rank calls the roll, and
+        when MPI reports an error."""
         limit = self.deadline + 10.0 * self.step_seconds
         waited, before = 0.0, time.monotonic()
         try:
             while not done():
                 now = time.monotonic()
                 waited, before = waited + min(now - before, GAP), now
-                if waited > limit:
-                    raise self._lost(what, limit)
+                if waited > limit or (waited > SPIN and self.calls.Iprobe(tag=PRESENT)):
+                    raise self._lost(what, waited)
                 time.sleep(NAP if waited > SPIN else 0.0)
         except self.mpi.Exception as e:
             raise RankLost(f"rank {self.rank} ({self.host}): MPI failed in {what}: {e}") from e
 
     def _lost(self, what: str, waited: float) -> RankLost:
         """Call all ranks; return an error that names those that do not answer."""
+        self.code = EX_TEMPFAIL
         others = [r for r in range(self.size) if r != self.rank]
         answers = {r: self.calls.Irecv(np.empty(1, np.uint8), r, PRESENT) for r in others}
         for r in others:
@@ -190,4 +192,4 @@ class MPIWorld(World):
 
     def _end(self) -> None:
         """End all ranks if this one ends without the others, whatever its reason and its exit code."""
-        self.leave(1)
+        self.leave(self.code)
