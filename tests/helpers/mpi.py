@@ -96,7 +96,9 @@ class Launch:
 
     def kill(self) -> None:
         """Kill all processes of the launch. Each launcher moves its ranks to another process group."""
-        for number in [self.process.pid, *self.left_over()]:
+        if self.process.poll() is None:
+            self.process.kill()
+        for number in self.left_over():
             try:
                 os.kill(number, signal.SIGKILL)
             except ProcessLookupError:
