@@ -167,3 +167,24 @@ def test_without_a_launcher_mpi_is_not_imported(flags, tmp_path):
     code = "import sys; from minigam.train import main; main(); assert 'mpi4py' not in sys.modules"
     done = mpi.alone(["-c", code, *flags, "--steps=2", f"--out={tmp_path / 'run'}"])
     assert done.code == 0, done.err
+
+
+FULL = """
+import sys
+from minigam import cli, launcher, train
+
+def leave(*args, **settings):
+    sys.stdout = open("/dev/full", "w")
+    sys.stdout.write("what cannot be written")
+    raise SystemExit(3)
+
+if launcher.rank() == 1:
+    train.loop.begin_step = leave
+cli.run(train.main, train.PROG)
+"""
+
+
+def test_a_rank_whose_output_cannot_be_written_ends_all_the_same(kind, flags, tmp_path):
+    """Long before the others miss it."""
+    done = mpi.mpiexec(kind, 2, ["-c", FULL, *flags, f"--out={tmp_path / 'run'}"], timeout=20)
+    assert done.code == 3, done.err

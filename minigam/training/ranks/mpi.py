@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,19 +151,26 @@ class MPIWorld(World):
             while not done():
                 now = time.monotonic()
                 waited, before = waited + min(now - before, GAP), now
-                if waited > limit or (waited > SPIN and self.calls.Iprobe(tag=PRESENT)):
-                    raise self._lost(what, waited)
+                calls = waited > limit
+                if calls or (waited > SPIN and self.calls.Iprobe(tag=PRESENT)):
+                    raise self._lost(what, waited, calls)
                 time.sleep(NAP if waited > SPIN else 0.0)
         except self.mpi.Exception as e:
             raise RankLost(f"rank {self.rank} ({self.host}): MPI failed in {what}: {e}") from e
 
-    def _lost(self, what: str, waited: float) -> RankLost:
-        """Call all ranks; return an error that names those that do not answer."""
+    def _lost(self, what: str, waited: float, calls: bool) -> RankLost:
+        """Call all ranks, or answer the call of another; return an error that names those that do not answer.
+
+        Of those that have called, the lowest speaks. One that only answers may be the very rank that was
+        missed: a launcher wakes a suspended process when it ends it.
+        """
         self.code = EX_TEMPFAIL
         others = [r for r in range(self.size) if r != self.rank]
-        answers = {r: self.calls.Irecv(np.empty(1, np.uint8), r, PRESENT) for r in others}
+        called = np.zeros(self.size, np.uint8)
+        called[self.rank] = calls
+        answers = {r: self.calls.Irecv(called[r : r + 1], r, PRESENT) for r in others}
         for r in others:
-            self.calls.Isend(np.zeros(1, np.uint8), r, PRESENT)
+            self.calls.Isend(called[self.rank : self.rank + 1], r, PRESENT)
         end = time.monotonic() + ROLL_CALL
         present = {self.rank}
         while time.monotonic() < end and len(present) < self.size:
@@ -175,7 +183,7 @@ class MPIWorld(World):
         else:
             missing = "every rank answers, but one is slow; choose a longer --deadline"
         message = f"waited {waited:.0f} s for {what}: {missing}"
-        return RankLost(message, speaks=self.rank == min(present))
+        return RankLost(message, speaks=self.rank == min(np.flatnonzero(called).tolist(), default=0))
 
     # -------------------------------------------------------------------------------- end
 
@@ -185,8 +193,9 @@ class MPIWorld(World):
 
     def leave(self, code: int) -> None:
         if not self.closed:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):  # a full disk, or a closed stream
+                    stream.flush()
             self.all.Abort(code or 1)
             os._exit(code or 1)  # where Abort comes back, as it may without a connection to the launcher
 
