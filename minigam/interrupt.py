@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from minigam import launcher
+
 Handler = Callable[[int, Any], None]
 
 
@@ -19,7 +21,8 @@ def _signals() -> list[signal.Signals]:
 
 
 def _leave(signum: int, frame: Any) -> None:
-    os.write(2, b"minigam: interrupted\n")
+    if launcher.rank() == 0:  # a launcher passes the signal to all ranks
+        os.write(2, b"minigam: interrupted\n")
     os._exit(128 + signum)
 
 
@@ -69,7 +72,8 @@ def noticed() -> Iterator[Callable[[], bool]]:
         came = True
         signal.signal(signum, before[signum])
         with suppress(OSError):  # nobody may be there to read it
-            print("\nstopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr)
+            if launcher.rank() == 0:
+                print("\nstopping after this step; press Ctrl-C again to stop immediately", file=sys.stderr)
 
     with handled(notice) as before:
         yield lambda: came

@@ -75,6 +75,21 @@ def parser() -> cli.Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    try:
+        return _main(argv)
+    except RankLost as e:  # before the first step: there is nothing to resume
+        if e.speaks:
+            print(f"{PROG}: {e}", file=sys.stderr)
+        else:
+            time.sleep(ROLL_CALL)  # the rank that speaks ends all
+        return EX_TEMPFAIL
+    except KeyboardInterrupt:
+        if launcher.rank() > 0:  # so do all ranks get a Ctrl-C, and rank 0 says so
+            time.sleep(ROLL_CALL)
+        raise
+
+
+def _main(argv: list[str] | None) -> int:
     place = launcher.place()
     if place is not None and place.rank > 0:  # what all ranks have to say, rank 0 says
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -162,13 +177,24 @@ def _train(
         speaks = world.rank == 0
     else:
         speaks = error.speaks if isinstance(error, RankLost) else True
+        if isinstance(error, KeyboardInterrupt):  # all ranks get it
+            speaks = world.rank == 0
         why = f"rank {world.rank}: {why}" if world.rank > 0 else why
     if speaks:
-        saved = f"Step {run.saved_step()} is saved in {run.path}"
-        print(f"\n{PROG}: {why}. {saved}. {advice}", file=sys.stderr)
-    elif isinstance(error, RankLost):
+        print(f"\n{PROG}: {why}. {_saved(run)}. {advice}", file=sys.stderr)
+    elif isinstance(error, (RankLost, KeyboardInterrupt)):
         time.sleep(ROLL_CALL)  # the rank that speaks ends all
     return code
+
+
+def _saved(run: Run) -> str:
+    """Say which step is saved. A rank of another machine may not see the folder."""
+    try:
+        return f"Step {run.saved_step()} is saved in {run.path}"
+    except (InputError, OSError):
+        if run.writes:
+            raise
+        return f"The last checkpoint is in {run.path}"
 
 
 def _ending(error: BaseException | None, path: Path, resume: str) -> tuple[int, str, str]:

@@ -21,7 +21,7 @@ every_file = pytest.mark.parametrize(
 
 # Each layer may import itself and those before it. Commands (`__main__` of a folder too) import no command.
 LAYERS = [
-    "config", "interrupt", "launcher", "threads", "files", "engine", "viz", "models", "gradcheck", "data",
+    "config", "launcher", "interrupt", "threads", "files", "engine", "viz", "models", "gradcheck", "data",
     "training", "cli", "explain", "experiments", "course", "commands",
 ]  # fmt: skip
 COMMANDS = ("train", "generate", "evaluate", "__main__")

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import current_thread, main_thread
 from typing import Any
@@ -22,12 +22,12 @@ import numpy as np
 from minigam.config import InputError
 from minigam.engine.tensor import Array
 from minigam.launcher import Place
-from minigam.training.ranks.world import ROLL_CALL, RankLost, World, share, tree_sum
+from minigam.training.ranks.world import EX_TEMPFAIL, ROLL_CALL, RankLost, World, share, tree_sum
 
 SPIN, NAP = 2e-2, 1e-4  # seconds: how long to ask without a pause, and the pauses after that
 BURST = 32  # questions between two pauses: MPI moves a piece of a message at each, MPICH's are 16 KiB
 GAP = 1.0  # seconds between two questions, at most, that count: this process itself may have been suspended
-PRESENT = 1  # tag of that answer
+PRESENT = 1  # tag of the message with which a rank calls the roll, and answers it
 
 
 @contextmanager
@@ -82,7 +82,7 @@ class MPIWorld(World):
         self.sums: list[_Sum] = []
         self.hosts: list[str] = []
         self.calls = self.all
-        self.closed = False
+        self.closed, self.code = False, 1  # the exit code of an end without the others
         self.host = socket.gethostname()
         atexit.register(self._end)  # before mpi4py's own, which would wait for the others for ever
         # Collectives of one communicator must start in the same order on every rank. Of a sum the second
@@ -164,26 +164,35 @@ class MPIWorld(World):
         self._until(done, "a sum of gradients")
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Ask `done` until it is so. Raise RankLost after the deadline, or if MPI reports an error."""
+        """Ask `done` until it is so. Raise RankLost after the deadline, when another rank calls the roll, and
+        when MPI reports an error."""
         limit = self.deadline + 10.0 * self.step_seconds
         waited, before = 0.0, time.monotonic()
         try:
             while not any(done() for _ in range(BURST)):
                 now = time.monotonic()
                 waited, before = waited + min(now - before, GAP), now
-                if waited > limit:
-                    raise self._lost(what, limit)
+                calls = waited > limit
+                if calls or (waited > SPIN and self.calls.Iprobe(tag=PRESENT)):
+                    raise self._lost(what, waited, calls)
                 if waited > SPIN:
                     time.sleep(NAP)
         except self.mpi.Exception as e:
             raise RankLost(f"rank {self.rank} ({self.host}): MPI failed in {what}: {e}") from e
 
-    def _lost(self, what: str, waited: float) -> RankLost:
-        """Call all ranks; return an error that names those that do not answer."""
+    def _lost(self, what: str, waited: float, calls: bool) -> RankLost:
+        """Call all ranks, or answer the call of another; return an error that names those that do not answer.
+
+        Of those that have called, the lowest speaks. One that only answers may be the very rank that was
+        missed: a launcher wakes a suspended process when it ends it.
+        """
+        self.code = EX_TEMPFAIL
         others = [r for r in range(self.size) if r != self.rank]
-        answers = {r: self.calls.Irecv(np.empty(1, np.uint8), r, PRESENT) for r in others}
+        called = np.zeros(self.size, np.uint8)
+        called[self.rank] = calls
+        answers = {r: self.calls.Irecv(called[r : r + 1], r, PRESENT) for r in others}
         for r in others:
-            self.calls.Isend(np.zeros(1, np.uint8), r, PRESENT)
+            self.calls.Isend(called[self.rank : self.rank + 1], r, PRESENT)
         end = time.monotonic() + ROLL_CALL
         present = {self.rank}
         while time.monotonic() < end and len(present) < self.size:
@@ -196,7 +205,7 @@ class MPIWorld(World):
         else:
             missing = "every rank answers, but one is slow; choose a longer --deadline"
         message = f"waited {waited:.0f} s for {what}: {missing}"
-        return RankLost(message, speaks=self.rank == min(present))
+        return RankLost(message, speaks=self.rank == min(np.flatnonzero(called).tolist(), default=0))
 
     # -------------------------------------------------------------------------------- end
 
@@ -208,11 +217,12 @@ class MPIWorld(World):
 
     def leave(self, code: int) -> None:
         if not self.closed:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):  # a full disk, or a closed stream
+                    stream.flush()
             self.all.Abort(code or 1)
             os._exit(code or 1)  # where Abort comes back, as it may without a connection to the launcher
 
     def _end(self) -> None:
         """End all ranks if this one ends without the others, whatever its reason and its exit code."""
-        self.leave(1)
+        self.leave(self.code)

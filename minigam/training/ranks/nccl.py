@@ -178,8 +178,8 @@ class NCCLWorld(MPIWorld):
         with self._failing(SUM):
             self._until(ended, SUM)
 
-    def _lost(self, what: str, waited: float) -> RankLost:
-        error = super()._lost(what, waited)
+    def _lost(self, what: str, waited: float, calls: bool) -> RankLost:
+        error = super()._lost(what, waited, calls)
         self._abort()
         return error
 
