@@ -88,13 +88,7 @@ def begin_step(
         with no_grad():
             model.features(np.zeros((1, 1), np.int64))
     gradient.finish()
-    loss = pairwise(losses, add) if losses else None
-    loss = model.xp.zeros((), optimizer.flat.dtype) if loss is None else loss
-    if world.size > 1:
-        loss = loss.reshape(1).copy()
-        world.start_sum(loss)
-        world.finish_sums()
-        loss = loss[0]
+    loss = _of_all_ranks(world, pairwise(losses, add) if losses else model.xp.zeros((), optimizer.flat.dtype))
     numbers = later(model.xp, loss, optimizer.step(max_norm, loss), world=world)
     optimizer.unread += 1
 
@@ -113,6 +107,16 @@ def begin_step(
         return mean
 
     return end
+
+
+def _of_all_ranks(world: World, loss: Array) -> Array:
+    """Return the sum of a loss over all ranks, an array of one number."""
+    if world.size == 1:
+        return loss
+    total = loss.reshape(1).copy()
+    world.start_sum(total)
+    world.finish_sums()
+    return total[0]
 
 
 SUM_AT_FAULT = "the sum over micro-batches or the gradient norm; each operation by itself is finite"

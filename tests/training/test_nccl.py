@@ -308,7 +308,7 @@ def test_a_deadline_ends_the_kernels_of_nccl(nccl, monkeypatch):
         world = connected(rank, 2)
         world.deadline = 0.05
         if rank == 0:
-            with pytest.raises(RankLost, match=r"a sum of gradients: rank 1 \(on .*\) did not answer"):
+            with pytest.raises(RankLost, match=r"a sum over all ranks: rank 1 \(on .*\) did not answer"):
                 world.wait(lambda: False, lambda: None)
             assert here.log == [("abort",)]
             with pytest.raises(AssertionError, match="used after abort"):
@@ -321,7 +321,7 @@ def test_an_error_of_nccl_is_a_lost_rank(nccl, monkeypatch):
     def work(rank: int):
         world = connected(rank, 2)
         here.async_error = "NCCL_ERROR_REMOTE_ERROR: remote process exited"
-        with pytest.raises(RankLost, match=r"NCCL failed in a sum of gradients: .* remote process exited"):
+        with pytest.raises(RankLost, match=r"NCCL failed in a sum over all ranks: .* remote process exited"):
             world.wait(lambda: False, lambda: None)
         assert here.log == [("abort",)]
 

@@ -22,11 +22,12 @@ import numpy as np
 from minigam.config import InputError
 from minigam.engine.tensor import Array
 from minigam.launcher import Place
-from minigam.training.ranks.world import EX_TEMPFAIL, ROLL_CALL, RankLost, World, share, tree_sum
+from minigam.training.ranks.world import DEADLINE, EX_TEMPFAIL, ROLL_CALL, RankLost, World, share, tree_sum
 
 SPIN, NAP = 2e-2, 1e-4  # seconds: how long to ask without a pause, and the pauses after that
 BURST = 32  # questions between two pauses: MPI moves a piece of a message at each, MPICH's are 16 KiB
 GAP = 1.0  # seconds between two questions, at most, that count: this process itself may have been suspended
+SUM, PARAMETERS = "a sum over all ranks", "the parameters of the other ranks"  # what a rank may wait for
 PRESENT = 1  # tag of the message with which a rank calls the roll, and answers it
 
 
@@ -65,7 +66,7 @@ class MPIWorld(World):
 
     def __init__(self, place: Place, deadline: float):
         try:
-            with _alarm(deadline):
+            with _alarm(max(deadline, DEADLINE)):  # a cluster may be slow to start
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as e:
             raise InputError(
@@ -100,12 +101,11 @@ class MPIWorld(World):
         own = counts[self.rank]
         received = np.empty((self.size, own), a.dtype)
         places = [own * r for r in range(self.size)]
-        request = self.shares.Ialltoallv([a, (counts, starts)], [received, ([own] * self.size, places)])
         self.sent += (len(a) - own) * a.itemsize
-        self.sums.append(_Sum(a, received, request))
-        for _ in range(BURST):
-            if self._advance():
-                break
+        with self._talking(SUM):
+            request = self.shares.Ialltoallv([a, (counts, starts)], [received, ([own] * self.size, places)])
+            self.sums.append(_Sum(a, received, request))
+            any(self._advance() for _ in range(BURST))
 
     def _advance(self) -> bool:
         """Let MPI work, start what can start, and return whether all sums are done."""
@@ -118,7 +118,7 @@ class MPIWorld(World):
         return not self.sums
 
     def finish_sums(self) -> None:
-        self._until(self._advance, "a sum of gradients")
+        self._until(self._advance, SUM)
 
     def _all_gather(self, a: Array, own: Array) -> Any:
         parts = [share(len(a), r, self.size) for r in range(self.size)]
@@ -127,15 +127,14 @@ class MPIWorld(World):
         return self.totals.Iallgatherv(own, [a, (counts, starts)])
 
     def all_gather(self, a: Array) -> None:
-        request = self._all_gather(a, a[self.share(len(a))].copy())
-        self._until(request.Test, "the parameters of the other ranks")
+        self._complete(PARAMETERS, self._all_gather, a, a[self.share(len(a))].copy())
 
     def gather(self, own: Array, n: int) -> Array | None:
         counts = [share(n, r, self.size).stop - share(n, r, self.size).start for r in range(self.size)]
         whole = np.empty(n, own.dtype) if self.rank == 0 else None
         starts = [share(n, r, self.size).start for r in range(self.size)]
-        request = self.totals.Igatherv(own, [whole, (counts, starts)] if self.rank == 0 else None)
-        self._until(request.Test, "the moments of the other ranks")
+        into = [whole, (counts, starts)] if self.rank == 0 else None
+        self._complete("the moments of the other ranks", self.totals.Igatherv, own, into)
         return whole
 
     # ---------------------------------------------------------------------------- control
@@ -143,32 +142,36 @@ class MPIWorld(World):
     def exchange(self, text: str) -> list[str]:
         data = np.frombuffer(text.encode(), np.uint8)
         lengths = np.empty(self.size, np.int64)
-        request = self.control.Iallgather(np.array([data.size]), lengths)
-        self._until(request.Test, "an agreement")
+        self._complete("an agreement", self.control.Iallgather, np.array([data.size]), lengths)
         ends = np.cumsum(lengths)
         everything = np.empty(int(ends[-1]), np.uint8)
         starts = (ends - lengths).tolist()
-        request = self.control.Iallgatherv(data, [everything, (lengths.tolist(), starts)])
-        self._until(request.Test, "an agreement")
+        into = [everything, (lengths.tolist(), starts)]
+        self._complete("an agreement", self.control.Iallgatherv, data, into)
         return [
             everything[start:end].tobytes().decode() for start, end in zip(starts, ends.tolist(), strict=True)
         ]
 
     def any(self, flag: bool) -> bool:
         flags = np.empty(self.size, np.uint8)
-        request = self.control.Iallgather(np.array([flag], np.uint8), flags)
-        self._until(request.Test, "the end of a step")
+        self._complete("the end of a step", self.control.Iallgather, np.array([flag], np.uint8), flags)
         return bool(flags.any())
 
     def wait(self, done: Callable[[], bool], wait: Callable[[], object]) -> None:
-        self._until(done, "a sum of gradients")
+        self._until(done, SUM)
+
+    def _complete(self, what: str, collective: Callable[..., Any], *buffers: Any) -> None:
+        """Start a collective operation and wait for its end."""
+        with self._talking(what):
+            request = collective(*buffers)
+        self._until(request.Test, what)
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
         """Ask `done` until it is so. Raise RankLost after the deadline, when another rank calls the roll, and
         when MPI reports an error."""
         limit = self.deadline + 10.0 * self.step_seconds
         waited, before = 0.0, time.monotonic()
-        try:
+        with self._talking(what):
             while not any(done() for _ in range(BURST)):
                 now = time.monotonic()
                 waited, before = waited + min(now - before, GAP), now
@@ -177,6 +180,12 @@ class MPIWorld(World):
                     raise self._lost(what, waited, calls)
                 if waited > SPIN:
                     time.sleep(NAP)
+
+    @contextmanager
+    def _talking(self, what: str) -> Iterator[None]:
+        """Raise RankLost if MPI reports an error."""
+        try:
+            yield
         except self.mpi.Exception as e:
             raise RankLost(f"rank {self.rank} ({self.host}): MPI failed in {what}: {e}") from e
 
@@ -210,9 +219,9 @@ class MPIWorld(World):
     # -------------------------------------------------------------------------------- end
 
     def close(self) -> None:
-        self._until(self.control.Ibarrier().Test, "the end")
+        self._complete("the end", self.control.Ibarrier)
         self.closed = True
-        with _alarm(self.deadline):
+        with _alarm(self.deadline + ROLL_CALL):
             self.mpi.Finalize()
 
     def leave(self, code: int) -> None:

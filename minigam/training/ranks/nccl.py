@@ -18,11 +18,8 @@ from minigam.config import InputError
 from minigam.engine.backend import to_numpy
 from minigam.engine.tensor import Array
 from minigam.launcher import Place
-from minigam.training.ranks.mpi import MPIWorld
+from minigam.training.ranks.mpi import PARAMETERS, SUM, MPIWorld
 from minigam.training.ranks.world import RankLost, share
-
-SUM = "a sum of gradients"
-PARAMETERS = "the parameters of the other ranks"
 
 
 class NCCLWorld(MPIWorld):
