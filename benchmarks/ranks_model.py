@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from minigam import GAM, GAMConfig, cli
+from minigam.config import InputError
 from minigam.experiments import report
 from minigam.files import read_json
 from minigam.training import provenance
@@ -93,10 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cli.require_at_least(args, tflops=0.001)
     cli.require_folder(args.out)
-    measured = read_json(args.out / "ranks.json", remedy="run python -m benchmarks.ranks")
-    step = read_json(
-        measure.RESULTS / "train_step" / "train_step.json", "run python -m benchmarks.train_step"
-    )
+    measured = _stored(args.out / "ranks.json", "ranks")
+    step = _stored(measure.RESULTS / "train_step" / "train_step.json", "train_step")
     summary = measured["configs"]["published"]["summary"]
     (label,) = (name for name in summary if name.endswith("ranks, the same batch"))
     N = int(label.split()[0])
@@ -117,6 +116,15 @@ def main(argv: list[str] | None = None) -> int:
         plot(content),
     )  # fmt: skip
     return 0
+
+
+def _stored(path: Path, benchmark: str) -> dict:
+    """Read the result of another benchmark. Raises InputError where there is none of the published size."""
+    remedy = f"run python -m benchmarks.{benchmark} first"
+    content = read_json(path, remedy) if path.exists() else {}
+    if "published" not in content.get("configs", {}):
+        raise InputError(f"{path}: no measurement of the published size; {remedy}")
+    return content
 
 
 def _markdown(c: dict) -> str:
