@@ -1,4 +1,4 @@
-"""Time a training step on several ranks of this machine, with 1 BLAS thread each, next to one process.
+"""Time a training step on several ranks of this machine, which share its cores, next to one process.
 
 Strong scaling: the ranks share the batch of one process. Weak scaling: every rank has a batch of that size.
 A row of a million tokens: its tokens are split over the ranks. Every measurement runs in its own processes,

@@ -15,13 +15,16 @@ COUNTS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_
 
 
 def cores() -> int:
-    """Return how many cores this process may use. A launcher may have bound it to its share of them."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: those that a launcher has bound it to, else its share of
+    those that the launcher itself may use."""
     place = launcher.place()
     neighbours = place.neighbours if place is not None else 1
-    if neighbours > 1 and bound * neighbours > (os.cpu_count() or 1):  # all ranks may use the same cores
-        return max(1, bound // neighbours)
-    return bound
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 1) // neighbours)
+    own = len(os.sched_getaffinity(0))
+    if neighbours == 1 or own * neighbours <= len(os.sched_getaffinity(os.getppid())):  # the launcher's cores
+        return own
+    return max(1, own // neighbours)
 
 
 if "numpy" not in sys.modules:

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
-from contextlib import ExitStack, redirect_stderr
+from contextlib import ExitStack, redirect_stderr, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,7 @@ from minigam import cli, launcher, threads
 from minigam.config import (
     POCKETSTORIES,
     PRESETS,
-    WRITTEN,
     DataConfig,
-    GAMConfig,
     InputError,
     ModelConfig,
     TrainConfig,
@@ -38,8 +36,8 @@ from minigam.training.ranks.agreement import (
     require_same_weights,
     together,
 )  # fmt: skip
-from minigam.training.ranks.start import connected, use_gpus
-from minigam.training.ranks.world import ALONE, DEADLINE, EX_TEMPFAIL, LEAVES, ROLL_CALL, RankLost, World
+from minigam.training.ranks.start import connected, divided, require_divisible, use_gpus
+from minigam.training.ranks.world import ALONE, DEADLINE, EX_TEMPFAIL, ROLL_CALL, RankLost, World
 from minigam.training.run import Run, RunConfig, make_corpus
 from minigam.training.size import require_memory
 from minigam.training.step import NonFinite
@@ -77,7 +75,7 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     try:
         return _main(argv)
-    except RankLost as e:  # before the first step: there is nothing to resume
+    except RankLost as e:  # before training, which has its own ending
         if e.speaks:
             print(f"{PROG}: {e}", file=sys.stderr)
         else:
@@ -91,9 +89,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     place = launcher.place()
-    if place is not None and place.rank > 0:  # what all ranks have to say, rank 0 says
+    if place is not None and place.rank > 0:  # rank 0 prints for all; each machine tells of wrong flags
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-        with redirect_stderr(sys.stdout):
+        with redirect_stderr(sys.stdout if place.local_rank > 0 else sys.stderr):
             args = parser().parse_args(argv)
     else:
         args = parser().parse_args(argv)
@@ -108,18 +106,20 @@ def _main(argv: list[str] | None) -> int:
         config, path = opened.config, opened.path
     else:
         config, corpus = together(world, lambda: _checked(args, given, backend, world))
-    options = {"--shard-optimizer": args.shard_optimizer, "--deadline": args.deadline, "backend": backend}
-    together(world, lambda: require_agreement(world, config, options))
+    options = {"--shard-optimizer": args.shard_optimizer, "--deadline": args.deadline, "backend": backend,
+               "--resume": str(args.resume)}  # fmt: skip
+    require_agreement(world, config, options)
     if backend == "cupy":
         use_gpus(world, backends.get(backend))
     if args.resume is None:
-        path = Path(world.exchange(str(args.out or _next_free(corpus.name, world)))[0])
+        path = together(world, lambda: args.out or _next_free(corpus.name, world))
+        path = Path(world.exchange(str(path))[0])
     with ExitStack() as stack:
         together(world, lambda: world.rank > 0 or stack.enter_context(locked(path)))
         if args.resume is not None:
             run = opened
             model, optimizer, step = together(world, lambda: run.resume(backend, world, args.shard_optimizer))
-            together(world, lambda: require_same_weights(world, optimizer, step))
+            require_same_weights(world, optimizer, step)
             about = f"resuming after step {step} of {run.config.train.steps}"
         else:
             run, model, optimizer = together(
@@ -129,7 +129,7 @@ def _main(argv: list[str] | None) -> int:
             step, about = 0, _describe(run, model, corpus)
         if place is not None:
             about += f"; {_count(world.size, 'rank')}, each {_count(threads.count(), 'thread')}"
-        return _train(run, model, optimizer, corpus, step, args.prompt, about, world)
+        return _train(run, model, optimizer, corpus, step, args, about, world)
 
 
 def _backend(args: Namespace, world: World) -> str:
@@ -150,30 +150,30 @@ def _count(n: int, what: str) -> str:
 
 
 def _train(
-    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, step: int, prompt: str, about: str,
+    run: Run, model: LanguageModel, optimizer: AdamW, corpus: Corpus, step: int, args: Namespace, about: str,
     world: World,
 ) -> int:  # fmt: skip
     """Say what the run is about, train from `step` to the end, validate, print a sample; return the exit
     code. Whatever ends this early, the last checkpoint is on disk, and a message says how to continue."""
-    resume = f"To resume:\n  {PROG} --resume {shlex.quote(str(run.path))}"
-    if world.size > 1:
-        resume = f"To resume:\n  mpiexec -n {world.size} {PROG} --resume {shlex.quote(str(run.path))}"
+    command = f"{PROG} --resume {shlex.quote(str(run.path))}"
+    if world.size > 1:  # the run does not record the other two
+        command = f"mpiexec -n {world.size} {command}{' --shard-optimizer' if args.shard_optimizer else ''}"
+        command += f" --deadline {args.deadline:g}" if args.deadline is not None else ""
+    resume = f"To resume:\n  {command}"
     error: BaseException | None = None
     try:
         print(f"{run.path}: {about}")
         step = loop.train(run, model, optimizer, corpus, step, world=world)
         if step == run.config.train.steps:
-            _finish(run, model, corpus, prompt, world)
-            world.close()
+            _finish(run, model, corpus, args.prompt, world)
             return 0
-        run.plot()
     except (
         NonFinite, Diverged, RankLost, MemoryError, RuntimeError, KeyboardInterrupt, OSError
     ) as e:  # fmt: skip
         error = e
     code, why, advice = _ending(error, run.path, resume)
-    if error is None or isinstance(error, (NonFinite, Diverged)):  # on all ranks at once
-        world.close()
+    at_once = error is None or isinstance(error, (NonFinite, Diverged))  # on all ranks
+    if at_once:
         speaks = world.rank == 0
     else:
         speaks = error.speaks if isinstance(error, RankLost) else True
@@ -184,6 +184,11 @@ def _train(
         print(f"\n{PROG}: {why}. {_saved(run)}. {advice}", file=sys.stderr)
     elif isinstance(error, (RankLost, KeyboardInterrupt)):
         time.sleep(ROLL_CALL)  # the rank that speaks ends all
+    if at_once:
+        with suppress(RankLost):  # then this rank ends the others, with its own code
+            world.close()
+    if error is None:
+        run.plot()
     return code
 
 
@@ -259,35 +264,14 @@ def _checked(args: Namespace, given: dict, backend: str, world: World = ALONE) -
         raise InputError(f"--{idle[0].replace('_', '-')} has no effect {unused[idle[0]]}; omit it")
     require(backends.get(backend), train.precision)
     model = Config.of(values)  # before the corpus, which takes longer
-    if launcher.place() is not None and not train.split_sequence:
-        train = replace(train, rank_tree=True)
-    _require_divisible(model, train, world)
+    train = divided(train, given, backend)
+    require_divisible(model, train, world.size)
     require_memory(model_type, replace(model, vocab_size=1), train, backend)
     corpus = make_corpus(data, model.block_size, progress=world.rank == 0)
     first_ids(corpus.tokenizer, args.prompt)  # refuse a bad prompt before anything is written
     config = RunConfig.of(model_type, model, data, train, corpus)
     require_memory(model_type, config.model, train, backend)
     return config, corpus
-
-
-def _require_divisible(model: ModelConfig, train: TrainConfig, world: World) -> None:
-    """Raise InputError unless there is something to do for every rank."""
-    if train.split_sequence:
-        if not isinstance(model, GAMConfig) or model.mixer == WRITTEN:
-            raise InputError(
-                f"--split-sequence: a token of {model.label} depends on all earlier ones, so a row cannot be "
-                "split; omit it, or train a GAM of the paper"
-            )
-        if train.rank_tree:
-            raise InputError("--rank-tree has no effect with --split-sequence, which has a tree; omit it")
-        if model.block_size < max(LEAVES, world.size):
-            least = max(LEAVES, world.size)
-            raise InputError(f"--block-size is {model.block_size}, wanted at least {least} to split a row")
-    elif train.batch_size < world.size:
-        raise InputError(
-            f"--batch-size is {train.batch_size}, wanted at least one row for each of {world.size} ranks; "
-            "choose a larger batch, or --split-sequence"
-        )
 
 
 def _unused(data: DataConfig) -> dict[str, str]:
@@ -339,12 +323,13 @@ def _reopen(args: Namespace, given: dict, backend: str, world: World) -> tuple[R
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was started with "
                 f"{stored.get(name)}; omit the flag, or start a new run"
             )
-    if launcher.place() is not None and not (c.train.rank_tree or c.train.split_sequence):
+    tree = c.train.rank_tree or c.train.split_sequence
+    if launcher.place() is not None and backend == "numpy" and not tree:
         raise InputError(
             f"--resume {run.path}: one process started it without --rank-tree, and ranks would add in "
             "another order; resume it without mpiexec, or start a new run"
         )
-    _require_divisible(c.model, c.train, world)
+    require_divisible(c.model, c.train, world.size)
     require_memory(c.model_type, c.model, c.train, backend)
     return run, run.corpus(progress=world.rank == 0)
 

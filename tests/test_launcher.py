@@ -11,10 +11,11 @@ from minigam.launcher import Place
 
 CORES = threads.cores()
 SET_BY_LAUNCHERS = sorted({name for names in launcher.VARIABLES for name in names})
-OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
-MPICH = {"PMI_RANK": "2", "PMI_SIZE": "8", "MPI_LOCALNRANKS": "4"}
-SLURM = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "4"}
-RANK, SIZE, LOCAL = OPEN_MPI
+OPEN_MPI, MPICH, SLURM = (
+    dict(zip(names, values, strict=True))
+    for names, values in zip(launcher.VARIABLES, [("2", "8", "4", "1")] * 3, strict=True)
+)
+RANK, SIZE, LOCAL, LOCAL_RANK = OPEN_MPI
 
 
 @pytest.fixture(autouse=True)
@@ -36,21 +37,26 @@ def test_a_process_without_a_launcher_has_no_place():
 
 @pytest.mark.parametrize("variables", [OPEN_MPI, MPICH, SLURM], ids=["Open MPI", "MPICH", "Slurm"])
 def test_each_launcher_is_known(variables, monkeypatch):
-    assert place_of(variables, monkeypatch) == Place(2, 8, 4)
+    assert place_of(variables, monkeypatch) == Place(2, 8, 4, 1)
     assert launcher.rank() == 2
 
 
 @pytest.mark.parametrize(
     ("variables", "wanted"),
     [
-        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3),1"}, Place(2, 8, 2)),
-        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "3,5"}, Place(2, 8, 3)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3),1"}, Place(2, 8, 2, 1)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "3,5"}, Place(2, 8, 3, 1)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, None),  # a script of sbatch, before srun
-        (MPICH | SLURM | {"MPI_LOCALNRANKS": ""}, Place(2, 8, 4)),  # srun --mpi=pmi2
-        (OPEN_MPI | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, Place(2, 8, 4)),  # mpirun in an srun
-        (OPEN_MPI | {LOCAL: ""}, Place(2, 8, 8)),  # all on this machine, for all that is known
-        (OPEN_MPI | {LOCAL: "0"}, Place(2, 8, 8)),
-        ({RANK: "0", SIZE: "1", LOCAL: "1"}, Place(0, 1, 1)),
+        (MPICH | SLURM | {"MPI_LOCALNRANKS": ""}, Place(2, 8, 4, 1)),  # srun --mpi=pmi2
+        (
+            OPEN_MPI | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
+            Place(2, 8, 4, 1),
+        ),  # mpirun in an srun
+        (OPEN_MPI | {LOCAL: ""}, Place(2, 8, 8, 1)),  # all on this machine, for all that is known
+        (OPEN_MPI | {LOCAL: "0"}, Place(2, 8, 8, 1)),
+        ({RANK: "0", SIZE: "1", LOCAL: "1"}, Place(0, 1, 1, 0)),
+        ({RANK: "5", SIZE: "8", LOCAL: "4"}, Place(5, 8, 4, 1)),  # machine by machine, for all that is known
+        (MPICH | SLURM | {"MPI_LOCALRANKID": "", "SLURM_LOCALID": "3"}, Place(2, 8, 4, 3)),
     ],
 )
 def test_variables_that_are_set_in_part(variables, wanted, monkeypatch):
@@ -61,7 +67,7 @@ def test_variables_that_are_set_in_part(variables, wanted, monkeypatch):
 @pytest.mark.parametrize("others", [{}, MPICH])
 def test_a_broken_value_is_no_launcher(rank, others, monkeypatch):
     found = place_of(OPEN_MPI | {RANK: rank} | others, monkeypatch)
-    assert found == (Place(2, 8, 4) if others else None)
+    assert found == (Place(2, 8, 4, 1) if others else None)
 
 
 @pytest.mark.parametrize("size", ["", "0", "x", "2", "-8"])
@@ -73,7 +79,7 @@ def test_a_rank_is_below_the_size(size, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("machine", "bound", "neighbours", "wanted"),
+    ("launchers", "bound", "neighbours", "wanted"),
     [
         (8, 8, 1, 8),
         (8, 8, 2, 4),  # not bound: the ranks share all cores
@@ -83,11 +89,14 @@ def test_a_rank_is_below_the_size(size, monkeypatch):
         (8, 4, 4, 1),  # bound to halves that two ranks share
         (8, 8, 100, 1),
         (2, 1, 2, 1),
+        (16, 16, 4, 4),
     ],
 )
-def test_ranks_of_a_machine_share_its_cores(machine, bound, neighbours, wanted, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: machine)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
+def test_ranks_of_a_machine_share_its_cores(launchers, bound, neighbours, wanted, monkeypatch):
+    """The machine has 64 cores, of which the launcher itself may use some."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    cores = {0: range(bound), os.getppid(): range(launchers)}
+    monkeypatch.setattr(os, "sched_getaffinity", cores.__getitem__, raising=False)
     ranks = {RANK: "0", SIZE: str(2 * neighbours), LOCAL: str(neighbours)}
     place_of(ranks, monkeypatch)
     assert threads.cores() == wanted

@@ -14,7 +14,7 @@ hosts=$1 ranks=$2 run=$3
 shift 3
 
 while [ ! -e "$run/complete.json" ]; do
-  if [ -e "$run/config.json" ]; then where=--resume; else where=--out; fi
+  if [ -e "$run/config.json" ] && [ ! -e "$run/.unfinished" ]; then where=--resume; else where=--out; fi
   mpiexec -launcher ssh -hosts "$hosts" -n "$ranks" minigam train --backend numpy "$@" "$where" "$run"
   code=$?
   case $code in

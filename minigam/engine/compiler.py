@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minigam import launcher
 from minigam.config import shortened
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _compile(command: list[str], macros: tuple[str, ...], source: str, path: Pat
     """Write the library to `path`, whole or not at all, and before it the compiler's name and the digest."""
     from minigam.files import replacing, write_text  # which import much that a learner does not need
 
-    print("compiling the kernels for the CPU (once on a machine)", file=sys.stderr)
+    if launcher.rank() == 0:
+        print("compiling the kernels for the CPU (once on a machine)", file=sys.stderr)
     version = _run([*command, "--version"]).stdout.strip() or shlex.join(command)
     with replacing(path) as temporary:
         for native in NATIVE:

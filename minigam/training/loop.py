@@ -98,8 +98,17 @@ def train(
             if step % c.checkpoint_every == 0 or step == c.steps or stop:
                 require_same_weights(world, optimizer, step)  # first, so that all ranks find the same next
                 require_finite(model, step)  # so that every checkpoint can be resumed
-                run.save(model, optimizer, step)
+                _save(run, model, optimizer, step, world)
     return step
+
+
+def _save(run: Run, model: LanguageModel, optimizer: AdamW, step: int, world: World) -> None:
+    """Save a checkpoint. The other ranks wait for rank 0, and will wait ten times as long the next time."""
+    started = time.perf_counter()
+    run.save(model, optimizer, step)
+    if world.size > 1:
+        seconds = world.exchange(repr(time.perf_counter() - started))
+        world.patience = 10.0 * float(seconds[0])
 
 
 class Pending(NamedTuple):
@@ -141,11 +150,12 @@ def leaves_of(config: TrainConfig, model: LanguageModel, world: World) -> int:
 
 
 def finish(run: Run, model: LanguageModel, corpus: Corpus, world: World = ALONE) -> dict:
-    """Validate on all rows, log the result, plot it and mark the run as complete; return the step and the
-    result."""
+    """Validate on all rows, log the result, mark the run as complete, end the other ranks, plot; return the
+    step and the result."""
     result = {"step": run.config.train.steps, **evaluate(model, corpus, world=world)}
     if world.rank == 0 and run.metrics()[-1:] != [result]:  # resuming a finished run gives the same line
         run.log(result)
-    run.plot()
     run.complete(result)
+    world.close()
+    run.plot()
     return result

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minigam import threads
 from minigam.config import MQAR, POCKETSTORIES, DataConfig, InputError, ModelConfig, TrainConfig, shortened
 from minigam.data import corpus, tokenizer
 from minigam.data.corpus import Corpus
@@ -174,6 +175,7 @@ class Run:
         optimizer, machine = run.new_optimizer(model, world, shard), provenance.measured_by(backend)
         if not run.writes:
             return run, model, optimizer
+        machine["threads"] = threads.count()
         if world.size > 1:
             machine["ranks"] = world.size
         try:
@@ -226,13 +228,21 @@ class Run:
                 raise InputError(f"{path}: belongs to another {other}; restore that, or train again")
 
     def _require_kernels(self, backend: str) -> None:
-        """Raise InputError if other rules would compute from now on: the result would have other bits."""
+        """Raise InputError if other rules would compute from now on, and say so if other threads would: the
+        result would have other bits."""
         path = self.path / "machine.json"
-        started_with = read_json(path).get("kernels") if path.exists() else None  # older runs lack it
+        machine = read_json(path) if path.exists() else {}
+        started_with, count = machine.get("kernels"), machine.get("threads")  # older runs lack them
         if backend == "numpy" and started_with not in (None, in_use := kernels.in_use()):
             raise InputError(
                 f"{self.path}: started with --kernels {shortened(str(started_with))}, here the rules are "
                 f"{in_use}, which changes the last bits; resume with the same, or start a new run"
+            )
+        if backend == "numpy" and self.writes and type(count) is int and count != threads.count():
+            print(
+                f"{self.path}: started with {count} threads of BLAS per process, here there are "
+                f"{threads.count()}, which changes the last bits; OPENBLAS_NUM_THREADS={count} keeps them",
+                file=sys.stderr,
             )
 
     def _load(self, path: Path, model: LanguageModel, arrays: dict[str, np.ndarray]) -> None:
@@ -259,8 +269,9 @@ class Run:
         if not self.writes:
             return
         metadata = self._origin() | {"step": str(step), "dropout_drawn": str(model.mask_counter.drawn)}
-        if optimizer.loss_scale:
+        if optimizer.loss_scale:  # some of its steps may have been skipped
             metadata["loss_scale"] = json.dumps(vars(optimizer.loss_scale))
+            metadata["optimizer_steps"] = str(optimizer.steps)
         write_arrays(self.path / "optimizer.safetensors", "training state", state, metadata)
         self._save_weights(parameters, step)
 
@@ -297,7 +308,7 @@ class Run:
             step, model.mask_counter.drawn = int(metadata["step"]), int(metadata["dropout_drawn"])
             if not 0 <= step <= self.config.train.steps or model.mask_counter.drawn < 0:
                 raise ValueError(f"step {step}, {model.mask_counter.drawn} dropout masks drawn")
-            optimizer.load_state_dict(arrays, names, step)
+            optimizer.load_state_dict(arrays, names, int(metadata.get("optimizer_steps", step)))
             if optimizer.loss_scale:
                 optimizer.loss_scale = LossScale(**json.loads(metadata["loss_scale"]))
         except (KeyError, TypeError, ValueError) as e:

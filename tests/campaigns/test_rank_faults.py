@@ -18,6 +18,7 @@ from minigam.training.ranks.world import EX_TEMPFAIL, ROLL_CALL
 pytestmark = posix
 
 DEADLINE = 3
+KEPT = f"--shard-optimizer --deadline {DEADLINE}"  # what the line that says how to resume repeats
 TRAIN = ("-m", "minigam.train")
 SCRIPT = Path(faulty_rank.__file__)
 STEPS = {"saving": 8, "validating": 6}  # when each fault happens; the others in step 7, after that of a save
@@ -69,7 +70,7 @@ def complaints(ended: mpi.Ended, path: Path, kind: str, rank: int, of: str, whol
         yield f"no line that names rank {rank} alone"
     if (
         not line.endswith("To resume:")
-        or f"\n  mpiexec -n 2 minigam train --resume {path}\n" not in ended.err
+        or f"\n  mpiexec -n 2 minigam train --resume {path} {KEPT}\n" not in ended.err
     ):
         yield "it does not say how to resume"
 

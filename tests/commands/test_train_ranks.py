@@ -9,8 +9,11 @@ from helpers.commands import ON_TEXT, SMALL, assert_refused, call
 from helpers.runs import STATE, losses
 
 from minigam import launcher, train
-from minigam.config import WRITTEN_LABEL
+from minigam.config import WRITTEN_LABEL, GAMConfig, InputError, TrainConfig
 from minigam.files import read_json
+from minigam.models import MODELS
+from minigam.training import size
+from minigam.training.ranks import start
 from minigam.training.run import COMPLETE, Run
 
 ONE = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
@@ -63,6 +66,53 @@ def test_a_row_that_is_split_has_a_token_for_each_leaf(launched, capsys, tmp_pat
     )
     assert call(train.main, [*flags, "--block-size=8", "--out=run"], capsys)[0] == 0
     assert read_json(tmp_path / "run" / "config.json")["train"]["split_sequence"] is True
+
+
+def test_flags_that_have_no_effect_are_refused(launched, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("a cat sat. " * 300)
+    split = [*ON_TEXT, "--text=t.txt", "--split-sequence"]
+    assert_refused(
+        train.main, [*split, "--micro-batch=1"], capsys, "--micro-batch has no effect with --split"
+    )
+    launched(ONE)
+    assert_refused(
+        train.main, [*SMALL, "--no-rank-tree"], capsys, "--no-rank-tree has no effect under mpiexec"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tree_is_for_numpy(launched):
+    launched(ONE)
+    settings = TrainConfig()
+    assert start.divided(settings, {}, "numpy").rank_tree
+    assert not start.divided(settings, {}, "cupy").rank_tree
+    with pytest.raises(InputError, match="--rank-tree has no effect on a GPU"):
+        start.divided(settings, {"rank_tree": True}, "cupy")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "least"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, 9), (16, 16)]
+)
+def test_each_rank_has_a_row(ranks, least):
+    """3 ranks have 2, 3 and 3 of 8 leaves, so 3 rows would leave the first without one."""
+    start.require_divisible(GAMConfig(), TrainConfig(batch_size=least), ranks)
+    if least > 1:
+        with pytest.raises(
+            InputError, match=f"wanted at least {least}, so that each of {ranks} ranks has a row"
+        ):
+            start.require_divisible(GAMConfig(), TrainConfig(batch_size=least - 1), ranks)
+
+
+def test_the_ranks_of_a_machine_share_its_memory(launched, monkeypatch):
+    asked = []
+    monkeypatch.setattr(MODELS["gam"], "require_memory", lambda *arguments: asked.append(arguments[1:3]))
+    for variables in ({}, {"PMI_RANK": "0", "PMI_SIZE": "8", "MPI_LOCALNRANKS": "4"}):
+        launched(variables)
+        size.require_memory("gam", GAMConfig(), TrainConfig(), "numpy")
+    (alone, rest), (shared, rest_of_four) = asked
+    assert (alone, shared) == (16, 40)  # the moments may be shared
+    assert rest_of_four == {name: 4 * n for name, n in rest.items()}
 
 
 def test_one_rank_of_a_launcher_leaves_the_run_of_one_process_with_a_tree(launched, capsys, tmp_path):

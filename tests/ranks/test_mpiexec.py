@@ -126,7 +126,7 @@ def one_line(done: mpi.Ended, *wanted: str) -> None:
 @pytest.mark.parametrize(("wrong", "wanted"), [
     (["--stepps=3"], "unknown argument --stepps=3, did you mean --steps"),
     (["--deadline=0"], "--deadline is 0.0, wanted"),
-    (["--batch-size=1"], "wanted at least one row for each of 2 ranks"),
+    (["--batch-size=1"], "wanted at least 2, so that each of 2 ranks has a row"),
     (["--text=nothing.txt"], "nothing.txt"),
     (["--out=minigam"], "minigam: not empty"),
 ])  # fmt: skip

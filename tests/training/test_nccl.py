@@ -33,7 +33,7 @@ def nccl(monkeypatch):
 
 
 def connected(rank: int, size: int, deadline: float = 30.0, library=XP) -> NCCLWorld:
-    world = NCCLWorld(Place(rank, size, size), deadline)
+    world = NCCLWorld(Place(rank, size, size, rank), deadline)
     world.choose_gpu()
     use_gpus(world, library)
     if size == 1:  # which has nothing to connect
@@ -242,7 +242,7 @@ def test_a_run_on_gpus_is_that_of_one_process(nccl, monkeypatch, tmp_path):
 
 def start(rank: int, size: int):
     """Connect; return the device of this rank, or what is said instead."""
-    world = NCCLWorld(Place(rank, size, size), 30.0)
+    world = NCCLWorld(Place(rank, size, size, rank), 30.0)
     world.choose_gpu()
     try:
         use_gpus(world, XP)
@@ -335,7 +335,7 @@ def test_a_rank_that_ends_alone_ends_the_kernels_of_nccl(nccl, monkeypatch):
     def work(rank: int):
         world = connected(rank, 2)
         world.leave(3)
-        return here.log, world.all.aborted
+        return here.log, world.comm.aborted
 
     assert pretend_mpi.run(2, work) == [([("abort",)], 3)] * 2
     assert ended == [3, 3]

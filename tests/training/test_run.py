@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import pytest
 from helpers.commands import assert_refused
 from helpers.runs import FLAGS, STATE, assert_same_run
 
-from minigam import generate, train
-from minigam.config import InputError
+from minigam import generate, threads, train
+from minigam.config import DataConfig, GAMConfig, InputError, TrainConfig
+from minigam.data.corpus import from_pocketstories
 from minigam.files import read_arrays, write_arrays
 from minigam.training import loop
-from minigam.training.run import Run
+from minigam.training.run import Run, RunConfig
 from minigam.training.schedule import warmup_cosine
 
 
@@ -306,3 +308,28 @@ def test_generation_is_repeatable_and_tells_stories_apart(whole, capsys):
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
     assert all(t.startswith("Once upon a time") for t in texts)
+
+
+def test_resuming_with_another_number_of_threads_says_so(whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    machine = json.loads((run / "machine.json").read_text())
+    assert machine["threads"] == threads.count()
+    (run / "machine.json").write_text(json.dumps(machine | {"threads": 99}))
+    assert train.main([f"--resume={run}", "--backend=numpy"]) == 0
+    said = capsys.readouterr().err
+    assert "started with 99 threads of BLAS per process" in said
+    assert "OPENBLAS_NUM_THREADS=99 keeps them" in said
+
+
+def test_steps_that_a_loss_scale_has_skipped_stay_skipped_after_resuming(tmp_path):
+    """The bias corrections of AdamW count the steps taken, the schedule counts all."""
+    corpus = from_pocketstories(128, n_train=2, n_valid=1)
+    config = GAMConfig(block_size=128, d_model=8, n_layers=1, n_slots=4)
+    made = RunConfig.of("gam", config, DataConfig(), TrainConfig(precision="float16", steps=9), corpus)
+    tmp_path.joinpath("run").mkdir()
+    run, model, optimizer = Run.create(tmp_path / "run", made, corpus.tokenizer)
+    optimizer.steps = 3
+    run.save(model, optimizer, 5)
+    _, resumed, step = Run(run.path).resume()
+    assert (resumed.steps, step) == (3, 5)

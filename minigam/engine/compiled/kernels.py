@@ -19,7 +19,7 @@ from functools import cache, partial, wraps
 
 import numpy as np
 
-from minigam import threads
+from minigam import launcher, threads
 from minigam.engine import compiler
 from minigam.engine.compiled.functions import FUNCTIONS
 from minigam.engine.dispatch import Op
@@ -246,7 +246,8 @@ def _loaded(dtype: np.dtype) -> bool:
         for name, pairs in CHECKS.items():
             _check(name, pairs(dtype), dtype)
     except compiler.NoCompiler as e:
-        print(f"no compiled kernels, the slower reference rules compute ({e})", file=sys.stderr)
+        if launcher.rank() == 0:
+            print(f"no compiled kernels, the slower reference rules compute ({e})", file=sys.stderr)
         return False
     return True
 

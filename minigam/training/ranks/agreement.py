@@ -28,8 +28,9 @@ class Silent(SystemExit):
 
 
 def together(world: World, work: Callable[[], Result]) -> Result:
-    """Return the result of `work`, which every rank does. An error of the user on any rank ends all: rank 0
-    raises an InputError that names the ranks, unless all have the same, and the others end in silence."""
+    """Return the result of `work`, which every rank does, without any exchange between the ranks in it. An
+    error of the user on one rank ends all ranks: rank 0 raises an InputError that names the rank, unless all
+    have the same error, and the others end in silence."""
     error, result = "", None
     try:
         result = work()
@@ -75,8 +76,12 @@ def require_agreement(world: World, config: RunConfig, options: dict[str, object
     """
     if world.size == 1:
         return
-    facts = _facts(config, options)
+    facts = together(world, lambda: _facts(config, options))
     first, *others = [json.loads(text) for text in world.exchange(json.dumps(facts, sort_keys=True))]
+    together(world, lambda: _require_equal(first, others))
+
+
+def _require_equal(first: dict[str, object], others: list[dict[str, object]]) -> None:
     for rank, other in enumerate(others, start=1):
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):

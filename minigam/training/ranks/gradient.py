@@ -27,7 +27,7 @@ class GradientSum:
     def __init__(self, optimizer: AdamW, world: World, leaves: int):
         self.optimizer, self.world, self.single = optimizer, world, world.size == leaves == 1
         self.waiting: list[Array | None] = []  # left halves of the tree that wait for their right half
-        self.buckets, self.next = buckets_of(optimizer), 0
+        self.buckets, self.next_bucket = buckets_of(optimizer), 0
         self.uses: Counter[int] = Counter()
 
     def keep(self, leaf: int, empty: bool) -> None:
@@ -35,7 +35,7 @@ class GradientSum:
 
         empty : the leaf has no targets, so no backward pass
         """
-        total, level = (None if empty else self._complete(self.optimizer.parameters)), 0
+        total, level = (None if empty else self._fill_missing(self.optimizer.parameters)), 0
         self.waiting += [None] * (leaf.bit_length() + 1 - len(self.waiting))
         while leaf >> level & 1:  # the left neighbour of the tree so far is complete
             total = merged(_add_to_right, self.waiting[level], total)
@@ -53,32 +53,32 @@ class GradientSum:
     def _one_more(self, p: Parameter) -> None:
         """Note one of the gradients that a backward pass adds to a parameter."""
         self.uses[id(p)] -= 1
-        while self.next < len(self.buckets):
-            parameters, _ = self.buckets[self.next]
+        while self.next_bucket < len(self.buckets):
+            parameters, _ = self.buckets[self.next_bucket]
             if any(self.uses[id(p)] > 0 for p in parameters):
                 break
             self._send()
 
     def _send(self) -> None:
-        parameters, at = self.buckets[self.next]
-        self._complete(parameters)
+        parameters, at = self.buckets[self.next_bucket]
+        self._fill_missing(parameters)
         bucket = self.optimizer.gradients[at]
         for left in self.waiting:  # from the smallest part of the tree to the largest
             if left is not None:
                 _add_to_right(left[at], bucket)
-        self.next += 1
+        self.next_bucket += 1
         self.world.start_sum(bucket)
 
     def finish(self) -> None:
         """Add what is still to be added, and wait until the sum over all ranks is there."""
         for p in self.optimizer.parameters:
             p.on_gradient = None
-        while self.next < len(self.buckets) and not self.single:
+        while self.next_bucket < len(self.buckets) and not self.single:
             self._send()
         self.waiting.clear()
         self.world.finish_sums()
 
-    def _complete(self, parameters: list[Parameter]) -> Array:
+    def _fill_missing(self, parameters: list[Parameter]) -> Array:
         """Write 0 where a backward pass has left no gradient; return the whole gradient."""
         for p in parameters:
             if p.grad is not p.home:  # a single number is not written to its home

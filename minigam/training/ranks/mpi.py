@@ -1,4 +1,4 @@
-"""The ranks of an MPI launcher. MPI alone talks; this says what, and how long to wait for it.
+"""The ranks of an MPI launcher: collective operations of MPI, each with a deadline.
 
 Sums: every rank gets its share of an array from all ranks (MPI_Ialltoallv), adds in the order of the tree,
 and gives the sum to all (MPI_Iallgatherv). That is the least that a sum has to send, and unlike
@@ -21,13 +21,14 @@ import numpy as np
 
 from minigam.config import InputError
 from minigam.engine.tensor import Array
-from minigam.launcher import Place
+from minigam.launcher import VARIABLES, Place
 from minigam.training.ranks.world import DEADLINE, EX_TEMPFAIL, ROLL_CALL, RankLost, World, share, tree_sum
 
 SPIN, NAP = 2e-2, 1e-4  # seconds: how long to ask without a pause, and the pauses after that
 BURST = 32  # questions between two pauses: MPI moves a piece of a message at each, MPICH's are 16 KiB
 GAP = 1.0  # seconds between two questions, at most, that count: this process itself may have been suspended
 SUM, PARAMETERS = "a sum over all ranks", "the parameters of the other ranks"  # what a rank may wait for
+RANKS = [names[0] for names in VARIABLES]  # the variables that say that a process is one of several
 PRESENT = 1  # tag of the message with which a rank calls the roll, and answers it
 
 
@@ -73,24 +74,25 @@ class MPIWorld(World):
                 f"started as {place.size} processes, but MPI cannot be used ({' '.join(str(e).split())}); "
                 "install minigam[mpi], or mpi4py and your cluster's MPI"
             ) from e
-        self.mpi, self.all, self.deadline = MPI, MPI.COMM_WORLD, deadline
-        self.rank, self.size, self.sent = self.all.rank, self.all.size, 0
+        self.mpi, self.comm, self.deadline = MPI, MPI.COMM_WORLD, deadline
+        self.rank, self.size, self.sent = self.comm.rank, self.comm.size, 0
         if self.size != place.size:
             raise InputError(
                 f"the launcher started {place.size} processes, but MPI ({MPI.get_vendor()[0]}) connects "
-                f"{self.size}; start them with the mpiexec of this MPI (with srun: --mpi=pmi2 or pmix)"
+                f"{self.size}; start them with the mpiexec of this MPI (srun: --mpi=pmi2 or pmix), and start "
+                f"separate runs without {', '.join(v for v in RANKS if v in os.environ)}"
             )
         self.sums: list[_Sum] = []
         self.hosts: list[str] = []
-        self.calls = self.all
+        self.roll = self.comm
         self.closed, self.code = False, 1  # the exit code of an end without the others
         self.host = socket.gethostname()
         atexit.register(self._end)  # before mpi4py's own, which would wait for the others for ever
         # Collectives of one communicator must start in the same order on every rank. Of a sum the second
         # starts when the first has ended, which depends on time, so each kind has its own.
-        copies = [self.all.Idup() for _ in range(4)]
+        copies = [self.comm.Idup() for _ in range(4)]
         self._until(lambda: self.mpi.Request.Testall([request for _, request in copies]), "the start")
-        self.shares, self.totals, self.control, self.calls = (communicator for communicator, _ in copies)
+        self.shares, self.totals, self.control, self.roll = (communicator for communicator, _ in copies)
         self.hosts = self.exchange(self.host)
 
     # ------------------------------------------------------------------------------- sums
@@ -167,17 +169,17 @@ class MPIWorld(World):
         self._until(request.Test, what)
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Ask `done` until it is so. Raise RankLost after the deadline, when another rank calls the roll, and
-        when MPI reports an error."""
-        limit = self.deadline + 10.0 * self.step_seconds
+        """Poll `done` until it returns True. Raise RankLost after the deadline, when another rank calls the
+        roll, and when MPI reports an error."""
+        limit = self.deadline + 10.0 * self.step_seconds + self.patience
         waited, before = 0.0, time.monotonic()
         with self._talking(what):
             while not any(done() for _ in range(BURST)):
                 now = time.monotonic()
                 waited, before = waited + min(now - before, GAP), now
-                calls = waited > limit
-                if calls or (waited > SPIN and self.calls.Iprobe(tag=PRESENT)):
-                    raise self._lost(what, waited, calls)
+                timed_out = waited > limit
+                if timed_out or (waited > SPIN and self.roll.Iprobe(tag=PRESENT)):
+                    raise self._lost(what, waited, timed_out)
                 if waited > SPIN:
                     time.sleep(NAP)
 
@@ -187,9 +189,9 @@ class MPIWorld(World):
         try:
             yield
         except self.mpi.Exception as e:
-            raise RankLost(f"rank {self.rank} ({self.host}): MPI failed in {what}: {e}") from e
+            raise RankLost(f"MPI failed in {what}: {e}") from e
 
-    def _lost(self, what: str, waited: float, calls: bool) -> RankLost:
+    def _lost(self, what: str, waited: float, timed_out: bool) -> RankLost:
         """Call all ranks, or answer the call of another; return an error that names those that do not answer.
 
         Of those that have called, the lowest speaks. One that only answers may be the very rank that was
@@ -198,10 +200,10 @@ class MPIWorld(World):
         self.code = EX_TEMPFAIL
         others = [r for r in range(self.size) if r != self.rank]
         called = np.zeros(self.size, np.uint8)
-        called[self.rank] = calls
-        answers = {r: self.calls.Irecv(called[r : r + 1], r, PRESENT) for r in others}
+        called[self.rank] = timed_out
+        answers = {r: self.roll.Irecv(called[r : r + 1], r, PRESENT) for r in others}
         for r in others:
-            self.calls.Isend(called[self.rank : self.rank + 1], r, PRESENT)
+            self.roll.Isend(called[self.rank : self.rank + 1], r, PRESENT)
         end = time.monotonic() + ROLL_CALL
         present = {self.rank}
         while time.monotonic() < end and len(present) < self.size:
@@ -229,7 +231,7 @@ class MPIWorld(World):
             for stream in (sys.stdout, sys.stderr):
                 with suppress(OSError, ValueError):  # a full disk, or a closed stream
                     stream.flush()
-            self.all.Abort(code or 1)
+            self.comm.Abort(code or 1)
             os._exit(code or 1)  # where Abort comes back, as it may without a connection to the launcher
 
     def _end(self) -> None:

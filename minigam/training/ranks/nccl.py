@@ -1,4 +1,4 @@
-"""The GPUs of the ranks. NCCL adds and gathers what is on them; all else is said by MPI, from host to host.
+"""The GPUs of the ranks. NCCL adds and gathers what is on them; everything else goes through MPI.
 
 NCCL works on a stream of its own, so that it adds one bucket of gradients while the backward pass computes
 the next, and the host waits for neither. Tested against a pretend NCCL, not yet run on a device.
@@ -105,7 +105,7 @@ class NCCLWorld(MPIWorld):
         except RuntimeError as e:
             raise InputError(
                 f"rank {self.rank} (on {self.host}): NCCL cannot be used ({' '.join(str(e).split())}); "
-                "NCCL_DEBUG=INFO in the environment tells more, --backend numpy does without"
+                "NCCL_DEBUG=INFO in the environment tells more, or use --backend numpy"
             ) from e
 
     # --------------------------------------------------------------------------------- sums
@@ -163,7 +163,7 @@ class NCCLWorld(MPIWorld):
             yield
         except self.nccl.NcclError as e:
             self._abort()
-            raise RankLost(f"rank {self.rank} ({self.host}): NCCL failed in {what}: {e}") from e
+            raise RankLost(f"NCCL failed in {what}: {e}") from e
 
     # ---------------------------------------------------------------------- deadline and end
 
@@ -175,8 +175,8 @@ class NCCLWorld(MPIWorld):
         with self._failing(SUM):
             self._until(ended, SUM)
 
-    def _lost(self, what: str, waited: float, calls: bool) -> RankLost:
-        error = super()._lost(what, waited, calls)
+    def _lost(self, what: str, waited: float, timed_out: bool) -> RankLost:
+        error = super()._lost(what, waited, timed_out)
         self._abort()
         return error
 

@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 class RankLost(Exception):
-    """A rank did not take part in time. `speaks` is True on the one rank that is to say so."""
+    """A rank did not take part in time. `speaks` is True on the rank that is to say so."""
 
     def __init__(self, message: str, speaks: bool = True):
         super().__init__(message)
@@ -29,12 +29,13 @@ class World:
 
     rank, size   : the number of this rank, 0 .. size - 1, and how many there are
     sent         : bytes that this rank has sent in sums and gathers
-    step_seconds : time of a step. Ten more of them are allowed for than the deadline says
+    step_seconds : time of a step; a rank waits for ten more of them than the deadline says
+    patience     : seconds to wait in addition, for rank 0 to write a checkpoint
     Every rank calls the same methods in the same order. A rank that waits for another longer than the
     deadline raises RankLost.
     """
 
-    rank, size, sent, step_seconds = 0, 1, 0, 0.0
+    rank, size, sent, step_seconds, patience = 0, 1, 0, 0.0, 0.0
 
     def start_sum(self, a: Array) -> None:
         """Begin to replace `a` (n) by its sum over all ranks. `finish_sums` waits until that is done."""
