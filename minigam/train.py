@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from contextlib import ExitStack, redirect_stderr, suppress
 from dataclasses import fields, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from minigam.engine import backend as backends
 from minigam.engine.memory import ran_out
 from minigam.engine.precision import require
 from minigam.files import locked
+from minigam.launcher import Place
 from minigam.models import MODELS
 from minigam.models.decoding import continued, first_ids
 from minigam.models.lm import LanguageModel
@@ -37,7 +39,7 @@ from minigam.training.ranks.agreement import (
     together,
 )  # fmt: skip
 from minigam.training.ranks.start import connected, divided, require_divisible, use_gpus
-from minigam.training.ranks.world import ALONE, DEADLINE, EX_TEMPFAIL, ROLL_CALL, RankLost, World
+from minigam.training.ranks.world import ALONE, DEADLINE, EX_TEMPFAIL, HOLD_BACK, ROLL_CALL, RankLost, World
 from minigam.training.run import Run, RunConfig, make_corpus
 from minigam.training.size import require_memory
 from minigam.training.step import NonFinite
@@ -89,12 +91,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     place = launcher.place()
-    if place is not None and place.rank > 0:  # rank 0 prints for all; each machine tells of wrong flags
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
-        with redirect_stderr(sys.stdout if place.local_rank > 0 else sys.stderr):
-            args = parser().parse_args(argv)
-    else:
-        args = parser().parse_args(argv)
+    if place is not None and place.rank > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  rank 0 prints for all
+    args = _parsed(argv, place)
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
     world = connected(place, DEADLINE if args.deadline is None else args.deadline)
     cli.AT_EXIT.append(world.leave)
@@ -130,6 +129,18 @@ def _main(argv: list[str] | None) -> int:
         if place is not None:
             about += f"; {_count(world.size, 'rank')}, each {_count(threads.count(), 'thread')}"
         return _train(run, model, optimizer, corpus, step, args, about, world)
+
+
+def _parsed(argv: list[str] | None, place: Place | None) -> Namespace:
+    """Parse the flags. Of the ranks of a machine, one tells what is wrong with them."""
+    if place is None or place.local_rank == 0:
+        return parser().parse_args(argv)
+    try:
+        with redirect_stderr(StringIO()):
+            return parser().parse_args(argv)
+    except SystemExit:
+        time.sleep(HOLD_BACK)
+        raise
 
 
 def _backend(args: Namespace, world: World) -> str:

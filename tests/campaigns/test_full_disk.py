@@ -17,7 +17,7 @@ from helpers.children import Orders, minigam, posix
 
 pytestmark = posix
 
-FILES = r"[\w.]*(config|tokenizer|model|optimizer|metrics|loss|unfinished|lock)[\w.]*"
+FILES = r"[\w.]*(config|tokenizer|model|optimizer|metrics|loss|complete|unfinished|lock)[\w.]*"
 
 
 def complaint(child, path) -> str:

@@ -42,6 +42,7 @@ def together(world: World, work: Callable[[], Result]) -> Result:
     if any(errors):
         world.close()
         if world.rank > 0:
+            world.hold_back()
             raise Silent(2)
         alike = len(set(errors)) == 1
         named = [errors[0]] if alike else [f"rank {r}: {e}" for r, e in enumerate(errors) if e]

@@ -22,7 +22,16 @@ import numpy as np
 from minigam.config import InputError
 from minigam.engine.tensor import Array
 from minigam.launcher import VARIABLES, Place
-from minigam.training.ranks.world import DEADLINE, EX_TEMPFAIL, ROLL_CALL, RankLost, World, share, tree_sum
+from minigam.training.ranks.world import (
+    DEADLINE,
+    EX_TEMPFAIL,
+    HOLD_BACK,
+    ROLL_CALL,
+    RankLost,
+    World,
+    share,
+    tree_sum,
+)
 
 SPIN, NAP = 2e-2, 1e-4  # seconds: how long to ask without a pause, and the pauses after that
 BURST = 32  # questions between two pauses: MPI moves a piece of a message at each, MPICH's are 16 KiB
@@ -219,6 +228,9 @@ class MPIWorld(World):
         return RankLost(message, speaks=self.rank == min(np.flatnonzero(called).tolist(), default=0))
 
     # -------------------------------------------------------------------------------- end
+
+    def hold_back(self) -> None:
+        time.sleep(HOLD_BACK)
 
     def close(self) -> None:
         self._complete("the end", self.control.Ibarrier)

@@ -1,6 +1,7 @@
 """Connect the ranks that a launcher has started, and see that there is work for each."""
 
 import math
+import time
 from dataclasses import replace
 from itertools import count
 from types import ModuleType
@@ -9,7 +10,7 @@ from minigam import launcher
 from minigam.config import WRITTEN, GAMConfig, InputError, ModelConfig, TrainConfig
 from minigam.launcher import Place
 from minigam.training.ranks.agreement import Silent, together
-from minigam.training.ranks.world import ALONE, LEAVES, World, share
+from minigam.training.ranks.world import ALONE, HOLD_BACK, LEAVES, World, share
 
 
 def connected(place: Place | None, deadline: float) -> World:
@@ -30,6 +31,7 @@ def connected(place: Place | None, deadline: float) -> World:
         return NCCLWorld(place, deadline)
     except InputError as e:
         if place is not None and place.local_rank > 0:
+            time.sleep(HOLD_BACK)
             raise Silent(2) from e
         raise
 

@@ -11,6 +11,7 @@ from minigam.engine.tensor import Array, summed
 
 DEADLINE = 60.0  # seconds to wait for another rank, in addition to the time of ten steps
 ROLL_CALL = 5.0  # seconds that a rank has to answer when another has waited too long
+HOLD_BACK = 1.0  # seconds that a rank has to print why all ranks end
 EX_TEMPFAIL = 75  # exit code when a rank is lost, from sysexits.h: the same command may work later
 LEAVES = 8  # of the tree, at least; more ranks than that have a leaf each
 Item = TypeVar("Item")
@@ -64,6 +65,9 @@ class World:
 
     def choose_gpu(self) -> None:
         """Make the GPU of this rank the current device. Call this before anything uses a GPU."""
+
+    def hold_back(self) -> None:
+        """Let another rank print first: a launcher ends all ranks at the first that fails."""
 
     def close(self) -> None:
         """Wait for all ranks to end. A rank that ends without this ends them all."""
