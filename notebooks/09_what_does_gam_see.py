@@ -757,10 +757,7 @@ for reach_of, answered in right.items():
 
 # %%
 recall = results("recall")
-curves = {
-    label: {d: c for d, c in recall["cells"][name]["by_distance"].items() if c["queries"] >= 100}
-    for name, label in label_of.items()
-}
+curves = {label: recall["cells"][name]["by_distance"] for name, label in label_of.items()}
 show(
     viz.recall_plot(
         curves,

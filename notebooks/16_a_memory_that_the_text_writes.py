@@ -710,7 +710,6 @@ by_distance = {
     name: {
         str(d): {"accuracy": c[far == d].mean(), "queries": int((far == d).sum())}
         for d in np.unique(far)
-        if (far == d).sum() >= 80  # fewer are noise
     }
     for name, c in at_the_end.items()
 }

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable
 from types import ModuleType
@@ -124,6 +125,41 @@ def _line(e: Exception) -> str:
     return f", in the line: {lines[-1].strip()}" if lines else ""
 
 
+def lines_run(f: Callable, *args: Any) -> int:
+    """Return how many lines of Python a call runs. A loop over the tokens runs more for more of them."""
+    count = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        f(*args)
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def require_whole_arrays(f: Callable, inputs: Callable[[int, int, int], tuple]) -> None:
+    """Raise NotYet if a function loops over rows, tokens or channels.
+
+    inputs : returns its arguments for B rows of T tokens with C channels
+    """
+    few = lines_run(f, *inputs(2, 8, 2))
+    for what, sizes, more in (
+        ("tokens", (2, 64, 2), 56), ("rows of the batch", (16, 8, 2), 14), ("channels", (2, 8, 16), 14),
+    ):  # fmt: skip
+        many = lines_run(f, *inputs(*sizes))
+        require(
+            many - few < more,
+            f"the values are right, but with {more} more {what} it runs {many - few} more lines of Python: a "
+            f"loop over the {what}; write it for whole arrays, with a loop over the taps at most",
+        )
+
+
 def require(condition: bool, message: str) -> None:
     """Raise NotYet with the message unless the condition holds."""
     if not condition:
@@ -131,14 +167,20 @@ def require(condition: bool, message: str) -> None:
 
 
 def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
-    """Raise NotYet unless `got` equals `want`; both are numbers or arrays (or Tensors, or lists).
+    """Raise NotYet unless `got` equals `want`; both are numbers or arrays (or Tensors).
+
+    Right values in a narrower dtype, or in a list, are refused too: cells after the check rely on the type.
 
     where    : what is compared, for the message: "u of shape (2, 5, 4)"
     mistakes : {message: the value that a plausible mistake gives}, tried in order
     rtol     : error allowed in float64, relative to the largest entry; the default is TOLERANCE
     """
-    got, want = numbers(got, where), np.asarray(want)
+    as_list, got, want = isinstance(got, list), numbers(got, where), np.asarray(want)
     if _close(got, want, rtol):
+        if want.dtype == np.float64 and got.dtype.kind == "f" and got.dtype != np.float64:
+            raise NotYet(f"{where}: right, but in {got.dtype}; the inputs are float64, keep their dtype")
+        if as_list and want.ndim:
+            raise NotYet(f"{where}: right, but a list; return an array")
         return
     for message, value in (mistakes or {}).items():
         value = np.asarray(value)

@@ -17,6 +17,7 @@ from minigam.models import MODELS
 from minigam.models.lm import LanguageModel
 from minigam.training.run import Run, make_corpus
 from minigam.viz import recall_plot
+from minigam.viz.experiments import OFTEN
 
 SHARED: dict[str, Any] = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
 PLAIN = {"n_slots": 128, "kernel_size": 7}
@@ -34,7 +35,6 @@ TRAIN: dict[str, Any] = {
 LR = {"gam": 4e-3, "transformer": 2e-3, "mamba": 4e-3, WRITTEN: 4e-3}
 STEPS = {"gam": 2400, "transformer": 1600, "mamba": 2400, WRITTEN: 400}
 ROWS, PAIRS, KEYS = 100_000, 8, 8  # training rows, most pairs in a row, number of keys and of values
-OFTEN = 100  # a distance with fewer queries is noise: it is neither drawn nor reported as the worst
 
 
 def recall(names: list[str], steps: int | None, seed: int, backend: str, out: Path) -> None:
@@ -62,8 +62,7 @@ def recall(names: list[str], steps: int | None, seed: int, backend: str, out: Pa
         }
     chance = 1.0 / data.mqar_keys
     content = {"seed": seed, "data": data.to_dict(), "chance": chance, "cells": cells}
-    frequent = {k: {d: c for d, c in v.items() if c["queries"] >= OFTEN} for k, v in curves.items()}
-    figure = recall_plot(frequent, reach, chance)
+    figure = recall_plot(curves, reach, chance)
     results = [c["result"] for c in cells.values()]
     report.write(out, "recall", content, results, _markdown(cells, chance), figure)
 

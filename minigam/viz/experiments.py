@@ -34,14 +34,21 @@ def scaling_plot(
     return figure
 
 
+OFTEN = 100  # queries at one distance, at least, whose accuracy is drawn or reported
+
+
 def recall_plot(curves: dict[str, dict[str, dict]], reach: dict[str, int | None], chance: float) -> "Figure":
-    """Plot the accuracy of recall against the distance, with every finite receptive field as a line."""
+    """Plot the accuracy of recall against the distance, with every finite receptive field as a line.
+
+    curves : for each label {distance: {"accuracy": ..., "queries": their number}}; a distance with fewer
+             queries than OFTEN is noise and not drawn
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for (label, by_distance), style in zip(curves.items(), cycle(STYLES), strict=False):
-        points = {int(d): c["accuracy"] for d, c in by_distance.items()}
+        points = {int(d): c["accuracy"] for d, c in by_distance.items() if c["queries"] >= OFTEN}
         axes.plot([*points], [*points.values()], style, markersize=4, label=label)
     for label, tokens in reach.items():
         if tokens is not None:

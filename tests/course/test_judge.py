@@ -18,8 +18,8 @@ def fault(call) -> str:
 
 @pytest.mark.parametrize(
     "right",
-    [WANT, WANT.astype(np.float32), WANT.tolist(), Tensor(WANT), WANT * (1 + 1e-8), WANT.astype(int)],
-    ids=["float64", "float32", "list", "Tensor", "rounded", "integers"],
+    [WANT, Tensor(WANT), WANT * (1 + 1e-8), WANT.astype(int)],
+    ids=["float64", "Tensor", "rounded", "integers"],
 )
 def test_a_right_answer_passes(right):
     expect(right, WANT, "here")
@@ -36,6 +36,8 @@ def test_a_right_answer_passes(right):
         (None, "here: still to be written"),
         ([[1.0], [1.0, 2.0]], "here: got list, wanted numbers"),
         ((WANT * 1.001).astype(np.float32), "here: entry (1, 2)"),
+        (WANT.astype(np.float32), "here: right, but in float32; the inputs are float64, keep their dtype"),
+        (WANT.tolist(), "here: right, but a list; return an array"),
     ],
 )
 def test_the_message_says_where_an_answer_is_wrong(wrong, says):
@@ -74,7 +76,7 @@ def test_gradients_are_compared_with_differences_of_the_correct_function():
 
     right = (2.0 * x * w * dy, (x * x * dy).sum(axis=0))
     gradients(right, f, (x, w), dy, "x w", "here")
-    gradients(tuple(g.astype(np.float32) for g in right), f, (x, w), dy, "x w", "here")
+    gradients([*right], f, (x, w), dy, "x w", "here")
     gradients(right[0], lambda x: f(x, w), (x,), dy, "x", "here")  # one gradient needs no tuple
     wrong = (right[0], 1.001 * right[1])
     assert fault(lambda: gradients(wrong, f, (x, w), dy, "x w", "here")).startswith(

@@ -72,7 +72,7 @@ def test_scaling_plot_leaves_out_what_was_too_long():
 
 
 def test_recall_plot_draws_receptive_field_and_chance():
-    curves = {"GAM": {"2": {"accuracy": 0.9}, "20": {"accuracy": 0.1}}}
+    curves = {"GAM": {d: {"accuracy": 0.9, "queries": n} for d, n in (("2", 900), ("20", 100), ("21", 99))}}
     (axes,) = recall_plot(curves, {"GAM": 13, "Mamba": None}, 0.125).axes
     assert list(lines(axes)["GAM"].get_xdata()) == [2, 20]
     assert lines(axes)["receptive field of GAM, 13 tokens"].get_xdata()[0] == 13

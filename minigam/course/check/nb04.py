@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.course.judge import NotYet, exercise, expect, gradients, require, require_whole_arrays
 from minigam.engine.sequence import causal_conv1d
 
 SHAPES = ((2, 6, 3, 3), (1, 1, 2, 4), (2, 2, 3, 4), (2, 5, 3, 1), (3, 4, 1, 2))  # B, T, C, K
@@ -96,7 +96,8 @@ def ex_04_2(causal_conv):
                 ),
             },
         )
-    return "values, K = 1, one token, fewer tokens than taps"
+    require_whole_arrays(causal_conv, lambda B, T, C: (np.ones((B, T, C)), np.ones((C, 3)), np.ones(C)))
+    return "values, K = 1, one token, fewer tokens than taps, no loop but over the taps"
 
 
 # --------------------------------------------------------------------------- a test of causality
@@ -211,6 +212,13 @@ MAPS = (
         2,
     ),
     Map(
+        "a leak in the last row of the batch",
+        False,
+        "only that row leaks; change the token in every row",
+        lambda u: u + (np.arange(len(u)) == len(u) - 1)[:, None, None] * _from(u, 1),
+        2,
+    ),
+    Map(
         "a leak of the last channel",
         False,
         "only the last channel leaks; change them all",
@@ -245,21 +253,31 @@ MAPS = (
 def ex_04_3(is_causal):
     """A test of causality for any map."""
     rng = np.random.default_rng(43)
-    for shape in ((2, 6, 3), (1, 2, 3), (1, 1, 3)):
-        u = rng.standard_normal(shape)
-        for f in (f for f in MAPS if shape[1] >= f.least):
-            with np.errstate(invalid="ignore"):
-                answer = is_causal(f, u)
-            got = np.asarray(answer)
-            if got.shape != () or got.dtype.kind not in "biu":
-                raise NotYet(f"returned {repr(answer)[:40]}; wanted True or False")
-            said = "causal" if got else "not causal"
-            truth = "is causal" if f.causal else "looks into the future"
-            require(
-                bool(got) == f.causal, f"said {said} of {f.name} (T = {shape[1]}), which {truth}: {f.why}"
-            )
+
+    def said_of(f: Map, u: np.ndarray) -> bool:
+        with np.errstate(invalid="ignore"):
+            answer = is_causal(f, u)
+        got = np.asarray(answer)
+        if got.shape != () or got.dtype.kind not in "biu":
+            raise NotYet(f"returned {repr(answer)[:40]}; wanted True or False")
+        return bool(got)
+
+    texts = [rng.standard_normal(shape) for shape in ((2, 6, 3), (1, 2, 3), (1, 1, 3))]
+    if not any(said_of(f, texts[0]) == f.causal for f in MAPS):
+        raise NotYet(
+            "every answer is the opposite of the right one; True means that no output sees the future"
+        )
+    for u in (*texts, np.zeros((2, 6, 3))):
+        T, zeros = (
+            u.shape[1],
+            "" if u.any() else ", and every token is zero: change it, do not set it to zero",
+        )
+        for f in (f for f in MAPS if f.least <= T):
+            said, truth = said_of(f, u), "is causal" if f.causal else "looks into the future"
+            word = "causal" if said else "not causal"
+            require(said == f.causal, f"said {word} of {f.name} (T = {T}{zeros}), which {truth}: {f.why}")
     causal = sum(f.causal for f in MAPS)
-    return f"{causal} causal maps, {len(MAPS) - causal} that cheat, T = 1 and 2"
+    return f"{causal} causal maps, {len(MAPS) - causal} that cheat, T = 1 and 2, a text of zeros"
 
 
 # ---------------------------------------------------------------------------------- backwards
@@ -310,7 +328,8 @@ def ex_04_4(conv_backward):
         gradients(
             conv_backward(dy, u, w), _conv, (u, w, b), dy, "u w b", f"u {u.shape}, w {w.shape}", mistakes
         )
-    return "three gradients against finite differences, K = 1, one token, fewer tokens than taps"
+    require_whole_arrays(conv_backward, lambda B, T, C: (*np.ones((2, B, T, C)), np.ones((C, 3))))
+    return "three gradients against finite differences, K = 1, fewer tokens than taps, whole arrays"
 
 
 # ------------------------------------------------------------------------------ token by token

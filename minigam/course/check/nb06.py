@@ -51,7 +51,7 @@ def ex_06_1(sigmoid):
                 raise
             raise NotYet(f"z = {large:g} in {name} overflows in np.exp; go by way of np.tanh") from None
         require(bool(np.isfinite(got).all()), f"z = {large:g} in {name} gives nan; go by way of np.tanh")
-        expect(got, np.array([0.0, 0.5, 1.0]), f"z = {large:g} in {name}")
+        expect(got, np.array([0.0, 0.5, 1.0], dtype), f"z = {large:g} in {name}")
     return "any shape, z of 10,000 without overflow, float32"
 
 

@@ -63,9 +63,11 @@ def ex_13_1(units):
     return "three texts, one of them without any loss"
 
 
-def _probability(text, context, word, V, *, at_end=False, smooth="shorter"):
+def _probability(text, context, word, V, *, at_end=False, smooth="shorter", apart=False):
     k = len(context)
     places = [i for i in range(len(text) - k + (at_end and k > 0)) if text[i : i + k] == context]
+    if apart:  # as str.count does: the next place begins where the last ends
+        places = [i for n, i in enumerate(places) if all(i - j >= k for j in places[:n][-1:])]
     hits = sum(text[i + k : i + k + 1] == [word] for i in places)
     if smooth == "add-one":
         return (hits + 1) / (len(places) + V)
@@ -73,7 +75,7 @@ def _probability(text, context, word, V, *, at_end=False, smooth="shorter"):
         return hits / len(places) if places else 0.0
     if smooth == "uniform":
         return (hits + 1.0 / V) / (len(places) + 1)
-    again = {"at_end": at_end, "smooth": smooth}
+    again = {"at_end": at_end, "smooth": smooth, "apart": apart}
     shorter = _probability(text, context[1:], word, V, **again) if k else 1.0 / V
     if smooth == "back-off":
         return hits / len(places) if hits else shorter
@@ -121,7 +123,28 @@ def ex_13_2(probability):
                 "the shorter context lacks its last word; take away the first": _cut_last(
                     toy, context, word, V
                 ),
+                "the context is not used; this is the answer for the word alone": (
+                    _probability(toy, [], word, V)
+                ),
                 "only the last word of the context is used": last,
+            },
+        )
+    tricky = ["a", "a", "a", "ab", "a", "b", "a", "a", "a"]  # contexts that overlap, a word inside another
+    for context, word in ((["a", "a"], "a"), (["a"], "a"), (["a"], "b"), (["a", "a"], "ab"), (["b"], "a")):
+        expect(
+            probability(list(tricky), list(context), word, V),
+            _probability(tricky, context, word, V),
+            f"P({word} | {' '.join(context)}) in the text {' '.join(tricky)}",
+            {
+                "places that overlap count too: a a a holds a a twice": (
+                    _probability(tricky, context, word, V, apart=True)
+                ),
+                "a word is counted inside a longer one; compare whole words, in lists": (
+                    _by_letters(tricky, context, word, V)
+                ),
+                "a context is found inside longer words; compare whole words, in lists": (
+                    _by_letters(tricky, context, word, V, alone=tricky.count(word))
+                ),
             },
         )
     for context in ([], ["the"], ["the", "fox"], ["no", "such"]):
@@ -133,6 +156,18 @@ def ex_13_2(probability):
     got = probability([], ["a"], "b", 4)
     expect(got, 0.25, "a text without words", {"nothing was counted, so all V words are alike": 0.0})
     return "seen and unseen contexts, none to three words, sums of 1, an empty text"
+
+
+def _by_letters(text, context, word, V, alone=None):
+    """The counts of someone who joins the words to one string, and counts in that.
+
+    alone : how often the word is counted without a context; None for in the string
+    """
+    joined, h = " ".join(text), " ".join(context)
+    if not context:
+        return ((joined.count(word) if alone is None else alone) + 1.0 / V) / (len(text) + 1)
+    shorter = _by_letters(text, context[1:], word, V, alone)
+    return (joined.count(f"{h} {word}") + shorter) / (joined.count(f"{h} ") + 1)
 
 
 def _cut_last(text, context, word, V):

@@ -76,6 +76,47 @@ def same_number_everywhere(f, u):
     return not any((moves(f, u, t, 1.0)[:, :t] > 1e-9).any() for t in range(u.shape[1]))
 
 
+@wrong("04_2", says="a loop over the tokens; write it for whole arrays")
+def token_by_token(u, w, b):
+    y = np.empty_like(u)
+    for t in range(u.shape[1]):
+        y[:, t] = conv(u[:, : t + 1], w, b)[:, -1]
+    return y
+
+
+@wrong("04_2", says="a loop over the rows of the batch")
+def row_by_row(u, w, b):
+    return np.stack([conv(row[None], w, b)[0] for row in u])
+
+
+@wrong("04_3", says="every answer is the opposite of the right one")
+def sign_turned_round(f, u):
+    change = np.random.default_rng(0).standard_normal(u.shape[2])
+    return any((moves(f, u, t, change)[:, :t] > 1e-9).any() for t in range(u.shape[1]))
+
+
+@wrong("04_3", says="change it, do not set it to zero")
+def sets_to_zero(f, u):
+    y = f(u)
+    for t in range(u.shape[1]):
+        v = u.copy()
+        v[:, t] = 0.0
+        if np.abs(f(v) - y)[:, :t].max(initial=0.0) > 1e-9:
+            return False
+    return True
+
+
+@wrong("04_3", says="change the token in every row")
+def first_row_alone(f, u):
+    y, change = f(u), np.random.default_rng(0).standard_normal(u.shape[2])
+    for t in range(u.shape[1]):
+        v = u.copy()
+        v[0, t] += change
+        if np.abs(f(v) - y)[:, :t].max(initial=0.0) > 1e-9:
+            return False
+    return True
+
+
 @wrong("04_3", says="changes below the tolerance do not count")
 def to_the_last_bit(f, u):
     change = np.random.default_rng(0).standard_normal(u.shape[2])
@@ -97,6 +138,16 @@ def by_nan(f, u):
 def wrong_side(f, u):
     change = np.random.default_rng(0).standard_normal(u.shape[2])
     return not any((moves(f, u, t, change)[:, t + 1 :] > 1e-9).any() for t in range(u.shape[1]))
+
+
+@wrong("04_4", says="a loop over the tokens; write it for whole arrays")
+def gradients_token_by_token(dy, u, w):
+    (B, T, C), K = u.shape, w.shape[1]
+    padded, dpadded, dw = pad(u, K - 1), np.zeros((B, K - 1 + T, C)), np.zeros_like(w)
+    for t in range(T):
+        dpadded[:, t : t + K] += dy[:, t, None] * w.T
+        dw += (dy[:, t, None] * padded[:, t : t + K]).sum(axis=0).T
+    return dpadded[:, K - 1 :], dw, dy.sum(axis=(0, 1))
 
 
 def backward(dy, u, w, *, du=None, flip=False):

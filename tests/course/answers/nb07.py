@@ -74,6 +74,11 @@ def weight_of_each_token(dy, x, weight, eps=1e-5):
     return layer_norm_back(dy, x, weight)[0], dy * n, rows(dy).sum(axis=0)
 
 
+@wrong("07_2", says="eps is ignored")
+def own_eps(dy, x, weight, eps=1e-5):
+    return layer_norm_back(dy, x, weight)
+
+
 @wrong("07_2", says="one gradient, wanted 3")
 def dx_alone(dy, x, weight, eps=1e-5):
     return layer_norm_back(dy, x, weight)[0]
@@ -156,6 +161,26 @@ def scaled(x, p):
 @wrong("07_4", says="this is the tanh approximation")
 def block_with_tanh(x, p):
     return block(x, p, tanh=True)
+
+
+@wrong("07_4", says="the first equation that departs is E1 or E2")
+def half_a_kernel(x, p):
+    return block(x, p | {"conv.weight": 0.5 * p["conv.weight"]})
+
+
+@wrong("07_4", says="the first equation that departs is E3, E4 or E5")
+def memory_forgets_its_first_slot(x, p):
+    return block(x, p | {"memory": np.concatenate([0.0 * p["memory"][:1], p["memory"][1:]])})
+
+
+@wrong("07_4", says="the first equation that departs is E6 or E7")
+def gates_half_open(x, p):
+    return block(x, p | {"gate.bias": 0.5 * p["gate.bias"]})
+
+
+@wrong("07_4", says="E1 to E8 agree; E9 departs")
+def half_fed(x, p):
+    return block(x, p | {"feed.expand.bias": 0.5 * p["feed.expand.bias"]})
 
 
 def number(V, T, C, L, S, K):

@@ -51,6 +51,12 @@ def not_itself(s):
     return e / np.maximum(e.sum(axis=-1, keepdims=True), 1e-300)
 
 
+@wrong("10_1", says="here the first has no key at all")
+def strictly_before(s):
+    with np.errstate(invalid="ignore"):
+        return softmax(np.where(allowed(s, -1) > 0, s, -np.inf))
+
+
 @wrong("10_2", says="not divided by sqrt(D)")
 def unscaled(q, k, v):
     return causal(q @ turned(k)) @ v

@@ -68,6 +68,33 @@ def cuts_the_last(text, context, word, V):
     return (seen.count(word) + shorter) / (len(seen) + 1)
 
 
+@wrong("13_2", says="compare whole words, in lists")
+def counts_letters(text, context, word, V):
+    joined, h = " ".join(text), " ".join(context)
+    shorter = counts_letters(text, context[1:], word, V) if context else 1.0 / V
+    if not context:
+        return (text.count(word) + shorter) / (len(text) + 1)
+    return (joined.count(f"{h} {word}") + shorter) / (joined.count(f"{h} ") + 1)
+
+
+@wrong("13_2", says="places that overlap count too")
+def skips_overlaps(text, context, word, V):
+    k, i, seen = len(context), 0, []
+    shorter = skips_overlaps(text, context[1:], word, V) if k else 1.0 / V
+    while i < len(text) - k:
+        if text[i : i + k] == context:
+            seen.append(text[i + k])
+            i += max(k, 1)
+        else:
+            i += 1
+    return (seen.count(word) + shorter) / (len(seen) + 1)
+
+
+@wrong("13_2", says="the context is not used")
+def unigrams(text, context, word, V):
+    return (text.count(word) + 1.0 / V) / (len(text) + 1)
+
+
 def blocks(z, m):
     return z[: len(z) // m * m].reshape(-1, m).mean(axis=1)
 
