@@ -176,8 +176,9 @@ show(
 # %% [markdown]
 # ## 6. The letters
 #
-# One letter, one meaning, in equations, code and comments. A comment `# (B, T, C)` at the end of a line is the shape of what the
-# line made. Sizes are those of the published models:
+# These letters mean the same in equations, code and comments. A notebook that needs one of them for something else says so under
+# *Letters* at its top. A comment `# (B, T, C)` at the end of a line is the shape of what the line made. Sizes are those of the
+# published models:
 
 # %%
 gam, transformer, mamba = GAMConfig(), TransformerConfig(), MambaConfig()
