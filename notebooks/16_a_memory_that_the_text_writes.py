@@ -707,10 +707,7 @@ show(
 
 far = mqar.distances(asked_ids, wanted)
 by_distance = {
-    name: {
-        str(d): {"accuracy": c[far == d].mean(), "queries": int((far == d).sum())}
-        for d in np.unique(far)
-    }
+    name: {str(d): {"accuracy": c[far == d].mean(), "queries": int((far == d).sum())} for d in np.unique(far)}
     for name, c in at_the_end.items()
 }
 show(
