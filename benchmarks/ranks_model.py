@@ -155,8 +155,9 @@ def plot(c: dict):
         ]
         axes.plot(N, [computing / (computing + e) for e in waits], style, label=link, markersize=4)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(N, N)
     axes.set_ylim(0.0, 1.05)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.25))
     return figure
 
 

@@ -184,13 +184,10 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
         code = _say(2, f"{prog}: {e.filename or 'a file'}: {e.strerror or e}")
     except KeyboardInterrupt:
         code = _say(130, f"{prog}: interrupted") if launcher.rank() == 0 else 130
-    except SystemExit as e:
-        code = e.code if isinstance(e.code, int) else int(e.code is not None)
-        for end in AT_EXIT:
-            end(code)
-        raise
+    except SystemExit as e:  # which may come with a text in place of a code
+        code = e.code  # type: ignore[assignment]
     for end in AT_EXIT:
-        end(code)
+        end(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)
 
 

@@ -234,6 +234,11 @@ class TrainConfig(Checked):
         "field", late=True,
     )  # fmt: skip
 
+    @property
+    def tree(self) -> bool:
+        """Whether gradients are added in the order of a binary tree, as several ranks need it on the CPU."""
+        return self.rank_tree or self.split_sequence
+
     def __post_init__(self):
         self.require_counts("batch_size", "steps")
         self.require_counts("micro_batch", "warmup_steps", "seed", least=0)

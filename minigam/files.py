@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from minigam import launcher
 from minigam.config import InputError, shortened
 
 
@@ -348,6 +349,6 @@ def read_arrays(path: Path, content: str) -> tuple[dict[str, np.ndarray], dict[s
             f"{path}: damaged, or not the {content} that minigam wrote ({shortened(str(e))}); "
             "restore the file or train again"
         ) from e
-    if version == 1:
+    if version == 1 and launcher.rank() == 0:
         print(f"{path}: of an earlier version, whose step and settings cannot be checked", file=sys.stderr)
     return arrays, metadata

@@ -36,9 +36,8 @@ def place() -> Place | None:
     for names in VARIABLES:
         rank, size, neighbours, local_rank = (_number(name) for name in names)
         if rank is not None and size is not None and rank < size:
-            _, _, of_srun, local_of_srun = map(
-                _number, VARIABLES[-1]
-            )  # which sets two of MPICH's, all its own
+            # srun --mpi=pmi2 sets the first two of MPICH's variables, and all of its own.
+            _, _, of_srun, local_of_srun = map(_number, VARIABLES[-1])
             neighbours = neighbours or of_srun or size
             local_rank = local_of_srun if local_rank is None else local_rank
             return Place(rank, size, neighbours, rank % neighbours if local_rank is None else local_rank)

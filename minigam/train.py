@@ -96,7 +96,8 @@ def _main(argv: list[str] | None) -> int:
     args = _parsed(argv, place)
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
     world = connected(place, DEADLINE if args.deadline is None else args.deadline)
-    cli.AT_EXIT.append(world.leave)
+    if world.size > 1:
+        cli.AT_EXIT.append(world.leave)
     backend = together(world, lambda: _backend(args, world))
     if args.profile:
         return _profile(args, given, backend)
@@ -334,8 +335,7 @@ def _reopen(args: Namespace, given: dict, backend: str, world: World) -> tuple[R
                 f"--resume {run.path}: --{name.replace('_', '-')} is {value}, the run was started with "
                 f"{stored.get(name)}; omit the flag, or start a new run"
             )
-    tree = c.train.rank_tree or c.train.split_sequence
-    if launcher.place() is not None and backend == "numpy" and not tree:
+    if launcher.place() is not None and backend == "numpy" and not c.train.tree:
         raise InputError(
             f"--resume {run.path}: one process started it without --rank-tree, and ranks would add in "
             "another order; resume it without mpiexec, or start a new run"

@@ -107,7 +107,7 @@ def _save(run: Run, model: LanguageModel, optimizer: AdamW, step: int, world: Wo
     started = time.perf_counter()
     run.save(model, optimizer, step)
     if world.size > 1:
-        seconds = world.exchange(repr(time.perf_counter() - started))
+        seconds = world.exchange(repr(time.perf_counter() - started), "a checkpoint")
         world.patience = 10.0 * float(seconds[0])
 
 
@@ -144,7 +144,7 @@ def _summary(line: dict) -> str:
 def leaves_of(config: TrainConfig, model: LanguageModel, world: World) -> int:
     """Return the number of leaves of a batch, for `begin_step`. Sums on a GPU have no fixed order, so there a
     rank has one."""
-    if not (config.rank_tree or config.split_sequence):
+    if not config.tree and world.size == 1:
         return 1
     return max(LEAVES, world.size) if model.xp is np else world.size
 

@@ -4,10 +4,8 @@ from minigam import launcher
 from minigam.config import ModelConfig, TrainConfig
 from minigam.models import MODELS
 
-BYTES, MOMENTS = (
-    8,
-    8,
-)  # for each parameter: its value and its gradient; AdamW's moments, which ranks may share
+# Bytes for each parameter, in float32: its value and its gradient; AdamW's two moments, which ranks may share
+BYTES, MOMENTS = 8, 8
 
 
 def require_memory(model_type: str, model: ModelConfig, train: TrainConfig, backend: str) -> None:

@@ -88,7 +88,7 @@ class ThreadWorld(World):
         parts = self._met(("gather", n), to_numpy(own).copy())
         return xp_of(own).asarray(np.concatenate(parts)) if self.rank == 0 else None
 
-    def exchange(self, text: str) -> list[str]:
+    def exchange(self, text: str, what: str = "an agreement") -> list[str]:
         assert isinstance(text, str)
         return self._met(("exchange",), text)
 

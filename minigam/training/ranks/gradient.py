@@ -25,9 +25,9 @@ class GradientSum:
     """
 
     def __init__(self, optimizer: AdamW, world: World, leaves: int):
-        self.optimizer, self.world, self.single = optimizer, world, world.size == leaves == 1
+        self.optimizer, self.world, single = optimizer, world, world.size == leaves == 1
         self.waiting: list[Array | None] = []  # left halves of the tree that wait for their right half
-        self.buckets, self.next_bucket = buckets_of(optimizer), 0
+        self.buckets, self.next_bucket = [] if single else buckets_of(optimizer), 0
         self.uses: Counter[int] = Counter()
 
     def keep(self, leaf: int, empty: bool) -> None:
@@ -73,7 +73,7 @@ class GradientSum:
         """Add what is still to be added, and wait until the sum over all ranks is there."""
         for p in self.optimizer.parameters:
             p.on_gradient = None
-        while self.next_bucket < len(self.buckets) and not self.single:
+        while self.next_bucket < len(self.buckets):
             self._send()
         self.waiting.clear()
         self.world.finish_sums()

@@ -42,7 +42,7 @@ PRESENT = 1  # tag of the message with which a rank calls the roll, and answers 
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def alarm(seconds: float) -> Iterator[None]:
     """End this process, by the signal SIGALRM, if the block takes longer. MPI's own start and end wait for
     all ranks, and let no other code of Python run meanwhile."""
     if not hasattr(signal, "setitimer") or current_thread() is not main_thread():
@@ -76,7 +76,7 @@ class MPIWorld(World):
 
     def __init__(self, place: Place, deadline: float):
         try:
-            with _alarm(max(deadline, DEADLINE)):  # a cluster may be slow to start
+            with alarm(max(deadline, DEADLINE)):  # a cluster may be slow to start
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as e:
             raise InputError(
@@ -107,8 +107,7 @@ class MPIWorld(World):
     # ------------------------------------------------------------------------------- sums
 
     def start_sum(self, a: Array) -> None:
-        parts = [share(len(a), r, self.size) for r in range(self.size)]
-        counts, starts = [p.stop - p.start for p in parts], [p.start for p in parts]
+        counts, starts = self._shares(len(a))
         own = counts[self.rank]
         received = np.empty((self.size, own), a.dtype)
         places = [own * r for r in range(self.size)]
@@ -132,33 +131,34 @@ class MPIWorld(World):
         self._until(self._advance, SUM)
 
     def _all_gather(self, a: Array, own: Array) -> Any:
-        parts = [share(len(a), r, self.size) for r in range(self.size)]
-        counts, starts = [p.stop - p.start for p in parts], [p.start for p in parts]
         self.sent += (self.size - 1) * own.nbytes
-        return self.totals.Iallgatherv(own, [a, (counts, starts)])
+        return self.totals.Iallgatherv(own, [a, self._shares(len(a))])
 
     def all_gather(self, a: Array) -> None:
         self._complete(PARAMETERS, self._all_gather, a, a[self.share(len(a))].copy())
 
     def gather(self, own: Array, n: int) -> Array | None:
-        counts = [share(n, r, self.size).stop - share(n, r, self.size).start for r in range(self.size)]
         whole = np.empty(n, own.dtype) if self.rank == 0 else None
-        starts = [share(n, r, self.size).start for r in range(self.size)]
-        into = [whole, (counts, starts)] if self.rank == 0 else None
+        into = [whole, self._shares(n)] if self.rank == 0 else None
         self._complete("the moments of the other ranks", self.totals.Igatherv, own, into)
         return whole
 
+    def _shares(self, n: int) -> tuple[list[int], list[int]]:
+        """Return the lengths and the starts of all ranks' shares of n numbers, as MPI takes them."""
+        parts = [share(n, r, self.size) for r in range(self.size)]
+        return [p.stop - p.start for p in parts], [p.start for p in parts]
+
     # ---------------------------------------------------------------------------- control
 
-    def exchange(self, text: str) -> list[str]:
+    def exchange(self, text: str, what: str = "an agreement") -> list[str]:
         data = np.frombuffer(text.encode(), np.uint8)
         lengths = np.empty(self.size, np.int64)
-        self._complete("an agreement", self.control.Iallgather, np.array([data.size]), lengths)
+        self._complete(what, self.control.Iallgather, np.array([data.size]), lengths)
         ends = np.cumsum(lengths)
         everything = np.empty(int(ends[-1]), np.uint8)
         starts = (ends - lengths).tolist()
         into = [everything, (lengths.tolist(), starts)]
-        self._complete("an agreement", self.control.Iallgatherv, data, into)
+        self._complete(what, self.control.Iallgatherv, data, into)
         return [
             everything[start:end].tobytes().decode() for start, end in zip(starts, ends.tolist(), strict=True)
         ]
@@ -235,7 +235,7 @@ class MPIWorld(World):
     def close(self) -> None:
         self._complete("the end", self.control.Ibarrier)
         self.closed = True
-        with _alarm(self.deadline + ROLL_CALL):
+        with alarm(self.deadline + ROLL_CALL):
             self.mpi.Finalize()
 
     def leave(self, code: int) -> None:

@@ -18,8 +18,8 @@ from minigam.config import InputError
 from minigam.engine.backend import to_numpy
 from minigam.engine.tensor import Array
 from minigam.launcher import Place
-from minigam.training.ranks.mpi import PARAMETERS, SUM, MPIWorld
-from minigam.training.ranks.world import RankLost, share
+from minigam.training.ranks.mpi import PARAMETERS, SUM, MPIWorld, alarm
+from minigam.training.ranks.world import DEADLINE, RankLost, share
 
 
 class NCCLWorld(MPIWorld):
@@ -93,7 +93,8 @@ class NCCLWorld(MPIWorld):
         self.stream = xp.cuda.Stream(non_blocking=True)
         self.computed, self.summed = (xp.cuda.Event(disable_timing=True) for _ in range(2))
         try:
-            self.communicator = self.nccl.NcclCommunicator(self.size, unique_id, self.rank)
+            with alarm(max(self.deadline, DEADLINE)):
+                self.communicator = self.nccl.NcclCommunicator(self.size, unique_id, self.rank)
             ones = xp.ones(1, dtype=np.float32)
             self.start_sum(ones)
             self.finish_sums()

@@ -51,8 +51,8 @@ class World:
         """Return on rank 0 the array (n) of all ranks' shares, None on the others."""
         return own
 
-    def exchange(self, text: str) -> list[str]:
-        """Return the texts of all ranks."""
+    def exchange(self, text: str, what: str = "an agreement") -> list[str]:
+        """Return the texts of all ranks. `what` is what a rank waits for, in the message if it is in vain."""
         return [text]
 
     def any(self, flag: bool) -> bool:
