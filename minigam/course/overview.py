@@ -79,10 +79,10 @@ def needs_plot() -> "Figure":
     needs = {n.number: set(n.needs) for n in lessons()}
     for number, direct in needs.items():  # in order, so those before it are complete
         needs[number] = direct.union(*(needs[m] for m in direct))
-    column = {}
+    column: dict[str, int] = {}
     for number, before in needs.items():  # one column to the right of all that it needs
         column[number] = 1 + max((column[m] for m in before), default=-1)
-    place = {}
+    place: dict[str, tuple[float, float]] = {}
     for k in range(max(column.values()) + 1):
         members = [n for n in column if column[n] == k]
         place |= {n: (k, (len(members) - 1) / 2 - i) for i, n in enumerate(members)}
@@ -143,8 +143,8 @@ def _replace(path: Path, pattern: re.Pattern, by: str) -> None:
 
 def machine() -> str:
     """Return whether this machine is ready for the course, one line for each thing."""
-    version, blas = platform.python_version(), np.show_config(mode="dicts")
-    blas = blas.get("Build Dependencies", {}).get("blas", {})
+    version, built = platform.python_version(), np.show_config(mode="dicts")
+    blas = built.get("Build Dependencies", {}).get("blas", {})
     missing = [name for name in NEEDED if find_spec(name) is None]
     return "\n".join([
         f"Python   {version}",
