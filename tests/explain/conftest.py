@@ -18,6 +18,14 @@ def stories(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def rival_of_stories(tmp_path_factory) -> Path:
+    """A Transformer on PocketStories."""
+    path = tmp_path_factory.mktemp("rival") / "transformer"
+    assert train.main([*SMALL, "--model=transformer", "--n-heads=2", f"--out={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
 def recalling(tmp_path_factory) -> Path:
     """A run of mixer "written" on PocketStories, which sees all tokens."""
     path = tmp_path_factory.mktemp("recalling") / "run"
