@@ -178,8 +178,7 @@ function* influences(model, records, vocabulary) {
   for (let j = t; j > t - (model.spec.reach || t + 1) && j >= 0; j -= 1) {
     let sum = 0;
     for (let n = 1; n <= times; n += 1) {
-      const other = (records[j].id + 1 + Math.floor(random(4 * j + n) * (vocabulary - 1))) % vocabulary;
-      const changed = records.slice(0, j);
+      const other = anotherId(records[j].id, 4 * j + n, vocabulary), changed = records.slice(0, j);
       for (let i = j; i <= t; i += 1) {
         changed.push(model.read(changed, i === j ? other : records[i].id, i === t));
         yield null;  // a place to pause
@@ -189,6 +188,9 @@ function* influences(model, records, vocabulary) {
     yield [j, sum / times];
   }
 }
+
+// Any other id, each as likely as the next.
+const anotherId = (id, seed, vocabulary) => (id + 1 + Math.floor(random(seed) * (vocabulary - 1))) % vocabulary;
 
 // A number from 0 to 1 that depends on a seed alone, so that a page always shows the same (a hash by multiplication).
 function random(seed) {

@@ -34,7 +34,7 @@ const view = (t) => reading.views[t][layer];
 // How much a word cost above its floor, or what it cost where the floor is unknown.
 const excess = (token, cost) => token.floor === null ? cost : cost - token.floor;
 const signed = (token, cost) => `${token.floor !== null && nats(excess(token, cost))[0] !== "\u2212" ? "+" : ""}${nats(excess(token, cost))}`;
-const surprise = (token, who, cost) => `${who} ${nats(cost)} nats` + (token.floor === null ? "" : `, ${signed(token, cost)} above the floor of ${nats(token.floor)}`);
+const surprise = (token, who, cost) => `${who} ${nats(cost)} nats` + (token.floor === null ? "" : ` (floor ${nats(token.floor)}, difference ${signed(token, cost)})`);
 const priced = (token) => [[spec.label, token.cost, "cost"], ...(token.rival === null ? [] : [[data.rival.label, token.rival, "rival"]])];
 
 // Each measure has a name, the chips for token t, and a description in words.
@@ -263,7 +263,7 @@ function showInfluence(t) {
 }
 function listInfluence(t, { found, done }) {
   const named = [...found].sort((a, b) => b[1] - a[1]).slice(0, 5), n = replacements(spec);
-  section("influence", "What mattered for that", make("table", {}, head(["token"], ["tokens back"], ["change", "number"]), make("tbody", {},
+  section("influence", data.rival ? `What mattered for the ${spec.label}` : "What mattered for that", make("table", {}, head(["token"], ["tokens back"], ["change", "number"]), make("tbody", {},
     ...named.map(([j, change]) => row(cell(shown(reading.tokens[j].text)), cell(String(t - j)), bar(gate(change), change, "source"))))),
   make("p", { cls: "note", text: `${done ? "" : "Still computing. "}Each token of the receptive field is replaced by ${n === 1 ? "a random other one" : `${n} random other ones in turn`}. ` +
     `The change is ${n === 1 ? "the" : "the mean"} total variation distance, 0 to 1, between the distributions of the next word before and after.` }));
