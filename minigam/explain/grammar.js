@@ -9,8 +9,9 @@ class Generator {
   // slots : name -> values, each { name, ... }
   constructor({ rules, slots, start, boundary }) { Object.assign(this, { rules, slots, start, boundary }); }
 
-  // Return { nats, back, follows } for each word: its cost under the generator, the distance to the word that
-  // determines it (0: none), both null if no story continues with it; and next word -> probability.
+  // Return { nats, back, follows, only } for each word: its cost under the generator, the distance to the word that
+  // determines it (0: none), both null if no story continues with it; next word -> probability; and, if the generator
+  // can write one word only, that word and its distance, { word, back }.
   read(words) {
     let options = new Map();
     return words.map((word, i) => {
@@ -19,7 +20,8 @@ class Generator {
       if (found) Object.assign(known, { nats: found.p < 1 ? -Math.log(found.p) : 0, back: found.back });
       if (word === this.boundary) place = { rest: this.rules[this.start], values: {}, mentions: [], at: 0 };
       options = place ? new Map([...this.ahead(place, 1)].map((next) => [next.word, next])) : new Map();
-      return { ...known, follows: new Map([...options].map(([next, { p }]) => [next, p])) };
+      const only = options.size === 1 ? [...options.values()][0] : null;
+      return { ...known, follows: new Map([...options].map(([next, { p }]) => [next, p])), only };
     });
   }
 

@@ -15,8 +15,8 @@ function make(tag, { cls = "", text = "", style = {}, ...attributes } = {}, ...c
 const shown = (word) => word.replace(/ /g, "\u2423").replace(/\n/g, "\u21b5").replace(/\t/g, "\u21e5") || "\u2205";
 const quoted = (word) => `\u201c${shown(word)}\u201d`;
 const gate = (x) => x.toFixed(2).replace(/^0/, "");
-const percent = (p) => p === 0 ? "0 %" : p < 0.001 ? "<\u00a00.1 %" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
-const nats = (x) => x.toFixed(2).replace("-", "\u2212").replace(/^\u2212(0\.00)$/, "$1");
+const percent = (p) => p === 0 ? "0\u00a0%" : p < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)}\u00a0%`;
+const nats = (x) => x.toFixed(2).replace(/^-(0\.00)$/, "$1").replace("-", "\u2212");
 const count = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 const level = (share) => `${Math.round(100 * Math.min(1, Math.max(0, share)))}%`;
 const narrow = matchMedia("(max-width: 51.99rem)");
@@ -33,7 +33,10 @@ const view = (t) => reading.views[t][layer];
 
 // How much a word cost above its floor, or what it cost where the floor is unknown.
 const excess = (token, cost) => token.floor === null ? cost : cost - token.floor;
-const signed = (token, cost) => `${token.floor !== null && nats(excess(token, cost))[0] !== "\u2212" ? "+" : ""}${nats(excess(token, cost))}`;
+const signed = (token, cost) => {
+  const value = excess(token, cost), known = token.floor !== null;
+  return known && Math.abs(value) < 0.005 ? "\u00b10" : `${known && value > 0 ? "+" : ""}${nats(value)}`;
+};
 const surprise = (token, who, cost) => `${who} ${nats(cost)} nats` + (token.floor === null ? "" : ` (floor ${nats(token.floor)}, difference ${signed(token, cost)})`);
 const priced = (token) => [[spec.label, token.cost, "cost"], ...(token.rival === null ? [] : [[data.rival.label, token.rival, "rival"]])];
 
@@ -171,7 +174,8 @@ function label() {
 function show(t) {
   at = t;
   const from = reach === null ? 0 : Math.max(0, t - reach + 1), next = following(t);
-  const settles = next && next.back > 1 ? t + 1 - next.back : -1;
+  const decided = next || reading.only[t];  // the word that the text continues with, or the only one that it can
+  const settles = decided && decided.back > 1 ? t + 1 - decided.back : -1;
   buttons.forEach((button, i) => {
     const inside = from <= i && i <= t;
     button.classList.toggle("seen", inside);
@@ -191,7 +195,7 @@ function show(t) {
     has.sources && `Its recall comes most from ${source(t, (word, share, where) => `${quoted(word)}, ${where} (${percent(share)})`, "the learned slots")}.`,
     `Most likely next: ${likeliest(expectedNext)}.`,
   ].filter(Boolean).join(" ");
-  showNext(t, expectedNext, next, settles, from);
+  showNext(t, expectedNext, settles, from);
   showInfluence(t);
   showGates(t); showSources(t); showMemory(t);
   colour(t);
@@ -219,8 +223,8 @@ const head = (...titles) => make("thead", {}, row(...titles.map(([text, cls = ""
 const bar = (text, share, hue) => make("td", { cls: "number", text, style: { share, hue: `var(--${hue})` } });
 function section(id, heading, ...nodes) { $(id).replaceChildren(make("h3", { text: heading }), ...nodes); }
 
-function showNext(t, expectedNext, next, settles, from) {
-  const follows = reading.follows[t], exact = follows.size > 0, notes = [];
+function showNext(t, expectedNext, settles, from) {
+  const next = following(t), only = reading.only[t], follows = reading.follows[t], exact = follows.size > 0, notes = [];
   const besides = data.rival && t < reading.rivalRecords.length;
   const rows = expectedNext.map(({ id, p, rival: q }) => {
     const word = names[id], is = next && word === next.text;
@@ -232,13 +236,12 @@ function showNext(t, expectedNext, next, settles, from) {
     return line;
   });
   if (temperature !== 1) notes.push(`At temperature ${temperature.toFixed(1)}: the shares that a word is drawn by. Surprise is always measured at 1.`);
-  if (exact) notes.push(follows.size === 1 ? "The generator can write one word here." : `The generator can write ${follows.size} different words here.`);
-  if (next) {
-    notes.push(`The text continues with ${quoted(next.text)} (\u25b8). It costs the ${priced(next).map(([who, cost]) => `${data.rival ? who : "model"} ${nats(cost)} nats`).join(", the ")}` +
-      (next.floor === null ? (exact ? "; the generator never writes it here." : "; the floor is unknown.") : `; the floor is ${nats(next.floor)}.`));
-    if (settles >= 0) notes.push(`It is determined by ${quoted(reading.tokens[settles].text)} (dashed), ${next.back} tokens before it: ` +
-      (settles < from ? `outside the receptive field, so ${data.rival ? `the ${spec.label}` : "this model"} can only guess.` : "inside the receptive field."));
-  } else notes.push("The text ends here.");
+  if (exact) notes.push(only ? `The generator can write one word here${next ? "" : `, ${quoted(only.word)}`}.` : `The generator can write ${follows.size} different words here.`);
+  if (next) notes.push(`The text continues with ${quoted(next.text)} (\u25b8). It costs the ${priced(next).map(([who, cost]) => `${data.rival ? who : "model"} ${nats(cost)} nats`).join(", the ")}` +
+    (next.floor === null ? (exact ? "; the generator never writes it here." : "; the floor is unknown.") : `; the floor is ${nats(next.floor)}.`));
+  else notes.push("The text ends here.");
+  if (settles >= 0) notes.push(`${quoted(next ? next.text : only.word)} is determined by ${quoted(reading.tokens[settles].text)} (dashed), ${t + 1 - settles} tokens before it: ` +
+    (settles < from ? `outside the receptive field, so ${data.rival ? `the ${spec.label}` : "this model"} can only guess.` : "inside the receptive field."));
   section("next", "What comes next", make("table", {}, head(["word"], [data.rival ? spec.label : "model", "number"], ...(besides ? [[data.rival.label, "number"]] : []),
     ...(exact ? [["generator", "number"]] : [])), make("tbody", {}, ...rows)), make("p", { cls: "note", text: notes.join(" ") }));
 }
@@ -271,7 +274,7 @@ function listInfluence(t, { found, done }) {
 
 function showGates(t) {
   if (!has.gates) return;
-  const line = (name) => { const values = view(t)[name]; return row(cell(`${name} context`), make("td", { cls: "track wide", style: track(values, name) }),
+  const line = (name) => { const values = view(t)[name]; return row(cell(name), make("td", { cls: "track wide", style: track(values, name) }),
     ...values.map((x) => cell(gate(x), "few"))); };
   const [low, high] = data.limits.spread;
   section("gates", `Gates in layer ${layer + 1} (E6, E7)`, make("table", {}, head([""], ["0 to 1"], ["mean", "few"], [`${low} %`, "few"], [`${high} %`, "few"]),
@@ -338,13 +341,16 @@ function write(n) {
   open(ids, after, start, title);
 }
 
+const MORE = 30;
+
 function enliven() {
   $("write").hidden = false;
   fill(reading.ids);
-  if (data.kind !== "word") $("one").textContent = "Write one character";
+  if (data.kind !== "word") [$("one").textContent, $("more").textContent] = ["Write one character", `Write ${MORE} characters`];
+  else $("more").textContent = `Write ${MORE} words`;
   $("typed").addEventListener("input", typed);
   $("one").addEventListener("click", () => write(1));
-  $("more").addEventListener("click", () => write(30));
+  $("more").addEventListener("click", () => write(MORE));
   $("temperature").addEventListener("input", () => { temperature = Number($("temperature").value); $("degrees").textContent = temperature.toFixed(1); show(at); });
   for (const { label: name, text } of data.examples) {
     const button = make("button", { type: "button", text: name });

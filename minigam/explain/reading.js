@@ -1,11 +1,12 @@
 "use strict";
 // From typed text to tokens, and from tokens to a reading: everything that the page shows about one text.
 //
-// reading = { ids, after, firstSampled, tokens, afterToken, views, follows, next(t, temperature), records }
+// reading = { ids, after, firstSampled, tokens, afterToken, views, follows, only, next(t, temperature), records }
 //   tokens   one { text, cost, rival, floor, kind, back } each: its cost in nats to the model and to the rival, the
 //            floor, the kind, and the distance to the word that determines it; null or 0 where unknown
 //   views    for each token what each layer computed, in the form of page.py's `reading`
 //   follows  for each token the words that the generator can write next: word -> probability
+//   only     for each token the one word that it can write next and its distance as above, null if it has a choice
 // A model that is not live has one reading, which page.py computed.
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -95,6 +96,7 @@ function readingOf(ids, after, firstSampled, before = null) {
     tokens: tokens.slice(0, ids.length), afterToken: tokens[ids.length] || null,
     views: live ? records.map((record) => record.shown) : data.reading.views,
     follows: ids.map((_, t) => truths[t] ? truths[t].follows : new Map()),
+    only: ids.map((_, t) => truths[t] ? truths[t].only : null),
     next: (t, temperature) => live ? expected(records[t], rivalRecords[t], whole[t + 1], truths[t], temperature)
       : data.reading.next[t].map(([id, p]) => ({ id, p, rival: null })),
   };
@@ -105,7 +107,7 @@ function expected(record, other, actual, truth, temperature) {
   const p = tempered(record.logits, temperature), q = other && tempered(other.logits, temperature);
   const wanted = [...largest(p, data.limits.next), ...(q ? largest(q, 1) : [])].map(([id]) => id);
   if (actual !== undefined) wanted.push(actual);
-  if (truth && truth.follows.size === 1) wanted.push(idOf.get([...truth.follows.keys()][0]));
+  if (truth && truth.only) wanted.push(idOf.get(truth.only.word));
   return [...new Set(wanted)].map((id) => ({ id, p: p[id], rival: q ? q[id] : null }));
 }
 

@@ -1,7 +1,5 @@
 """The live page in headless Chromium: its JavaScript computes what minigam does, and answers typed text."""
 
-import re
-
 import numpy as np
 import pytest
 from helpers import tiny
@@ -21,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from helpers.looking import (  # isort: skip
-    assert_percent, buttons, choose, current_token, having, look, rows_of, text, texts,
+    assert_percent, buttons, choose, current_token, having, look, number, rows_of, text, texts,
 )  # fmt: skip
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
@@ -150,13 +148,18 @@ def test_the_generator_knows_what_the_oracle_knows(browser, duel):
     broken = [*drawn[0][:30], "Tom", *drawn[0][30:]]
     texts = [["<story>", *story, "<story>", *drawn[1][:9]] for story in drawn]
     for told in [*texts, ["<story>", *broken], drawn[2], ["<story>"], []]:
-        known = browser.execute_script(
-            "return generator.read(arguments[0]).map((k) => [k.nats, k.back, Object.fromEntries(k.follows)])",
-            told,
-        )
+        known = browser.execute_script("""
+            return generator.read(arguments[0]).map((k) =>
+                [k.nats, k.back, Object.fromEntries(k.follows), k.only && [k.only.word, k.only.back]]);
+        """, told)  # fmt: skip
         want = oracle.read(told)
-        assert [back for _, back, _ in known] == [k.lookback for k in want]
-        for (nats, _, follows), k in zip(known, want, strict=True):
+        assert [back for _, back, *_ in known] == [k.lookback for k in want]
+        for t, ((nats, _, follows, only), k) in enumerate(zip(known, want, strict=True)):
+            assert (only is not None) == (len(k.follows) == 1)
+            if only is not None:
+                assert only[0] in k.follows
+            if only is not None and told is texts[0]:
+                assert only == [*k.follows, oracle.read([*told[: t + 1], only[0]])[-1].lookback]
             assert nats == (k.nats if k.nats is None else pytest.approx(k.nats, abs=1e-12))
             assert follows == pytest.approx(k.follows, abs=1e-12)
 
@@ -234,7 +237,10 @@ def test_the_whole_page_is_about_the_text_that_is_typed(browser, duel, stories):
     field.send_keys(" since spring")
     assert words(browser) == ["<story>", *told, "since", "spring"]
     assert browser.switch_to.active_element == field, "typing is not interrupted"
-    assert "The generator can write one word here" in text(browser, "#next .note")
+    note = text(browser, "#next .note")
+    assert "The generator can write one word here, \u201che\u201d." in note
+    assert "\u201che\u201d is determined by \u201cHe\u201d (dashed), 15 tokens before it: outside the" in note
+    assert texts(browser, "#text .settles .word") == ["He"]
     assert text(browser, "#status") == ""
 
 
@@ -272,7 +278,7 @@ def test_a_generator_stops_knowing_where_the_text_leaves_it(browser, duel):
     type_text(browser, "Once upon a time, Sam shared the fox")
     assert "never writes \u201cshared\u201d here (token 8)" in text(browser, "#known")
     choose(browser, "measure", "cost")
-    costs = [re.match(r"[+\u2212]", chip) is not None for chip in texts(browser, "#text .chip:first-child")]
+    costs = [chip[0] in "+\u2212\u00b1" for chip in texts(browser, "#text .chip:first-child")]
     assert costs == [False] + [True] * 6 + [False] * 3, "a sign stands where the floor is known"
 
 
@@ -298,7 +304,7 @@ def test_the_temperature_changes_what_comes_next(browser, tmp_path):
     slider.send_keys(Keys.HOME)
     assert text(browser, "#degrees") == "0.0"
     rows = dict(row.split("|") for row in rows_of(browser, "#next"))
-    assert rows["abcdefg"[z.argmax()]] == "100 %"
+    assert rows["abcdefg"[z.argmax()]] == "100\u00a0%"
     slider.send_keys(Keys.ARROW_RIGHT * 5)
     p = np.exp(z / 0.5) / np.exp(z / 0.5).sum()
     for row in rows_of(browser, "#next"):
@@ -373,7 +379,7 @@ def test_the_rivals_next_words_stand_next_to_the_models(browser, duel, rival_of_
         if t:
             cost = -np.log(p[t - 1, ids[t]])
             _, theirs = " ".join(chips[t]).split()[-2:]
-            assert float(theirs.replace("\u2212", "-")) == pytest.approx(cost - known.nats, abs=0.0051)
+            assert number(theirs) == pytest.approx(cost - known.nats, abs=0.0051)
 
 
 def test_without_a_rival_there_is_no_column(browser, stories, tmp_path):

@@ -75,12 +75,18 @@ def rows_of(browser, selector: str) -> list[str]:
 
 def assert_percent(shown: str, share: float) -> None:
     """Compare a share with "12 %", with "1.2 %" if it is below 10 %, or with "< 0.1 %"."""
+    shown = shown.replace("\u00a0", " ")
     assert shown.endswith(" %")
     if shown.startswith("<"):
         assert 0.0 < share < 0.00101
         return
     tolerance = 0.051 if share < 0.0995 else 0.51
     assert float(shown[:-2]) == pytest.approx(100 * share, abs=tolerance)
+
+
+def number(chip: str) -> float:
+    """Return the number in a chip of the measure Surprise."""
+    return float(chip.replace("\u2212", "-").replace("\u00b1", ""))
 
 
 def slots_shown(browser) -> list[str]:
