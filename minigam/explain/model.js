@@ -35,7 +35,10 @@ function dot(x, y) {
 // The sum of rows, each times its weight: what E5, X5 and attention all end with.
 function mixture(weights, rows, n) {
   const y = new Float64Array(n);
-  weights.forEach((weight, j) => { const row = rows(j); for (let c = 0; c < n; c += 1) y[c] += weight * row[c]; });
+  for (let j = 0; j < weights.length; j += 1) {
+    const row = rows(j);
+    for (let c = 0; c < n; c += 1) y[c] += weights[j] * row[c];
+  }
   return y;
 }
 
@@ -58,12 +61,19 @@ function logSoftmax(z) {
   return z.map((value) => value - most - log);
 }
 
+// The value of a polynomial, its highest power first.
+function polynomial(coefficients, x) {
+  let y = 0;
+  for (let i = 0; i < coefficients.length; i += 1) y = y * x + coefficients[i];
+  return y;
+}
+
 const sigmoid = (z) => 1 / (1 + Math.exp(-z));
 
 class Model {
   // spec    : { type, mixer, layers, channels, heads, prior, size, arrays: { name: [start, length] } }
   // weights : Float32Array that holds all parameters
-  // normal  : [p, q, end], the coefficients of Phi(-x) / phi(x) = p(x) / q(x), as minigam.engine.numeric has them
+  // normal  : { p, q, end }, the coefficients of Phi(-x) / phi(x) = p(x) / q(x), as minigam.engine.numeric has them
   constructor(spec, weights, normal) {
     this.spec = spec;
     this.normal = normal;
@@ -114,7 +124,7 @@ class Model {
       const held = t ? past(t - 1).held : new Float64Array(block.written.length).fill(prior);
       block.held = add(held, block.written);  // X2: n
       const r = block.shares.map((share, s) => share / block.held[s]);
-      block.sources = Array.from({ length: t + 1 }, (_, j) => dot(r, j < t ? past(j).written : block.written));
+      block.sources = new Float64Array(t + 1).map((_, j) => dot(r, j < t ? past(j).written : block.written));
       block.learned = prior * r.reduce((a, b) => a + b, 0);
       const read = mixture(block.sources, (j) => j < t ? past(j).u : u, C);  // X3 to X5: every u, by its share
       block.globalContext = add(read, mixture(r.map((x) => x * prior), slot, C));  // and the learned slots
@@ -152,15 +162,15 @@ class Model {
   }
 
   feedForward(W, x) {
-    const hidden = linear(W["feed.expand.weight"], x, W["feed.expand.bias"]).map((z) => z * this.Phi(z));
+    const hidden = linear(W["feed.expand.weight"], x, W["feed.expand.bias"]);
+    for (let i = 0; i < hidden.length; i += 1) hidden[i] *= this.Phi(hidden[i]);
     return linear(W["feed.contract.weight"], hidden, W["feed.contract.bias"]);
   }
 
   // The distribution function of the standard normal: GELU is z Phi(z).
   Phi(z) {
-    const [p, q, end] = this.normal, size = Math.min(Math.abs(z), end);
-    const at = (coefficients) => coefficients.reduce((y, a) => y * size + a, 0);
-    const tail = Math.exp(-0.5 * size * size) / Math.sqrt(2 * Math.PI) * at(p) / at(q);
+    const { p, q, end } = this.normal, size = Math.min(Math.abs(z), end);
+    const tail = Math.exp(-0.5 * size * size) / Math.sqrt(2 * Math.PI) * polynomial(p, size) / polynomial(q, size);
     return z < 0 ? tail : 1 - tail;
   }
 }

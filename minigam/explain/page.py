@@ -245,8 +245,9 @@ def piece(tokenizer: Tokenizer, i: int) -> str:
 
 def limits() -> dict:
     """Return how much of everything is shown, and the coefficients of GELU, for the scripts."""
-    p, q, end = mills_ratio(np.dtype("float64"))
-    return {"slots": SLOTS, "next": NEXT, "least": LEAST, "spread": [LOW, HIGH], "normal": [p, q, end]}
+    p, q, end = mills_ratio(np.dtype("float32"))  # good to 1e-8
+    normal = {"p": p, "q": q, "end": end}
+    return {"slots": SLOTS, "next": NEXT, "least": LEAST, "spread": [LOW, HIGH], "normal": normal}
 
 
 def page(data: dict, weights: str = "") -> str:
