@@ -225,7 +225,7 @@ def examples(tokenizer: Tokenizer, reach: int | None) -> list[dict]:
         if hit is not None:
             story, i = hit
             text = tokenizer.decode([tokenizer.encode(t.text)[0] for t in story[:i]])
-            made.append({"label": f"{question} Decided {story[i].lookback} words back", "text": text})
+            made.append({"label": f"{question} Decided {story[i].lookback} tokens back", "text": text})
     return made
 
 

@@ -167,7 +167,7 @@ def test_examples_are_beginnings_of_stories_that_the_generator_can_write():
         for example, (least, most) in zip(
             made, ((2, border), (border + 1, 99), (2 * border + 1, 99)), strict=True
         ):
-            back = int(re.search(r"Decided (\d+) words back", example["label"])[1])
+            back = int(re.search(r"Decided (\d+) tokens back", example["label"])[1])
             words = [pocketstories.BOUNDARY, *tokenizer.split(example["text"])]
             (word,) = oracle.read(words)[-1].follows  # the generator can write one word only
             assert oracle.read([*words, word])[-1].lookback == back
