@@ -7,14 +7,17 @@
 
 // Return the numbers of a base64 text that holds little-endian float32.
 function floats(base64) {
-  const text = atob(base64), bytes = new Uint8Array(text.length);
+  const text = atob(base64),
+    bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i += 1) bytes[i] = text.charCodeAt(i);
   return new Float32Array(bytes.buffer);
 }
 
 // y = W x + b, for W (rows, columns) and a vector x; no b adds nothing.
 function linear(W, x, b = null) {
-  const n = x.length, rows = W.length / n, y = new Float64Array(rows);
+  const n = x.length,
+    rows = W.length / n,
+    y = new Float64Array(rows);
   for (let i = 0, at = 0; i < rows; i += 1) {
     let sum = b ? b[i] : 0;
     for (let j = 0; j < n; j += 1, at += 1) sum += W[at] * x[j];
@@ -50,7 +53,8 @@ function layerNorm(x, weight, bias) {
 }
 
 function softmax(z) {
-  const most = z.reduce((a, b) => Math.max(a, b), -Infinity), e = z.map((value) => Math.exp(value - most));
+  const most = z.reduce((a, b) => Math.max(a, b), -Infinity),
+    e = z.map((value) => Math.exp(value - most));
   const sum = e.reduce((a, b) => a + b, 0);
   return e.map((value) => value / sum);
 }
@@ -77,28 +81,53 @@ class Model {
   constructor(spec, weights, normal) {
     this.spec = spec;
     this.normal = normal;
-    const get = (name) => { const at = spec.arrays[name]; return at && weights.subarray(at[0], at[0] + at[1]); };
+    const get = (name) => {
+      const at = spec.arrays[name];
+      return at && weights.subarray(at[0], at[0] + at[1]);
+    };
     this.embedding = get("token_embedding.weight");
     this.positions = get("position_embedding.weight");
     this.norm = [get("norm.weight"), get("norm.bias")];
     this.blocks = Array.from({ length: spec.layers }, (_, n) => (name) => get(`blocks.${n}.${name}`));
-    this.blocks = this.blocks.map((of) => Object.fromEntries([
-      "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "conv.weight", "conv.bias", "memory", "gate.weight", "gate.bias",
-      "attention.qkv.weight", "attention.qkv.bias", "attention.out.weight", "attention.out.bias",
-      "feed.expand.weight", "feed.expand.bias", "feed.contract.weight", "feed.contract.bias",
-    ].map((name) => [name, of(name)])));
+    this.blocks = this.blocks.map((of) =>
+      Object.fromEntries(
+        [
+          "norm1.weight",
+          "norm1.bias",
+          "norm2.weight",
+          "norm2.bias",
+          "conv.weight",
+          "conv.bias",
+          "memory",
+          "gate.weight",
+          "gate.bias",
+          "attention.qkv.weight",
+          "attention.qkv.bias",
+          "attention.out.weight",
+          "attention.out.bias",
+          "feed.expand.weight",
+          "feed.expand.bias",
+          "feed.contract.weight",
+          "feed.contract.bias",
+        ].map((name) => [name, of(name)]),
+      ),
+    );
   }
 
   // Read token `id` after the tokens whose records are `before`; return its record. `head` false: no logits.
   read(before, id, head = true) {
-    const C = this.spec.channels, blocks = [];
+    const C = this.spec.channels,
+      blocks = [];
     let x = add(Float64Array.from(rowOf(this.embedding, id, C)), rowOf(this.positions, before.length, C));
     this.blocks.forEach((W, n) => {
       const past = (j) => before[j].blocks[n];
-      const u = layerNorm(x, W["norm1.weight"], W["norm1.bias"]);  // E1
-      const block = this.spec.type === "gam" ? this.mixed(W, u, past, before.length) : this.attended(W, u, past, before.length);
-      x = add(x, block.mix);  // E8
-      x = add(x, this.feedForward(W, layerNorm(x, W["norm2.weight"], W["norm2.bias"])));  // E9
+      const u = layerNorm(x, W["norm1.weight"], W["norm1.bias"]); // E1
+      const block =
+        this.spec.type === "gam"
+          ? this.mixed(W, u, past, before.length)
+          : this.attended(W, u, past, before.length);
+      x = add(x, block.mix); // E8
+      x = add(x, this.feedForward(W, layerNorm(x, W["norm2.weight"], W["norm2.bias"]))); // E9
       blocks.push(block);
     });
     return { id, blocks, logits: head ? linear(this.embedding, layerNorm(x, ...this.norm)) : null };
@@ -115,32 +144,49 @@ class Model {
 
   // What a block of a GAM adds to its input, and how; `past(j)` is what it computed for token j < t.
   mixed(W, u, past, t) {
-    const { mixer, channels: C, prior } = this.spec, block = { u }, M = W["memory"];
-    if (mixer !== "global") block.localContext = this.convolved(W, u, past, t);  // E2
-    if (mixer !== "local") block.shares = softmax(linear(M, u));  // E3, E4
+    const { mixer, channels: C, prior } = this.spec,
+      block = { u },
+      M = W["memory"];
+    if (mixer !== "global") block.localContext = this.convolved(W, u, past, t); // E2
+    if (mixer !== "local") block.shares = softmax(linear(M, u)); // E3, E4
     const slot = (s) => rowOf(M, s, C);
     if (mixer === "written") {
-      block.written = softmax(linear(M, block.localContext));  // X1
+      block.written = softmax(linear(M, block.localContext)); // X1
       const held = t ? past(t - 1).held : new Float64Array(block.written.length).fill(prior);
-      block.held = add(held, block.written);  // X2: n
+      block.held = add(held, block.written); // X2: n
       const r = block.shares.map((share, s) => share / block.held[s]);
       block.sources = new Float64Array(t + 1).map((_, j) => dot(r, j < t ? past(j).written : block.written));
       block.learned = prior * r.reduce((a, b) => a + b, 0);
-      const read = mixture(block.sources, (j) => j < t ? past(j).u : u, C);  // X3 to X5: every u, by its share
-      block.globalContext = add(read, mixture(r.map((x) => x * prior), slot, C));  // and the learned slots
-    } else if (mixer !== "local") block.globalContext = mixture(block.shares, slot, C);  // E5
+      const read = mixture(block.sources, (j) => (j < t ? past(j).u : u), C); // X3 to X5: every u, by its share
+      block.globalContext = add(
+        read,
+        mixture(
+          r.map((x) => x * prior),
+          slot,
+          C,
+        ),
+      ); // and the learned slots
+    } else if (mixer !== "local") block.globalContext = mixture(block.shares, slot, C); // E5
     if (mixer === "gated" || mixer === "written") {
-      const gates = linear(W["gate.weight"], u, W["gate.bias"]).map(sigmoid);  // E6
+      const gates = linear(W["gate.weight"], u, W["gate.bias"]).map(sigmoid); // E6
       block.localGate = gates.subarray(0, C);
       block.globalGate = gates.subarray(C);
-      block.mix = u.map((_, c) => block.localGate[c] * block.localContext[c] + block.globalGate[c] * block.globalContext[c]);  // E7
-    } else block.mix = mixer === "sum" ? add(block.localContext, block.globalContext) : block.localContext || block.globalContext;
+      block.mix = u.map(
+        (_, c) => block.localGate[c] * block.localContext[c] + block.globalGate[c] * block.globalContext[c],
+      ); // E7
+    } else
+      block.mix =
+        mixer === "sum"
+          ? add(block.localContext, block.globalContext)
+          : block.localContext || block.globalContext;
     return block;
   }
 
   // E2: the last K vectors, each channel by its own K weights; what lies before the text is zero.
   convolved(W, u, past, t) {
-    const weight = W["conv.weight"], K = weight.length / u.length, y = Float64Array.from(W["conv.bias"]);
+    const weight = W["conv.weight"],
+      K = weight.length / u.length,
+      y = Float64Array.from(W["conv.bias"]);
     for (let j = Math.max(0, K - 1 - t); j < K; j += 1) {
       const from = j === K - 1 ? u : past(t - (K - 1) + j).u;
       for (let c = 0; c < y.length; c += 1) y[c] += weight[c * K + j] * from[c];
@@ -150,13 +196,19 @@ class Model {
 
   // Causal attention: each head mixes the values of all tokens so far by softmax(q k / sqrt D).
   attended(W, u, past, t) {
-    const { channels: C, heads } = this.spec, D = C / heads, y = new Float64Array(C);
+    const { channels: C, heads } = this.spec,
+      D = C / heads,
+      y = new Float64Array(C);
     const qkv = linear(W["attention.qkv.weight"], u, W["attention.qkv.bias"]);
-    const of = (j) => j < t ? past(j).qkv : qkv;
+    const of = (j) => (j < t ? past(j).qkv : qkv);
     for (let h = 0; h < C; h += D) {
-      const q = qkv.subarray(h, h + D), scores = new Float64Array(t + 1);
+      const q = qkv.subarray(h, h + D),
+        scores = new Float64Array(t + 1);
       for (let j = 0; j <= t; j += 1) scores[j] = dot(q, of(j).subarray(C + h, C + h + D)) / Math.sqrt(D);
-      y.set(mixture(softmax(scores), (j) => of(j).subarray(2 * C + h, 2 * C + h + D), D), h);
+      y.set(
+        mixture(softmax(scores), (j) => of(j).subarray(2 * C + h, 2 * C + h + D), D),
+        h,
+      );
     }
     return { qkv, mix: linear(W["attention.out.weight"], y, W["attention.out.bias"]) };
   }
@@ -169,29 +221,36 @@ class Model {
 
   // The distribution function of the standard normal: GELU is z Phi(z).
   Phi(z) {
-    const { p, q, end } = this.normal, size = Math.min(Math.abs(z), end);
-    const tail = Math.exp(-0.5 * size * size) / Math.sqrt(2 * Math.PI) * polynomial(p, size) / polynomial(q, size);
+    const { p, q, end } = this.normal,
+      size = Math.min(Math.abs(z), end);
+    const tail =
+      ((Math.exp(-0.5 * size * size) / Math.sqrt(2 * Math.PI)) * polynomial(p, size)) / polynomial(q, size);
     return z < 0 ? tail : 1 - tail;
   }
 }
 
 // Half the sum of the absolute differences of two distributions, 0 to 1.
-function totalVariation(p, q) { return 0.5 * p.reduce((sum, value, i) => sum + Math.abs(value - q[i]), 0); }
+function totalVariation(p, q) {
+  return 0.5 * p.reduce((sum, value, i) => sum + Math.abs(value - q[i]), 0);
+}
 
 // How many random other words stand in for a token, one after the other. A model that reads all tokens has many.
-const replacements = (spec) => spec.reach ? 4 : 1;
+const replacements = (spec) => (spec.reach ? 4 : 1);
 
 // Yield [j, distance] for each token j that the prediction after the last record depends on, the nearest first:
 // the mean total variation distance between its next-word distributions with token j and with another word.
 function* influences(model, records, vocabulary) {
-  const t = records.length - 1, before = softmax(records[t].logits), times = replacements(model.spec);
+  const t = records.length - 1,
+    before = softmax(records[t].logits),
+    times = replacements(model.spec);
   for (let j = t; j > t - (model.spec.reach || t + 1) && j >= 0; j -= 1) {
     let sum = 0;
     for (let n = 1; n <= times; n += 1) {
-      const other = anotherId(records[j].id, 4 * j + n, vocabulary), changed = records.slice(0, j);
+      const other = anotherId(records[j].id, 4 * j + n, vocabulary),
+        changed = records.slice(0, j);
       for (let i = j; i <= t; i += 1) {
         changed.push(model.read(changed, i === j ? other : records[i].id, i === t));
-        yield null;  // a place to pause
+        yield null; // a place to pause
       }
       sum += totalVariation(before, softmax(changed[t].logits));
     }
@@ -200,7 +259,8 @@ function* influences(model, records, vocabulary) {
 }
 
 // Any other id, each as likely as the next.
-const anotherId = (id, seed, vocabulary) => (id + 1 + Math.floor(random(seed) * (vocabulary - 1))) % vocabulary;
+const anotherId = (id, seed, vocabulary) =>
+  (id + 1 + Math.floor(random(seed) * (vocabulary - 1))) % vocabulary;
 
 // A number from 0 to 1 that depends on a seed alone, so that a page always shows the same (a hash by multiplication).
 function random(seed) {

@@ -29,7 +29,7 @@ from minigam.models.transformer import Transformer
 FOLDER = Path(__file__).parent
 PARTS = {  # placeholder in page.html -> the files that replace it
     "@STYLE@": ("page.css",),
-    "@SCRIPT@": ("model.js", "grammar.js", "reading.js", "page.js"),
+    "@SCRIPT@": ("model.js", "grammar.js", "reading.js", "measures.js", "panel.js", "page.js"),
     "@EQUATIONS@": ("equations.html",),
 }
 DATA, WEIGHTS = "@DATA@", "@WEIGHTS@"  # placeholders too

@@ -10,7 +10,8 @@
 // A model that is not live has one reading, which page.py computed.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const names = data.names, idOf = new Map(Object.entries(names).map(([id, word]) => [word, Number(id)]));
+const names = data.names,
+  idOf = new Map(Object.entries(names).map(([id, word]) => [word, Number(id)]));
 const live = data.reason === null;
 const [model, rival] = live ? embedded() : [null, null];
 const longest = Math.min(data.model.block, rival ? data.rival.block : Infinity);
@@ -25,25 +26,49 @@ function embedded() {
 
 // As minigam's tokenizers split: words and single punctuation marks, or characters.
 const TOKEN = /<story>|[\p{L}\p{N}_]+|[^\p{L}\p{N}_\p{White_Space}\x1c-\x1f]/gu;
-const split = (typed) => data.kind === "word" ? typed.match(TOKEN) || [] : [...typed];
+const split = (typed) => (data.kind === "word" ? typed.match(TOKEN) || [] : [...typed]);
 
 function joined(ids) {
   if (data.kind !== "word") return ids.map((id) => names[id]).join("");
-  const text = ids.map((id) => names[id]).join(" ").replace(/ ([,.!?:\u201d])/g, "$1").replace(/\u201c /g, "\u201c");
+  const text = ids
+    .map((id) => names[id])
+    .join(" ")
+    .replace(/ ([,.!?:\u201d])/g, "$1")
+    .replace(/\u201c /g, "\u201c");
   return text.replace(/ *<story> */g, "\n\n").trim();
 }
 
 // Return the ids of a typed text, up to the first word that the model does not know, and what to say about the rest.
 function parsed(typed) {
-  const words = split(typed), unknown = [...new Set(words.filter((word) => !idOf.has(word)))];
-  const bad = words.findIndex((word) => !idOf.has(word)), known = bad < 0 ? words : words.slice(0, bad);
+  const words = split(typed),
+    unknown = [...new Set(words.filter((word) => !idOf.has(word)))];
+  const bad = words.findIndex((word) => !idOf.has(word)),
+    known = bad < 0 ? words : words.slice(0, bad);
   const ids = [...(data.end === null ? [] : [data.end]), ...known.map((word) => idOf.get(word))];
-  const notes = [], count = idOf.size, what = data.kind === "word" ? "word" : "character";
-  const begun = bad === words.length - 1 && /\S$/.test(typed) ? [...idOf.keys()].filter((word) => word.startsWith(words[bad])) : [];
-  if (begun.length) notes.push(`\u201c${words[bad]}\u201d begins ${begun.slice(0, 5).map((word) => `\u201c${word}\u201d`).join(", ")}${begun.length > 5 ? ", \u2026" : ""}`);
-  else if (bad >= 0) notes.push(`Not among the ${count} ${what}s of this model: ${unknown.slice(0, 5).map((word) => `\u201c${word}\u201d`).join(", ")}` +
-    `${unknown.length > 5 ? ", \u2026" : ""}. The page shows the text before ${unknown.length > 1 ? "the first of them" : "it"}.`);
-  if (ids.length > longest) notes.push(`Only the first ${longest} tokens are read, as many as the model has positions.`);
+  const notes = [],
+    count = idOf.size,
+    what = data.kind === "word" ? "word" : "character";
+  const begun =
+    bad === words.length - 1 && /\S$/.test(typed)
+      ? [...idOf.keys()].filter((word) => word.startsWith(words[bad]))
+      : [];
+  if (begun.length)
+    notes.push(
+      `\u201c${words[bad]}\u201d begins ${begun
+        .slice(0, 5)
+        .map((word) => `\u201c${word}\u201d`)
+        .join(", ")}${begun.length > 5 ? ", \u2026" : ""}`,
+    );
+  else if (bad >= 0)
+    notes.push(
+      `Not among the ${count} ${what}s of this model: ${unknown
+        .slice(0, 5)
+        .map((word) => `\u201c${word}\u201d`)
+        .join(", ")}` +
+        `${unknown.length > 5 ? ", \u2026" : ""}. The page shows the text before ${unknown.length > 1 ? "the first of them" : "it"}.`,
+    );
+  if (ids.length > longest)
+    notes.push(`Only the first ${longest} tokens are read, as many as the model has positions.`);
   return { ids: ids.slice(0, longest), note: notes.join(" ") };
 }
 
@@ -51,14 +76,18 @@ function parsed(typed) {
 
 // Return the n largest values, [[index, value]], the first one first of equal ones.
 function largest(values, n) {
-  return [...values.keys()].sort((a, b) => values[b] - values[a] || a - b).slice(0, n).map((i) => [i, values[i]]);
+  return [...values.keys()]
+    .sort((a, b) => values[b] - values[a] || a - b)
+    .slice(0, n)
+    .map((i) => [i, values[i]]);
 }
 
 // The mean of a gate over its channels, and two percentiles, interpolated.
 function spread(gate) {
   const sorted = [...gate].sort((a, b) => a - b);
   const at = (percent) => {
-    const place = percent / 100 * (sorted.length - 1), low = Math.floor(place);
+    const place = (percent / 100) * (sorted.length - 1),
+      low = Math.floor(place);
     return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
   };
   return [gate.reduce((a, b) => a + b, 0) / gate.length, ...data.limits.spread.map(at)];
@@ -66,11 +95,17 @@ function spread(gate) {
 
 // What a block computed for one token, in the form of page.py's `_shown`.
 function shownOf(block) {
-  const few = (shares) => shares ? largest(shares, data.limits.slots) : null;
-  const sources = block.sources && largest(block.sources, block.sources.filter((share) => share >= data.limits.least).length);
+  const few = (shares) => (shares ? largest(shares, data.limits.slots) : null);
+  const sources =
+    block.sources &&
+    largest(block.sources, block.sources.filter((share) => share >= data.limits.least).length);
   return {
-    local: block.localGate ? spread(block.localGate) : null, global: block.globalGate ? spread(block.globalGate) : null,
-    slots: few(block.shares), written: few(block.written), sources: sources || null, learned: block.learned ?? null,
+    local: block.localGate ? spread(block.localGate) : null,
+    global: block.globalGate ? spread(block.globalGate) : null,
+    slots: few(block.shares),
+    written: few(block.written),
+    sources: sources || null,
+    learned: block.learned ?? null,
   };
 }
 
@@ -81,30 +116,43 @@ function readingOf(ids, after, firstSampled, before = null) {
   const rivalRecords = rival ? rival.readAll(ids, before ? before.rivalRecords : []) : [];
   for (const record of [...records, ...rivalRecords]) record.logs ||= logSoftmax(record.logits);
   for (const record of records) record.shown ||= record.blocks.map(shownOf);
-  const cost = (read, t) => t > 0 && read.length ? -read[t - 1].logs[whole[t]] : null;
+  const cost = (read, t) => (t > 0 && read.length ? -read[t - 1].logs[whole[t]] : null);
   const truths = generator ? generator.read(whole.map((id) => names[id])) : [];
   const tokens = whole.map((id, t) => {
     const { nats = null, back = null } = truths[t] || {};
     const kind = nats === null ? null : data.kinds[back > data.recall_beyond ? 2 : nats > 0 ? 1 : 0];
     return {
-      text: names[id], cost: live ? cost(records, t) : t > 0 ? data.reading.costs[t - 1] : null, rival: cost(rivalRecords, t),
-      floor: nats, kind, back: back || 0, sampled: t >= firstSampled,
+      text: names[id],
+      cost: live ? cost(records, t) : t > 0 ? data.reading.costs[t - 1] : null,
+      rival: cost(rivalRecords, t),
+      floor: nats,
+      kind,
+      back: back || 0,
+      sampled: t >= firstSampled,
     };
   });
   return {
-    ids, after, firstSampled, records, rivalRecords,
-    tokens: tokens.slice(0, ids.length), afterToken: tokens[ids.length] || null,
+    ids,
+    after,
+    firstSampled,
+    records,
+    rivalRecords,
+    tokens: tokens.slice(0, ids.length),
+    afterToken: tokens[ids.length] || null,
     views: live ? records.map((record) => record.shown) : data.reading.views,
-    follows: ids.map((_, t) => truths[t] ? truths[t].follows : new Map()),
-    only: ids.map((_, t) => truths[t] ? truths[t].only : null),
-    next: (t, temperature) => live ? expected(records[t], rivalRecords[t], whole[t + 1], truths[t], temperature)
-      : data.reading.next[t].map(([id, p]) => ({ id, p, rival: null })),
+    follows: ids.map((_, t) => (truths[t] ? truths[t].follows : new Map())),
+    only: ids.map((_, t) => (truths[t] ? truths[t].only : null)),
+    next: (t, temperature) =>
+      live
+        ? expected(records[t], rivalRecords[t], whole[t + 1], truths[t], temperature)
+        : data.reading.next[t].map(([id, p]) => ({ id, p, rival: null })),
   };
 }
 
 // The likeliest next words, the actual one, the rival's likeliest, and the generator's if it can write one word only.
 function expected(record, other, actual, truth, temperature) {
-  const p = tempered(record.logits, temperature), q = other && tempered(other.logits, temperature);
+  const p = tempered(record.logits, temperature),
+    q = other && tempered(other.logits, temperature);
   const wanted = [...largest(p, data.limits.next), ...(q ? largest(q, 1) : [])].map(([id]) => id);
   if (actual !== undefined) wanted.push(actual);
   if (truth && truth.only) wanted.push(idOf.get(truth.only.word));

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import ON_TEXT, SMALL
-from helpers.pages import HOSTILE
+from helpers.pages import HOSTILE, write
 
 from minigam import train
 
@@ -22,6 +22,14 @@ def rival_of_stories(tmp_path_factory) -> Path:
     """A Transformer on PocketStories."""
     path = tmp_path_factory.mktemp("rival") / "transformer"
     assert train.main([*SMALL, "--model=transformer", "--n-heads=2", f"--out={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def duel(stories, rival_of_stories, tmp_path_factory) -> Path:
+    """The page of a GAM and a Transformer, on PocketStories."""
+    path = tmp_path_factory.mktemp("duel") / "duel.html"
+    write(stories, path, f"--rival={rival_of_stories}")
     return path
 
 

@@ -49,6 +49,12 @@ def recalled(browser, recall_story, recalling):
     return just_opened(browser, recall_story, recalling)
 
 
+@pytest.fixture
+def compared(browser, duel, stories):
+    """The same of a GAM with a Transformer next to it."""
+    return just_opened(browser, duel, stories)
+
+
 def just_opened(browser, page: Path, run: Path):
     look(browser)
     browser.get(page.as_uri())
@@ -284,7 +290,7 @@ def test_on_a_phone_the_sheet_starts_collapsed_and_the_held_token_stays_visible(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("page", ["opened", "recalled"])
+@pytest.mark.parametrize("page", ["opened", "recalled", "compared"])
 def test_every_text_stands_out_from_its_background(page, width, scheme, request):
     browser, wanted = request.getfixturevalue(page)
     look(browser, width, scheme=scheme)
@@ -367,7 +373,7 @@ def test_a_model_that_is_not_live_says_why(browser, stories, tmp_path, monkeypat
     browser.get_log("browser")
     browser.get(path.as_uri())
     assert browser.get_log("browser") == []
-    assert "shows one text only: it has " in text(browser, "#live")
+    assert "The model is not part of this page: it has 7,360 parameters" in text(browser, "#live")
     assert not browser.find_element(By.ID, "write").is_displayed()
     ActionChains(browser).move_to_element(buttons(browser)[12]).perform()
     assert slots_shown(browser) == [str(slot) for slot, _ in wanted.views[12][-1]["slots"]]

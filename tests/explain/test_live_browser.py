@@ -56,14 +56,6 @@ def words(browser) -> list[str]:
     return browser.execute_script("return reading.tokens.map((token) => token.text)")
 
 
-@pytest.fixture(scope="module")
-def duel(stories, rival_of_stories, tmp_path_factory):
-    """The page of a GAM and a Transformer, on PocketStories."""
-    path = tmp_path_factory.mktemp("duel") / "duel.html"
-    write(stories, path, f"--rival={rival_of_stories}")
-    return path
-
-
 # ---------------------------------------------------------------------- equal to NumPy
 
 
@@ -232,7 +224,7 @@ def test_the_whole_page_is_about_the_text_that_is_typed(browser, duel, stories):
         assert_percent(ours, p)
     assert "can write 4 different words here" in text(browser, "#next .note")
     assert "The text ends here" in text(browser, "#next .note")
-    assert browser.title.endswith("typed")
+    assert browser.title.endswith("yours")
     field = browser.find_element(By.ID, "typed")
     field.send_keys(" since spring")
     assert words(browser) == ["<story>", *told, "since", "spring"]
