@@ -234,20 +234,22 @@ function totalVariation(p, q) {
   return 0.5 * p.reduce((sum, value, i) => sum + Math.abs(value - q[i]), 0);
 }
 
-// How many random other words stand in for a token, one after the other. A model that reads all tokens has many.
-const replacements = (spec) => (spec.reach ? 4 : 1);
+// How many random other words stand in for each of n tokens, one after the other: 4, or fewer where n is large,
+// because a token is followed by up to n others that are read again.
+const replacements = (n) => Math.max(1, Math.min(4, Math.floor(10_000 / (n * (n + 1)))));
+const fieldOf = (spec, t) => Math.min(t + 1, spec.reach ?? Infinity); // the tokens that output t depends on
 
 // Yield [j, distance] for each token j that the prediction after the last record depends on, the nearest first:
 // the mean total variation distance between its next-word distributions with token j and with another word.
 function* influences(model, records, vocabulary) {
   const t = records.length - 1,
     before = softmax(records[t].logits),
-    times = replacements(model.spec);
-  for (let j = t; j > t - (model.spec.reach || t + 1) && j >= 0; j -= 1) {
+    field = fieldOf(model.spec, t),
+    times = replacements(field);
+  for (let j = t; j > t - field; j -= 1) {
     let sum = 0;
-    for (let n = 1; n <= times; n += 1) {
-      const other = anotherId(records[j].id, 4 * j + n, vocabulary),
-        changed = records.slice(0, j);
+    for (const other of otherIds(records[j].id, j, times, vocabulary)) {
+      const changed = records.slice(0, j);
       for (let i = j; i <= t; i += 1) {
         changed.push(model.read(changed, i === j ? other : records[i].id, i === t));
         yield null; // a place to pause
@@ -258,9 +260,11 @@ function* influences(model, records, vocabulary) {
   }
 }
 
-// Any other id, each as likely as the next.
-const anotherId = (id, seed, vocabulary) =>
-  (id + 1 + Math.floor(random(seed) * (vocabulary - 1))) % vocabulary;
+// Return so many other ids: a random one, and more at equal distances, so that no two are the same.
+function otherIds(id, seed, times, vocabulary) {
+  const shares = Array.from({ length: times }, (_, k) => (random(seed) + k / times) % 1);
+  return shares.map((share) => (id + 1 + Math.floor(share * (vocabulary - 1))) % vocabulary);
+}
 
 // A number from 0 to 1 that depends on a seed alone, so that a page always shows the same (a hash by multiplication).
 function random(seed) {

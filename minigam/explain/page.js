@@ -47,7 +47,7 @@ function label() {
 
 function show(t) {
   at = t;
-  const from = reach === null ? 0 : Math.max(0, t - reach + 1);
+  const from = t + 1 - fieldOf(spec, t);
   const decided = following(t) || reading.only[t]; // the word that the text continues with, or the only one that it can
   const settles = decided && decided.back > 1 ? t + 1 - decided.back : -1;
   buttons.forEach((button, i) => {

@@ -159,7 +159,7 @@ function showInfluence(t) {
 }
 function listInfluence(t, { found, done }) {
   const most = [...found].sort((a, b) => b[1] - a[1]).slice(0, 5),
-    n = replacements(spec);
+    n = replacements(fieldOf(spec, t));
   const rows = most.map(([j, change]) =>
     row(cell(shown(reading.tokens[j].text)), cell(String(t - j)), bar(gate(change), change, "source")),
   );

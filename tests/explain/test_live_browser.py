@@ -183,9 +183,9 @@ def test_a_word_matters_as_much_as_the_prediction_changes_without_it(browser, tm
     model, t = wide(mixer), 17
     opened(browser, tiny_page(tmp_path / "e.html", model, ids=IDS))
     found, times, others = browser.execute_script("""
-        const [t] = arguments, records = reading.records.slice(0, t + 1), n = replacements(model.spec);
-        const seeds = (j) => [...Array(n).keys()].map((k) => 4 * j + k + 1);
-        const others = records.map(({ id }, j) => seeds(j).map((seed) => anotherId(id, seed, 7)));
+        const [t] = arguments, records = reading.records.slice(0, t + 1);
+        const n = replacements(fieldOf(model.spec, t));
+        const others = records.map(({ id }, j) => otherIds(id, j, n, 7));
         return [[...influences(model, records, 7)].filter((x) => x), n, others];
     """, t)  # fmt: skip
 
@@ -197,11 +197,15 @@ def test_a_word_matters_as_much_as_the_prediction_changes_without_it(browser, tm
     field = range(t, t - (model.reach or t + 1), -1)
     assert [j for j, _ in found] == list(field)
     for j, change in found:
-        assert len(set(others[j])) >= min(2, times)
+        assert len(set(others[j])) == times
         assert ids[j] not in others[j]
         moved = [0.5 * np.abs(p([*ids[:j], i, *ids[j + 1 :]]) - p(ids)).sum() for i in others[j]]
         assert change == pytest.approx(np.mean(moved), abs=1e-4)
-    assert len(others[0]) == times == (1 if mixer == WRITTEN else 4)
+    assert len(others[0]) == times == 4
+    counts = browser.execute_script("return [1, 13, 60, 128, 1000].map(replacements)")
+    drawn = browser.execute_script("return [...Array(6000).keys()].map((j) => otherIds(2, j, 1, 7)[0])")
+    np.testing.assert_allclose(np.bincount(drawn, minlength=7) / 1000, [1, 1, 0, 1, 1, 1, 1], atol=0.15)
+    assert counts == [4, 4, 2, 1, 1], "fewer where many tokens are read again"
 
 
 # ------------------------------------------------------------------------------ typing
