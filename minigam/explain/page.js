@@ -283,13 +283,19 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hold(-1);
 });
 for (const id of ["switches", "write"]) $(id).addEventListener("submit", (event) => event.preventDefault());
-$("toggle").addEventListener("click", () => {
-  const yes = $("details").classList.toggle("open");
+// On a phone the panel is a sheet that starts collapsed; the token that is shown stays visible above it.
+function unfold(yes) {
+  $("details").classList.toggle("open", yes);
   $("toggle").setAttribute("aria-expanded", String(yes));
   $("toggle").textContent = yes ? "Hide details" : "Details";
   document.documentElement.classList.toggle("covered", yes);
+}
+$("toggle").addEventListener("click", () => {
+  unfold(!$("details").classList.contains("open"));
   buttons[at].scrollIntoView({ block: "nearest" });
 });
+for (const link of document.querySelectorAll("#equations a"))
+  link.addEventListener("click", () => unfold(true));
 
 // ------------------------------------------------------------------------------------ start
 

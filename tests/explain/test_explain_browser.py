@@ -365,6 +365,22 @@ def test_the_equations_are_those_of_the_mixer(browser, tmp_path, mixer):
             assert text(browser, f"#{target}"), f"{mixer}: {target} is empty"
 
 
+def test_on_a_phone_an_equation_leads_to_what_is_shown(opened):
+    browser, _ = opened
+    look(browser, 390, 844)
+    browser.refresh()
+    browser.execute_script("document.getElementById('equations').open = true")
+    for name in ("memory", "gates", "next"):
+        link = browser.find_element(By.CSS_SELECTOR, f"#equations a[href='#{name}']")
+        browser.execute_script("arguments[0].scrollIntoView({ block: 'center' })", link)
+        link.click()
+        top = browser.execute_script(
+            "return document.getElementById(arguments[0]).getBoundingClientRect().top", name
+        )
+        assert browser.find_element(By.ID, name).is_displayed()
+        assert 0 <= top < 844
+
+
 def test_a_model_that_is_not_live_says_why(browser, stories, tmp_path, monkeypatch):
     look(browser)
     monkeypatch.setattr(explain, "LARGEST", 1000)
