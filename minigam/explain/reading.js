@@ -40,36 +40,28 @@ function joined(ids) {
 
 // Return the ids of a typed text, up to the first word that the model does not know, and what to say about the rest.
 function parsed(typed) {
-  const words = split(typed),
-    unknown = [...new Set(words.filter((word) => !idOf.has(word)))];
-  const bad = words.findIndex((word) => !idOf.has(word)),
-    known = bad < 0 ? words : words.slice(0, bad);
-  const ids = [...(data.end === null ? [] : [data.end]), ...known.map((word) => idOf.get(word))];
-  const notes = [],
-    count = idOf.size,
-    what = data.kind === "word" ? "word" : "character";
-  const begun =
-    bad === words.length - 1 && /\S$/.test(typed)
-      ? [...idOf.keys()].filter((word) => word.startsWith(words[bad]))
-      : [];
-  if (begun.length)
-    notes.push(
-      `\u201c${words[bad]}\u201d begins ${begun
-        .slice(0, 5)
-        .map((word) => `\u201c${word}\u201d`)
-        .join(", ")}${begun.length > 5 ? ", \u2026" : ""}`,
-    );
-  else if (bad >= 0)
-    notes.push(
-      `Not among the ${count} ${what}s of this model: ${unknown
-        .slice(0, 5)
-        .map((word) => `\u201c${word}\u201d`)
-        .join(", ")}` +
-        `${unknown.length > 5 ? ", \u2026" : ""}. The page shows the text before ${unknown.length > 1 ? "the first of them" : "it"}.`,
-    );
-  if (ids.length > longest)
-    notes.push(`Only the first ${longest} tokens are read, as many as the model has positions.`);
-  return { ids: ids.slice(0, longest), note: notes.join(" ") };
+  const all = split(typed),
+    unknown = [...new Set(all.filter((word) => !idOf.has(word)))];
+  const read = unknown.length ? all.slice(0, all.indexOf(unknown[0])) : all;
+  const ids = [...(data.end === null ? [] : [data.end]), ...read.map((word) => idOf.get(word))];
+  const notes = [
+    unknown.length && aboutUnknown(unknown, read.length === all.length - 1 && /\S$/.test(typed)),
+    ids.length > longest && `Only the first ${longest} tokens are read, as many as the model has positions.`,
+  ];
+  return { ids: ids.slice(0, longest), note: notes.filter(Boolean).join(" ") };
+}
+// `typing`: the only unknown word is the last one, and may not be complete.
+function aboutUnknown(unknown, typing) {
+  const few = (words) =>
+    words
+      .slice(0, 5)
+      .map((word) => `\u201c${word}\u201d`)
+      .join(", ") + (words.length > 5 ? ", \u2026" : "");
+  const begun = typing ? [...idOf.keys()].filter((word) => word.startsWith(unknown[0])) : [];
+  if (begun.length) return `${few(unknown)} begins ${few(begun)}`;
+  const what = data.kind === "word" ? "words" : "characters",
+    first = unknown.length > 1 ? "the first of them" : "it";
+  return `Not among the ${idOf.size} ${what} of this model: ${few(unknown)}. The page shows the text before ${first}.`;
 }
 
 // ------------------------------------------------------------------------------- reading
