@@ -74,10 +74,10 @@ greys = ("0.92", "0.78", "0.6")  # the later the tap, the darker
 for t in range(len(words)):
     for j in range(K):
         place = t - (K - 1) + j
-        looks = {"color": greys[j], "edgecolor": "0.4", "hatch": "///" if place < 0 else ""}
-        axes.bar(place, 1, width=1, bottom=t - 0.5, **looks)
-        back = {"facecolor": greys[j], "edgecolor": "none", "pad": 1.0}
-        axes.text(place, t, f"$w_{j}$", ha="center", va="center", fontsize=12, bbox=back)
+        style = {"color": greys[j], "edgecolor": "0.4", "hatch": "///" if place < 0 else ""}
+        axes.bar(place, 1, width=1, bottom=t - 0.5, **style)
+        background = {"facecolor": greys[j], "edgecolor": "none", "pad": 1.0}
+        axes.text(place, t, f"$w_{j}$", ha="center", va="center", fontsize=12, bbox=background)
 axes.set(xlim=(-2.6, T - 0.4), ylim=(T - 0.4, -0.6), xticks=range(-2, T), yticks=range(T))
 axes.set_xticklabels(["z", "z", *words])
 axes.set_yticklabels(words)
@@ -197,11 +197,11 @@ dense = b + sum(padded[:, j : j + T] @ W[:, :, j].T for j in range(K))
 assert np.abs(dense - causal_conv(u, w, b)).max() < 1e-12
 
 published = GAMConfig()
-wide, taps_of = published.d_model, published.kernel_size
-print(f"weights at C = {wide} and K = {taps_of}:")
-print(f"depthwise {wide * taps_of:,}, dense {wide**2 * taps_of:,}")
-layer = nn.CausalConv(wide, taps_of, np.random.default_rng(0))
-assert layer.num_parameters() == wide * taps_of + wide  # a filter and a bias for each channel
+d_model, kernel_size = published.d_model, published.kernel_size
+print(f"weights at C = {d_model} and K = {kernel_size}:")
+print(f"depthwise {d_model * kernel_size:,}, dense {d_model**2 * kernel_size:,}")
+layer = nn.CausalConv(d_model, kernel_size, np.random.default_rng(0))
+assert layer.num_parameters() == d_model * kernel_size + d_model  # a filter and a bias for each channel
 
 # %% [markdown]
 # In the authors' PyTorch weights the filters have the shape (C, 1, K): each of C output channels has one input channel.
@@ -737,7 +737,7 @@ layer = nn.CausalConv(C, K, np.random.default_rng(1))
 state = layer.new_state(B)
 parts = [layer(Tensor(u[:, i:k]), state).numpy() for i, k in ((0, 1), (1, 4), (4, 8))]
 assert np.abs(np.concatenate(parts, axis=1) - layer(Tensor(u)).numpy()).max() < 1e-12
-print(f"state of a layer at C = {wide}, K = {taps_of}: {(taps_of - 1) * wide:,} numbers")
+print(f"state of a layer at C = {d_model}, K = {kernel_size}: {(kernel_size - 1) * d_model:,} numbers")
 
 # %% [markdown]
 # The state of a GAM does not grow with the text, so each new token costs the same, the hundredth or the ten-thousandth. Attention has to
@@ -758,10 +758,10 @@ long = rng.standard_normal((1, 16, C))
 
 def stacked(layers, K):
     """Return a map of several convolutions, each with its own filters and followed by tanh."""
-    own = rng.uniform(0.5, 1.5, (layers, C, K))
+    all_filters = rng.uniform(0.5, 1.5, (layers, C, K))
 
     def f(u):
-        for filters in own:
+        for filters in all_filters:
             u = np.tanh(0.3 * causal_conv(u, filters, np.zeros(C)))
         return u
 
