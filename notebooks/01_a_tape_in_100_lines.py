@@ -8,8 +8,8 @@
 # **Time.** 90 minutes, 5 exercises. **Needs** 00 (NumPy's broadcasting and `@`), and the derivative of a function of
 # one variable.
 #
-# Letters: L is the loss, a number. M, K and N are the sizes of matrices, (M, K) and (K, N). B is a number of texts, or of points
-# in section 9.
+# Letters: L is the loss, a number. M, K and N are the sizes of matrices, (M, K) and (K, N). B is a number of texts, or
+# of points in section 9.
 
 # %% tags=["setup"]
 import inspect
@@ -140,9 +140,9 @@ assert np.allclose(dy @ J, dy * np.exp(x))  # the same without the Jacobian
 #
 # $$ dx = \big((dy\, J_3)\, J_2\big)\, J_1 = dy\, \big(J_3\, (J_2\, J_1)\big) $$
 #
-# The result is the same, but the work is not. Count multiplications for Jacobians of size $n \times n$. On the left every
-# product is a row times a matrix, $n^2$ multiplications. On the right two of the three products are a matrix times a matrix,
-# $n^3$ each.
+# The result is the same, but the work is not. Count multiplications for Jacobians of size $n \times n$. On the left
+# every product is a row times a matrix, $n^2$ multiplications. On the right two of the three products are a matrix
+# times a matrix, $n^3$ each.
 
 # %%
 n = 60
@@ -226,13 +226,15 @@ for shape in ((4,), (3, 1), (1, 4), (1, 1), ()):
 #
 # * Derive $db_{kj}$ with the same three steps.
 # * Both sums are matrix products. Write them with `@`.
-# * Make it work for batches. `a` may have further axes in front, (..., M, K), and so may `b`, (..., K, N). `@` multiplies
-#   the last two axes and broadcasts those in front. A typical case is a batch of B sentences, each
-#   with M words of K numbers, times one matrix of weights: (B, M, K) times (K, N). The gradient `da` has the shape of `a`, and `db` has the shape of `b`.
+# * Make it work for batches. `a` may have further axes in front, (..., M, K), and so may `b`, (..., K, N). `@`
+#   multiplies the last two axes and broadcasts those in front. A typical case is a batch of B sentences, each with M
+#   words of K numbers, times one matrix of weights: (B, M, K) times (K, N). The gradient `da` has the shape of `a`, and
+#   `db` has the shape of `b`.
 #
 # <details><summary>Hint</summary>
 #
-# $b_{kj}$ stands in column $j$ of $y$, once in every row $i$, with the rate $a_{ik}$. So $db_{kj} = \sum_i a_{ik}\, dy_{ij}$.
+# $b_{kj}$ stands in column $j$ of $y$, once in every row $i$, with the rate $a_{ik}$. So
+# $db_{kj} = \sum_i a_{ik}\, dy_{ij}$.
 #
 # In $\sum_j dy_{ij}\, b_{kj}$ the index $j$ is last in both arrays, but `@` needs it last on the left and last but one on
 # the right. So one of them has to be transposed. `.swapaxes(-1, -2)` exchanges the last two axes and leaves those in front
@@ -275,14 +277,14 @@ assert np.allclose(db, differences(lambda b: (dy * (a @ b)).sum(), b))
 # `backward` turns `dy` into a tuple with one gradient for each input. It may need values from the forward pass. Python
 # keeps those together with the function; this is called a *closure*.
 #
-# Three rules are new. In a mean of $n$ numbers each number has weight $1/n$, so each gets the gradient $dy/n$. The other two
-# are, with $\sigma(x) = 1/(1+e^{-x})$,
+# Three rules are new. In a mean of $n$ numbers each number has weight $1/n$, so each gets the gradient $dy/n$. The
+# other two are, with $\sigma(x) = 1/(1+e^{-x})$,
 #
 # $$ y = \tanh x \;\Rightarrow\; dx = dy\,(1 - y^2), \qquad y = \log(1 + e^x) \;\Rightarrow\; dx = dy\;\sigma(x) $$
 #
-# The second function is called *softplus*; its derivative follows from the chain rule: $e^x / (1 + e^x) = \sigma(x)$. For
-# the first, write $\tanh x = s/c$ with $s = (e^x - e^{-x})/2$ and $c = (e^x + e^{-x})/2$. Their derivatives are $s' = c$ and $c' = s$, so the
-# derivative of the quotient is $(c \cdot c - s \cdot s)/c^2 = 1 - \tanh^2 x$.
+# The second function is called *softplus*; its derivative follows from the chain rule: $e^x / (1 + e^x) = \sigma(x)$.
+# For the first, write $\tanh x = s/c$ with $s = (e^x - e^{-x})/2$ and $c = (e^x + e^{-x})/2$. Their derivatives are
+# $s' = c$ and $c' = s$, so the derivative of the quotient is $(c \cdot c - s \cdot s)/c^2 = 1 - \tanh^2 x$.
 
 
 # %%
@@ -444,7 +446,8 @@ assert gradient_of_a == {"all so far": 6.0, "the first arrival": 2.0, "each arri
 # * **All so far** is wrong. First $b$ gets 1 and passes 1 on. Then it gets a second 1, now has 2, and passes 2 on. So the
 #   first 1 is passed on twice.
 # * **The first arrival** is wrong. $b$ passes its first 1 on and never passes on its second 1.
-# * **Each arrival** is right, but slow. It follows every *path*. A tower of $n$ sums, each added to itself, has $2^n$ paths.
+# * **Each arrival** is right, but slow. It follows every *path*. A tower of $n$ sums, each added to itself, has $2^n$
+#   paths.
 
 # %%
 depths, calls = list(range(1, 13)), []
@@ -492,9 +495,9 @@ assert refused
 # You are given the last node, the *root*. Return a list of the root and everything that it was made from, nodes and leaves.
 # Each stands in the list once, and after every node of the list that uses it.
 #
-# Every node and every leaf has `.inputs`, a tuple. That of a leaf is empty. A value that is used twice by one operation stands
-# in its tuple twice. Nodes and leaves may be keys of a dictionary or members of a set. The chain may be 100,000 long,
-# so use no recursion.
+# Every node and every leaf has `.inputs`, a tuple. That of a leaf is empty. A value that is used twice by one operation
+# stands in its tuple twice. Nodes and leaves may be keys of a dictionary or members of a set. The chain may be 100,000
+# long, so use no recursion.
 #
 # <details><summary>Hint</summary>
 #
@@ -560,17 +563,17 @@ assert (db == 6.0).all()
 # %% [markdown]
 # ### Exercise 01.5 ★★★ Backpropagation
 #
-# `dy` is the gradient of the root. Carry it back to the leaves, and return a dictionary with the gradient of every leaf. (The
-# dictionary may contain nodes too.)
+# `dy` is the gradient of the root. Carry it back to the leaves, and return a dictionary with the gradient of every
+# leaf. (The dictionary may contain nodes too.)
 #
-# Each node has a function `node.backward(g)`. It takes the gradient of the node and returns a tuple with one gradient for each
-# of `node.inputs`. Leaves have no such function; you recognise a leaf by its empty `.inputs`.
+# Each node has a function `node.backward(g)`. It takes the gradient of the node and returns a tuple with one gradient
+# for each of `node.inputs`. Leaves have no such function; you recognise a leaf by its empty `.inputs`.
 #
 # <details><summary>Hint</summary>
 #
-# Begin with `arrived = {root: dy}` and go through `order(root)`. For each node with inputs, call its `backward` with what
-# has arrived for it. Each gradient in the result belongs to one input: store it if it is the first to arrive there, and add it
-# otherwise.
+# Begin with `arrived = {root: dy}` and go through `order(root)`. For each node with inputs, call its `backward` with
+# what has arrived for it. Each gradient in the result belongs to one input: store it if it is the first to arrive
+# there, and add it otherwise.
 #
 # </details>
 
@@ -594,8 +597,8 @@ def backpropagate(root, dy):
 check.ex_01_5(backpropagate)
 
 # %% [markdown]
-# Now `Tensor` gets its last method. If a leaf already has a gradient, the new one is added to it, so you can call `backward`
-# for several losses one after the other.
+# Now `Tensor` gets its last method. If a leaf already has a gradient, the new one is added to it, so you can call
+# `backward` for several losses one after the other.
 
 
 # %%
@@ -635,8 +638,8 @@ print("lines:", sum(len(inspect.getsource(part).splitlines()) for part in parts)
 #
 # $$ s = \tanh(x\, W_1 + b_1)\, W_2 + b_2, \qquad L = \frac{1}{B}\sum_{i} \log\!\big(1 + e^{-t_i s_i}\big) $$
 #
-# Here $x$ is (B, 2), the score $s$ is (B, 1), and the target $t_i$ is 1 or -1. The loss is small if $s_i$ is large and has the
-# same sign as $t_i$.
+# Here $x$ is (B, 2), the score $s$ is (B, 1), and the target $t_i$ is 1 or -1. The loss is small if $s_i$ is large and
+# has the same sign as $t_i$.
 
 
 # %%
@@ -737,9 +740,9 @@ show(
 # * A rule computes a value and its vector-Jacobian product. It needs to know neither L nor any other operation.
 # * The tape consists of nodes that point at their inputs. The backward pass visits each node once, after all its users, and
 #   adds gradients out of place.
-# * What is repeated in the forward pass is summed in the backward pass. This holds for broadcasting, and for every value that
-#   is used more than once.
+# * What is repeated in the forward pass is summed in the backward pass. This holds for broadcasting, and for every
+#   value that is used more than once.
 # * How sure can we be of a derivative? Notebook 02 turns `differences` into a check that can fail.
 #
-# **Read on in the code:** `minigam/engine/tensor.py`, `Tensor.backward` and `_order`; then `minigam/engine/ops.py`. Its rules
-# look like yours, with the array library `xp` as an additional first argument.
+# **Read on in the code:** `minigam/engine/tensor.py`, `Tensor.backward` and `_order`; then `minigam/engine/ops.py`. Its
+# rules look like yours, with the array library `xp` as an additional first argument.

@@ -20,19 +20,20 @@ from minigam.course import check, show
 # %% [markdown]
 # ## 1. A window that slides over the text
 #
-# "She had a red ..." To guess the next word, the last few words help most. After an article comes a noun or an adjective, and
-# "red" is followed by something that can be red. A GAM block therefore gives each token a window: the token itself and the K - 1
-# tokens before it. In each channel the window contains K numbers. The block multiplies them by K learned weights and adds
-# them up, with a bias. For token $t$ and channel $c$,
+# "She had a red ..." To guess the next word, the last few words help most. After an article comes a noun or an
+# adjective, and "red" is followed by something that can be red. A GAM block therefore gives each token a window: the
+# token itself and the K - 1 tokens before it. In each channel the window contains K numbers. The block multiplies them
+# by K learned weights and adds them up, with a bias. For token $t$ and channel $c$,
 #
 # $$ \mathrm{local\_context}_{tc} = b_c + \sum_{j=0}^{K-1} w_{cj}\; u_{t-(K-1)+j,\,c},
 #    \qquad u_{tc} = 0 \ \text{ for } t < 0 $$
 #
-# This is equation E2 of the block (notebook 00). It treats each text of the batch alone, so the formula has no index for the batch. The K weights of a channel
-# are its *filter*, and each weight is a *tap*.
+# This is equation E2 of the block (notebook 00). It treats each text of the batch alone, so the formula has no index
+# for the batch. The K weights of a channel are its *filter*, and each weight is a *tap*.
 #
-# Read the index of $u$ with a pencil. At $j = K-1$ it is $t$, the present token. At $j = 0$ it is $t-(K-1)$, the oldest token
-# in the window. No $j$ reaches $t+1$. Here is the formula as code, with four loops (text, token, channel, tap) and slow:
+# Read the index of $u$ with a pencil. At $j = K-1$ it is $t$, the present token. At $j = 0$ it is $t-(K-1)$, the oldest
+# token in the window. No $j$ reaches $t+1$. Here is the formula as code, with four loops (text, token, channel, tap)
+# and slow:
 
 # %%
 rng = np.random.default_rng(4)
@@ -99,8 +100,8 @@ show(
 #
 # <details><summary>Hint</summary>
 #
-# Tokens lie along axis 1. `np.zeros(shape)` makes the zeros, and `np.concatenate` joins arrays along an axis. With K = 1 there is
-# nothing to add; an array of shape (B, 0, C) is allowed and does this.
+# Tokens lie along axis 1. `np.zeros(shape)` makes the zeros, and `np.concatenate` joins arrays along an axis. With K =
+# 1 there is nothing to add; an array of shape (B, 0, C) is allowed and does this.
 #
 # </details>
 
@@ -130,8 +131,9 @@ check.ex_04_1(pad_left)
 #
 # <details><summary>Hint</summary>
 #
-# Exchange the loops. Take one tap j and think of all tokens at once: which array of shape (B, T, C) does this tap multiply? It
-# is the part of `padded` that starts at token j and has T tokens. `w[:, j]` has shape (C) and broadcasts over the last axis.
+# Exchange the loops. Take one tap j and think of all tokens at once: which array of shape (B, T, C) does this tap
+# multiply? It is the part of `padded` that starts at token j and has T tokens. `w[:, j]` has shape (C) and broadcasts
+# over the last axis.
 #
 # </details>
 
@@ -159,15 +161,15 @@ assert np.abs(causal_conv(u, w, b) - local_context).max() < 1e-12
 # %% [markdown]
 # ### Which way round? Three conventions
 #
-# Column $K-1$ of `w` meets the present token: the filter lies on the window in reading order. PyTorch's `Conv1d` has the
-# same order. Strictly this operation is a *cross-correlation*. A convolution in mathematics and signal processing counts the
-# taps by how far they look back, the *lag* $k = K-1-j$:
+# Column $K-1$ of `w` meets the present token: the filter lies on the window in reading order. PyTorch's `Conv1d` has
+# the same order. Strictly this operation is a *cross-correlation*. A convolution in mathematics and signal processing
+# counts the taps by how far they look back, the *lag* $k = K-1-j$:
 #
 # $$ y_t = b + \sum_{k=0}^{K-1} h_k\, u_{t-k}, \qquad h_k = w_{K-1-k} $$
 #
-# The outputs are the same; only the filter is written backwards. If you confuse the two conventions, your model still trains, and
-# learns its taps in reverse order. The mistake shows only when you load weights from another program: the outputs are then wrong,
-# without any error message.
+# The outputs are the same; only the filter is written backwards. If you confuse the two conventions, your model still
+# trains, and learns its taps in reverse order. The mistake shows only when you load weights from another program: the
+# outputs are then wrong, without any error message.
 
 # %%
 one, taps = u[0, :, 0], w[0]  # one text, one channel
@@ -180,9 +182,10 @@ assert np.abs(b[0] + as_correlation - local_context[0, :, 0]).max() < 1e-12
 # %% [markdown]
 # ### Depthwise: one filter per channel
 #
-# A convolution layer usually has a weight for each *pair* of channels, $W_{c c' j}$: each of its C outputs combines all C inputs.
-# That is a *dense* convolution. GAM's convolution is *depthwise*: it has one filter per channel, and no channel affects another
-# (`groups=C` in PyTorch). It equals a dense convolution whose weights are zero except at $c = c'$:
+# A convolution layer usually has a weight for each *pair* of channels, $W_{c c' j}$: each of its C outputs combines all
+# C inputs. That is a *dense* convolution. GAM's convolution is *depthwise*: it has one filter per channel, and no
+# channel affects another (`groups=C` in PyTorch). It equals a dense convolution whose weights are zero except at
+# $c = c'$:
 #
 # $$ \mathrm{dense}_{tc} = b_c + \sum_{c'} \sum_j W_{cc'j}\, \mathrm{padded}_{t+j,\,c'}, \qquad
 #    W_{cc'j} = \begin{cases} w_{cj} & c = c' \\ 0 & \text{otherwise} \end{cases} $$
@@ -217,8 +220,8 @@ assert np.array_equal(theirs[:, 0], tiny.blocks[0].conv.weight.numpy())
 # %% [markdown]
 # ## 3. What can three numbers do?
 #
-# Even a window of three does useful work. Take a signal that is flat, steps up and comes down again, with noise on it. Here are
-# four filters and their outputs:
+# Even a window of three does useful work. Take a signal that is flat, steps up and comes down again, with noise on it.
+# Here are four filters and their outputs:
 
 # %%
 filters = {
@@ -250,10 +253,10 @@ assert filtered[0, 10, 1] > 0.5 and filtered[0, 20, 1] < -0.5  # both steps are 
 assert filtered[0, flat_noise, 2].std() < signal[flat_noise].std()  # less noise
 
 # %% [markdown]
-# What do filters do with words? Give every word a channel of its own, which is 1 where the word stands and 0 elsewhere. Equal taps
-# then *count* the words in the window. This is called a bag of words, and "dog bites man" and "man bites dog" are the same bag.
-# Taps that differ tell *where* in the window each word stands. So a filter is a learned answer to this question: which of the
-# last K words matter to this channel, and how much?
+# What do filters do with words? Give every word a channel of its own, which is 1 where the word stands and 0 elsewhere.
+# Equal taps then *count* the words in the window. This is called a bag of words, and "dog bites man" and "man bites
+# dog" are the same bag. Taps that differ tell *where* in the window each word stands. So a filter is a learned answer
+# to this question: which of the last K words matter to this channel, and how much?
 
 # %%
 vocabulary = ["dog", "bites", "man"]
@@ -266,13 +269,14 @@ for name, row in (("equal taps", [1.0, 1.0, 1.0]), ("taps 1, 2, 4", [1.0, 2.0, 4
 print(f"channels: {vocabulary}")
 
 # %% [markdown]
-# A convolution weighs positions, not content: its taps are the same for every text. So the map is linear, apart from the bias:
+# A convolution weighs positions, not content: its taps are the same for every text. So the map is linear, apart from
+# the bias:
 #
 # $$ \mathrm{conv}(\alpha u + \beta v) = \alpha\, \mathrm{conv}(u) + \beta\, \mathrm{conv}(v) \qquad (b = 0) $$
 #
-# No filter can say "look for the name, wherever it stands in the window". Two other mechanisms do depend on the content. The
-# gate of notebook 06 lets each token choose how much of the convolution's output it takes. Attention (notebook 10)
-# computes the weight of each position from the token that stands there.
+# No filter can say "look for the name, wherever it stands in the window". Two other mechanisms do depend on the
+# content. The gate of notebook 06 lets each token choose how much of the convolution's output it takes. Attention
+# (notebook 10) computes the weight of each position from the token that stands there.
 
 # %%
 v = rng.standard_normal(u.shape)
@@ -282,15 +286,15 @@ assert np.abs(conv(2.0 * u - 3.0 * v) - (2.0 * conv(u) - 3.0 * conv(v))).max() <
 # %% [markdown]
 # ## 4. Causal, or cheating?
 #
-# A language model learns to predict token $t+1$ from tokens $0 \dots t$, for all $t$ at once. Token $t+1$ is the answer. So
-# the output of token $t$ must not depend on token $t+1$, or on any later one. A map with this property is called *causal*. For a map
-# $y = f(u)$ that has derivatives, it means
+# A language model learns to predict token $t+1$ from tokens $0 \dots t$, for all $t$ at once. Token $t+1$ is the
+# answer. So the output of token $t$ must not depend on token $t+1$, or on any later one. A map with this property is
+# called *causal*. For a map $y = f(u)$ that has derivatives, it means
 #
 # $$ \frac{\partial y_{t}}{\partial u_{t'}} = 0 \quad \text{for all } t' > t $$
 #
-# A small mistake in the padding breaks it. Libraries offer "same" padding, with zeros on both sides. It puts each token in the
-# middle of its window, so the window contains later tokens. (PyTorch's `Conv1d` pads both ends alike. If you pad with K - 1 there,
-# you have to cut off the *last* K - 1 outputs, not the first.)
+# A small mistake in the padding breaks it. Libraries offer "same" padding, with zeros on both sides. It puts each token
+# in the middle of its window, so the window contains later tokens. (PyTorch's `Conv1d` pads both ends alike. If you pad
+# with K - 1 there, you have to cut off the *last* K - 1 outputs, not the first.)
 #
 # The next cell compares three paddings. It changes token 5 a little and looks at the outputs before it:
 
@@ -319,19 +323,21 @@ assert change[0] == 0 and change[1] > 1e-3 and change[2] > 1e-3
 # %% [markdown]
 # ### Exercise 04.3 ★★☆ A causality test
 #
-# Write a test for *any* map. `is_causal(f, u)` calls `f` on arrays of the shape of `u`, as often as it likes. It returns True if
-# no output depends on a later token, as far as these calls show, and False otherwise.
+# Write a test for *any* map. `is_causal(f, u)` calls `f` on arrays of the shape of `u`, as often as it likes. It
+# returns True if no output depends on a later token, as far as these calls show, and False otherwise.
 #
-# `f` may be anything. It may normalise, or use the next token at one place only. Or it may compute by a Fourier transform, whose rounding
-# errors reach every output. So a change of an output by `tolerance` or less counts as rounding.
+# `f` may be anything. It may normalise, or use the next token at one place only. Or it may compute by a Fourier
+# transform, whose rounding errors reach every output. So a change of an output by `tolerance` or less counts as
+# rounding.
 #
 # <details><summary>Hint</summary>
 #
-# Change one token, call `f` again, and compare the outputs *before* that token. Do this for each token in turn, because a map
-# may leak at one place only. No output stands before the first token, so begin with the second.
+# Change one token, call `f` again, and compare the outputs *before* that token. Do this for each token in turn, because
+# a map may leak at one place only. No output stands before the first token, so begin with the second.
 #
-# Add random numbers about as large as `u` to the token. Do not add the same number to all channels: LayerNorm subtracts the mean over the
-# channels, so that change would disappear and hide the leak. A seeded `np.random.default_rng` makes the test repeatable.
+# Add random numbers about as large as `u` to the token. Do not add the same number to all channels: LayerNorm subtracts
+# the mean over the channels, so that change would disappear and hide the leak. A seeded `np.random.default_rng` makes
+# the test repeatable.
 #
 # </details>
 
@@ -358,9 +364,9 @@ def is_causal(f, u, tolerance=1e-9):
 check.ex_04_3(is_causal)
 
 # %% [markdown]
-# Now test the three paddings, and other maps you know. An associative memory is causal, because each token reads it alone. A running
-# sum is causal too. The mean over all tokens is not: it contains the future. So subtracting it, which looks like
-# harmless normalisation, is a leak.
+# Now test the three paddings, and other maps you know. An associative memory is causal, because each token reads it
+# alone. A running sum is causal too. The mean over all tokens is not: it contains the future. So subtracting it, which
+# looks like harmless normalisation, is a leak.
 
 # %%
 memory = Tensor(rng.standard_normal((4, C)))
@@ -378,11 +384,11 @@ for name, (f, wanted) in maps.items():
     assert is_causal(f, u) == wanted, f"is_causal is wrong about: {name}"
 
 # %% [markdown]
-# Such a test can prove that a map is not causal. It cannot prove that a map is: it tries one `u` and one change of each token. Run it on
-# several inputs.
+# Such a test can prove that a map is not causal. It cannot prove that a map is: it tries one `u` and one change of each
+# token. Run it on several inputs.
 #
-# The full picture is a T x T matrix: change each input token in turn (a column) and mark the outputs that change (the rows). A causal
-# map has nothing above the diagonal. A causal convolution has a band on and below it, K tokens wide.
+# The full picture is a T x T matrix: change each input token in turn (a column) and mark the outputs that change (the
+# rows). A causal map has nothing above the diagonal. A causal convolution has a band on and below it, K tokens wide.
 
 
 # %%
@@ -449,14 +455,15 @@ for name, left in (("padded left", 2), ("both sides", 1), ("padded right", 0)):
     assert training > 0.9 if left == K - 1 else training < 1e-20
 
 # %% [markdown]
-# Both cheats reach an error of zero on something that cannot be predicted, and are worthless when they write. A loss that is
-# too good is the first sign of a leak. The cure is a causality test in the test suite; this project has one for each of its models.
+# Both cheats reach an error of zero on something that cannot be predicted, and are worthless when they write. A loss
+# that is too good is the first sign of a leak. The cure is a causality test in the test suite; this project has one for
+# each of its models.
 
 # %% [markdown]
 # ## 5. The same thing as a matrix
 #
-# For one channel and $b = 0$, E2 is a linear map from T inputs to T outputs, so it is a T x T matrix. Which one? Output $t$ uses input
-# $t'$ with the tap $j$ for which $t' = t-(K-1)+j$. That is $j = K-1-(t-t')$, so
+# In one channel, E2 without the bias is a linear map from T inputs to T outputs, so it is a T x T matrix. Which one?
+# Output $t$ uses input $t'$ with the tap $j$ for which $t' = t-(K-1)+j$. That is $j = K-1-(t-t')$, so
 #
 # $$ \mathrm{local\_context} = A\,u + b, \qquad
 #    A_{tt'} = \begin{cases} w_{K-1-(t-t')} & 0 \le t-t' \le K-1 \\ 0 & \text{otherwise} \end{cases} $$
@@ -500,9 +507,9 @@ show(
 # %% [markdown]
 # ## 6. The gradient
 #
-# A loss $\mathcal{L}$ has the gradient $dy = \partial \mathcal{L} / \partial\,\mathrm{local\_context}$ at the output of the
-# convolution. We want $du$, $dw$ and $db$. Take one text and one channel, because different texts and different channels do not
-# meet here, and look at E2 once more:
+# A loss $\mathcal{L}$ has the gradient $dy = \partial \mathcal{L} / \partial\,\mathrm{local\_context}$ at the output of
+# the convolution. We want $du$, $dw$ and $db$. Take one text and one channel, because different texts and different
+# channels do not meet here, and look at E2 once more:
 #
 # $$ y_t = b + \sum_{j=0}^{K-1} w_j\, u_{t-(K-1)+j} $$
 #
@@ -514,21 +521,23 @@ show(
 #
 # $$ db = \sum_t dy_t, \qquad dw_j = \sum_t dy_t\, u_{t-(K-1)+j} $$
 #
-# **An input** $u_s$ is used by up to K outputs, and $du_s = \sum_t dy_t\, \partial y_t / \partial u_s$. This one is yours.
+# **An input** $u_s$ is used by up to K outputs, and $du_s = \sum_t dy_t\, \partial y_t / \partial u_s$. You find it in
+# the exercise.
 #
 # ### Exercise 04.4 ★★★ The gradients of the convolution
 #
-# * On paper: in which outputs $t$ does the input $u_s$ appear, and which tap multiplies it there? Write $du_s$ as a sum over $j$.
+# * On paper: in which outputs $t$ does the input $u_s$ appear, and which tap multiplies it there? Write $du_s$ as a sum
+#   over $j$.
 # * In code: return all three gradients, for whole arrays. As in 04.2, you may loop over the taps only.
 #
 # <details><summary>Hint</summary>
 #
-# Input $s$ meets tap $j$ in the output $t$ for which $t-(K-1)+j = s$. Not every such $t$ exists: the last inputs are used by
-# fewer than K outputs.
+# Input $s$ meets tap $j$ in the output $t$ for which $t-(K-1)+j = s$. Not every such $t$ exists: the last inputs are
+# used by fewer than K outputs.
 #
-# The code is easier with the padding. For `dw` use `padded` as in 04.2. For `du` first compute the gradient of `padded`: start
-# with zeros; in the forward pass tap j read a slice of `padded`, so in the backward pass it adds something into the same slice. At the
-# end drop the K - 1 tokens of padding.
+# The code is easier with the padding. For `dw` use `padded` as in 04.2. For `du` first compute the gradient of
+# `padded`: start with zeros; in the forward pass tap j read a slice of `padded`, so in the backward pass it adds
+# something into the same slice. At the end drop the K - 1 tokens of padding.
 #
 # </details>
 
@@ -560,9 +569,9 @@ check.ex_04_4(conv_backward)
 # $$ du_s = \sum_t dy_t \frac{\partial y_t}{\partial u_s} = \sum_{j=0}^{K-1} w_j\, dy_{s+(K-1)-j},
 #    \qquad dy_t = 0 \ \text{ for } t \ge T $$
 #
-# Look at the signs. In the forward pass tap $j$ looks $K-1-j$ tokens back; in the backward pass it looks $K-1-j$ tokens *ahead*. The
-# gradient is again a sum over a window, with the same taps. But this window begins at the token and extends to later ones, and the
-# zeros are now at the end.
+# Look at the signs. In the forward pass tap $j$ looks $K-1-j$ tokens back; in the backward pass it looks $K-1-j$ tokens
+# *ahead*. The gradient is again a sum over a window, with the same taps. But this window begins at the token and
+# extends to later ones, and the zeros are now at the end.
 
 # %%
 dy = rng.standard_normal(u.shape)
@@ -576,8 +585,8 @@ for s in range(T):
 #
 # $$ du = A^\top\, dy $$
 #
-# The transpose of a lower triangular band is an upper triangular band. So the gradient of a token comes from its own output and from
-# later outputs: from those that depend on it.
+# The transpose of a lower triangular band is an upper triangular band. So the gradient of a token comes from its own
+# output and from later outputs: from those that depend on it.
 
 # %%
 assert np.abs(np.einsum("cts,btc->bsc", A, dy) - du).max() < 1e-12
@@ -608,7 +617,8 @@ assert np.flatnonzero(band @ impulse).tolist() == [5, 6, 7]
 assert np.flatnonzero(band.T @ impulse).tolist() == [3, 4, 5]
 
 # %% [markdown]
-# Now run the `gradcheck` of notebook 02 on the project's own rule, compare your gradients with it, and look at two special cases.
+# Now run the `gradcheck` of notebook 02 on the project's own rule, compare your gradients with it, and look at two
+# special cases.
 #
 # * K = 1: there is no window, and the convolution only scales and shifts each token.
 # * T < K: some taps meet only zeros. Their gradient is exactly zero, so they cannot learn from texts this short.
@@ -632,9 +642,9 @@ assert (np.abs(dw[:, 1:]).max(axis=0) > 0).all()
 # %% [markdown]
 # ### Filters that learn where to look
 #
-# Your two functions are all you need to train a filter. The texts are random words, and each word has a channel of its own. The target
-# of channel $c$ is 1 where word $c$ stood $c \bmod 3$ tokens ago, and 0 elsewhere. The filters are not told these distances. They
-# start at random and follow the gradient of the mean squared error.
+# Your two functions are all you need to train a filter. The texts are random words, and each word has a channel of its
+# own. The target of channel $c$ is 1 where word $c$ stood $c \bmod 3$ tokens ago, and 0 elsewhere. The filters are not
+# told these distances. They start at random and follow the gradient of the mean squared error.
 
 # %%
 V, taps_learned, bias = 6, rng.uniform(-0.5, 0.5, (6, K)), np.zeros(6)
@@ -672,8 +682,8 @@ assert losses[-1] < 0.01 * losses[0]
 # %% [markdown]
 # ## 7. Token by token: a state of K - 1 inputs
 #
-# A model that writes produces one token at a time. It would be wasteful to compute output $t$ from the whole text again: of the
-# earlier tokens it needs only the last K - 1. Call these the *past*, oldest first. One step is
+# A model that writes produces one token at a time. It would be wasteful to compute output $t$ from the whole text
+# again: of the earlier tokens it needs only the last K - 1. Call these the *past*, oldest first. One step is
 #
 # $$ y_t = b + \sum_{j=0}^{K-2} w_j\, \mathrm{past}_j + w_{K-1}\, u_t, \qquad
 #    \mathrm{past} \leftarrow (\mathrm{past}_1, \dots, \mathrm{past}_{K-2},\, u_t) $$
@@ -718,12 +728,12 @@ assert np.abs(np.stack(outputs, axis=1) - causal_conv(u, w, b)).max() < 1e-12
 assert np.array_equal(past, u[:, T - (K - 1) :])  # all that it keeps
 
 # %% [markdown]
-# A text may also be cut into parts of any length. `sequence.causal_conv1d` takes a `past` for this, and `nn.CausalConv` keeps it
-# in a `BlockState`.
+# A text may also be cut into parts of any length. `sequence.causal_conv1d` takes a `past` for this, and `nn.CausalConv`
+# keeps it in a `BlockState`.
 #
-# The operation has two versions. The reference rule is plain NumPy. It adds in the same order whether a text comes whole or in
-# parts, so the results are equal to the last bit. The faster rule may add in another order for whole texts, so its results are
-# equal up to rounding.
+# The operation has two versions. The reference rule is plain NumPy. It adds in the same order whether a text comes
+# whole or in parts, so the results are equal to the last bit. The faster rule may add in another order for whole texts,
+# so its results are equal up to rounding.
 
 # %%
 rule = sequence.causal_conv1d.rule  # the reference rule
@@ -740,15 +750,16 @@ assert np.abs(np.concatenate(parts, axis=1) - layer(Tensor(u)).numpy()).max() < 
 print(f"state of a layer at C = {d_model}, K = {kernel_size}: {(kernel_size - 1) * d_model:,} numbers")
 
 # %% [markdown]
-# The state of a GAM does not grow with the text, so each new token costs the same, the hundredth or the ten-thousandth. Attention has to
-# keep a key and a value for *every* token so far. But the constant state has a price, and the next section shows it.
+# The state of a GAM does not grow with the text, so each new token costs the same, the hundredth or the ten-thousandth.
+# Attention has to keep a key and a value for *every* token so far. But the constant state has a price, and the next
+# section shows it.
 
 # %% [markdown]
 # ## 8. Layer upon layer: the receptive field
 #
-# The output of one layer depends on K tokens: the present one and K - 1 before it. The next layer combines K of *those* outputs, and the
-# oldest of them depends on K - 1 tokens further back. So each layer adds K - 1 tokens. The tokens that an output depends on are its
-# **receptive field**. With $R_L$ for the size of the receptive field of L layers,
+# The output of one layer depends on K tokens: the present one and K - 1 before it. The next layer combines K of *those*
+# outputs, and the oldest of them depends on K - 1 tokens further back. So each layer adds K - 1 tokens. The tokens that
+# an output depends on are its **receptive field**. With $R_L$ for the size of the receptive field of L layers,
 #
 # $$ R_0 = 1, \qquad R_L = R_{L-1} + (K-1) \quad\Longrightarrow\quad R_L = 1 + L\,(K-1) $$
 
@@ -786,9 +797,9 @@ show(
 )
 
 # %% [markdown]
-# Without a nonlinear function between them, the layers would even collapse into one (apart from the biases). Several filters in a row
-# equal one long filter, their convolution, which has $1 + L(K-1)$ taps. This gives the size of the receptive field a second time. For
-# two layers,
+# Without a nonlinear function between them, the layers would even collapse into one (apart from the biases). Several
+# filters in a row equal one long filter, their convolution, which has $1 + L(K-1)$ taps. This gives the size of the
+# receptive field a second time. For two layers, with $*$ for the convolution,
 #
 # $$ A^{(2)} A^{(1)} = A \quad \text{with the taps} \quad w = w^{(2)} * w^{(1)} $$
 
@@ -799,8 +810,9 @@ assert np.abs(banded(outer, T) @ banded(inner, T) - banded(both, T)).max() < 1e-
 assert len(both) == 1 + 2 * (K - 1)
 
 # %% [markdown]
-# In a GAM no other part moves information between tokens. So this is also the receptive field of the *whole model*; its attribute
-# `reach` holds the size. In the published model it is only a few words. Notebook 09 shows what follows from that.
+# In a GAM no other part moves information between tokens. So this is also the receptive field of the *whole model*; its
+# attribute `reach` holds the size. In the published model it is only a few words. Notebook 09 shows what follows from
+# that.
 
 # %%
 reach = 1 + published.n_layers * (published.kernel_size - 1)
@@ -810,13 +822,13 @@ assert tiny.reach == 1 + tiny.config.n_layers * (tiny.config.kernel_size - 1)
 # %% [markdown]
 # ## 9. What does it cost?
 #
-# In each channel every output takes K products and K sums. The backward pass costs twice as much: the same again for $du$ and for
-# $dw$. Count each multiplication and each addition as one operation, a *flop*:
+# In each channel every output takes K products and K sums. The backward pass costs twice as much: the same again for
+# $du$ and for $dw$. Count each multiplication and each addition as one operation, a *flop*:
 #
 # $$ \text{forward} = 2\,B\,T\,C\,K \ \text{flop}, \qquad \text{backward} = 4\,B\,T\,C\,K \ \text{flop} $$
 #
-# The backward pass needs $u$, $B\,T\,C$ numbers, which the layer before has computed anyway. The same map as a full matrix, most of it
-# zeros, would take $2\,B\,T^2 C$ flop.
+# The backward pass needs $u$, $B\,T\,C$ numbers, which the layer before has computed anyway. The same map as a full
+# matrix, most of it zeros, would take $2\,B\,T^2 C$ flop.
 
 # %%
 flop = lambda T, K: 2 * B * T * C * K
@@ -860,8 +872,9 @@ show(
 )
 
 # %% [markdown]
-# For very short texts the matrix may even be faster: there, most of the time is the cost of calling NumPy, not of arithmetic. For
-# longer texts the linear cost wins, and the gap grows with the length. Notebook 12 measures whole blocks.
+# For very short texts the matrix may even be faster: there, most of the time is the cost of calling NumPy, not of
+# arithmetic. For longer texts the linear cost wins, and the gap grows with the length. Notebook 12 measures whole
+# blocks.
 
 # %% [markdown]
 # ## What you have now
@@ -873,4 +886,5 @@ show(
 #   chooses how much of the two it takes.
 #
 # **Read on in the code:** `minigam/engine/sequence.py`, `causal_conv1d`; the faster rule of the same name in
-# `minigam/engine/compiled/sequence.py`, which needs no padding; and `CausalConv` and `BlockState` in `minigam/models/nn.py`.
+# `minigam/engine/compiled/sequence.py`, which needs no padding; and `CausalConv` and `BlockState` in
+# `minigam/models/nn.py`.
