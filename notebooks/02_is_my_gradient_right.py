@@ -98,8 +98,8 @@ assert abs((one_sided - f1) / (h / 2 * f2) - 1.0) < 0.01, "its error is h/2 f'',
 #
 # ### Exercise 02.1 ★☆☆ The central difference
 #
-# Write the left side of the last equation, for a function of one number. Do not convert x or h: section 3 also
-# calls your function in float32.
+# Write the left side of the last equation, for a function of one number. Do not convert x or h: section 3
+# also calls your function in float32.
 #
 # <details><summary>Hint</summary>
 #
@@ -400,8 +400,9 @@ for rule in (softmax, softmax_zeros):
 # $$ L = \langle c, f(x)\rangle = \sum_i c_i\, y_i, \qquad
 #    \frac{\partial L}{\partial x_j} = \sum_i c_i \frac{\partial y_i}{\partial x_j} $$
 #
-# The right side is what a backward rule computes when it is given $dy = c$. The plain sum is the special case
-# $c = 1$, and for the softmax this special case has no gradient.
+# The matrix of all $\partial y_i / \partial x_j$ is called the **Jacobian** of f. The right side is what a
+# backward rule computes when it is given $dy = c$. The plain sum is the special case $c = 1$, and for the
+# softmax this special case has no gradient.
 
 # %%
 c = rng.standard_normal((2, 5))

@@ -222,8 +222,8 @@ def recall_backward(dy, u, M):
 check.ex_05_3(recall_backward)
 
 # %% [markdown]
-# Here is the derivation in full. Write $y = \mathrm{global\_context}$. Go from its gradient $dy$ back through E5, E4 and E3. ($\odot$ multiplies
-# entry by entry, and the sum is over the slots of each token.)
+# Here is the derivation in full. Write $y = \mathrm{global\_context}$. Go from its gradient $dy$ back through
+# E5, E4 and E3. ($\odot$ multiplies entry by entry, and the sum is over the slots of each token.)
 #
 # $$ da = dy\, M^\top, \qquad ds = a \odot \Big(da - \sum_{s'} da_{s'}\, a_{s'}\Big), \qquad du = ds\, M $$
 #
@@ -248,7 +248,8 @@ assert float(abs(du - tape_u.grad).max()) < 1e-12
 assert float(abs(dM - tape_M.grad).max()) < 1e-12
 
 # %% [markdown]
-# Neither term is small, so a gradient with only one of them is wrong. Their sizes (the square root of the sum of squares):
+# Neither term is small, so a gradient with only one of them is wrong. Their sizes (the square root of the sum
+# of squares):
 
 # %%
 size = lambda z: float((z * z).sum()) ** 0.5
@@ -321,7 +322,8 @@ axes.axvline(1.0, color="0.5", linestyle=":")
 axes.annotate("β = 1, GAM", (1.0, 50.0), xytext=(6, 0), textcoords="offset points")
 show(
     figure,
-    "As β grows, the number of slots in use falls from 64 to nearly 1. At β = 1, as in GAM, a few slots are in use.",
+    "As β grows, the number of slots in use falls from 64 to nearly 1. At β = 1, as in GAM, a few "
+    "slots are in use.",
 )
 assert used[0] > 60 and used[-1] < 2
 

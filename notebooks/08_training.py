@@ -184,8 +184,9 @@ assert abs(math.exp(uniform.mean()) - 472) < 1e-9  # equal scores: a die with V 
 #
 # Gradient descent takes a step of $\eta$ times the gradient. But between parameters the size of the gradients
 # can differ by a factor of thousands, and then no single $\eta$ suits all of them. AdamW keeps two moving
-# averages for each parameter: $m$ of its gradient $g$, and $v$ of the squared gradient. The root of $v$ is
-# the typical size of this parameter's gradients. The step is proportional to $m$ divided by this root.
+# averages for each parameter, called its moments: $m$, the mean of its gradient $g$, and $v$, the mean of the
+# squared gradient. The root of $v$ is the typical size of this parameter's gradients. The step is
+# proportional to $m$ divided by this root.
 #
 # $$ m_t = \beta_1 m_{t-1} + (1 - \beta_1)\, g_t, \qquad v_t = \beta_2 v_{t-1} + (1 - \beta_2)\, g_t^2 $$
 #
@@ -764,5 +765,5 @@ assert np.mean(made) > 1.5
 # * A model that is nearly perfect where the last 13 tokens determine the word, and guesses where they do not.
 #   Notebook 09 asks what exactly it sees.
 #
-# **Read on in the code:** `minigam/training/optim.py`, `minigam/training/step.py` and `loop.py`, `minigam/data/pocketstories.py` and
-# `minigam/data/grammar.py`.
+# **Read on in the code:** `minigam/training/optim.py`, `minigam/training/step.py` and `loop.py`,
+# `minigam/data/pocketstories.py` and `minigam/data/grammar.py`.

@@ -79,9 +79,9 @@ show(
 # %% [markdown]
 # ### Exercise 09.1 ★☆☆ The reach
 #
-# Write R as a function of the number of layers, the kernel size and the mixer. The mixer is what replaces E7
-# in a block. "gated" (E7), "sum" (no gate) and "local" (the convolution alone) contain the convolution.
-# **"global" contains only the memory.** Return an int.
+# Write R as a function of the number of layers, the kernel size and the mixer. `mixer` says how a block
+# combines its two contexts: "gated" is E7, "sum" has no gate, "local" is the convolution alone. These three
+# contain the convolution. **"global" is the memory alone.** Return an int.
 #
 # <details><summary>Hint</summary>
 #
@@ -947,5 +947,5 @@ assert slowest < 1.5 * fastest, "the 10,000th token takes about the time of the 
 # * Two different limits: what a model cannot see, and what it sees but does not use.
 # * An advantage of GAM: its memory use and its time for a token do not grow with the text.
 #
-# **Read on in the code:** `GAM.reach` in `minigam/models/gam.py`, `Stream` in `minigam/models/decoding.py`; `minigam/experiments/reach.py`, `minigam/data/mqar.py` and
-# `minigam/data/pocketstories.py`.
+# **Read on in the code:** `GAM.reach` in `minigam/models/gam.py`, `Stream` in `minigam/models/decoding.py`;
+# `minigam/experiments/reach.py`, `minigam/data/mqar.py` and `minigam/data/pocketstories.py`.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 12 · O(N) or O(N²)?
 #
-# **Goal.** Predict what a block costs before you run it: the floating-point operations and bytes of a GAM
-# block and a Transformer block as functions of the length. Find the length at which one becomes more
+# **Goal.** Predict what a block costs before you run it: the floating-point operations (flops) and bytes of a
+# GAM block and a Transformer block as functions of the length. Find the length at which one becomes more
 # expensive than the other. Measure the time, fit a power of the length to it, and explain why the fitted
 # exponent is not the one in the title.
 #
@@ -191,7 +191,8 @@ check.ex_12_2(transformer_flops)
 #    = 2\, T\, (T + q)\, C $$
 #
 # For q = T these are all pairs, and for a small q about half of them. minigam's rule for NumPy uses q = 128.
-# Its rule for CUDA multiplies all pairs, and so does PyTorch without a fused kernel.
+# Its rule for CUDA multiplies all pairs, and so does PyTorch without a fused kernel. (A fused kernel computes
+# the attention in one pass and never stores the scores.)
 
 # %%
 H = 4
@@ -365,10 +366,10 @@ points = {
     "memory, u Mᵀ": intensity(1024, 512, 512),
     "one head, q kᵀ": intensity(1024, 64, 1024),
     "a softmax": 5 / 8,
-    "one token, x Wᵀ": intensity(1, 512, 2048),
+    "one token, x Aᵀ": intensity(1, 512, 2048),
 }
 assert abs(intensity(n, n, n) - n / 6) < 1e-9
-assert 0.45 < points["one token, x Wᵀ"] < 0.5
+assert 0.45 < points["one token, x Aᵀ"] < 0.5
 reach = np.geomspace(0.1, 1000.0, 200)
 figure, axes = viz.panels("arithmetic intensity I (flops a byte)", "Gflop/s", size=(7.0, 4.0))
 axes.loglog(reach, 1e-9 * attainable(reach), "k-", label="roofline of this machine")
@@ -381,7 +382,7 @@ show(
     "token lie far left, on the rising part, where memory is the limit. The products of whole texts "
     "lie further right.",
 )
-assert points["one token, x Wᵀ"] < points["one head, q kᵀ"] < points["memory, u Mᵀ"]
+assert points["one token, x Aᵀ"] < points["one head, q kᵀ"] < points["memory, u Mᵀ"]
 
 # %% [markdown]
 # So the T² scores cost time in two ways: in their two products, which are narrow (C / H), and in every pass

@@ -248,9 +248,9 @@ for layer in (0, L - 1):
     show(figure, f"Layer {layer + 1}, eight words of each slot: " + "; ".join(map(", ".join, lists)))
 
 # %% [markdown]
-# In the first layer every word has shares in many slots, so no slot belongs to one word. In the last layer a
-# slot often belongs to a **class of words**, those with the same next words. The model found such classes,
-# for example prepositions, without any label.
+# In the first layer a typical word has shares in many slots, and few slots belong to one word. In the last
+# layer a slot often belongs to a **class of words**, those with the same next words. The model found such
+# classes, for example prepositions, without any label.
 #
 # ## 4. How many slots are in use?
 #
@@ -308,14 +308,14 @@ assert alone_by_layer[0] > 2 * alone_by_layer[-1], "the last layer chooses more 
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Most of the 64 slots of each layer are in use; few of them are dead, if any. From the first layer to the
-# last a token uses fewer slots: dozens in the first layer, a handful in the last.
+# Most of the 64 slots of each layer are in use; few of them are dead, if any. A token uses many slots in the
+# first layer and only a handful in the last.
 #
 # ## 5. What does a slot predict?
 #
-# E5 returns a mix of the slots. A gate scales it, and E8 adds it to the residual stream, which the head reads
-# at the end. To see what a single slot predicts, apply the head to the slot directly, as if the stream
-# contained nothing else. This is known as the logit lens ([nostalgebraist
+# E5 returns a mix of the slots. A gate scales it, and E8 adds it to the residual stream, the sum that runs
+# through all blocks and that the head reads at the end. To see what a single slot predicts, apply the head to
+# the slot directly, as if the stream contained nothing else. This is known as the logit lens ([nostalgebraist
 # 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)):
 #
 # $$ z_s = E\; \mathrm{LayerNorm}(M_s) $$
@@ -537,7 +537,7 @@ assert ratio > 10
 # ## 7. Comparison with the generator
 #
 # In PocketStories the true probability of every word is known. If the truth is $P$ and the model predicts
-# $Q$, the mean loss of the model is
+# $Q$, the mean loss of the model is the floor plus the Kullback-Leibler divergence of P and Q:
 #
 # $$ -\sum_w P_w \log Q_w \;=\; \underbrace{-\sum_w P_w \log P_w}_{\text{the floor}} +
 #    \underbrace{\sum_w P_w \log \frac{P_w}{Q_w}}_{\mathrm{KL}(P\,\|\,Q)\; \ge\; 0} $$

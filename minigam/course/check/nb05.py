@@ -70,6 +70,9 @@ def ex_05_2(recall):
                 @ M,
                 "the softmax runs over the tokens; wanted over the slots, the last axis": _softmax(s, axis=1)
                 @ M,
+                "the softmax runs over the batch; wanted over the slots, the last axis": _softmax(s, axis=0)
+                @ M,
+                "u is added to the answer; E5 is the mix of the slots alone": _recall(u, M) + u,
                 "these are the scores times M; the softmax between them is missing": s @ M,
                 "these are the shares a; E5 is missing, the sum of the slots times their shares": _softmax(s),
                 "this is the best slot alone; wanted a mix of all slots": M[s.argmax(axis=-1)],

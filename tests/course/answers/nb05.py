@@ -40,6 +40,16 @@ def mixed_tokens(u, M):
     return softmax(u @ M.T, axis=1) @ M
 
 
+@wrong("05_2", says="softmax runs over the batch")
+def mixed_batches(u, M):
+    return softmax(u @ M.T, axis=0) @ M
+
+
+@wrong("05_2", says="the mix of the slots alone")
+def with_the_residual(u, M):
+    return u + softmax(u @ M.T) @ M
+
+
 @wrong("05_2", says="E5 is missing")
 def shares_only(u, M):
     return softmax(u @ M.T)
