@@ -539,11 +539,11 @@ show(
 )
 
 # %% [markdown]
-# The test shows that the gradients point downhill, that inputs and targets fit together, and that the model
-# can represent the batch. It does not show that the model has learned anything useful. On new stories this
-# model is *worse than one that gives all words the same score*, whose loss is log V: it is certain of what it
-# has memorised. And one mistake makes this test even easier, a model that can see its target. The test of
-# causality in notebook 09 finds that one.
+# The test shows that the steps reduce the loss, that inputs and targets fit together, and that the model can
+# represent the batch. It does not show that the model has learned anything useful. On new stories this model
+# is *worse than one that gives all words the same score*, whose loss is log V: it is certain of what it has
+# memorised. And one mistake makes this test even easier: a model that can see its target. The test of
+# causality in notebook 09 finds it.
 
 # %% [markdown]
 # ## 7. A corpus with a known floor

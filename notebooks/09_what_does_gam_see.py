@@ -914,7 +914,7 @@ assert depth < layers_needed(furthest - 1, 8) < layers_needed(furthest - 1, 3)
 # $$ \text{numbers held} = L\,(K - 1)\,C $$
 #
 # A Transformer keeps a key and a value (notebook 10) of every token in every block. These are $2\,L\,T\,C$
-# numbers, and they grow with T. `lm.Stream` reads a text token by token:
+# numbers, and they grow with T. `Stream` reads a text token by token:
 
 # %%
 stream, c = Stream(model), model.config

@@ -7,9 +7,9 @@
 # exponent is not the one in the title.
 #
 # **Time.** 60 minutes, 4 exercises. **Needs** 07 (the GAM block), 10 (attention). Letters: T tokens (the
-# paper's N), C channels, S memory slots, K kernel size, H heads, L layers, and E expanded channels and N
-# states of Mamba. F is a number of flops, P flops a second, W bytes a second, I flops a byte, p an exponent.
-# All counts are for one sequence, B = 1, unless B appears.
+# paper's N), C channels, S memory slots, M the memory, K kernel size, H heads, L layers, and E expanded
+# channels and N states of Mamba. F is a number of flops, P flops a second, W bytes a second, I flops a byte,
+# p an exponent. All counts are for one sequence, B = 1, unless B appears.
 
 # %% tags=["setup"]
 from collections import Counter
@@ -313,9 +313,9 @@ print(f"bytes for each attention weight: {bytes_each:.1f}")
 assert 2 < bytes_each < 40
 
 # %% [markdown]
-# So several numbers of 2 or 4 bytes are kept for each weight: scores, softmax, dropout's mask, and their
-# gradients, all without a fused kernel. With a fused kernel (FlashAttention) none of the T² numbers reaches
-# main memory. Then the memory of attention is linear too. Its flops are not.
+# So several numbers of 2 or 4 bytes are kept for each weight. They are presumably scores, softmax, dropout's
+# mask, and their gradients, without a fused kernel. With a fused kernel (FlashAttention) none of the T²
+# numbers reaches main memory. Then the memory of attention is linear too. Its flops are not.
 #
 # ### Arithmetic intensity
 #

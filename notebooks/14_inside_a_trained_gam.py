@@ -684,7 +684,7 @@ kept = sum(past[0].size for past in pasts)
 print(f"{ids.shape[1]} tokens, each from {kept} kept numbers: the same logits")
 
 # %% [markdown]
-# The project's own implementation is `lm.Stream`. It keeps the same states, (B, K-1, C) a block. It also
+# The project's own implementation is `Stream`. It keeps the same states, (B, K-1, C) a block. It also
 # handles the end of the learned positions, after 128 tokens: it drops the older half of its window and
 # continues. We let it write a thousand tokens, and measure the size of its states.
 
