@@ -1,5 +1,7 @@
 """The notebooks of the course: execute them in place, write the learner's copies, estimate their time."""
 
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +10,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.course import notebooks, overview
+from minigam.course import in_clone, notebooks, overview
 
 PROG = "minigam course"
 
@@ -26,8 +28,14 @@ def parser() -> cli.Parser:
                        help="write the minutes of all notebooks into their sources and docs")  # fmt: skip
     for command in (build, copies):
         command.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
-    copies.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
-                        help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
+    what = "write the copies that are not there yet, and open them in JupyterLab"
+    opened = commands.add_parser("open", help=what, description=cli.sentence(what))
+    opened.add_argument("lab", nargs="*", metavar="FLAG",
+                        help="flags for jupyter lab, after --, such as -- --no-browser")  # fmt: skip
+    for command in (copies, opened):
+        command.add_argument("--out", type=Path, default=notebooks.learners_folder(), metavar="FOLDER",
+                             help="folder of the copies (default: notebooks/exercises in a clone of the "
+                             "project, else ./minigam-course)")  # fmt: skip
     copies.add_argument("--overwrite", action="store_true",
                         help="replace existing copies; they are renamed to NAME-before.ipynb")  # fmt: skip
     return p
@@ -35,12 +43,14 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    needed = ("jupytext", "nbformat", "nbclient", "ipykernel")
-    for library in needed if args.command == "build" else needed[:2]:
+    needed = {"build": ("nbclient", "ipykernel"), "open": ("jupyterlab", "ipykernel")}
+    for library in ("jupytext", "nbformat", *needed.get(args.command, ())):
         if find_spec(library) is None:
-            raise InputError(f"{library} is not installed; install it with pip install -e '.[notebooks]'")
+            raise InputError(f"{library} is not installed; install it with pip install 'minigam[notebooks]'")
     if args.command == "times":
         return _times(args.write)
+    if args.command == "open":
+        return _open(args.out, args.lab)
     chosen = notebooks.chosen(args.numbers)
     return _build(chosen) if args.command == "build" else _exercises(chosen, args.out, args.overwrite)
 
@@ -48,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 def _build(sources: list[Path]) -> int:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+    in_clone(sources[0])
     for source in tqdm(sources, unit="notebook", disable=None, leave=False):
         notebook, start = notebooks.with_solutions(source), time.perf_counter()
         try:
@@ -57,6 +68,13 @@ def _build(sources: list[Path]) -> int:
         notebooks.store(notebook, source.with_suffix(".ipynb"))
         tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
     return 0
+
+
+def _open(out: Path, flags: list[str]) -> int:
+    """Write the missing copies and run JupyterLab in their folder until it is stopped."""
+    _exercises(notebooks.sources(), out, overwrite=False)
+    first = out / f"{notebooks.sources()[0].stem}.ipynb"
+    return subprocess.run([sys.executable, "-m", "jupyterlab", *flags, str(first)]).returncode
 
 
 def _times(write: bool) -> int:

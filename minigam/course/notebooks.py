@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigam.config import InputError
-from minigam.course import PROJECT, in_clone
+from minigam.course import PROJECT, is_clone
 from minigam.files import read_json, reading, sha256_of, write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-FOLDER = PROJECT / "notebooks"
+FOLDER = PROJECT / "notebooks" if is_clone() else Path(__file__).parent / "sources"
 STUB = 'raise NotImplementedError("replace this line")'
 _SOLUTION = re.compile(r"^(?P<indent>[ ]*)# SOLUTION\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S)
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
@@ -42,8 +42,13 @@ class Exercise:
 
 
 def sources() -> list[Path]:
-    """Return the sources of the course, in order. Raises InputError outside a clone of the project."""
-    return sorted(in_clone(FOLDER).glob("[0-9][0-9]_*.py"))
+    """Return the sources of the course, in order: those of the clone, or those in the installed package."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def learners_folder() -> Path:
+    """Return where a learner's copies are by default."""
+    return PROJECT / "notebooks" / "exercises" if is_clone() else Path("minigam-course")
 
 
 def chosen(numbers: list[str]) -> list[Path]:

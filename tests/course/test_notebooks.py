@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -194,11 +196,24 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     assert (out / "77_test-before.ipynb").read_text(encoding="utf-8") == "mine", "nothing is lost"
 
 
-def test_outside_a_clone_the_course_says_what_it_needs(monkeypatch, tmp_path):
+def test_building_needs_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "PROJECT", tmp_path)
-    for call in (notebooks.sources, lambda: course.results("recall"), course.trained):
-        with pytest.raises(InputError, match="the course needs a clone of the project"):
-            call()
+    with pytest.raises(InputError, match="only a clone of the project has it; install one with pip install"):
+        command.main(["build"])
+
+
+def test_open_writes_the_copies_and_runs_jupyterlab(project, tmp_path, monkeypatch):
+    called = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(command.subprocess, "run", lambda args: called.append(args) or done)
+    out = tmp_path / "mine"
+    assert command.main(["open", "--out", str(out), "--", "--no-browser", "--ip=0.0.0.0"]) == 0
+    assert (out / "77_test.ipynb").is_file()
+    flags = ["--no-browser", "--ip=0.0.0.0", str(out / "77_test.ipynb")]
+    assert called == [[sys.executable, "-m", "jupyterlab", *flags]]
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "jupyterlab" else True)
+    with pytest.raises(InputError, match=r"jupyterlab is not installed; .* 'minigam\[notebooks\]'"):
+        command.main(["open", "--out", str(out)])
 
 
 def test_an_unknown_notebook_is_refused(project):
