@@ -40,6 +40,7 @@ matrix: $(VENV)/matrix  ## run the tests on each Python that is installed, with 
 
 lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet --preview --select PLW1514 .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
