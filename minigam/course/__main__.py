@@ -66,6 +66,9 @@ def _build(sources: list[Path]) -> int:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             raise InputError(f"{source.name}: a cell failed, nothing was written\n{e}") from e
         notebooks.store(notebook, source.with_suffix(".ipynb"))
+        copy = notebooks.student_copy(source)
+        copy.parent.mkdir(exist_ok=True)
+        notebooks.store(notebooks.for_students(source), copy)
         tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
     return 0
 

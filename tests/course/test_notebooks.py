@@ -1,16 +1,20 @@
 """How notebooks are made from their sources: solutions, stubs, stored files, and faults that are found."""
 
+import ast
 import json
+import re
 import signal
 import subprocess
 import sys
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+import minigam
 from minigam import course
 from minigam.config import DataConfig, InputError
 from minigam.course import __main__ as command
-from minigam.course import notebooks
+from minigam.course import hosting, notebooks
 from minigam.training.run import Run
 
 pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
@@ -81,6 +85,53 @@ def test_a_solution_is_folded_below_its_check(source):
         assert sources[at - 1] == getattr(exercise, cell)
         assert f"```python\n{exercise.solution}\n```" in sources[at + 1]
         assert built.cells[at + 1].cell_type == "markdown"
+
+
+def test_a_copy_for_students_has_hints_and_no_solution(source):
+    cells = [c.source for c in notebooks.for_students(source).cells]
+    first, second = notebooks.exercises(notebooks.read(source))
+    assert {first.stub, second.stub, "check.ex_77_1(half)"} <= set(cells)
+    assert not any("y = x / 2" in text or "<summary>Solution" in text for text in cells)
+    assert hosting.install_cell() in cells[: cells.index("import math")], "before anything is imported"
+
+
+def test_students_copies_are_stored():
+    for source in notebooks.sources():
+        stored = nbformat.read(notebooks.student_copy(source), as_version=4)
+        assert nbformat.writes(stored) == nbformat.writes(notebooks.for_students(source)), (
+            "run make notebooks"
+        )
+
+
+def test_each_notebook_links_to_its_neighbours():
+    course = notebooks.sources()
+    assert notebooks.navigation(course[0]) == (
+        f"[map of the course]({course[0].stem}.ipynb#2.-The-map) · [01 →]({course[1].stem}.ipynb)"
+    )
+    assert notebooks.navigation(course[-1]).startswith(
+        f"[← 15]({course[-2].stem}.ipynb) · [map of the course]"
+    )
+    links = notebooks.navigation(course[4])
+    assert f"[← 03]({course[3].stem}.ipynb)" in links
+    assert f"[05 →]({course[5].stem}.ipynb)" in links
+    texts = [c.source for c in notebooks.for_learners(course[4]).cells]
+    assert texts[1] == texts[-1] == links
+    assert any("\n## 2. The map\n" in c.source for c in notebooks.read(course[0]).cells)
+
+
+def test_badges_come_from_one_setting(source, monkeypatch):
+    assert hosting.badges(source) == "", "no repository, no badge that leads nowhere"
+    assert hosting.requirement() == f"minigam[notebooks]=={minigam.__version__}"
+    monkeypatch.setattr(hosting, "REPOSITORY", "owner/name")
+    monkeypatch.setattr(hosting, "TAG", "v1")
+    assert hosting.requirement() == "minigam[notebooks] @ git+https://github.com/owner/name@v1"
+    colab, binder = (urlsplit(u) for u in re.findall(r"\]\((https://[^)\s]+)\)", hosting.badges(source))[1::2])
+    path = "notebooks/colab/77_test.ipynb"
+    assert (colab.netloc, colab.path) == ("colab.research.google.com", f"/github/owner/name/blob/v1/{path}")
+    assert (binder.netloc, binder.path) == ("mybinder.org", "/v2/gh/owner/name/v1")
+    assert parse_qs(binder.query) == {"labpath": [path]}
+    assert hosting.badges(source) in notebooks.for_learners(source).cells[1].source
+    ast.parse(hosting.install_cell().replace("%pip", "pip_").replace("pip_ install --quiet", "print,"))
 
 
 def test_equal_sources_make_equal_files(source):
@@ -181,7 +232,7 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     out = tmp_path / "copies"
     assert command.main(["exercises", "--out", str(out)]) == 0
     (copy,) = out.iterdir()
-    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
+    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][3]["source"][-1]
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
     assert "newer versions of 77: minigam course exercises 77 --overwrite" in capsys.readouterr().out
@@ -192,7 +243,7 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     assert "0 notebooks written, 1 kept unchanged" in printed
     assert "newer" not in printed, "a file that is not a notebook does not name its source"
     assert command.main(["exercises", "--out", str(out), "--overwrite"]) == 0
-    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
+    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][3]["source"][-1]
     assert (out / "77_test-before.ipynb").read_text(encoding="utf-8") == "mine", "nothing is lost"
 
 
