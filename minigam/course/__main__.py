@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.course import in_clone, notebooks, overview
+from minigam.course import glossary, in_clone, notebooks, overview
+from minigam.files import write_text
 
 PROG = "minigam course"
 
@@ -69,6 +70,7 @@ def _build(sources: list[Path]) -> int:
         copy = notebooks.student_copy(source)
         copy.parent.mkdir(exist_ok=True)
         notebooks.store(notebooks.for_students(source), copy)
+        write_text(copy.with_name(glossary.FILE.name), glossary.FILE.read_text(encoding="utf-8"))
         tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
     return 0
 
@@ -100,6 +102,7 @@ def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
         if path.exists():
             path.replace(path.with_name(f"{source.stem}-before.ipynb"))
         notebooks.store(notebooks.for_learners(source), path)
+    write_text(out / glossary.FILE.name, glossary.FILE.read_text(encoding="utf-8"))
     print(f"{out}: {len(sources) - len(existing)} notebooks written, {len(existing)} kept unchanged")
     outdated = [s.stem[:2] for s in existing if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
     if outdated:

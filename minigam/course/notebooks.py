@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigam.config import InputError
-from minigam.course import PROJECT, hosting, is_clone
+from minigam.course import PROJECT, glossary, hosting, is_clone
 from minigam.files import read_json, reading, sha256_of, write_text
 
 if TYPE_CHECKING:
@@ -178,6 +178,11 @@ def _built(source: Path, version: str, folded: bool) -> "NotebookNode":
                 f"<details><summary>Solution</summary>\n\n```python\n{exercise.solution}\n```\n\n</details>"
             )
     notebook.cells = cells = [*cells, nbformat.v4.new_markdown_cell(navigation(source))]
+    texts = [cell for cell in cells if cell.cell_type == "markdown"]
+    stored = version == "solution"  # in notebooks/, next to docs/
+    linked = glossary.link((c.source for c in texts), "../docs/glossary.md" if stored else "glossary.md")
+    for cell, text in zip(texts, linked, strict=True):
+        cell.source = text if stored else glossary.without_files(text)
     for i, cell in enumerate(cells):
         cell.id = f"{source.stem[:2]}-{i:03d}"  # the same in every build
         cell.metadata.pop("lines_to_next_cell", None)  # describes the layout of the source

@@ -14,7 +14,7 @@ import minigam
 from minigam import course
 from minigam.config import DataConfig, InputError
 from minigam.course import __main__ as command
-from minigam.course import hosting, notebooks
+from minigam.course import glossary, hosting, notebooks
 from minigam.training.run import Run
 
 pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
@@ -119,13 +119,38 @@ def test_each_notebook_links_to_its_neighbours():
     assert any("\n## 2. The map\n" in c.source for c in notebooks.read(course[0]).cells)
 
 
+def test_the_first_use_of_a_term_is_linked(monkeypatch, tmp_path):
+    file = tmp_path / "glossary.md"
+    file.write_text(
+        "## The model\n\n* **gate**: one.\n* **gate value**: two.\n* **K**: three.\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(glossary, "FILE", file)
+    texts = ["# Gates\n`gate` $gate$ **gate** [gate](x) delegate", "A gate value, two Gates, a gate, a rule."]
+    assert glossary.link(texts, "g.md") == [
+        texts[0], "A [gate value](g.md#the-model), two [Gates](g.md#the-model), a gate, a rule."
+    ]  # fmt: skip
+
+
+def test_links_of_a_copy_lead_somewhere(tmp_path):
+    """Copies stand in any folder: with the glossary next to them, and without the files of the project."""
+    assert command.main(["exercises", "--out", str(tmp_path)]) == 0
+    for path in tmp_path.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            links = (
+                re.findall(r"\]\((?!https?:)([^)#]+)", cell.source) if cell.cell_type == "markdown" else []
+            )
+            assert [x for x in links if not (tmp_path / x).exists()] == [], path.name
+
+
 def test_badges_come_from_one_setting(source, monkeypatch):
     assert hosting.badges(source) == "", "no repository, no badge that leads nowhere"
     assert hosting.requirement() == f"minigam[notebooks]=={minigam.__version__}"
     monkeypatch.setattr(hosting, "REPOSITORY", "owner/name")
     monkeypatch.setattr(hosting, "TAG", "v1")
     assert hosting.requirement() == "minigam[notebooks] @ git+https://github.com/owner/name@v1"
-    colab, binder = (urlsplit(u) for u in re.findall(r"\]\((https://[^)\s]+)\)", hosting.badges(source))[1::2])
+    colab, binder = (
+        urlsplit(u) for u in re.findall(r"\]\((https://[^)\s]+)\)", hosting.badges(source))[1::2]
+    )
     path = "notebooks/colab/77_test.ipynb"
     assert (colab.netloc, colab.path) == ("colab.research.google.com", f"/github/owner/name/blob/v1/{path}")
     assert (binder.netloc, binder.path) == ("mybinder.org", "/v2/gh/owner/name/v1")
@@ -231,7 +256,7 @@ def test_a_notebook_that_fails_is_not_stored(project, source):
 def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     out = tmp_path / "copies"
     assert command.main(["exercises", "--out", str(out)]) == 0
-    (copy,) = out.iterdir()
+    (copy,) = out.glob("*.ipynb")
     assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][3]["source"][-1]
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
