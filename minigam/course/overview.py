@@ -151,6 +151,6 @@ def machine() -> str:
         f"minigam  {minigam.__version__}",
         f"NumPy    {np.__version__}",
         f"BLAS     {blas.get('name', 'unknown')} {blas.get('version', '')} (multiplies matrices)",
-        f"missing: {', '.join(missing)}; install them with pip install -e '.[notebooks]'" if missing
+        f"missing: {', '.join(missing)}; install them with pip install 'minigam[notebooks]'" if missing
         else "All packages are here.",
     ])  # fmt: skip

@@ -5,11 +5,13 @@ import pytest
 from helpers import tiny
 from helpers.pages import LETTERS, data_of, tiny_page, write
 
+from benchmarks import explain as benchmark
 from minigam import GAM, GAMConfig, Transformer, TransformerConfig
 from minigam.config import MIXERS, WRITTEN
 from minigam.data import oracle, pocketstories
 from minigam.data.tokenizer import WordTokenizer
 from minigam.explain import page as explain
+from minigam.files import read_json
 from minigam.models import anatomy
 from minigam.training.run import Run
 
@@ -37,6 +39,15 @@ def wide(mixer: str = "gated") -> GAM:
 
 def transformer() -> Transformer:
     return tiny.randomise(Transformer(TransformerConfig(**WIDE, n_heads=4)), 1).eval()
+
+
+def trained() -> list:
+    """Return the GAM and the Transformer that come with the package."""
+    return [Run(benchmark.RUNS / name).load_model() for name in ("gam", "transformer")]
+
+
+def story_ids() -> list[int]:
+    return [0, *(STORIES.id_of[t.text] for t in next(pocketstories.stories(1, seed=1)))]
 
 
 def opened(browser, path):
@@ -97,6 +108,18 @@ def test_a_transformer_computes_what_numpy_computes(browser, tmp_path):
     want = other(np.array([IDS])).data[0]
     assert np.abs(want).max() > 1.0
     np.testing.assert_allclose(logits, want, **CLOSE)
+
+
+def test_the_trained_models_of_the_package_compute_what_numpy_computes(browser, tmp_path):
+    pair, ids = trained(), story_ids()
+    benchmark.write_page(tmp_path / "e.html", pair, STORIES)
+    opened(browser, tmp_path / "e.html")
+    assert len(ids) > 100
+    for name, one in zip(("model", "rival"), pair, strict=True):
+        logits = browser.execute_script(
+            f"return {name}.readAll(arguments[0]).map((record) => [...record.logits])", ids
+        )
+        np.testing.assert_allclose(logits, one(np.array([ids])).data[0], **CLOSE)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
@@ -382,3 +405,18 @@ def test_without_a_rival_there_is_no_column(browser, stories, tmp_path):
     write(stories, tmp_path / "e.html")
     opened(browser, tmp_path / "e.html")
     assert texts(browser, "#next th") == ["word", "model", "generator"]
+
+
+# --------------------------------------------------------------------------- benchmark
+
+
+def test_the_benchmark_types_stories_into_the_page(browser, stories, tmp_path, monkeypatch, capsys):
+    """The time depends on the machine; the table says how many words were typed."""
+    monkeypatch.setattr(benchmark, "STORIES", 1)
+    monkeypatch.setattr(benchmark, "models", lambda tokenizer: {"a GAM": [Run(stories).load_model()]})
+    assert benchmark.main([f"--out={tmp_path}"]) == 0
+    result = read_json(tmp_path / "live.json")["pages"]["a GAM"]
+    n = len(STORIES.decode(story_ids()).split())
+    assert result["words"] == n - 1
+    assert 0.0 < result["median_ms"] <= result["largest_ms"]
+    assert "| a GAM |" in capsys.readouterr().out
