@@ -1,4 +1,4 @@
-"""The notebooks of the course: execute them in place, write the learner's copies, estimate their time."""
+"""The course: execute its notebooks, write copies with gaps, check what is solved, prepare a class, grade."""
 
 import time
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.course import notebooks, overview
+from minigam.course import classroom, grading, notebooks, overview, progress
 
 PROG = "minigam course"
 
@@ -30,15 +30,21 @@ def parser() -> cli.Parser:
                         help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
     copies.add_argument("--overwrite", action="store_true",
                         help="replace existing copies; they are renamed to NAME-before.ipynb")  # fmt: skip
+    for module in (progress, classroom, grading):
+        module.add_command(commands)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.command in ("status", "grade"):
+        return args.run(args)
     needed = ("jupytext", "nbformat", "nbclient", "ipykernel")
     for library in needed if args.command == "build" else needed[:2]:
         if find_spec(library) is None:
             raise InputError(f"{library} is not installed; install it with pip install -e '.[notebooks]'")
+    if args.command == "class":
+        return args.run(args)
     if args.command == "times":
         return _times(args.write)
     chosen = notebooks.chosen(args.numbers)

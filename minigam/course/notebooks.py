@@ -27,6 +27,8 @@ FOLDER = PROJECT / "notebooks"
 STUB = 'raise NotImplementedError("replace this line")'
 _SOLUTION = re.compile(r"^(?P<indent>[ ]*)# SOLUTION\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S)
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
+_PROMISE = re.compile(r"^\* A folded \*\*solution\*\*[^\n]*(?:\n  [^\n]*)*", re.M)  # in notebook 00
+_INSTEAD = "* Your teacher has the solutions. Later cells use *your* answer, so do not leave a gap open."
 TIMEOUT_S = 300  # seconds a cell may take
 _MADE_FROM = "minigam_source_sha256"
 
@@ -39,6 +41,13 @@ class Exercise:
     answer: str
     solution: str
     stub: str
+
+
+def learners_folder() -> Path:
+    """Return where a learner's copies are unless a flag says otherwise: in a clone of the project
+    notebooks/exercises, else minigam-course in the current folder."""
+    clone = (PROJECT / "pyproject.toml").is_file()
+    return FOLDER / "exercises" if clone else Path("minigam-course")
 
 
 def sources() -> list[Path]:
@@ -110,6 +119,14 @@ def for_learners(source: Path) -> "NotebookNode":
     return notebook
 
 
+def for_students(source: Path) -> "NotebookNode":
+    """Return the learner's copy without any solution: for a class whose teacher has them."""
+    notebook = _built(source, "stub", fold=False)
+    for cell in notebook.cells:
+        cell.source = _PROMISE.sub(_INSTEAD, cell.source)
+    return notebook
+
+
 def is_outdated(copy: Path, source: Path) -> bool:
     """Return whether a learner's copy says that it was made from another version of its source."""
     try:
@@ -118,23 +135,24 @@ def is_outdated(copy: Path, source: Path) -> bool:
         return False
 
 
-def _built(source: Path, version: str) -> "NotebookNode":
-    """Return the notebook with the "solution" or the "stub" in each exercise, and all solutions folded."""
+def _built(source: Path, version: str, fold: bool = True) -> "NotebookNode":
+    """Return the notebook with the "solution" or the "stub" in each exercise, and all solutions folded unless
+    `fold` is False."""
     import nbformat
 
-    notebook, cells, folded = read(source), [], None
+    notebook, cells, folded = read(source), [], ""
     remaining = iter(exercises(notebook))
     for cell in notebook.cells:
         cells.append(cell)
-        if folded is not None:  # this cell is the check
+        if folded:  # this cell is the check
             cells.append(nbformat.v4.new_markdown_cell(folded))
-            folded = None
+            folded = ""
         elif "exercise" in cell.metadata.get("tags", ()):
             exercise = next(remaining)
             cell.source = getattr(exercise, version)
-            folded = (
-                f"<details><summary>Solution</summary>\n\n```python\n{exercise.solution}\n```\n\n</details>"
-            )
+            if fold:
+                folded = "<details><summary>Solution</summary>\n\n"
+                folded += f"```python\n{exercise.solution}\n```\n\n</details>"
     notebook.cells = cells
     for i, cell in enumerate(cells):
         cell.id = f"{source.stem[:2]}-{i:03d}"  # the same in every build
