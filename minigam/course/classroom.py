@@ -54,6 +54,7 @@ def plans(lessons: dict[str, Lesson]) -> list[str]:
         ("A week of five sessions", [list(session) for session in WEEK]),
         (f"A term: everything, in {len(term)} sessions of at most {SESSION} minutes", term),
     ):
+        sessions = [[n for n in session if n in lessons] for session in sessions]
         lines += [f"### {title}", "", "| session | notebooks | minutes |", "|-|-|-|"]
         for i, session in enumerate(sessions, 1):
             names = "; ".join(f"{n} {lessons[n].title}" for n in session)
@@ -104,16 +105,20 @@ def write(out: Path, overwrite: bool) -> tuple[int, int]:
         written += [(out / "student" / name, _storing(notebooks.for_students, source)),
                     (out / "answers" / name, _storing(_answers, source))]  # fmt: skip
     written.append((out / "guide.md", lambda path: write_text(path, guide())))
-    kept = 0
-    for path, make in tqdm(written, unit="file", disable=None, leave=False, delay=2):
-        if path.exists() and not overwrite:
-            kept += 1
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.replace(path.with_name(f"{path.stem}-before{path.suffix}"))
-        make(path)
-    return len(written) - kept, kept
+    bar = tqdm(written, unit="file", disable=None, leave=False, delay=2)
+    done = sum(put(path, make, overwrite) for path, make in bar)
+    return done, len(written) - done
+
+
+def put(path: Path, make: Callable[[Path], object], overwrite: bool) -> bool:
+    """Make a file; return False if it exists and is kept. An overwritten one is renamed to NAME-before."""
+    if path.exists():
+        if not overwrite:
+            return False
+        path.replace(path.with_name(f"{path.stem}-before{path.suffix}"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    make(path)
+    return True
 
 
 def _storing(build: Callable, source: Path) -> Callable[[Path], None]:

@@ -181,9 +181,9 @@ def test_without_fork_the_grades_are_the_same(tmp_path, monkeypatch):
     """As on Windows and macOS, where each notebook has a process of its own."""
     write(tmp_path / "a.ipynb", notebook(third=THIRD.format("x / 2")))
     write(tmp_path / "b.ipynb", notebook(half="half = [0 for _ in iter(int, 1)]"))
-    forked = graded(tmp_path, Limits(seconds=4))
+    forked = graded(tmp_path, Limits(seconds=3))
     monkeypatch.setattr(sandbox, "FORKS", False)
-    assert graded(tmp_path, Limits(seconds=4)) == forked
+    assert graded(tmp_path, Limits(seconds=3)) == forked
     assert states(forked["a.ipynb"]) == ["solved", "failing"]
 
 
