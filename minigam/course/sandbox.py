@@ -114,48 +114,68 @@ class Worker:
             "start_new_session": True,  # Ctrl-C is for the command, which closes this
         }  # fmt: skip
         self._process: subprocess.Popen | None = None
+        self._closed, self._lock = False, threading.Lock()
 
     def attempt(self, job: dict) -> tuple[str, str]:
         """Run a job; return its output, and how it ended: time or died."""
         line = json.dumps(job).encode() + b"\n"
         if not FORKS:
             return self._alone(line, job["seconds"])
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(self._command, **self._settings)
-            _require_ready(self._process.stdout.readline())  # type: ignore[union-attr]
-        answer = b""
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(line)  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
-            answer = self._process.stdout.readline()  # type: ignore[union-attr]
+        answer, process = b"", self._started()
+        if process is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.write(line)  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+                answer = process.stdout.readline()  # type: ignore[union-attr]
         if not answer:
-            self.close()
+            self._end()
             return "", "died"
         result = json.loads(answer)
         return result["output"], result["ended"]
 
+    def _started(self) -> subprocess.Popen | None:
+        """Return the process, started if there is none; None after `close`."""
+        with self._lock:
+            if self._process is None and not self._closed:
+                self._process = subprocess.Popen(self._command, **self._settings)
+                _require_ready(self._process.stdout.readline())  # type: ignore[union-attr]
+            return self._process
+
     def _alone(self, line: bytes, seconds: int) -> tuple[str, str]:
         with subprocess.Popen(self._command, **self._settings) as process:
+            self._process = process
             try:
                 output, ended = process.communicate(line, timeout=seconds)[0], "died"
             except subprocess.TimeoutExpired:
                 process.kill()
                 output, ended = process.communicate()[0], "time"
+            self._process = None
+        if self._closed:
+            return "", "died"
         _require_ready(output)
         return output.decode("utf-8", "replace"), ended
 
-    def close(self) -> None:
-        """End the process, and the child it waits for."""
-        if self._process is not None:
+    def _end(self) -> None:
+        """End the process, and the child that it waits for."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None and not FORKS:
+            process.kill()
+        elif process is not None:
             with suppress(BrokenPipeError):
-                self._process.stdin.close()  # type: ignore[union-attr]
+                process.stdin.close()  # type: ignore[union-attr]
             try:
-                self._process.wait(5)
+                process.wait(5)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process.stdout.close()  # type: ignore[union-attr]
-            self._process = None
+                process.kill()
+                process.wait()
+            with suppress(RuntimeError, ValueError):  # another thread reads it, and will close it
+                process.stdout.close()  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """End the process, and start no other."""
+        self._closed = True
+        self._end()
 
 
 def _require_ready(output: bytes) -> None:
