@@ -19,6 +19,7 @@ from minigam.course import notebooks, sandbox
 from minigam.course.sandbox import Limits, Verdict
 
 STATES = ("solved", "open", "failing", "missing")
+DAY_S = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,11 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
-    """Return the limits that the flags set. Raises InputError for one that is too small to start Python."""
+    """Return the limits that the flags set. Raises InputError for a time of more than a day, and for one that
+    is too small to start Python."""
     cli.require_at_least(args, seconds=1, memory=512)
+    if args.seconds > DAY_S:
+        raise InputError(f"--seconds is {args.seconds}, wanted at most {DAY_S}")
     return Limits(args.seconds, args.memory)
 
 

@@ -230,7 +230,7 @@ def limit(seconds: int, memory_mib: int, file_mib: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         hard = resource.getrlimit(what)[1]
-        with suppress(ValueError, OSError):
+        with suppress(ValueError, OSError, OverflowError):
             resource.setrlimit(what, (most, most) if hard < 0 else (min(most, hard), min(most, hard)))
 
 

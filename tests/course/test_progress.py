@@ -107,6 +107,7 @@ def test_wrong_arguments_are_refused(tmp_path):
         (["99"], "notebook '99': does not exist, wanted one of 00"),
         (["--folder", str(tmp_path / "no")], "no such folder; write your copies with"),
         (["--seconds=0"], "--seconds is 0, wanted at least 1"),
+        (["--seconds=86401"], "--seconds is 86401, wanted at most 86400"),
     ):
         with pytest.raises(InputError, match=says):
             command.main(["status", *flags])
