@@ -83,9 +83,9 @@ place = {}
 for k, column in enumerate(columns):
     place |= {n: (k, (len(column) - 1) / 2 - i) for i, n in enumerate(column)}
 figure, axes = viz.panels(size=(9.0, 3.6))
-circle = {"boxstyle": "circle", "fc": "w"}
+circle = {"boxstyle": "circle", "fc": "none", "ec": viz.INK}
 bow = {"shrinkA": 14, "shrinkB": 14, "connectionstyle": "arc3,rad=-0.12"}
-arrow = {"arrowstyle": "->", "color": "0.5", **bow}
+arrow = {"arrowstyle": "->", "color": viz.INK, **bow}
 for number in course:
     needed = all_before(number)
     for m in needed.difference(*map(all_before, needed)):  # unless a longer way leads there

@@ -245,9 +245,9 @@ maps = {label: influence(black_box(boxes[name]), ids, 7) for label, name in chos
 R = reach(3, 4)
 show(
     viz.influence_map(maps, {"GAM": R}),
-    "Three square maps. In all, what lies above the diagonal is white: no output sees the future. "
-    "In GAM's a band along the diagonal is grey and everything below it white; in the Transformer's "
-    "and Mamba's the whole lower triangle is grey.",
+    "Three square maps. In all, what lies above the diagonal is empty: no output sees the future. "
+    "In GAM's a band along the diagonal is coloured and everything below it empty; in the Transformer's "
+    "and Mamba's the whole lower triangle is coloured.",
 )
 back = np.subtract.outer(np.arange(24), np.arange(24))  # [t, s]: how far back s lies
 for label, moved in maps.items():
@@ -263,7 +263,7 @@ for label, ratio in fading.items():
 assert fading["GAM"] == 0.0 < fading["Mamba"] < 0.1 < fading["Transformer"]
 
 # %% [markdown]
-# Above the diagonal all three are white, because all three are causal (notebook 04). Below it the difference is one of
+# Above the diagonal all three are empty, because all three are causal (notebook 04). Below it the difference is one of
 # kind, not of degree. In these random models Mamba's influence fades with the distance and attention's hardly does. GAM's stops.
 #
 # ## 4. How deep must a GAM be?
@@ -417,7 +417,7 @@ def look(j):
     print(f"hidden: {text[j]!r}, settled by {text[j - back]!r}, {back} tokens before it")
     show(
         viz.text_in_sight(text, j, j - back, R),
-        f"A story up to word {j}, which is hidden. Grey boxes: the {R} words before it, all that the "
+        f"A story up to word {j}, which is hidden. Blue boxes: the {R} words before it, all that the "
         f"model sees. A frame marks the mention that settles the word, {back} tokens back.",
     )
     p = predictions(rows[:1])[0, j]
@@ -431,7 +431,7 @@ assert story[inside].lookback <= R
 assert sure > 0.9
 
 # %% [markdown]
-# The mention is inside the grey window, and the model is all but certain. Now the hero's name, when it comes back:
+# The mention is inside the blue window, and the model is all but certain. Now the hero's name, when it comes back:
 
 # %%
 unsure = look(name)
@@ -440,17 +440,17 @@ assert unsure < 0.3
 
 # %% [markdown]
 # The model knows that a name comes here, and it knows the names. It has no idea which: the frame lies outside the
-# grey. The whole story, its loss ($-\log p$, in nats) token by token:
+# blue. The whole story, its loss ($-\log p$, in nats) token by token:
 
 # %%
 with no_grad():
     losses = model.token_losses(rows[:1], targets[:1]).numpy()[0, : len(story)]
 kinds = corpus.kinds[0, : len(story)]
 figure, axes = viz.panels("position in the story (tokens)", "loss (nats)", size=(9.0, 3.2))
-axes.vlines(np.arange(len(story)), 0, losses, color="0.75", linewidth=1)
-for kind, style in zip(pocketstories.KINDS, ("k.", "ws", "k^"), strict=True):
+axes.vlines(np.arange(len(story)), 0, losses, color=viz.INK, linewidth=1)
+for kind, style in zip(pocketstories.KINDS, (".", "s", "^"), strict=True):
     at = np.flatnonzero(kinds == pocketstories.KINDS.index(kind))
-    axes.plot(at, losses[at], style, markersize=5, markeredgecolor="k", label=kind)
+    axes.plot(at, losses[at], style, markersize=5, label=kind)
 axes.legend(frameon=False)
 show(
     figure,
@@ -500,9 +500,9 @@ at = [m for m in np.unique(away) if (away == m).sum() >= 20]
 mean_lost = {int(m): float(lost[away == m].mean()) for m in at}
 xlabel = "n, tokens from the mention to the word"
 figure, axes = viz.panels(xlabel, "mean loss (nats)", size=(8.0, 3.4))
-axes.plot(mean_lost.keys(), mean_lost.values(), "ko", markersize=4)
-axes.axvline(R + 0.5, color="0.5", linestyle=":", label=f"reach, {R} tokens")
-axes.axhline(math.log(2), color="0.5", linestyle="--", label="log 2, one of two words")
+axes.plot(mean_lost.keys(), mean_lost.values(), "o", markersize=4)
+axes.axvline(R + 0.5, color=viz.INK, linestyle=":", label=f"reach, {R} tokens")
+axes.axhline(math.log(2), color=viz.INK, linestyle="--", label="log 2, one of two words")
 axes.legend(frameon=False)
 show(
     figure,
@@ -618,10 +618,10 @@ recall_of = {
 mean_of = lambda k: [np.mean([line[k] for line in lines]) for lines in found.values()]
 at = np.arange(len(found))
 figure, axes = viz.panels("", "recall loss (nats)", size=(9.0, 3.4))
-axes.bar(at, mean_of(1), color="0.85", edgecolor="0.4", label="bound, any model of 13 tokens")
-axes.plot(at, mean_of(0), "ko", label="trained GAM")
+axes.bar(at, mean_of(1), **viz.bars(0), label="bound, any model of 13 tokens")
+axes.plot(at, mean_of(0), "o", label="trained GAM")
 for (label, loss), style in zip(recall_of.items(), ("-", "--", ":"), strict=True):
-    axes.axhline(loss, color="k", linestyle=style, label=f"{label}, all recall tokens")
+    axes.axhline(loss, color=viz.INK, linestyle=style, label=f"{label}, all recall tokens")
 axes.set_xticks(at, list(found))
 axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 axes.set_ylim(0, 4.2)
@@ -667,8 +667,8 @@ check.ex_09_4(share_in_reach)
 back = np.array([token.lookback for s in told for token in s if settled(token)])
 reaches = np.arange(1, back.max() + 10)
 figure, axes = viz.panels("reach R (tokens)", "share of mentions in reach", size=(7.0, 3.4))
-axes.plot(reaches, [share_in_reach(back, int(R)) for R in reaches], "k-")
-axes.axvline(13, color="0.5", linestyle=":")
+axes.plot(reaches, [share_in_reach(back, int(R)) for R in reaches], "-")
+axes.axvline(13, color=viz.INK, linestyle=":")
 axes.annotate("GAM, 13 tokens", (13, 0.9), xytext=(6, 0), textcoords="offset points")
 show(
     figure,
@@ -841,10 +841,10 @@ depths = np.arange(1, 33)
 figure, axes = viz.panels("L, blocks", "reach R (tokens)", size=(7.0, 3.8))
 for K, style in zip((3, 4, 8), viz.STYLES, strict=False):
     grown = [reach(int(L), K) for L in depths]
-    axes.semilogy(depths, grown, style, markersize=3, label=f"K = {K}")
+    axes.semilogy(depths, grown, **style, markersize=3, label=f"K = {K}")
 grown = [dilated_reach(int(L), 3) for L in depths[:9]]
-axes.semilogy(depths[:9], grown, "kv-.", label="K = 3, dilated")
-axes.axhline(back.max(), color="0.5", linestyle="--", label="furthest mention in a story")
+axes.semilogy(depths[:9], grown, **viz.STYLES[3], label="K = 3, dilated")
+axes.axhline(back.max(), color=viz.INK, linestyle="--", label="furthest mention in a story")
 axes.legend(frameon=False)
 show(
     figure,

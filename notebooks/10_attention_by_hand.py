@@ -82,11 +82,11 @@ for D in widths:
         e = np.exp((s - s.max(axis=-1, keepdims=True)) / scale)
         found.append((e.max(axis=-1) / e.sum(axis=-1)).mean())
 figure, (left, right) = viz.panels("D, channels of a head", n=2)
-left.loglog(widths, spread, "ko", label="measured")
-left.loglog(widths, np.sqrt(widths), "k:", label="√D")
+left.loglog(widths, spread, "o", label="measured")
+left.loglog(widths, np.sqrt(widths), ":", label="√D")
 left.set_ylabel("standard deviation of q · k")
-for (label, found), style in zip(largest.items(), ("ks--", "ko-"), strict=True):
-    right.semilogx(widths, found, style, label=f"softmax of {label}")
+for (label, found), style in zip(largest.items(), (viz.STYLES[1], viz.STYLES[0]), strict=True):
+    right.semilogx(widths, found, **style, label=f"softmax of {label}")
 right.set_ylabel("largest of 32 weights, mean")
 right.set_ylim(0, 1.05)
 for axes in (left, right):
@@ -171,12 +171,12 @@ weights = causal_softmax(q @ k.swapaxes(-1, -2) / math.sqrt(C))  # (B, T, T)
 assert np.abs(head(q, k, v) - weights @ v).max() < 1e-12
 assert np.abs(head(q, k, v)[:, 0] - v[:, 0]).max() < 1e-12, "the first has only itself to ask"
 figure, axes = viz.panels("key j (tokens)", "query i (tokens)", size=(4.6, 3.6))
-image = axes.imshow(weights[0], cmap="Greys", vmin=0, vmax=1)
+image = axes.imshow(weights[0], cmap=viz.shades(), vmin=0, vmax=1)
 axes.grid(visible=False)
 figure.colorbar(image, label="weight a")
 show(
     figure,
-    "A square of weights: grey on and below the diagonal, white above. The first row has all "
+    "A square of weights: coloured on and below the diagonal, empty above. The first row has all "
     "its weight on the diagonal.",
 )
 
@@ -496,8 +496,8 @@ ylabel = "carried from token to token (MiB)"
 figure, axes = viz.panels("T, tokens read", ylabel, size=(6.5, 3.8))
 transformer_mib = 2 * c.n_layers * lengths * c.d_model * mib
 gam_mib = np.full(len(lengths), c.n_layers * (c.kernel_size - 1) * c.d_model * mib)
-axes.loglog(lengths, transformer_mib, "ks--", markersize=4, label="Transformer, keys, values")
-axes.loglog(lengths, gam_mib, "ko-", markersize=4, label="GAM, inputs of its convolutions")
+axes.loglog(lengths, transformer_mib, **viz.STYLES[1], markersize=4, label="Transformer, keys, values")
+axes.loglog(lengths, gam_mib, **viz.STYLES[0], markersize=4, label="GAM, inputs of its convolutions")
 axes.legend(frameon=False)
 show(
     figure,
@@ -633,7 +633,7 @@ labels = [called[i] for i in row]
 figure, panels = viz.panels("token looked at", n=2, size=(9.6, 4.4))
 titles = ("layer 1: the token before", "layer 2: the value of my twin")
 for axes, found, title in zip(panels, (first, second), titles, strict=True):
-    image = axes.imshow(found[0], cmap="Greys", vmin=0, vmax=1)
+    image = axes.imshow(found[0], cmap=viz.shades(), vmin=0, vmax=1)
     axes.set_xticks(range(len(row)), labels, fontsize=8)
     axes.set_yticks(range(len(row)), labels, fontsize=8)
     axes.set_title(title, fontsize=10)
@@ -641,15 +641,15 @@ for axes, found, title in zip(panels, (first, second), titles, strict=True):
 queries = np.flatnonzero(small_wanted[0] >= 0) + 1
 for t in queries:
     at = int(np.flatnonzero(row == small_wanted[0, t - 1])[0])
-    panels[1].plot(at, t, "o", markersize=13, markerfacecolor="none", markeredgecolor="0.5")
+    panels[1].plot(at, t, "o", markersize=13, markerfacecolor="none", markeredgecolor=viz.COLOURS[1])
     assert second[0, t, at] > 0.99
 panels[0].set_ylabel("token that looks")
 figure.colorbar(image, ax=list(panels), label="weight a", shrink=0.8)
 show(
     figure,
-    "Two maps of weights. Left, a black line just below the diagonal. Right, the three "
-    "queries each have one black, circled entry at the value that followed their key; the "
-    "rows of most other tokens are grey, spread over several places.",
+    "Two maps of weights. Left, a strong line just below the diagonal. Right, the three "
+    "queries each have one strong, circled entry at the value that followed their key; the "
+    "rows of most other tokens are pale, spread over several places.",
 )
 assert all(first[0, t, t - 1] > 0.99 for t in range(1, len(row)))
 
