@@ -679,7 +679,7 @@ assert 4 < math.exp(found["recall"][0]) < 12
 length = counted[0].sum()
 place = np.arange(length)
 figure, axes = viz.panels("word of the story", "loss (nats)", size=(10.0, 3.8))
-axes.bar(place, floors[0, :length], **viz.bars(0), label="floor")
+axes.bar(place, floors[0, :length], color=viz.INK, alpha=0.4, label="floor")
 for kind, style, label in ((0, ".", "syntax"), (1, "o", "choice"), (2, "^", "recall")):
     at = place[kinds[0, :length] == kind]
     axes.plot(at, losses[0, at], style, markersize=4, label=label)

@@ -619,7 +619,7 @@ mean_of = lambda k: [np.mean([line[k] for line in lines]) for lines in found.val
 at = np.arange(len(found))
 figure, axes = viz.panels("", "recall loss (nats)", size=(9.0, 3.4))
 axes.bar(at, mean_of(1), **viz.bars(0), label="bound, any model of 13 tokens")
-axes.plot(at, mean_of(0), "o", label="trained GAM")
+axes.plot(at, mean_of(0), "o", color=viz.COLOURS[1], label="trained GAM")
 for (label, loss), style in zip(recall_of.items(), ("-", "--", ":"), strict=True):
     axes.axhline(loss, color=viz.INK, linestyle=style, label=f"{label}, all recall tokens")
 axes.set_xticks(at, list(found))

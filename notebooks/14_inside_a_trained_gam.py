@@ -576,7 +576,7 @@ for a, names, true, model_says, title in (
 ):
     height = np.arange(len(names))
     a.barh(height, model_says, **viz.bars(0), label="model")
-    a.plot(true, height, "D", markersize=5, label="generator")
+    a.plot(true, height, "D", color=viz.COLOURS[1], markersize=5, label="generator")
     a.set_yticks(height, names, fontsize=8)
     a.invert_yaxis()
     a.set_title(title, fontsize=10)

@@ -694,7 +694,7 @@ print(f"{perf_counter() - began:.0f} s")
 
 # %%
 figure, axes = viz.panels("training step", "accuracy", size=(7.0, 3.4))
-for (name, accuracy), style in zip(curves.items(), viz.STYLES, strict=False):
+for (name, accuracy), style in zip(curves.items(), viz.styles_of(curves).values(), strict=True):
     axes.plot([*accuracy], [*accuracy.values()], **style, markersize=4, label=name)
 axes.axhline(1 / 8, color=viz.INK, linestyle="--", linewidth=0.9, label="guessing one of 8 values")
 axes.set_ylim(0, 1.03)

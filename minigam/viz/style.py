@@ -205,7 +205,7 @@ def label_ends(axes: "Axes") -> None:
             names[i], tuple(points[i]), (1.04, level), textcoords="axes fraction", va="center",
             fontsize=9, color=INK, parse_math=False, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": lines[i].get_color(), "linewidth": 0.8,
-                        "shrinkA": 1.0, "shrinkB": 3.0},
+                        "shrinkA": 1.0, "shrinkB": 3.0, "relpos": (0.0, 0.5)},
         )  # fmt: skip
 
 
