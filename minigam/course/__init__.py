@@ -4,17 +4,23 @@ import base64
 import hashlib
 import json
 import sys
+import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from minigam.config import PRESETS, DataConfig, GAMConfig, InputError, TrainConfig
 from minigam.data.corpus import Corpus
+from minigam.data.tokenizer import Tokenizer
 from minigam.engine import backend
 from minigam.files import locked, read_json
 from minigam.models.gam import GAM
+from minigam.models.lm import LanguageModel
 from minigam.training import loop
 from minigam.training.run import Run, RunConfig, make_corpus
 from minigam.viz import finish
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).parents[2]
 RESULTS = PROJECT / "benchmarks" / "results"
+STORED = Path(__file__).parent / "runs"  # small trained models that come with the package
 
 
 def show(figure: "Figure | str", alt: str) -> None:
@@ -57,6 +64,28 @@ def results(name: str) -> dict:
         names = ", ".join(sorted({p.parent.name for p in RESULTS.glob("*/*.json")}))
         raise InputError(f"{folder}: {len(files)} result files, wanted one; choose from {names}")
     return read_json(files[0], remedy="run its command again")
+
+
+def stored(name: str) -> tuple[LanguageModel, Tokenizer]:
+    """Return a small model that comes with the package, trained on PocketStories, and its tokenizer.
+
+    name : "gam" or "transformer"
+    """
+    names = sorted(path.parent.name for path in STORED.glob("*/config.json"))
+    if name not in names:
+        raise InputError(f"stored model {name!r}: does not exist, wanted one of {', '.join(names)}")
+    run = Run(STORED / name)
+    return run.load_model("numpy"), run.tokenizer()
+
+
+def median_ms(f: Callable, *inputs: Any, repeats: int = 5) -> float:
+    """Return the median time of f(*inputs) in milliseconds, after one call that does not count."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        f(*inputs)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times[1:]))
 
 
 def library() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Build the notebooks of the course: execute them in place, or write the learner's copies."""
+"""The notebooks of the course: execute them in place, write the learner's copies, estimate their time."""
 
 import time
 from importlib.util import find_spec
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.course import notebooks
+from minigam.course import notebooks, overview
 
 PROG = "minigam course"
 
@@ -20,6 +20,10 @@ def parser() -> cli.Parser:
     build = commands.add_parser("build", help=what, description=cli.sentence(what))
     what = "write the learner's copies, with gaps to fill in; existing copies are kept"
     copies = commands.add_parser("exercises", help=what, description=cli.sentence(what))
+    what = "print how long each notebook takes, by a model of reading and writing"
+    times = commands.add_parser("times", help=what, description=cli.sentence(what))
+    times.add_argument("--write", action="store_true",
+                       help="write the minutes of all notebooks into their sources and docs")  # fmt: skip
     for command in (build, copies):
         command.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
     copies.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
@@ -35,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     for library in needed if args.command == "build" else needed[:2]:
         if find_spec(library) is None:
             raise InputError(f"{library} is not installed; install it with pip install -e '.[notebooks]'")
+    if args.command == "times":
+        return _times(args.write)
     chosen = notebooks.chosen(args.numbers)
     return _build(chosen) if args.command == "build" else _exercises(chosen, args.out, args.overwrite)
 
@@ -50,6 +56,14 @@ def _build(sources: list[Path]) -> int:
             raise InputError(f"{source.name}: a cell failed, nothing was written\n{e}") from e
         notebooks.store(notebook, source.with_suffix(".ipynb"))
         tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
+    return 0
+
+
+def _times(write: bool) -> int:
+    if write:
+        overview.write_times()
+    for source in notebooks.sources():
+        print(f"{source.stem:<40}{overview.minutes(source):5} min")
     return 0
 
 

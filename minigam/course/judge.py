@@ -16,7 +16,7 @@ from minigam.engine.tensor import Tensor
 from minigam.gradcheck import differences
 
 EPS = 1e-5  # step of the central differences
-TOLERANCE = {"f4": 2e-4, "f8": 1e-6}  # of the largest entry; other algorithms round differently
+TOLERANCE = {"f4": 2e-4, "f8": 1e-8}  # of the largest entry; other algorithms round differently
 
 
 class NotYet(AssertionError):
@@ -169,18 +169,19 @@ def require(condition: bool, message: str) -> None:
 def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
     """Raise NotYet unless `got` equals `want`; both are numbers or arrays (or Tensors).
 
-    Right values in a narrower dtype, or in a list, are refused too: cells after the check rely on the type.
+    Right values in a narrower dtype, in a list or in a Tensor are refused too: cells after the check rely on
+    the type.
 
     where    : what is compared, for the message: "u of shape (2, 5, 4)"
     mistakes : {message: the value that a plausible mistake gives}, tried in order
     rtol     : error allowed in float64, relative to the largest entry; the default is TOLERANCE
     """
-    as_list, got, want = isinstance(got, list), numbers(got, where), np.asarray(want)
+    made, got, want = type(got), numbers(got, where), np.asarray(want)
     if _close(got, want, rtol):
         if want.dtype == np.float64 and got.dtype.kind == "f" and got.dtype != np.float64:
             raise NotYet(f"{where}: right, but in {got.dtype}; the inputs are float64, keep their dtype")
-        if as_list and want.ndim:
-            raise NotYet(f"{where}: right, but a list; return an array")
+        if made in (list, Tensor) and want.ndim:
+            raise NotYet(f"{where}: right, but a {made.__name__}; return an array")
         return
     for message, value in (mistakes or {}).items():
         value = np.asarray(value)
@@ -188,6 +189,8 @@ def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: 
             raise NotYet(f"{where}: {message}")
     if got.shape != want.shape:
         raise NotYet(f"{where}: shape {got.shape}, wanted {want.shape}")
+    if got.dtype == want.dtype == np.float64 and _close(got, want, TOLERANCE["f4"]) and rtol is None:
+        raise NotYet(f"{where}: right to a few digits only; compute in float64 throughout, without rounding")
     if got.size > 1 and got.dtype.kind == "f" and not np.isfinite(got).all() and np.isfinite(want).all():
         raise NotYet(f"{where}: {int((~np.isfinite(got)).sum())} of {got.size} entries are nan or infinite")
     with np.errstate(invalid="ignore"):

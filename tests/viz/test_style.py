@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 from minigam import Tensor, ops, viz
 from minigam.config import WRITTEN_LABEL
+from minigam.course import overview
 from minigam.gradcheck import __main__ as gradcheck
 from minigam.viz import graph, style
 
@@ -74,6 +75,8 @@ CURVES = {
     name: {str(d): {"accuracy": 0.1 * i, "queries": 900} for d in range(9)} for i, name in enumerate(MODELS)
 }
 PLOTS = {
+    "block": lambda m: viz.block_plot(),
+    "map of the course": lambda m: overview.needs_plot(),
     "comparison": lambda m: viz.comparison_plot({n: [{"loss": 1.0}] for n in MODELS}, {"trigram": 1.1}),
     "complexity": lambda m: viz.complexity_plot([8, 16], MEASURED, {"GAM": (1.0, 0.1)}),
     "free hand": lambda m: free_hand(),
