@@ -459,9 +459,9 @@ for n in depths:
     assert calls[-1] == 2 ** (n + 1) - 1
 
 figure, axes = viz.panels("n, sums on top of each other", "calls of naive_backward")
-axes.semilogy(depths, calls, viz.STYLES[0], markersize=4, label="each arrival on its own")
+axes.semilogy(depths, calls, **viz.STYLES[0], markersize=4, label="each arrival on its own")
 values = [n + 1 for n in depths]
-axes.semilogy(depths, values, viz.STYLES[1], markersize=4, label="values to visit")
+axes.semilogy(depths, values, **viz.STYLES[1], markersize=4, label="values to visit")
 axes.legend(frameon=False)
 show(figure, "The calls double with every sum; the number of values grows by one.")
 
@@ -721,12 +721,12 @@ grid_x, grid_y = np.meshgrid(np.linspace(-1.6, 2.6, 120), np.linspace(-1.2, 1.7,
 points = np.stack([grid_x.ravel(), grid_y.ravel()], axis=1)
 score = scores(Tensor(points), *parameters).data.reshape(grid_x.shape)
 figure, (left, axes) = viz.panels(n=2)
-left.plot(losses, "k-")
+left.plot(losses, "-")
 left.set(xlabel="step", ylabel="loss (nats per point)", ylim=(0.0, None))
-axes.contourf(grid_x, grid_y, score, levels=[-1e9, 0.0, 1e9], colors=["0.85", "1.0"])
-axes.contour(grid_x, grid_y, score, levels=[0.0], colors="k")
-axes.plot(*moons[upper].T, "ko", markersize=4, fillstyle="none", label="target 1")
-axes.plot(*moons[~upper].T, "k^", markersize=4, label="target -1")
+axes.contourf(grid_x, grid_y, score, levels=[-1e9, 0.0], colors=[viz.COLOURS[0]], alpha=0.15)
+axes.contour(grid_x, grid_y, score, levels=[0.0], colors=viz.INK)
+axes.plot(*moons[upper].T, "o", markersize=4, fillstyle="none", label="target 1")
+axes.plot(*moons[~upper].T, "^", markersize=4, label="target -1")
 axes.set(xlabel="first input", ylabel="second input")
 axes.legend(frameon=False, fontsize=8, loc="upper right")
 show(

@@ -44,8 +44,8 @@ def descend(gradient, steps=40, rate=0.3):
 one = descend(lambda y: 2.0 * X.T @ (y - target) / len(X))
 other = descend(lambda y: 2.0 * X.T @ ((y - target) * (1.0 - y * y)) / len(X))
 figure, axes = viz.panels("step", "mean squared error")
-axes.semilogy(one, "k-", label="one")
-axes.semilogy(other, "k--", label="other")
+axes.semilogy(one, "-", label="one")
+axes.semilogy(other, "--", label="other")
 axes.legend(frameon=False)
 show(figure, "Two losses fall smoothly from the same start and flatten out. Neither looks broken.")
 assert one[-1] < 0.3 * one[0] and other[-1] < 0.3 * other[0] and one[5] < other[5]
@@ -133,7 +133,7 @@ errors = {
 slope = {name: np.polyfit(np.log(steps), np.log(e), 1)[0] for name, e in errors.items()}
 figure, axes = viz.panels("step h", "error of the derivative")
 for (name, e), style in zip(errors.items(), viz.STYLES):
-    axes.loglog(steps, e, style, markersize=4, label=f"{name}, slope {slope[name]:.2f}")
+    axes.loglog(steps, e, **style, markersize=4, label=f"{name}, slope {slope[name]:.2f}")
 axes.legend(frameon=False)
 show(figure, "Two straight lines on logarithmic axes: slope 1 for one-sided differences, 2 for central ones.")
 assert abs(slope["one-sided"] - 1.0) < 0.1 and abs(slope["central"] - 2.0) < 0.1
@@ -187,10 +187,10 @@ for axes, dtype, smallest in zip(panes, (np.float64, np.float32), (49, 21)):
     one = [abs(float((f(at + dtype(h)) - f(at)) / dtype(h)) - f1) for h in steps]
     two = [abs(float(central(f, at, dtype(h))) - f1) for h in steps]
     measured[dtype] = steps, np.array(two)
-    axes.loglog(steps, one, "s", color="0.6", markersize=4, label="one-sided")
-    axes.loglog(steps, two, "ko", markersize=4, label="central")
-    axes.loglog(steps, E(steps, eps), "k-", linewidth=0.9, label="E(h), derived")
-    axes.axvline(best[dtype], color="0.4", linestyle=":", label="h*, derived")
+    axes.loglog(steps, one, "s", color=viz.INK, markersize=4, label="one-sided")
+    axes.loglog(steps, two, "o", markersize=4, label="central")
+    axes.loglog(steps, E(steps, eps), "-", linewidth=0.9, label="E(h), derived")
+    axes.axvline(best[dtype], color=viz.INK, linestyle=":", label="h*, derived")
     axes.set_title(dtype.__name__, fontsize=10)
     axes.set_ylim(1e-13, 3.0)
     axes.legend(frameon=False, fontsize=8)
@@ -259,9 +259,9 @@ steps = 10.0 ** -np.arange(1.0, 41.0)
 by_complex = np.array([abs(complex_step(f, x, h) - f1) for h in steps])
 by_central = np.array([abs(central(f, x, h) - f1) for h in steps])
 figure, axes = viz.panels("step h", "error of the derivative")
-axes.loglog(steps, by_central, "ko", markersize=4, label="central difference")
+axes.loglog(steps, by_central, "o", markersize=4, label="central difference")
 drawn = np.maximum(by_complex, 1e-17)
-axes.loglog(steps, drawn, "k^", markersize=4, label="complex step (0 drawn at 1e-17)")
+axes.loglog(steps, drawn, "^", markersize=4, label="complex step (0 drawn at 1e-17)")
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
@@ -435,11 +435,11 @@ error = np.abs(numeric - exact)
 to_itself, to_largest = error / np.abs(exact), error / np.abs(exact).max()
 figure, axes = viz.panels("size of the entry of the gradient", "relative error")
 for label, style, e in (
-    ("relative to the entry itself", "ko", to_itself),
-    ("relative to the largest", "k^", to_largest),
+    ("relative to the entry itself", "o", to_itself),
+    ("relative to the largest", "^", to_largest),
 ):
     axes.loglog(np.abs(exact), np.maximum(e, 1e-16), style, markersize=4, label=label)
-axes.axhline(1e-6, color="0.4", linestyle=":", label="allowed, 1e-6")
+axes.axhline(1e-6, color=viz.INK, linestyle=":", label="allowed, 1e-6")
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
@@ -661,12 +661,12 @@ for column, (dy, weight) in enumerate(tests.values()):
     for row, wrong in enumerate(mistakes.values()):
         caught[row, column] = not right(wrong(dy, x, weight), numeric)
 figure, axes = viz.panels(size=(7.0, 3.4))
-axes.imshow(caught, cmap="gray", vmin=-0.5, vmax=1.0, aspect="auto")
+axes.imshow(~caught, cmap=viz.shades(), aspect="auto")
 axes.set_xticks(range(len(tests)), tests)
 axes.set_yticks(range(len(mistakes)), mistakes)
 axes.grid(False)
 for (row, column), ok in np.ndenumerate(caught):
-    word, colour = ("caught", "k") if ok else ("PASSES", "w")
+    word, colour = ("caught", viz.INK) if ok else ("PASSES", "w")
     axes.text(column, row, word, ha="center", va="center", color=colour)
 show(
     figure,
@@ -722,9 +722,9 @@ measured = {"rtol": 1.0}  # let everything pass, and only return the error
 spoilt = {o.name: gradcheck(too_large(o), *leaves, **measured) for o, leaves in cases.items()}
 
 figure, axes = viz.panels("worst error, relative to the largest entry", size=(7.0, 3.4))
-axes.semilogx(list(worst.values()), list(worst), "ko", markersize=5, label="right")
-axes.semilogx(list(spoilt.values()), list(spoilt), "k^", markersize=5, label="0.1 % too large")
-axes.axvline(1e-6, color="0.4", linestyle=":", label="allowed")
+axes.semilogx(list(worst.values()), list(worst), "o", markersize=5, label="right")
+axes.semilogx(list(spoilt.values()), list(spoilt), "^", markersize=5, label="0.1 % too large")
+axes.axvline(1e-6, color=viz.INK, linestyle=":", label="allowed")
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 show(
     figure,
@@ -855,12 +855,12 @@ with mock.patch("minigam.models.gam.associative_memory", values_only):  # in the
 whole = sum((g * g).sum() for g in gradients) ** 0.5
 share = {p.name: (g * g).sum() ** 0.5 / whole for p, g in zip(parameters, gradients)}
 figure, axes = viz.panels("share of the length of the gradient", size=(7.0, 6.0))
-axes.barh(list(share), list(share.values()), color="0.6")
+axes.barh(list(share), list(share.values()), **viz.bars(0))
 axes.set_xscale("log")
 axes.set_xlim(left=1e-4)
 axes.tick_params(axis="y", labelsize=8)
 axes.invert_yaxis()
-axes.axvline(1e-3, color="k", linestyle=":", label="left of here a mistake of 0.1 % may hide")
+axes.axvline(1e-3, color=viz.INK, linestyle=":", label="left of here a mistake of 0.1 % may hide")
 axes.legend(frameon=False, fontsize=8, loc="lower right")
 show(
     figure,

@@ -71,14 +71,12 @@ words = ["she", "had", "a", "red", "button", "in", "a", "drawer"]
 figure, axes = viz.panels("input token (z: zero, before the text)", "output of token")
 figure.set_size_inches(8.0, 4.2)
 axes.grid(False)
-greys = ("0.92", "0.78", "0.6")  # the later the tap, the darker
 for t in range(len(words)):
     for j in range(K):
         place = t - (K - 1) + j
-        style = {"color": greys[j], "edgecolor": "0.4", "hatch": "///" if place < 0 else ""}
-        axes.bar(place, 1, width=1, bottom=t - 0.5, **style)
-        background = {"facecolor": greys[j], "edgecolor": "none", "pad": 1.0}
-        axes.text(place, t, f"$w_{j}$", ha="center", va="center", fontsize=12, bbox=background)
+        style = {"facecolor": "none", "edgecolor": viz.COLOURS[j], "linewidth": 2}
+        axes.bar(place, 0.84, width=0.88, bottom=t - 0.42, linestyle=":" if place < 0 else "-", **style)
+        axes.text(place, t, f"$w_{j}$", ha="center", va="center", fontsize=12)
 axes.set(xlim=(-2.6, T - 0.4), ylim=(T - 0.4, -0.6), xticks=range(-2, T), yticks=range(T))
 axes.set_xticklabels(["z", "z", *words])
 axes.set_yticklabels(words)
@@ -236,8 +234,8 @@ stack = np.repeat(signal[None, :, None], len(filters), axis=2)  # (1, 30, 4)
 filtered = causal_conv(stack, np.array(list(filters.values())), np.zeros(len(filters)))
 figure, grid = viz.panels("token", "signal", n=2, rows=2, size=(10.0, 5.2))
 for c, (name, ax) in enumerate(zip(filters, grid.flat, strict=True)):
-    ax.plot(signal, color="0.65", linestyle="--", label="input")
-    ax.plot(filtered[0, :, c], "ko-", markersize=3, label="output")
+    ax.plot(signal, color=viz.INK, linestyle="--", label="input")
+    ax.plot(filtered[0, :, c], **viz.STYLES[0], markersize=3, label="output")
     ax.set_title(f"{name}, w = {np.round(filters[name], 2).tolist()}", fontsize=9)
 ax.legend(frameon=False, fontsize=8)
 show(
@@ -404,10 +402,10 @@ def moved(f, u):
 
 def draw(ax, moves, title):
     T = len(moves)
-    ax.imshow(moves, cmap="Greys", vmin=0, vmax=2)
-    ax.plot([-0.5, T - 0.5], [-0.5, T - 0.5], "k:", linewidth=1)
+    ax.imshow(moves, cmap=viz.shades(), vmin=0, vmax=2)
+    ax.plot([-0.5, T - 0.5], [-0.5, T - 0.5], ":", color=viz.INK, linewidth=1)
     rows, columns = np.nonzero(np.triu(moves, 1))
-    ax.plot(columns, rows, "kx")  # a causal map has none of these
+    ax.plot(columns, rows, "x", color=viz.COLOURS[1])  # a causal map has none of these
     ax.grid(False)
     ax.set_title(title, fontsize=10)
 
@@ -494,7 +492,7 @@ assert np.abs(conv(later)[:, 2:] - conv(u)[:, :-2]).max() < 1e-12  # so is the o
 # %%
 title = "A of one channel, its taps in the cells"
 figure, axes = viz.panels("input token t'", "output token t", title, size=(5.0, 4.4))
-axes.imshow(A[0] != 0, cmap="Greys", vmin=0, vmax=4)
+axes.imshow(A[0] != 0, cmap=viz.shades(), vmin=0, vmax=4)
 axes.grid(False)
 for t, s in np.argwhere(A[0] != 0):
     axes.text(s, t, f"$w_{K - 1 - (t - s)}$", ha="center", va="center")
@@ -601,8 +599,8 @@ for ax, z, title in (
     (axes[0], band @ impulse, "forward: the outputs that token 5 affects"),
     (axes[1], band.T @ impulse, "backward: the inputs that get its gradient"),
 ):
-    greys = ["0.5" if t == 5 else "0.85" for t in range(11)]
-    ax.bar(range(11), z, width=0.6, color=greys, edgecolor="k")
+    colours = [viz.COLOURS[t == 5] for t in range(11)]
+    ax.bar(range(11), z, width=0.6, color=colours)
     for t in np.flatnonzero(z):
         ax.text(t, z[t] + 0.03, f"$w_{int(np.flatnonzero(example == z[t])[0])}$", ha="center")
     ax.set(ylim=(0, 1.25), xticks=range(11))
@@ -660,10 +658,10 @@ for _ in range(60):
     taps_learned, bias = taps_learned - 0.8 * dw, bias - 0.2 * db
 
 figure, axes = viz.panels(n=3, size=(10.0, 3.4))
-axes[0].semilogy(losses, "k-")
+axes[0].semilogy(losses, "-")
 axes[0].set(xlabel="step", ylabel="mean squared error")
 for ax, shown in zip(axes[1:], (before, taps_learned), strict=True):
-    ax.imshow(shown, cmap="Greys", vmin=-0.5, vmax=1.6, aspect="auto")
+    ax.imshow(shown, cmap=viz.shades(), vmin=-0.5, vmax=4.0, aspect="auto")
     ax.set(xlabel="tap j (2: the present token)", ylabel="channel", xticks=range(K))
     ax.set_title("taps before" if shown is before else "taps after", fontsize=10)
     ax.grid(False)
@@ -860,8 +858,8 @@ for length in lengths:
     y = (matrices @ columns).transpose(2, 1, 0)  # (1, T, 4)
     assert np.abs(causal_conv(x, filters, np.zeros(4)) - y).max() < 1e-9
 figure, axes = viz.panels("tokens T", "time (ms), C = 4")
-axes.loglog(lengths, by_matrix, viz.STYLES[1], markersize=5, label="as a T x T matrix")
-axes.loglog(lengths, by_taps, viz.STYLES[0], markersize=5, label="tap by tap")
+axes.loglog(lengths, by_matrix, **viz.STYLES[1], markersize=5, label="as a T x T matrix")
+axes.loglog(lengths, by_taps, **viz.STYLES[0], markersize=5, label="tap by tap")
 axes.set_xticks(lengths, [str(n) for n in lengths])
 axes.minorticks_off()
 axes.legend(frameon=False)

@@ -138,14 +138,14 @@ corners = np.array([[2.0, 0.0], [-1.0, 1.8], [-1.0, -1.8]])  # three slots
 queries = rng.standard_normal((400, 2)) * 2.0
 answers = recall(queries[None], corners)[0]  # one text of 400 tokens
 figure, axes = viz.panels("channel 0", "channel 1", size=(5.0, 4.2))
-axes.plot(*queries.T, ".", color="0.75", label="queries u")
-axes.plot(*answers.T, ".", color="0.35", markersize=4, label="answers a M")
-axes.plot(*corners.T, "k^", markersize=9, label="slots of M")
+axes.plot(*queries.T, ".", color=viz.INK, label="queries u")
+axes.plot(*answers.T, ".", markersize=4, label="answers a M")
+axes.plot(*corners.T, "^", markersize=9, label="slots of M")
 axes.set_aspect("equal")
 axes.legend(frameon=False)
 show(
     figure,
-    "Light grey points, the queries, are spread over the plane. Dark points, the answers, all lie "
+    "Grey points, the queries, are spread over the plane. Blue points, the answers, all lie "
     "inside the triangle of the three slots.",
 )
 
@@ -317,8 +317,8 @@ queries = rng.standard_normal((200, 32))
 betas = np.geomspace(0.01, 10.0, 25)
 used = [slots_in_use(softmax(beta * queries @ many.T)).mean() for beta in betas]
 figure, axes = viz.panels("inverse temperature β", "slots in use, exp(entropy)")
-axes.semilogx(betas, used, "ko-", markersize=4)
-axes.axvline(1.0, color="0.5", linestyle=":")
+axes.semilogx(betas, used, **viz.STYLES[0], markersize=4)
+axes.axvline(1.0, color=viz.INK, linestyle=":")
 axes.annotate("β = 1, GAM", (1.0, 50.0), xytext=(6, 0), textcoords="offset points")
 show(
     figure,
@@ -443,7 +443,7 @@ above_rest = energies[:-1] - energies[-1]
 figure, axes = viz.panels("updates made", "energy minus that of the last answer")
 axes.set_xticks(range(len(above_rest)))
 for picture in range(6):
-    axes.semilogy(above_rest[:, picture], viz.STYLES[picture % 5], markersize=4)
+    axes.semilogy(above_rest[:, picture], **viz.STYLES[picture % 5], markersize=4)
 show(figure, "Six lines, one for each picture, on a logarithmic axis: the energy falls at every update.")
 assert (np.diff(energies, axis=0) <= 1e-9).all(), "no update raises the energy"
 

@@ -211,13 +211,13 @@ assert np.abs((points * arrow).sum(axis=1)).max() < 1e-9  # perpendicular
 
 figure, axes = viz.panels("first axis", "second axis", size=(5.4, 5.0))
 around = np.linspace(0, 2 * np.pi, 200)
-axes.plot(math.sqrt(3) * np.cos(around), math.sqrt(3) * np.sin(around), color="0.7")
+axes.plot(math.sqrt(3) * np.cos(around), math.sqrt(3) * np.sin(around), color=viz.INK)
 for start, end in zip(points, on_circle, strict=True):
-    axes.plot(*np.stack([start, end]).T, color="0.6", linestyle=":")
-axes.plot(*points.T, "ko", markersize=5, label="token x")
-axes.plot(*on_circle.T, "k^", markersize=6, markerfacecolor="white", label="normal form n")
-axes.plot([], [], "k-", label="gradient dx (arrow)")
-axes.quiver(*points.T, *arrow.T, angles="xy", scale_units="xy", scale=1.0, width=0.005)
+    axes.plot(*np.stack([start, end]).T, color=viz.INK, linestyle=":")
+axes.plot(*points.T, "o", markersize=5, label="token x")
+axes.plot(*on_circle.T, "^", markersize=6, markerfacecolor="none", label="normal form n")
+axes.plot([], [], "-", label="gradient dx (arrow)")
+axes.quiver(*points.T, *arrow.T, angles="xy", scale_units="xy", scale=1.0, width=0.005, color=viz.COLOURS[2])
 axes.set(aspect="equal", xlim=(-3.6, 3.6), ylim=(-3.6, 3.6))
 axes.legend(frameon=False, loc="upper right", fontsize=8)
 show(
@@ -302,12 +302,12 @@ assert 1e-5 < np.abs(difference).max() < 1e-3
 assert np.abs(difference[[0, -1]]).max() < 1e-5  # for large |x| both are the same
 
 figure, (left, right) = viz.panels("x", n=2)
-left.plot(grid, y, "k-", label="GELU")
-left.plot(grid, slope, "k--", label="its derivative")
-left.plot(grid, np.maximum(grid, 0.0), color="0.6", linestyle="-.", label="max(x, 0)")
+left.plot(grid, y, "-", label="GELU")
+left.plot(grid, slope, "--", label="its derivative")
+left.plot(grid, np.maximum(grid, 0.0), color=viz.INK, linestyle="-.", label="max(x, 0)")
 left.set(ylabel="y", xlim=(-4, 3), ylim=(-0.5, 3))
 left.legend(frameon=False)
-right.plot(grid, difference, "k-")
+right.plot(grid, difference, "-")
 right.set(ylabel="tanh formula minus exact GELU")
 right.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 show(
@@ -378,9 +378,9 @@ variants = {
 lengths = {name: [gradient_through(d, *v) for d in depths] for name, v in variants.items()}
 figure, (left, right) = viz.panels("blocks", n=2)
 for style, (name, values) in zip(viz.STYLES, lengths.items(), strict=False):
-    left.semilogy(depths, values, style, markersize=4, label=name)
+    left.semilogy(depths, values, **style, markersize=4, label=name)
     if variants[name][0]:
-        right.plot(depths, values, style, markersize=4, label=name)
+        right.plot(depths, values, **style, markersize=4, label=name)
 left.set(ylabel="gradient below / gradient above", title="all, logarithmic axis")
 right.set(ylim=(0, None), title="with residuals, linear axis")
 left.legend(frameon=False)
@@ -654,7 +654,7 @@ del published
 
 figure, axes = viz.panels("parameters (millions)", size=(8.0, 3.4))
 parts, numbers = list(terms)[::-1], list(terms.values())[::-1]
-bars = axes.barh(parts, np.array(numbers) / 1e6, color="0.7", edgecolor="k")
+bars = axes.barh(parts, np.array(numbers) / 1e6, **viz.bars(0))
 axes.bar_label(bars, [f"{n:,} ({n / N:.2%})" for n in numbers], padding=3, fontsize=8)
 axes.set_xlim(0, 17)
 show(
@@ -753,9 +753,9 @@ for V in sizes:
 expected = np.log(sizes) + 1 / 6
 assert np.abs(np.array(first_losses) - expected).max() < 0.15
 figure, axes = viz.panels("V, words in the vocabulary", "loss before training (nats)")
-axes.semilogx(sizes, first_losses, "ko", label="measured")
-axes.semilogx(sizes, expected, "k-", label="log V + 1/6")
-axes.semilogx(sizes, np.log(sizes), color="0.6", linestyle="--", label="log V")
+axes.semilogx(sizes, first_losses, "o", label="measured")
+axes.semilogx(sizes, expected, "-", label="log V + 1/6")
+axes.semilogx(sizes, np.log(sizes), color=viz.INK, linestyle="--", label="log V")
 axes.legend(frameon=False)
 show(figure, "The losses of five untrained models lie on the line log V + 1/6, just above log V.")
 

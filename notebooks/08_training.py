@@ -114,9 +114,9 @@ assert np.abs(dz - numeric).max() < 1e-8
 assert abs(dz.sum()) < 1e-12
 
 figure, axes = viz.panels("word v", "probability, gradient", size=(6.0, 3.2))
-axes.bar(np.arange(V) - 0.2, p, 0.4, color="0.8", edgecolor="k", label="probability p")
-axes.bar(np.arange(V) + 0.2, dz, 0.4, color="0.3", edgecolor="k", label="gradient of the loss")
-axes.axhline(0.0, color="k", linewidth=0.8)
+axes.bar(np.arange(V) - 0.2, p, 0.4, **viz.bars(0), label="probability p")
+axes.bar(np.arange(V) + 0.2, dz, 0.4, **viz.bars(1), label="gradient of the loss")
+axes.axhline(0.0, color=viz.INK, linewidth=0.8)
 axes.legend(frameon=False)
 show(
     figure,
@@ -216,9 +216,9 @@ assert abs(corrected[0] - g[0]) < 1e-12  # after one step: that gradient
 assert abs(corrected[-1] - plain[-1]) < 0.05  # after many: no difference
 
 figure, axes = viz.panels("step t", "moving average of g")
-axes.plot(range(1, steps + 1), g, ".", color="0.6", label="g")
-axes.plot(range(1, steps + 1), plain, "k--", label="m, starts at 0")
-axes.plot(range(1, steps + 1), corrected, "k-", label="m / (1 - β₁ᵗ)")
+axes.plot(range(1, steps + 1), g, ".", color=viz.INK, label="g")
+axes.plot(range(1, steps + 1), plain, "--", label="m, starts at 0")
+axes.plot(range(1, steps + 1), corrected, "-", label="m / (1 - β₁ᵗ)")
 axes.legend(frameon=False)
 show(
     figure,
@@ -327,10 +327,10 @@ descent, adam = np.array(descent), np.array(adam)
 figure, axes = viz.panels("along the valley", "across it", size=(8.0, 3.4))
 grid_x, grid_y = np.meshgrid(np.linspace(-4.5, 1.5, 80), np.linspace(-0.8, 0.9, 80))
 heights = valley(np.stack([grid_x, grid_y], axis=-1))
-axes.contour(grid_x, grid_y, heights, np.geomspace(0.1, 60, 9), colors="0.8", linewidths=0.8)
-axes.plot(*descent.T, "ks--", markersize=3, linewidth=0.8, label="gradient descent")
-axes.plot(*adam.T, "ko-", markersize=3, linewidth=0.8, label="AdamW")
-axes.plot(0, 0, "k*", markersize=12)
+axes.contour(grid_x, grid_y, heights, np.geomspace(0.1, 60, 9), colors=viz.INK, linewidths=0.8)
+axes.plot(*descent.T, **viz.STYLES[1], markersize=3, linewidth=0.8, label="gradient descent")
+axes.plot(*adam.T, **viz.STYLES[0], markersize=3, linewidth=0.8, label="AdamW")
+axes.plot(0, 0, "*", markersize=12)
 axes.legend(frameon=False, loc="lower right")
 show(
     figure,
@@ -378,9 +378,9 @@ for name, longest in (("not clipped", math.inf), ("clipped to 1", 1.0)):
         theta, m, v = adamw(theta, g, m, v, t, lr=1.0, weight_decay=0.0)
         sizes[name].append((before - theta)[0])
 figure, axes = viz.panels("step", "size of the step, in learning rates", size=(7.0, 3.2))
-for style, (name, values) in zip(("k--", "k-"), sizes.items(), strict=True):
+for style, (name, values) in zip(("--", "-"), sizes.items(), strict=True):
     axes.plot(range(1, 121), values, style, label=name)
-axes.axvline(30, color="0.6", linestyle=":", label="a gradient of 100, the others are 1")
+axes.axvline(30, color=viz.INK, linestyle=":", label="a gradient of 100, the others are 1")
 axes.set_ylim(0, 1.1)
 axes.legend(frameon=False)
 show(
@@ -428,7 +428,7 @@ check.ex_08_4(schedule)
 
 # %%
 figure, axes = viz.panels("step", "learning rate", size=(6.0, 3.0))
-for warmup, style in ((50, "k-"), (0, "k--")):
+for warmup, style in ((50, "-"), (0, "--")):
     rates = [schedule(t, 300, warmup, 3e-3) for t in range(1, 301)]
     axes.plot(range(1, 301), rates, style, label=f"warm-up of {warmup} steps")
 axes.legend(frameon=False)
@@ -529,8 +529,8 @@ assert lowest - 1e-3 < by_heart[-1] < lowest + 0.1
 assert unseen > uniform_loss
 
 figure, axes = viz.panels("step", "loss on the batch (nats per token)")
-axes.semilogy(range(1, 61), by_heart, "k-")
-axes.axhline(lowest, color="k", linestyle="--", label=f"lowest possible, {lowest:.3f}")
+axes.semilogy(range(1, 61), by_heart, "-")
+axes.axhline(lowest, color=viz.INK, linestyle="--", label=f"lowest possible, {lowest:.3f}")
 axes.legend(frameon=False)
 show(
     figure,
@@ -709,8 +709,8 @@ assert 4 < math.exp(by_kind["recall"][0]) < 12
 length = counted[0].sum()
 place = np.arange(length)
 figure, axes = viz.panels("word of the story", "loss (nats)", size=(10.0, 3.8))
-axes.bar(place, floors[0, :length], color="0.8", edgecolor="0.5", linewidth=0.5, label="floor")
-for kind, style, label in ((0, "k.", "syntax"), (1, "ko", "choice"), (2, "k^", "recall")):
+axes.bar(place, floors[0, :length], color=viz.INK, alpha=0.4, label="floor")
+for kind, style, label in ((0, ".", "syntax"), (1, "o", "choice"), (2, "^", "recall")):
     at = place[kinds[0, :length] == kind]
     axes.plot(at, losses[0, at], style, markersize=4, label=label)
 for at in place[kinds[0, :length] == 2]:

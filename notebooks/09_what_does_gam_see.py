@@ -257,9 +257,9 @@ maps = {label: influence(black_box(boxes[name]), ids, 7) for label, name in chos
 R = reach(3, 4)
 show(
     viz.influence_map(maps, {"GAM": R}),
-    "Three square maps. In all of them the part above the diagonal is white: no output depends on a "
-    "later token. In GAM's a band along the diagonal is grey and everything below it white. In the "
-    "Transformer's and Mamba's the whole lower triangle is grey.",
+    "Three square maps. In all of them the part above the diagonal is empty: no output depends on a "
+    "later token. In GAM's a band along the diagonal is coloured and everything below it empty. In the "
+    "Transformer's and Mamba's the whole lower triangle is coloured.",
 )
 back = np.subtract.outer(np.arange(24), np.arange(24))  # [t, s]: how far back s lies
 for label, moved in maps.items():
@@ -275,7 +275,7 @@ for label, ratio in fading.items():
 assert fading["GAM"] == 0.0 < fading["Mamba"] < 0.1 < fading["Transformer"]
 
 # %% [markdown]
-# All three are white above the diagonal, because all three are causal (notebook 04). Below the diagonal they
+# All three are empty above the diagonal, because all three are causal (notebook 04). Below the diagonal they
 # differ. In these random models Mamba's influence fades with the distance, and attention's hardly does. GAM's
 # is exactly zero beyond its reach.
 #
@@ -436,7 +436,7 @@ def look(j):
     print(f"hidden: {text[j]!r}, determined by {text[j - back]!r}, {back} tokens before it")
     show(
         viz.text_in_sight(text, j, j - back, R),
-        f"A story up to word {j}, which is hidden. Grey boxes mark the {R} words before it, which the "
+        f"A story up to word {j}, which is hidden. Blue boxes mark the {R} words before it, which the "
         f"model reads. A frame marks the mention that determines the word, {back} tokens back.",
     )
     p = predictions(rows[:1])[0, j]
@@ -450,7 +450,7 @@ assert story[inside].lookback <= R
 assert sure > 0.9
 
 # %% [markdown]
-# The mention is inside the grey window, and the model is nearly certain. Next, a place where the hero's name
+# The mention is inside the blue window, and the model is nearly certain. Next, a place where the hero's name
 # appears again:
 
 # %%
@@ -467,10 +467,10 @@ with no_grad():
     losses = model.token_losses(rows[:1], targets[:1]).numpy()[0, : len(story)]
 kinds = corpus.kinds[0, : len(story)]
 figure, axes = viz.panels("position in the story (tokens)", "loss (nats)", size=(9.0, 3.2))
-axes.vlines(np.arange(len(story)), 0, losses, color="0.75", linewidth=1)
-for kind, style in zip(pocketstories.KINDS, ("k.", "ws", "k^"), strict=True):
+axes.vlines(np.arange(len(story)), 0, losses, color=viz.INK, linewidth=1)
+for kind, style in zip(pocketstories.KINDS, (".", "s", "^"), strict=True):
     at = np.flatnonzero(kinds == pocketstories.KINDS.index(kind))
-    axes.plot(at, losses[at], style, markersize=5, markeredgecolor="k", label=kind)
+    axes.plot(at, losses[at], style, markersize=5, label=kind)
 axes.legend(frameon=False)
 show(
     figure,
@@ -524,9 +524,9 @@ at = [m for m in np.unique(away) if (away == m).sum() >= 20]
 mean_lost = {int(m): float(lost[away == m].mean()) for m in at}
 xlabel = "n, tokens from the mention to the word"
 figure, axes = viz.panels(xlabel, "mean loss (nats)", size=(8.0, 3.4))
-axes.plot(mean_lost.keys(), mean_lost.values(), "ko", markersize=4)
-axes.axvline(R + 0.5, color="0.5", linestyle=":", label=f"reach, {R} tokens")
-axes.axhline(math.log(2), color="0.5", linestyle="--", label="log 2, one of two words")
+axes.plot(mean_lost.keys(), mean_lost.values(), "o", markersize=4)
+axes.axvline(R + 0.5, color=viz.INK, linestyle=":", label=f"reach, {R} tokens")
+axes.axhline(math.log(2), color=viz.INK, linestyle="--", label="log 2, one of two words")
 axes.legend(frameon=False)
 show(
     figure,
@@ -652,10 +652,10 @@ recall_of = {
 mean_of = lambda k: [np.mean([line[k] for line in lines]) for lines in by_family.values()]
 at = np.arange(len(by_family))
 figure, axes = viz.panels("", "recall loss (nats)", size=(9.0, 3.4))
-axes.bar(at, mean_of(1), color="0.85", edgecolor="0.4", label="bound, any model of 13 tokens")
-axes.plot(at, mean_of(0), "ko", label="trained GAM")
+axes.bar(at, mean_of(1), **viz.bars(0), label="bound, any model of 13 tokens")
+axes.plot(at, mean_of(0), "o", color=viz.COLOURS[1], label="trained GAM")
 for (label, loss), style in zip(recall_of.items(), ("-", "--", ":"), strict=True):
-    axes.axhline(loss, color="k", linestyle=style, label=f"{label}, all recall tokens")
+    axes.axhline(loss, color=viz.INK, linestyle=style, label=f"{label}, all recall tokens")
 axes.set_xticks(at, list(by_family))
 axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 axes.set_ylim(0, 4.2)
@@ -702,8 +702,8 @@ check.ex_09_4(share_in_reach)
 back = np.array([token.lookback for s in stories for token in s if determined(token)])
 reaches = np.arange(1, back.max() + 10)
 figure, axes = viz.panels("reach R (tokens)", "share of mentions in reach", size=(7.0, 3.4))
-axes.plot(reaches, [share_in_reach(back, int(R)) for R in reaches], "k-")
-axes.axvline(13, color="0.5", linestyle=":")
+axes.plot(reaches, [share_in_reach(back, int(R)) for R in reaches], "-")
+axes.axvline(13, color=viz.INK, linestyle=":")
 axes.annotate("GAM, 13 tokens", (13, 0.9), xytext=(6, 0), textcoords="offset points")
 show(
     figure,
@@ -884,10 +884,10 @@ depths = np.arange(1, 33)
 figure, axes = viz.panels("L, blocks", "reach R (tokens)", size=(7.0, 3.8))
 for K, style in zip((3, 4, 8), viz.STYLES, strict=False):
     grown = [reach(int(L), K) for L in depths]
-    axes.semilogy(depths, grown, style, markersize=3, label=f"K = {K}")
+    axes.semilogy(depths, grown, **style, markersize=3, label=f"K = {K}")
 grown = [dilated_reach(int(L), 3) for L in depths[:9]]
-axes.semilogy(depths[:9], grown, "kv-.", label="K = 3, dilated")
-axes.axhline(back.max(), color="0.5", linestyle="--", label="furthest mention in a story")
+axes.semilogy(depths[:9], grown, **viz.STYLES[3], label="K = 3, dilated")
+axes.axhline(back.max(), color=viz.INK, linestyle="--", label="furthest mention in a story")
 axes.legend(frameon=False)
 show(
     figure,

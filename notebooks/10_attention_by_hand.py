@@ -86,11 +86,11 @@ for D in widths:
         e = np.exp((s - s.max(axis=-1, keepdims=True)) / scale)
         means.append((e.max(axis=-1) / e.sum(axis=-1)).mean())
 figure, (left, right) = viz.panels("D, channels of a head", n=2)
-left.loglog(widths, spread, "ko", label="measured")
-left.loglog(widths, np.sqrt(widths), "k:", label="√D")
+left.loglog(widths, spread, "o", label="measured")
+left.loglog(widths, np.sqrt(widths), ":", label="√D")
 left.set_ylabel("standard deviation of q · k")
-for (label, means), style in zip(largest.items(), ("ks--", "ko-"), strict=True):
-    right.semilogx(widths, means, style, label=f"softmax of {label}")
+for (label, means), style in zip(largest.items(), (viz.STYLES[1], viz.STYLES[0]), strict=True):
+    right.semilogx(widths, means, **style, label=f"softmax of {label}")
 right.set_ylabel("largest of 32 weights, mean")
 right.set_ylim(0, 1.05)
 for axes in (left, right):
@@ -186,12 +186,12 @@ assert np.abs(head(q, k, v) - weights @ v).max() < 1e-12
 assert np.abs(weights.sum(axis=-1) - 1.0).max() < 1e-12
 assert np.abs(head(q, k, v)[:, 0] - v[:, 0]).max() < 1e-12, "token 0 can only attend to itself"
 figure, axes = viz.panels("key j (tokens)", "query i (tokens)", size=(4.6, 3.6))
-image = axes.imshow(weights[0], cmap="Greys", vmin=0, vmax=1)
+image = axes.imshow(weights[0], cmap=viz.shades(), vmin=0, vmax=1)
 axes.grid(visible=False)
 figure.colorbar(image, label="weight a")
 show(
     figure,
-    "A square map of weights: grey on and below the diagonal, white above it. In the first row "
+    "A square map of weights: coloured on and below the diagonal, empty above it. In the first row "
     "the diagonal has all the weight.",
 )
 
@@ -553,8 +553,8 @@ ylabel = "carried from token to token (MiB)"
 figure, axes = viz.panels("T, tokens read", ylabel, size=(6.5, 3.8))
 transformer_mib = 2 * c.n_layers * lengths * c.d_model * mib
 gam_mib = np.full(len(lengths), c.n_layers * (c.kernel_size - 1) * c.d_model * mib)
-axes.loglog(lengths, transformer_mib, "ks--", markersize=4, label="Transformer: keys, values")
-axes.loglog(lengths, gam_mib, "ko-", markersize=4, label="GAM: inputs of its convolutions")
+axes.loglog(lengths, transformer_mib, **viz.STYLES[1], markersize=4, label="Transformer: keys, values")
+axes.loglog(lengths, gam_mib, **viz.STYLES[0], markersize=4, label="GAM: inputs of its convolutions")
 axes.legend(frameon=False)
 show(
     figure,
@@ -704,7 +704,7 @@ labels = [names[i] for i in row]
 figure, panels = viz.panels("attended token (key)", n=2, size=(9.6, 4.4))
 titles = ("layer 1: the token before", "layer 2: what followed the same token")
 for axes, layer_weights, title in zip(panels, (first, second), titles, strict=True):
-    image = axes.imshow(layer_weights[0], cmap="Greys", vmin=0, vmax=1)
+    image = axes.imshow(layer_weights[0], cmap=viz.shades(), vmin=0, vmax=1)
     axes.set_xticks(range(len(row)), labels, fontsize=8)
     axes.set_yticks(range(len(row)), labels, fontsize=8)
     axes.set_title(title, fontsize=10)
@@ -712,15 +712,15 @@ for axes, layer_weights, title in zip(panels, (first, second), titles, strict=Tr
 queries = np.flatnonzero(small_wanted[0] >= 0) + 1
 for t in queries:
     at = int(np.flatnonzero(row == small_wanted[0, t - 1])[0])
-    panels[1].plot(at, t, "o", markersize=13, markerfacecolor="none", markeredgecolor="0.5")
+    panels[1].plot(at, t, "o", markersize=13, markerfacecolor="none", markeredgecolor=viz.COLOURS[1])
     assert second[0, t, at] > 0.99
 panels[0].set_ylabel("attending token (query)")
 figure.colorbar(image, ax=list(panels), label="weight a", shrink=0.8)
 show(
     figure,
-    "Two maps of weights. Left: a black line just below the diagonal. Right: each of the three "
-    "queries has one black entry, marked by a circle, at the value that followed its key. Most "
-    "other rows are grey, spread over several positions.",
+    "Two maps of weights. Left: a strong line just below the diagonal. Right: each of the three "
+    "queries has one strong entry, marked by a circle, at the value that followed its key. Most "
+    "other rows are pale, spread over several positions.",
 )
 assert all(first[0, t, t - 1] > 0.99 for t in range(1, len(row)))
 

@@ -269,7 +269,7 @@ per_token = {
 }
 assert len(set(per_token["GAM, S = 512"])) == 1, "the cost of a token does not depend on T"
 figure = viz.complexity_plot(lengths, per_token, ylabel="forward flops a token")
-figure.axes[0].axvline(crossover(512, 4096, 3), color="0.5", linestyle=":")
+figure.axes[0].axvline(crossover(512, 4096, 3), color=viz.INK, linestyle=":")
 show(
     figure,
     "Flops a token of one block, C = 512. GAM's do not depend on the length: with 512 slots they lie "
@@ -372,9 +372,9 @@ assert abs(intensity(n, n, n) - n / 6) < 1e-9
 assert 0.45 < points["one token, x Aᵀ"] < 0.5
 reach = np.geomspace(0.1, 1000.0, 200)
 figure, axes = viz.panels("arithmetic intensity I (flops a byte)", "Gflop/s", size=(7.0, 4.0))
-axes.loglog(reach, 1e-9 * attainable(reach), "k-", label="roofline of this machine")
+axes.loglog(reach, 1e-9 * attainable(reach), "-", label="roofline of this machine")
 for (name, at), marker in zip(points.items(), "os^vD", strict=True):
-    axes.loglog(at, 1e-9 * attainable(at), "k" + marker, mfc="w", markersize=8, label=name)
+    axes.loglog(at, 1e-9 * attainable(at), marker, mfc="none", markersize=8, label=name)
 axes.legend(frameon=False, loc="lower right")
 show(
     figure,
@@ -516,19 +516,21 @@ assert every_pair(10**6, 512) > 1.99
 stored = results("table2_small")["cells"]
 curve = np.geomspace(128, 8192, 50)
 figure, axes = viz.panels("T, tokens", "local exponent p(T)", size=(7.0, 4.0))
-axes.plot(curve, every_pair(curve, 256), "k-", label="Transformer by flops, every pair")
-axes.plot(curve, half_skipped(curve, 256), "k--", label="Transformer by flops, half skipped")
-for model_type, style in (("transformer", "ks:"), ("gam", "k^:")):
+axes.plot(curve, every_pair(curve, 256), "-", color=viz.COLOURS[1], label="Transformer by flops, every pair")
+axes.plot(
+    curve, half_skipped(curve, 256), "-.", color=viz.COLOURS[1], label="Transformer by flops, half skipped"
+)
+for model_type, style in (("transformer", viz.STYLES[1]), ("gam", viz.STYLES[0])):
     T = np.array([int(T) for T in stored[model_type]])
     t = np.array([cell["time_ms"] for cell in stored[model_type].values()])
     between = np.sqrt(T[1:] * T[:-1])
     slope = np.diff(np.log(t)) / np.diff(np.log(T))
     label = f"{LABELS[model_type]}, stored measurement"
-    axes.plot(between, slope, style, mfc="w", label=label)
+    axes.plot(between, slope, **style, mfc="none", label=label)
 axes.set_xscale("log", base=2)
 axes.set_xticks(paper.LENGTHS, [str(T) for T in paper.LENGTHS])
-axes.axhline(1.0, color="0.6", linewidth=0.8)
-axes.axhline(2.0, color="0.6", linewidth=0.8)
+axes.axhline(1.0, color=viz.INK, linewidth=0.8)
+axes.axhline(2.0, color=viz.INK, linewidth=0.8)
 axes.legend(frameon=False)
 show(
     figure,
@@ -587,9 +589,9 @@ assert set(kept["Mamba"]) == {L * E * (N + 3)}
 figure, axes = viz.panels("token", n=2)
 for name, style in zip(models, viz.STYLES, strict=False):
     ms = times_ms[name]
-    axes[0].semilogy(kept[name], style, markevery=32, markersize=4, label=name)
+    axes[0].semilogy(kept[name], **style, markevery=32, markersize=4, label=name)
     smooth = [median(ms[max(0, t - 15) : t + 16]) for t in range(len(ms))]
-    axes[1].plot(smooth, style, markevery=32, markersize=4, label=name)
+    axes[1].plot(smooth, **style, markevery=32, markersize=4, label=name)
 axes[0].set_ylabel("numbers kept")
 axes[1].set_ylabel("time of a token (ms), running median")
 axes[1].set_ylim(bottom=0.0)

@@ -221,8 +221,8 @@ for one, title, value, best in (
     (axes[0], "all tokens", lambda r: r["loss"], floor),
     (axes[1], "recall tokens alone", lambda r: r["kinds"]["recall"]["loss"], 0.0),
 ):
-    one.plot([value(measured[name]) for name in shown], range(len(shown)), "ko", markersize=7)
-    one.axvline(best, color="k", linestyle="--", label=f"floor, {best:.2f}")
+    one.plot([value(measured[name]) for name in shown], range(len(shown)), "o", markersize=7)
+    one.axvline(best, color=viz.INK, linestyle="--", label=f"floor, {best:.2f}")
     one.set_yticks(range(len(shown)), shown if one is axes[0] else [])
     one.set_xlim(left=-0.03 * one.get_xlim()[1])
     one.set_title(title, fontsize=10)
@@ -348,8 +348,8 @@ lengths = (1, 3, 10, 30, 120, 360, 1080)
 figure, axes = viz.panels("block length m (tokens)", "standard error (nats)")
 pairs = [difference(fewer, more, m)[1] for m in lengths]
 alone = [apart(fewer, more, m) for m in lengths]
-axes.loglog(lengths, alone, viz.STYLES[1], markersize=5, label="from the two means")
-axes.loglog(lengths, pairs, viz.STYLES[0], markersize=5, label="from differences")
+axes.loglog(lengths, alone, **viz.STYLES[1], markersize=5, label="from the two means")
+axes.loglog(lengths, pairs, **viz.STYLES[0], markersize=5, label="from differences")
 axes.set_ylim(bottom=min(pairs) / 3, top=3 * max(alone))
 axes.legend(frameon=False, fontsize=8)
 show(
@@ -438,7 +438,7 @@ for k, label in NAMES.items():
 for one, who, name, values in series:
     style = viz.STYLES[list(NAMES.values()).index(name)]
     points = [(T, v) for T, v in zip(paper.LENGTHS, values) if v is not None]
-    one.loglog(*zip(*points), style, markersize=5, label=name)
+    one.loglog(*zip(*points), **style, markersize=5, label=name)
     one.set_xscale("log", base=2)
     one.set_title({"paper": "paper, GPU, batch 16", "ours": "ours, two CPU cores, batch 2"}[who], fontsize=10)
     cells = ["out of memory" if v is None else f"{v:.0f}" for v in values]

@@ -164,11 +164,11 @@ for a, name in zip(axes, ("local", "global"), strict=True):
         mean_gates[name, kind_name] = means, errors
         place = np.arange(1, L + 1) + 0.12 * (kind - 1)
         a.errorbar(
-            place, means, yerr=2 * errors, fmt=viz.STYLES[kind], markersize=4, linewidth=0.8, label=kind_name
+            place, means, yerr=2 * errors, **viz.STYLES[kind], markersize=4, linewidth=0.8, label=kind_name
         )
     a.set_xticks(range(1, L + 1))
     a.set_title(f"{name} gate, mean and 2 standard errors", fontsize=10)
-    a.axhline(0.5, color="0.5", linewidth=0.9)
+    a.axhline(0.5, color=viz.INK, linewidth=0.9)
 axes[0].set_ylabel("gate, mean over channels")
 axes[0].sharey(axes[1])
 axes[0].legend(frameon=False, fontsize=8)
@@ -372,7 +372,7 @@ figure, axes = viz.panels("layer", "share of tokens", "is the word among the len
 for values, style, label in zip(
     (next_word, present, chance), viz.STYLES, ("next word", "present word", "next word, slots shuffled")
 ):
-    axes.plot(range(1, L + 1), values, style, markersize=5, label=label)
+    axes.plot(range(1, L + 1), values, **style, markersize=5, label=label)
 axes.set_xticks(range(1, L + 1))
 axes.set_ylim(bottom=0.0)
 axes.legend(frameon=False, fontsize=8)
@@ -502,7 +502,7 @@ Markdown("\n".join(table))
 figure, axes = viz.panels("layer cut", "rise of the loss (nats per token)", size=(6.5, 3.5))
 for what, style in zip(("convolution", "gates", "memory"), viz.STYLES):
     values = [max(rise[what, f"layer {layer}"], 1e-5) for layer in range(1, L + 1)]
-    axes.semilogy(range(1, L + 1), values, style, markersize=5, label=what)
+    axes.semilogy(range(1, L + 1), values, **style, markersize=5, label=what)
 axes.set_xticks(range(1, L + 1))
 axes.legend(frameon=False, fontsize=8)
 show(
@@ -596,8 +596,8 @@ for a, names, true, model_says, title in (
     (axes[1], things, [float(w == right) for w in things], Q2, "recall: “Bring your”"),
 ):
     height = np.arange(len(names))
-    a.barh(height, model_says, color="0.75", edgecolor="k", linewidth=0.5, label="model")
-    a.plot(true, height, "kD", markersize=5, label="generator")
+    a.barh(height, model_says, **viz.bars(0), label="model")
+    a.plot(true, height, "D", color=viz.COLOURS[1], markersize=5, label="generator")
     a.set_yticks(height, names, fontsize=8)
     a.invert_yaxis()
     a.set_title(title, fontsize=10)

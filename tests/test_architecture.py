@@ -172,9 +172,14 @@ def ways_to_run_data(source: str) -> list[str]:
     return lines
 
 
+# The exception: a learner's notebook is code, and checking its answers means running it, in its own process.
+RUNS_ANSWERS = {"minigam/course/worker.py": 4}
+
+
 @every_file
 def test_no_code_is_loaded_from_data(path):
-    assert ways_to_run_data(path.read_text(encoding="utf-8")) == []
+    lines = ways_to_run_data(path.read_text(encoding="utf-8"))
+    assert len(lines) == RUNS_ANSWERS.get(path.relative_to(PROJECT).as_posix(), 0), lines
 
 
 @pytest.mark.parametrize(

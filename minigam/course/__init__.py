@@ -23,6 +23,7 @@ from minigam.models.gam import GAM
 from minigam.models.lm import LanguageModel
 from minigam.training import loop
 from minigam.training.run import Run, RunConfig, make_corpus
+from minigam.viz import finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ def show(figure: "Figure | str", alt: str) -> None:
         mime_type, content = "image/svg+xml", figure
     else:
         data = BytesIO()
-        figure.savefig(data, format="png", dpi=100)
+        finish(figure).savefig(data, format="png", dpi=100)
         mime_type, content = "image/png", base64.b64encode(data.getvalue()).decode()
     display({mime_type: content, "text/plain": alt}, metadata={mime_type: {"alt": alt}}, raw=True)
 

@@ -1,4 +1,4 @@
-"""The notebooks of the course: execute them in place, write the learner's copies, estimate their time."""
+"""The course: execute its notebooks, write copies with gaps, check what is solved, prepare a class, grade."""
 
 import subprocess
 import sys
@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.course import glossary, in_clone, notebooks, overview
-from minigam.files import write_text
+from minigam.course import classroom, glossary, grading, in_clone, notebooks, overview, progress
 
 PROG = "minigam course"
 
@@ -39,15 +38,21 @@ def parser() -> cli.Parser:
                              "project, else ./minigam-course)")  # fmt: skip
     copies.add_argument("--overwrite", action="store_true",
                         help="replace existing copies; they are renamed to NAME-before.ipynb")  # fmt: skip
+    for module in (progress, classroom, grading):
+        module.add_command(commands)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.command in ("status", "grade"):
+        return args.run(args)
     needed = {"build": ("nbclient", "ipykernel"), "open": ("jupyterlab", "ipykernel")}
     for library in ("jupytext", "nbformat", *needed.get(args.command, ())):
         if find_spec(library) is None:
             raise InputError(f"{library} is not installed; install it with pip install 'minigam[notebooks]'")
+    if args.command == "class":
+        return args.run(args)
     if args.command == "times":
         return _times(args.write)
     if args.command == "open":
@@ -70,7 +75,7 @@ def _build(sources: list[Path]) -> int:
         copy = notebooks.student_copy(source)
         copy.parent.mkdir(exist_ok=True)
         notebooks.store(notebooks.for_students(source), copy)
-        write_text(copy.with_name(glossary.FILE.name), glossary.FILE.read_text(encoding="utf-8"))
+        glossary.copy(copy.with_name(glossary.FILE.name))
         tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
     return 0
 
@@ -102,7 +107,7 @@ def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
         if path.exists():
             path.replace(path.with_name(f"{source.stem}-before.ipynb"))
         notebooks.store(notebooks.for_learners(source), path)
-    write_text(out / glossary.FILE.name, glossary.FILE.read_text(encoding="utf-8"))
+    glossary.copy(out / glossary.FILE.name)
     print(f"{out}: {len(sources) - len(existing)} notebooks written, {len(existing)} kept unchanged")
     outdated = [s.stem[:2] for s in existing if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
     if outdated:

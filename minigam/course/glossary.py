@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from minigam.course import PROJECT, is_clone
+from minigam.files import write_text
 
 FILE = PROJECT / "docs" / "glossary.md" if is_clone() else Path(__file__).parent / "glossary.md"
 # Where nothing is linked: code, mathematics, links, headings, HTML, what is in bold (a definition).
@@ -15,6 +16,11 @@ _LEFT_ALONE = re.compile(
 # Not linked, because a notebook also says the chain rule, a special case, the rank of a matrix.
 _EVERYDAY = {"rule", "case", "operation", "rank", "leaf", "bucket", "guessing", "baseline"}
 _RELATIVE = re.compile(r"\[([^\]]+)\]\(\.\./([^)#]+)[^)]*\)")
+
+
+def copy(path: Path) -> None:
+    """Write the glossary next to copies of notebooks, whose links lead to it."""
+    write_text(path, FILE.read_text(encoding="utf-8"))
 
 
 def terms() -> dict[str, str]:

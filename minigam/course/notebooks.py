@@ -27,6 +27,8 @@ FOLDER = PROJECT / "notebooks" if is_clone() else Path(__file__).parent / "sourc
 STUB = 'raise NotImplementedError("replace this line")'
 _SOLUTION = re.compile(r"^(?P<indent>[ ]*)# SOLUTION\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S)
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
+_PROMISE = re.compile(r"^\* A folded \*\*solution\*\*[^\n]*(?:\n  [^\n]*)*", re.M)  # in notebook 00
+_INSTEAD = "* Your teacher has the solutions. Later cells use *your* answer, so do not leave a gap open."
 TIMEOUT_S = 300  # seconds a cell may take
 _MADE_FROM = "minigam_source_sha256"
 
@@ -123,6 +125,8 @@ def for_students(source: Path) -> "NotebookNode":
     import nbformat
 
     notebook = _built(source, "stub", folded=False)
+    for cell in notebook.cells:
+        cell.source = _PROMISE.sub(_INSTEAD, cell.source)
     at = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code")
     install = nbformat.v4.new_code_cell(hosting.install_cell(), id=f"{source.stem[:2]}-install")
     notebook.cells.insert(at, install)
