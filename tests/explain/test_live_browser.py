@@ -418,5 +418,5 @@ def test_the_benchmark_types_stories_into_the_page(browser, stories, tmp_path, m
     result = read_json(tmp_path / "live.json")["pages"]["a GAM"]
     n = len(STORIES.decode(story_ids()).split())
     assert result["words"] == n - 1
-    assert 0.0 < result["median_ms"] <= result["largest_ms"]
+    assert 0.0 < result["median_ms"] <= result["p95_ms"] <= 1.2 * result["largest_ms"]
     assert "| a GAM |" in capsys.readouterr().out
