@@ -4,6 +4,7 @@ The time of a word is that of the page's own answer to it: the model reads the w
 and the browser lays it out. Of each story the first word is left out, because the text before it goes.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks import measure
 from minigam import GAM, GAMConfig, cli
-from minigam.config import PRESETS, WRITTEN
+from minigam.config import PRESETS, WRITTEN, InputError
 from minigam.data import pocketstories
 from minigam.data.tokenizer import WordTokenizer
 from minigam.experiments import report
@@ -72,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cli.require_folder(args.out)
     measure.require("selenium", "pytest")
+    if missing := [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]:
+        raise InputError(f"{missing[0]} is not installed; install Debian's chromium and chromium-driver")
     sys.path.insert(0, str(measure.PROJECT / "tests"))
     from helpers import browser
 

@@ -82,7 +82,7 @@ function describe() {
       ? `The generator of PocketStories never writes ${quoted(tokens[unknown].text)} here (token ${unknown + 1}). From there on, the exact probabilities and the floor are unknown and not shown.`
       : "The generator of PocketStories can write this text, so the exact probability of every next word is known. It gives the entropy floor, which no model can beat on average.";
   $("marks").textContent = [
-    `The text is ${title}${sampled ? `, followed by ${count(sampled, "token", "tokens")} that the model sampled` : ""}.`,
+    `This is ${title}${sampled ? `, followed by ${count(sampled, "token", "tokens")} that the model sampled` : ""}.`,
     kinds.has("choice") && "\u25c7 choice: the generator chose this word at random.",
     kinds.has("recall") && `\u21a9 recall: determined by a word more than ${data.recall_beyond} tokens back.`,
     sampled && "Italic, dotted underline: sampled by the model.",
@@ -171,7 +171,7 @@ function open(ids, after, firstSampled, called) {
 function typed() {
   const { ids, note: said } = parsed($("typed").value);
   $("status").textContent = said;
-  if (ids.length) open(ids, null, ids.length, "yours");
+  if (ids.length) open(ids, null, ids.length, "your text");
 }
 function write(ids, said = "") {
   $("typed").value = joined(ids);
@@ -188,7 +188,7 @@ function take(t, id) {
     return;
   }
   write(ids);
-  open(ids, null, ids.length, "yours");
+  open(ids, null, ids.length, "your text");
 }
 // Let the model write at most n tokens, to the end of the story or of its positions.
 function sampleOn(n) {

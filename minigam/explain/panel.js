@@ -16,6 +16,7 @@ const note = (...sentences) => make("p", { cls: "note", text: sentences.filter(B
 // Show everything about token t, whose receptive field begins at token `from`.
 function fill(t, from, expected, settles) {
   $("token").textContent = shown(reading.tokens[t].text);
+  $("said").setAttribute("aria-live", document.activeElement === $("typed") ? "off" : "polite"); // not at every key
   $("said").textContent = summary(t, from, expected);
   showNext(t, from, expected, settles);
   showInfluence(t);

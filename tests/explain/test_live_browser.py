@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from helpers import tiny
+from helpers.commands import assert_refused
 from helpers.pages import LETTERS, data_of, tiny_page, write
 
 from benchmarks import explain as benchmark
@@ -251,11 +252,13 @@ def test_the_whole_page_is_about_the_text_that_is_typed(browser, duel, stories):
         assert_percent(ours, p)
     assert "can write 4 different words here" in text(browser, "#next .note")
     assert "The text ends here" in text(browser, "#next .note")
-    assert browser.title.endswith("yours")
+    assert browser.title.endswith("your text")
     field = browser.find_element(By.ID, "typed")
     field.send_keys(" since spring")
     assert words(browser) == ["<story>", *told, "since", "spring"]
     assert browser.switch_to.active_element == field, "typing is not interrupted"
+    said = browser.find_element(By.ID, "said")
+    assert said.get_attribute("aria-live") == "off", "nor is every key commented"
     note = text(browser, "#next .note")
     assert "The generator can write one word here, \u201che\u201d." in note
     assert "\u201che\u201d is determined by \u201cHe\u201d (dashed), 15 tokens before it: outside the" in note
@@ -408,6 +411,11 @@ def test_without_a_rival_there_is_no_column(browser, stories, tmp_path):
 
 
 # --------------------------------------------------------------------------- benchmark
+
+
+def test_the_benchmark_says_what_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert_refused(benchmark.main, [f"--out={tmp_path}"], capsys, "chromium is not installed")
 
 
 def test_the_benchmark_types_stories_into_the_page(browser, stories, tmp_path, monkeypatch, capsys):
