@@ -131,7 +131,7 @@ def _extra_axes(dims: list[str]) -> tuple[int, ...]:
     return tuple(axis for axis, dim in enumerate(dims) if dim == "1")
 
 
-def _dtype(arrays: dict[str, np.ndarray]) -> np.dtype:
+def _dtype(arrays: dict[str, Any]) -> np.dtype:
     """Return the dtype that all arrays share. Raises TypeError listing the arrays with another."""
     wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
     if wrong:

@@ -8,7 +8,7 @@ from helpers.pages import HOSTILE, data_of, write
 
 from minigam.explain import page as explain
 
-pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `browser`)")
+pytest.importorskip("selenium.webdriver", reason="needs selenium (the group `browser`)")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
