@@ -69,7 +69,8 @@ def tests(session: nox.Session, numpy: str) -> None:
 @nox.session(default=False)
 def lint(session: nox.Session) -> None:
     """Check style, types and spelling, as make lint does, and the workflow files."""
-    session.install("--constraint", "requirements.lock", "--editable", ".", *group("lint"))
+    packages = [*group("test"), *group("lint")]  # mypy reads the types of what the tests need
+    session.install("--constraint", "requirements.lock", "--editable", ".[data]", *packages)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
