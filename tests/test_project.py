@@ -85,6 +85,7 @@ def test_the_numbers_of_the_paper_are_the_stored_ones():
     pattern = r"(\w+) notebooks \(about (\d+) hours\).*?(\d+) exercises"
     course = re.search(pattern, text("docs/course.md"), re.S)
     assert f"{course[1].lower()} notebooks" in paper
+    assert f"{course[1].lower()} notebooks with {course[3]} checked exercises" in text("CHANGELOG.md")
     assert f"{course[2]} hours and has {course[3]} exercises" in paper
     assert "GAM of 773,376 parameters" in text("benchmarks/results/default_run/output.txt")
     for path in re.findall(r"`((?:benchmarks|tests|docs)/[\w/.]+)`", paper):
