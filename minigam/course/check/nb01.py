@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.course.judge import NotYet, exercise, expect, gradients, numbers, require
 
 LONG = 10_000  # values in a chain, far beyond what recursion can do
 LEAF = "a leaf has no backward: pass gradients on only from values with inputs"
@@ -350,8 +350,9 @@ def _judge(got, root: _Value, dy, where: str, mistakes: dict) -> None:
             f"{where}: the keys of the dictionary are names; wanted the leaves themselves",
         )
         require(leaf in got, f"{where}: the dictionary has no gradient for the leaf {leaf}")
+        arrived = numbers(got[leaf], where)
         for message, value in mistakes.items():
-            if np.shape(got[leaf]) == np.shape(value) and np.allclose(got[leaf], value):
+            if arrived.shape == np.shape(value) and np.allclose(arrived, value):
                 raise NotYet(f"{where}: {message}")
     for v, total in totals.items():
         if not v._inputs:

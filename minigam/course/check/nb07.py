@@ -274,7 +274,7 @@ def _first_departure(block, x, p) -> str:
         ("E3, E4 or E5", shared),
         ("E6 or E7", silent),
     ):
-        got = np.asarray(block(x, {name: a.copy() for name, a in parameters.items()}))
+        got = numbers(block(x, {name: a.copy() for name, a in parameters.items()}), "x")
         want = _block(x, parameters)
         if got.shape != want.shape or not np.allclose(got, want, rtol=0.0, atol=1e-4 * np.abs(want).max()):
             return f"the first equation that differs is {equations}"
