@@ -1,6 +1,6 @@
 """Where the project is hosted, and the links that follow from it: badges for Colab and Binder.
 
-REPOSITORY and TAG are the one setting of the project. While REPOSITORY is empty, no badge is written, because it
+REPOSITORY and TAG are the one setting. While REPOSITORY is empty, no badge is written, because it
 would lead nowhere, and Colab installs the package of this version by its name.
 """
 
