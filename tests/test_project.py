@@ -57,15 +57,10 @@ def test_the_address_of_the_repository_is_set_in_one_place():
     assert ("repository-code: " + REPOSITORY in text("CITATION.cff")) == bool(REPOSITORY)
 
 
-def test_the_citation_is_valid():
+def test_the_citation_has_its_fields():
+    """`nox -s citation` checks the file against its schema."""
     for key in ("cff-version", "message", "title", "type"):
         assert field(key), key
-    validator = shutil.which("cffconvert")
-    if validator is None:
-        pytest.skip("the fields are there; the schema needs cffconvert: nox -s citation")
-    command = [validator, "--validate", "-i", ROOT / "CITATION.cff"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_numbers_of_the_paper_are_the_stored_ones():
@@ -165,11 +160,3 @@ def test_zizmor_finds_nothing():
         pytest.skip("needs zizmor (the group `lint`)")
     done = subprocess.run([binary, "--offline", "--quiet", ROOT / ".github"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_actionlint_finds_nothing():
-    binary = shutil.which("actionlint")
-    if binary is None:
-        pytest.skip("needs actionlint on PATH: a Go program that no package of a group brings")
-    done = subprocess.run([binary, *WORKFLOWS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
