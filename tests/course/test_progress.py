@@ -7,6 +7,7 @@ import pytest
 from helpers import submissions, tiny_checks
 from helpers.submissions import HALF, THIRD, notebook, stub, write
 
+from minigam import course
 from minigam.config import InputError
 from minigam.course import __main__ as command
 from minigam.course import notebooks, progress, sandbox
@@ -115,5 +116,5 @@ def test_wrong_arguments_are_refused(tmp_path):
 
 def test_the_default_folder_is_that_of_the_exercises(tmp_path, monkeypatch):
     assert notebooks.learners_folder() == notebooks.FOLDER / "exercises"
-    monkeypatch.setattr(notebooks, "PROJECT", tmp_path)
+    monkeypatch.setattr(course, "PROJECT", tmp_path)
     assert str(notebooks.learners_folder()) == "minigam-course"
