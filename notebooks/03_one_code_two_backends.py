@@ -95,10 +95,10 @@ def library_of(a, b):
     Raises TypeError when two libraries meet.
     """
     # SOLUTION
-    found = {backend.owner(a), backend.owner(b)} - {None}
-    if len(found) > 1:
-        raise TypeError(f"two libraries: {', '.join(sorted(f.__name__ for f in found))}")
-    return found.pop() if found else np
+    owners = {backend.owner(a), backend.owner(b)} - {None}
+    if len(owners) > 1:
+        raise TypeError(f"two libraries: {', '.join(sorted(owner.__name__ for owner in owners))}")
+    return owners.pop() if owners else np
     # END
 
 

@@ -89,8 +89,8 @@ assert (moved["written"] > 0).all()
 assert models["gated"].num_parameters() == models["written"].num_parameters()
 
 # %% [markdown]
-# Both models have the same parameters, with the same names and shapes. The last output of one depends on 13 tokens,
-# that of the other on all.
+# Both models have the same parameters, with the same names and shapes. For the plain
+# GAM the last output depends on 13 tokens, for the other model on all.
 #
 # What do 13 tokens mean for the look-ups of MQAR (notebook 09)? A row has 8 pairs of a key and a value. Later each
 # key comes once more, as a query, and the model must give its value. For how many queries is the pair inside the
@@ -120,7 +120,7 @@ assert np.mean(distance <= 12) < 0.5
 #
 # $$ \text{X1:}\quad w_t = \mathrm{softmax}(\mathrm{local}_t M^\top) $$
 #
-# A small example makes this concrete. Its tokens are one-hot vectors, and a convolution with K = 2 gives each token
+# A toy example makes this concrete. Its tokens are one-hot vectors, and a convolution with K = 2 gives each token
 # its predecessor. M has nine slots: one for each of the 8 keys, and the last one for everything else.
 
 # %%
@@ -193,7 +193,7 @@ assert np.mean(right["local"]) == np.mean(echoed["u"]) == 1.0
 #
 # **Writes of a fixed size.** A common rule for such a memory erases the share $w_t$ of each slot and writes the same
 # share of the new token: $M_t = (1 - w_t)\, M_{t-1} + w_t u_t$, slot by slot. It works with the sharp addresses of
-# the example. But in a new model no slot fits any token yet. The softmax spreads each token over all S slots, so
+# the toy. But in a new model no slot fits any token yet. The softmax spreads each token over all S slots, so
 # every write replaces only about 1/S of a slot.
 #
 # **A heavy prior.** The remedy is to divide by what has been written so far, so that a slot is a mean. Then what the

@@ -91,7 +91,7 @@ def ex_11_2(selective_scan):
         y, h = _scan(*z)
         exact = np.expm1(delta[..., None] * A) / A * (x[..., None] * B[:, :, None])
         write = (delta * x)[..., None] * B[:, :, None]
-        told = {
+        mistakes = {
             "the last term, skip x, is missing": (y - skip * x, h),
             "delta is missing in what is written; b is delta B": _scan(*z, write=write / delta[..., None]),
             "b is that of the exact zero-order hold; wanted delta B": _scan(*z, write=exact),
@@ -102,7 +102,7 @@ def ex_11_2(selective_scan):
             "the state is not carried from token to token": _scan(*z, a=np.zeros_like(h)),
             "B and C are swapped: B is for the write, C for the read": _scan(x, delta, A, C, B, skip),
         }
-        expect(got_y, y, f"y, {where}", {k: v[0] for k, v in told.items()})
+        expect(got_y, y, f"y, {where}", {k: v[0] for k, v in mistakes.items()})
         start = np.concatenate([np.zeros_like(h[:, :1]), h], axis=1)
         expect(
             got_h,

@@ -216,3 +216,8 @@ def lower_middle(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7
 @wrong("03_2", says="return y and backward, an array and a function")
 def both_arrays(xp, x):
     return xp.cumsum(x, axis=1), x
+
+
+@wrong("03_4", says="this is in milliseconds")
+def in_milliseconds(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
+    return 1e3 * timed(work, synchronize, clock, warmup, repeats)
