@@ -425,9 +425,10 @@ assert gradient_share(16.0 * fresh[None]).mean() < 0.3
 # %% [markdown]
 # ## 7. When is a gate needed? An experiment
 #
-# Here is a task that needs a choice. Every token has two switches, $\pm 1$, in its first two channels. If the first
-# is on, the target contains the local context $l$ (here: the token before). If the second is on, it contains the
-# global context $m$ (here: the output of a fixed memory). Both may be on, and both may be off:
+# Here is a task that needs a choice. Every token has two switches, $\pm 1$, in its first two channels. If the first is
+# on, the target contains the local context $l$ (here: the token before). If the second is on, it contains the global
+# context $m$ (here: the output of a fixed memory). Both may be on, and both may be off. With $[\,\cdot\,]$ for 1 if the
+# condition holds and 0 otherwise:
 #
 # $$ \mathrm{wanted}_{bt} = [\text{switch}_1 > 0]\; l_{bt} + [\text{switch}_2 > 0]\; m_{bt} $$
 
@@ -581,7 +582,7 @@ def mixer_parameters(C, S, K, mixer):
 check.ex_06_5(mixer_parameters)
 
 # %% [markdown]
-# Besides its mixer a block has two LayerNorms with $4C$ parameters together, and a feed-forward layer from C to 4C
+# In addition to its mixer a block has two LayerNorms with $4C$ parameters together, and a feed-forward layer from C to 4C
 # and back, with biases: $4C \cdot C + 4C + 4C \cdot C + C = 8C^2 + 5C$. Outside the blocks are the embeddings of
 # tokens and of positions, and a last LayerNorm. The head uses the token embedding again:
 #

@@ -859,11 +859,11 @@ assert round(count(MambaConfig(residual=False)) / 1e6, 1) == 20.5  # the paper's
 # %% [markdown]
 # ## 8. What happens without a residual connection
 #
-# Mamba is meant to be stacked as $y = x + \mathrm{ssm}(\mathrm{LayerNorm}(x))$, and this is the default here.
-# ($\mathrm{ssm}$ is the block of section 7; "$x\,+$" is the residual connection.) The benchmark of GAM's authors
-# stacks six blocks without residual and norm, $y = \mathrm{ssm}(x)$. `residual=False` does the same, so that their
-# table can be compared. Look at the size of the signal in a new model, and at the size of the gradient that comes
-# back, block by block:
+# Mamba is meant to be stacked as $y = x + \mathrm{ssm}(\mathrm{LayerNorm}(x))$, and this is the default here. The
+# function $\mathrm{ssm}$ is the block of section 7; adding $x$ to it is the residual connection. The benchmark of GAM's
+# authors stacks six blocks without residual and norm, $y = \mathrm{ssm}(x)$. `residual=False` does the same, so that
+# their table can be compared. Look at the size of the signal in a new model, and at the size of the gradient that
+# comes back, block by block:
 
 
 # %%

@@ -747,7 +747,7 @@ show(
     "up to about 13 tokens, and at chance, one in eight, beyond.",
 )
 for name, c in at_the_end.items():
-    print(f"{name:20} within 12 tokens {c[far <= 12].mean():6.1%}   beyond {c[far > 13].mean():6.1%}")
+    print(f"{name:27} within 12 tokens {c[far <= 12].mean():6.1%}   beyond {c[far > 13].mean():6.1%}")
 assert at_the_end["GAM, written memory (ours)"].mean() > 0.98
 assert at_the_end["GAM"][far > 13].mean() < 0.2
 

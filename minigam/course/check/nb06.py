@@ -52,6 +52,8 @@ def ex_06_1(sigmoid):
             raise NotYet(f"z = {large:g} in {name} overflows in np.exp; use np.tanh instead") from None
         require(bool(np.isfinite(got).all()), f"z = {large:g} in {name} gives nan; use np.tanh instead")
         expect(got, np.array([0.0, 0.5, 1.0], dtype), f"z = {large:g} in {name}")
+        off = float(np.abs(got - [0.0, 0.5, 1.0]).max())
+        require(off < 1e-12, f"z = {large:g} in {name} is off by {off:.0e}; do not clip z so early")
     return "any shape, z of 10,000 without overflow, float32"
 
 
@@ -117,6 +119,7 @@ def ex_06_3(fuse_backward):
         dg = both(dy * local * p * (1 - p), dy * recalled * q * (1 - q))
         mistakes = {
             "local": {
+                "dy is missing; the gradient is dy times p": p,
                 "this is dy; the local context was multiplied by p, so its gradient is dy times p": dy,
                 "dy is multiplied by q, the gate of the other side; wanted p": dy * q,
                 "dy is multiplied by the local context; that is the gradient of p. Wanted dy times p": dy
@@ -124,6 +127,7 @@ def ex_06_3(fuse_backward):
                 "dy is multiplied by p (1 - p); that factor belongs to the gradient of g": dy * p * (1 - p),
             },
             "global": {
+                "dy is missing; the gradient is dy times q": q,
                 "this is dy; the global context was multiplied by q, so its gradient is dy times q": dy,
                 "dy is multiplied by p, the gate of the other side; wanted q": dy * p,
                 "dy is multiplied by 1 - p; the global side has a gate of its own, q": dy * (1 - p),

@@ -140,3 +140,13 @@ def dense_convolution(C, S, K, mixer):
 @wrong("06_5", says="right, but a float; return an int")
 def a_float(C, S, K, mixer):
     return float(count(C, S, K, mixer))
+
+
+@wrong("06_3", says="dy is missing; the gradient is dy times p")
+def without_dy(dy, local_context, global_context, g):
+    return backward(np.ones_like(dy), local_context, global_context, g)
+
+
+@wrong("06_1", says="do not clip z so early")
+def clipped(z):
+    return 1.0 / (1.0 + np.exp(-np.clip(z, -20.0, 20.0)))
