@@ -40,6 +40,7 @@ matrix: $(VENV)/matrix  ## run the tests on each Python that is installed, with 
 
 lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet --preview --select PLW1514 .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
@@ -62,11 +63,11 @@ notebooks: $(VENV)/notebooks  ## execute the course's notebooks again from their
 exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps to fill in; existing copies are kept
 	$(BIN)/minigam course exercises
 
-notebooks-open: exercises  ## open your copies of the notebooks in JupyterLab
-	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb
+notebooks-open: $(VENV)/notebooks  ## open your copies of the notebooks in JupyterLab
+	$(BIN)/minigam course open $(if $(LAB),-- $(LAB))
 
 clean:  ## remove .venv and caches; keep runs and data
-	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis .nox .coverage*
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .nox .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

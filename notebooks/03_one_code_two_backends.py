@@ -570,9 +570,9 @@ for n in counts:
 
 figure, axes = viz.panels("n, numbers added", "relative error of their sum", size=(6.5, 4.0))
 for (name, error), style in zip(errors.items(), viz.STYLES):
-    axes.loglog(counts, np.maximum(error, 1e-9), style, markersize=4, label=name)
-axes.loglog(counts, (counts - 1) * u, "-", color="0.5", label="bound (n - 1) u")
-axes.loglog(counts, np.log2(counts) * u, "-.", color="0.5", label="bound log2(n) u")
+    axes.loglog(counts, np.maximum(error, 1e-9), **style, markersize=4, label=name)
+axes.loglog(counts, (counts - 1) * u, "-", color=viz.INK, label="bound (n - 1) u")
+axes.loglog(counts, np.log2(counts) * u, "-.", color=viz.INK, label="bound log2(n) u")
 axes.legend(frameon=False, fontsize=8, loc="upper left")
 show(
     figure,
@@ -631,13 +631,13 @@ waiting = sum(works[-1])
 assert abs(not_waiting - n * q) < 1e-9 and abs(waiting - (q + n * d)) < 1e-9
 
 figure, axes = viz.panels("time (ms)", size=(8.0, 2.6))
-axes.broken_barh(launches, (1.6, 0.8), facecolor="0.85", edgecolor="k")
-axes.broken_barh(works, (0.6, 0.8), facecolor="0.6", edgecolor="k", hatch="//")
+axes.broken_barh(launches, (1.6, 0.8), facecolor=viz.COLOURS[0], edgecolor=viz.INK)
+axes.broken_barh(works, (0.6, 0.8), facecolor=viz.COLOURS[1], edgecolor=viz.INK, hatch="//")
 axes.set_yticks([2.0, 1.0], ["host launches", "device works"])
 axes.set_ylim(0.3, 3.4)
 axes.set_xlim(0.0, 4.6)
 for at, words in ((not_waiting, "clock, not waiting"), (waiting, "clock, waiting")):
-    axes.axvline(at, color="k", linestyle=":")
+    axes.axvline(at, color=viz.INK, linestyle=":")
     side = "right" if at > 2.0 else "left"
     axes.text(at, 2.9, f" {words} ", ha=side)
 show(
@@ -714,9 +714,9 @@ once = lambda: measure(lambda: ops.softmax(Tensor(a)), wait, warmup=0, repeats=1
 single_runs = [1e3 * once() for _ in range(100)]
 middle = statistics.median(single_runs)
 figure, axes = viz.panels("run", "time of a softmax (ms)", size=(6.5, 3.4))
-axes.plot(single_runs, "ko", markersize=3, label="one run each")
-axes.axhline(middle, color="k", label="median")
-axes.axhline(statistics.mean(single_runs), color="k", linestyle="--", label="mean")
+axes.plot(single_runs, "o", markersize=3, label="one run each")
+axes.axhline(middle, color=viz.INK, label="median")
+axes.axhline(statistics.mean(single_runs), color=viz.INK, linestyle="--", label="mean")
 axes.set_ylim(bottom=0.0)
 axes.legend(frameon=False, fontsize=8)
 show(

@@ -164,8 +164,8 @@ assert np.abs(sigmoid(pairs).sum(axis=1) - 1.0).max() > 0.9  # from nearly 0 to 
 
 figure, axes = viz.panels("share of the local context, p", "share of the global context, q")
 figure.set_size_inches(5.2, 4.4)
-axes.plot(*sigmoid(pairs).T, "o", color="0.7", markersize=4, label="two sigmoids (GAM)")
-axes.plot(*shares.T, "k^", markersize=4, label="softmax of the two")
+axes.plot(*sigmoid(pairs).T, "o", color=viz.INK, markersize=4, label="two sigmoids (GAM)")
+axes.plot(*shares.T, "^", markersize=4, label="softmax of the two")
 corners = {"neither": (0, 0), "local alone": (1, 0), "global alone": (0, 1), "both": (1, 1)}
 for name, (p, q) in corners.items():
     axes.text(p, q * 1.1 - 0.05, name, ha="center", va="center", weight="bold")
@@ -212,7 +212,7 @@ curves = [contributions(local_context, global_context, g + x * only_local) for x
 figure, axes = viz.panels("added to the local half of b_g", "part of |fused|²")
 labels = ("local side", "global side", "cross term")
 for i, (curve, label) in enumerate(zip(np.array(curves).T, labels, strict=True)):
-    axes.plot(raised_by, curve, viz.STYLES[i], markersize=4, markevery=4, label=label)
+    axes.plot(raised_by, curve, **viz.STYLES[i], markersize=4, markevery=4, label=label)
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
@@ -239,13 +239,13 @@ assert np.abs(p * (1 - p) - by_differences).max() < 1e-6
 assert (p * (1 - p)).max() <= 0.25 and abs(z[(p * (1 - p)).argmax()]) < 1e-9
 
 figure, axes = viz.panels("g", n=2, size=(9.0, 3.4))
-axes[0].plot(z, p, "k-", label="p = sigmoid(g)")
-axes[0].plot(z, p * (1 - p), "k--", label="p (1 - p)")
-axes[0].axhline(0.25, color="0.6", linestyle=":")
+axes[0].plot(z, p, "-", label="p = sigmoid(g)")
+axes[0].plot(z, p * (1 - p), "--", label="p (1 - p)")
+axes[0].axhline(0.25, color=viz.INK, linestyle=":")
 axes[0].legend(frameon=False, fontsize=8)
 axes[0].set_ylabel("share, and its derivative")
-axes[1].semilogy(np.abs(z), p * (1 - p), "k--", label="p (1 - p)")
-axes[1].semilogy(np.abs(z), np.exp(-np.abs(z)), "k:", label="exp(-|g|)")
+axes[1].semilogy(np.abs(z), p * (1 - p), "--", color=viz.COLOURS[1], label="p (1 - p)")
+axes[1].semilogy(np.abs(z), np.exp(-np.abs(z)), ":", color=viz.COLOURS[2], label="exp(-|g|)")
 axes[1].set(xlabel="|g|", ylabel="derivative, logarithmic")
 axes[1].legend(frameon=False, fontsize=8)
 show(
@@ -344,7 +344,7 @@ for _ in range(100):
     gates = gates - rate * (p - 1.0) * p * (1.0 - p)
 figure, axes = viz.panels("step", "p, which should become 1")
 for i, (start, curve) in enumerate(zip(starts, np.transpose(opening), strict=True)):
-    axes.plot(curve, viz.STYLES[i], markersize=4, markevery=10, label=f"from g = {start:g}")
+    axes.plot(curve, **viz.STYLES[i], markersize=4, markevery=10, label=f"from g = {start:g}")
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
@@ -493,9 +493,9 @@ for c in range(C):
 
 figure, axes = viz.panels("gradient step", "mean squared error", size=(6.4, 3.8))
 for i, (mixer, (losses, _)) in enumerate(learned.items()):
-    axes.semilogy(losses, viz.STYLES[i], markersize=4, markevery=60, label=mixer)
+    axes.semilogy(losses, **viz.STYLES[i], markersize=4, markevery=60, label=mixer)
     print(f"{mixer:8s} {losses[0]:.3f} -> {losses[-1]:.4f}")
-axes.axhline(best_fixed, color="0.5", linestyle=(0, (8, 3)), label="best fixed mix")
+axes.axhline(best_fixed, color=viz.INK, linestyle=(0, (8, 3)), label="best fixed mix")
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
@@ -524,7 +524,7 @@ for ax, mixer in zip(axes, ("softmax", "gated"), strict=True):
     shares = sigmoid(learned[mixer][1])  # (B, T, 2C)
     p, q = shares[..., :C].mean(axis=-1), shares[..., C:].mean(axis=-1)  # (B, T)
     for name, (case, marker, offset) in cases.items():
-        ax.plot(p[case], q[case], marker, color="0.4", markersize=5)
+        ax.plot(p[case], q[case], marker, markersize=5)
         middle = p[case].mean(), q[case].mean()
         ax.annotate(name, middle, xytext=offset, textcoords="offset points", ha="center")
     ax.set(xlim=(-0.15, 1.15), ylim=(-0.15, 1.15))
@@ -617,7 +617,7 @@ figure, axes = viz.panels("parameters (million)", "validation loss (nats), from 
 for (mixer, (_, perplexity)), style in zip(paper.TABLE3.items(), "oDs^", strict=True):
     count = model_parameters(GAMConfig(mixer=mixer)) / 1e6
     label = f"{mixer}, {perplexity}"
-    axes.plot(count, np.log(perplexity), f"k{style}", markersize=7, label=label)
+    axes.plot(count, np.log(perplexity), style, markersize=7, label=label)
 axes.legend(frameon=False, fontsize=8, title="mixer, perplexity")
 axes.set(xlim=(17.0, 23.5), ylim=(6.795, 6.865))
 show(
@@ -670,7 +670,7 @@ with no_grad():
 figure, axes = viz.panels("sigmoid(g)", n=len(inside), size=(10.0, 3.0))
 bins = np.linspace(0.0, 1.0, 41)
 for i, (ax, (_, _, g)) in enumerate(zip(axes, inside, strict=True)):
-    for half, style, name in ((g[:, :C], "k-", "local"), (g[:, C:], "k:", "global")):
+    for half, style, name in ((g[:, :C], "-", "local"), (g[:, C:], ":", "global")):
         heights, _ = np.histogram(sigmoid(half), bins, density=True)
         ax.plot((bins[1:] + bins[:-1]) / 2, heights, style, label=name)
     share = gradient_share(g[None]).mean()
@@ -688,8 +688,8 @@ show(
 figure, axes = viz.panels("block", "part of |fused|²")
 parts = np.array([contributions(*z) for z in inside])  # (L, 3)
 for i, label in enumerate(labels):
-    axes.plot(parts[:, i], viz.STYLES[i], markersize=6, label=label)
-axes.axhline(0.0, color="0.6", linewidth=0.8)
+    axes.plot(parts[:, i], **viz.STYLES[i], markersize=6, label=label)
+axes.axhline(0.0, color=viz.INK, linewidth=0.8)
 axes.set_xticks(range(len(inside)))
 axes.legend(frameon=False, fontsize=8)
 show(

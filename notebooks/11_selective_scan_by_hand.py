@@ -106,8 +106,8 @@ deltas = np.geomspace(1e-3, 1.0, 40)
 figure, axes = viz.panels("step size δ", "δB above the exact b (share)")
 for A, style in zip((-1.0, -4.0, -16.0), viz.STYLES, strict=False):
     excess = too_much(deltas, A)
-    axes.loglog(deltas, excess, style, markevery=6, markersize=4, label=f"A = {A:g}")
-axes.axvspan(1e-3, 0.1, color="0.92", label="δ of a new model")
+    axes.loglog(deltas, excess, **style, markevery=6, markersize=4, label=f"A = {A:g}")
+axes.axvspan(1e-3, 0.1, color=viz.INK, alpha=0.15, label="δ of a new model")
 axes.legend(frameon=False)
 show(
     figure,
@@ -175,7 +175,7 @@ lags = np.arange(0, 101)
 for ax, delta in zip(axes, (0.1, 0.01), strict=True):
     for rate, style in zip((1, 4, 16), viz.STYLES, strict=False):
         left = np.exp(-delta * rate * lags)
-        ax.plot(lags, left, style, markevery=10, markersize=4, label=f"n = {rate}")
+        ax.plot(lags, left, **style, markevery=10, markersize=4, label=f"n = {rate}")
     ax.set_title(f"δ = {delta}", fontsize=10)
     ax.legend(frameon=False)
 show(
@@ -341,11 +341,11 @@ print(f"largest error: selective {error(held):.1e}, fixed {error(fixed):.1e}")
 assert error(held) < 0.03 < error(fixed)
 
 figure, axes = viz.panels("token", "value, state h", size=(8.5, 3.6))
-axes.plot(v, ".", color="0.7", label="values, not marked")
-axes.plot(np.flatnonzero(marks), v[marks > 0], "k^", markersize=9, label="marked values")
-axes.step(np.arange(T), held.ravel(), "k-", where="post", label="state, δ from the token")
+axes.plot(v, ".", color=viz.INK, label="values, not marked")
+axes.plot(np.flatnonzero(marks), v[marks > 0], "^", markersize=9, label="marked values")
+axes.step(np.arange(T), held.ravel(), "-", where="post", label="state, δ from the token")
 label = "state, δ fixed, input only marked values"
-axes.step(np.arange(T), fixed.ravel(), "k:", where="post", label=label)
+axes.step(np.arange(T), fixed.ravel(), ":", where="post", label=label)
 axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.22))
 show(
     figure,
@@ -503,15 +503,15 @@ assert not np.allclose(f1_first, f2_first)  # not commutative
 figure, axes = viz.panels("token", "after round", size=(7.5, 3.6))
 for r, offset in enumerate((1, 2, 4)):
     for i in range(8):
-        axes.plot([i, i], [r, r + 1], "-", color="0.8", zorder=1)
+        axes.plot([i, i], [r, r + 1], "-", color=viz.INK, zorder=1)
         if i >= offset:
-            axes.plot([i - offset, i], [r, r + 1], "k-", linewidth=0.9, zorder=2)
+            axes.plot([i - offset, i], [r, r + 1], "-", color=viz.COLOURS[0], linewidth=0.9, zorder=2)
 for r in range(4):
     done = [i for i in range(8) if i < 2**r]
     rest = [i for i in range(8) if i >= 2**r]
     names = ("complete", "not complete") if r == 0 else (None, None)
-    for at, fill, label in ((done, "k", names[0]), (rest, "w", names[1])):
-        axes.plot(at, [r] * len(at), "ko", mfc=fill, markersize=8, zorder=3, label=label)
+    for at, style, label in ((done, viz.STYLES[0], names[0]), (rest, viz.STYLES[1], names[1])):
+        axes.plot(at, [r] * len(at), **style | {"linestyle": ""}, markersize=8, zorder=3, label=label)
 axes.set_yticks(range(4))
 axes.invert_yaxis()
 axes.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.18))
@@ -648,7 +648,7 @@ figure, axes = viz.panels("T, tokens", n=2)
 for (name, values), style in zip(costs.items(), viz.STYLES, strict=False):
     for ax, column_ in zip(axes, np.transpose(values), strict=True):
         shown = column_ > 0  # a logarithmic axis has no 0
-        ax.loglog(np.array(lengths)[shown], column_[shown], style, markersize=4, label=name)
+        ax.loglog(np.array(lengths)[shown], column_[shown], **style, markersize=4, label=name)
 axes[0].set_ylabel("work: joins")
 axes[1].set_ylabel("depth: rounds, one after another")
 axes[0].legend(frameon=False)
@@ -890,7 +890,7 @@ through = {name: sizes_through(residual) for name, residual in stacks.items()}
 titles = ("signal", "gradient, from 1 at the end")
 for (name, pair), style in zip(through.items(), viz.STYLES, strict=False):
     for ax, values, title in zip(axes, pair, titles, strict=True):
-        ax.semilogy(values, style, markersize=4, label=name)
+        ax.semilogy(values, **style, markersize=4, label=name)
         ax.set_title(title, fontsize=10)
 axes[0].legend(frameon=False)
 show(
@@ -927,8 +927,8 @@ for name, residual in stacks.items():
 
 figure, axes = viz.panels("step", "loss (nats per token)")
 for (name, values), style in zip(losses.items(), viz.STYLES, strict=False):
-    axes.plot(values, style, markersize=4, markevery=8, label=name)
-axes.axhline(np.log(16), color="0.5", linestyle=":", label="all tokens equally likely, log 16")
+    axes.plot(values, **style, markersize=4, markevery=8, label=name)
+axes.axhline(np.log(16), color=viz.INK, linestyle=":", label="all tokens equally likely, log 16")
 axes.legend(frameon=False)
 show(
     figure,

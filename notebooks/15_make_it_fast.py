@@ -77,7 +77,7 @@ def ms_by_operation(measured):
 numpy_ms = ms_by_operation(in_numpy)
 largest = sorted(numpy_ms, key=numpy_ms.get)[-9:]
 figure, axes = viz.panels("ms a step, forward and backward", size=(7.5, 3.8))
-axes.barh(largest, [numpy_ms[name] for name in largest], color="0.7", edgecolor="k")
+axes.barh(largest, [numpy_ms[name] for name in largest], **viz.bars(0))
 show(
     figure,
     "Bars of the milliseconds of each operation in a training step of the reference rules: "
@@ -251,7 +251,7 @@ for tile in tqdm(sizes, desc="tiles", leave=False):
     ns.append(1e6 * median_ms(lambda tile=tile: gelu_tiled(tile, n), 3) / n)
     assert np.abs(flat_y[:n] - want[0].reshape(-1)[:n]).max() < 2e-5, "whatever the tile, the same numbers"
 figure, axes = viz.panels("numbers in a tile", "time per number (ns)")
-axes.loglog(sizes, ns, "ko-", markersize=4)
+axes.loglog(sizes, ns, **viz.STYLES[0], markersize=4)
 axes.set_xscale("log", base=2)
 show(
     figure,
@@ -552,9 +552,9 @@ steps = {name: float(np.median(times)) for name, times in rounds.items()}
 needed = 1e3 * 20 * x.size / bandwidth
 figure, axes = viz.panels("ms, forward and backward of 8 million numbers", size=(7.5, 3.0))
 names = list(steps)[::-1]
-bars = axes.barh(names, [steps[name] for name in names], color="0.7", edgecolor="k")
+bars = axes.barh(names, [steps[name] for name in names], **viz.bars(0))
 axes.bar_label(bars, [f"{steps[name]:.0f}" for name in names], padding=3)
-axes.axvline(needed, color="k", linestyle=":")
+axes.axvline(needed, color=viz.INK, linestyle=":")
 axes.set_xlim(0, 1.15 * max(steps.values()))
 show(
     figure,
@@ -810,7 +810,7 @@ for size in sizes:
     assert abs(loss - whole_loss) < 1e-5
     assert np.abs(gradient - whole_gradient).max() < 1e-4 * np.abs(whole_gradient).max()
 figure, axes = viz.panels("rows in a part", "peak memory of a step (MiB)")
-axes.plot(sizes, peaks, "ko-", markersize=5)
+axes.plot(sizes, peaks, **viz.STYLES[0], markersize=5)
 axes.set_ylim(bottom=0.0)
 show(
     figure,
@@ -957,12 +957,8 @@ numpy_ms, now_ms = ms_by_operation(in_numpy), ms_by_operation(measured)
 largest = sorted(numpy_ms, key=numpy_ms.get)[-9:]
 figure, axes = viz.panels("ms a step, forward and backward", size=(7.5, 4.4))
 place = np.arange(len(largest))
-axes.barh(
-    place + 0.2, [numpy_ms[name] for name in largest], 0.4, color="0.85", edgecolor="k", label="reference"
-)
-axes.barh(
-    place - 0.2, [now_ms.get(name, 0.0) for name in largest], 0.4, color="0.35", edgecolor="k", label="now"
-)
+axes.barh(place + 0.2, [numpy_ms[name] for name in largest], 0.4, **viz.bars(0), label="reference")
+axes.barh(place - 0.2, [now_ms.get(name, 0.0) for name in largest], 0.4, **viz.bars(1), label="now")
 axes.set_yticks(place, largest)
 axes.legend(loc="lower right")
 show(
@@ -1001,9 +997,9 @@ for one, (name, measurement) in zip(axes, stored["configs"].items(), strict=True
     ratios = [summary[label]["time_ratio"] for label in labels]
     low, middle, high = np.array([sorted(r.values()) for r in ratios]).T
     height, spread = np.arange(len(labels)), (middle - low, high - middle)
-    one.errorbar(middle, height, xerr=spread, fmt="ko", capsize=3, markersize=5)
+    one.errorbar(middle, height, xerr=spread, fmt="o", capsize=3, markersize=5)
     one.set_yticks(height, labels)
-    one.axvline(1.0, color="0.5", linestyle=":")
+    one.axvline(1.0, color=viz.INK, linestyle=":")
     one.set_xlim(left=0.0)
     numbers = measurement["model"]
     one.set_title(

@@ -233,7 +233,7 @@ share_of_text = {
 }
 figure, axes = viz.panels("tokens read", "share of the text in what is read", size=(7.0, 3.6))
 for (name, share), style in zip(share_of_text.items(), viz.STYLES, strict=False):
-    axes.plot(np.arange(1, T + 1), share, style, markevery=7, markersize=4, label=name)
+    axes.plot(np.arange(1, T + 1), share, **style, markevery=7, markersize=4, label=name)
 axes.set_ylim(0, 1.03)
 axes.legend(frameon=False)
 show(
@@ -435,21 +435,21 @@ assert np.abs(A @ u + of_the_prior - y).max() < 1e-6
 
 # %% [markdown]
 # Here is A for the row of section 2, as a picture. Line t is the token that reads, column j the token that is read.
-# The three queries read one token each, the value that they ask for. The first column is grey: before the first token
+# The three queries read one token each, the value that they ask for. The first column is pale: before the first token
 # there is nothing, so its address is even, and a little of it is in every slot. Blanks and values read the last slot,
 # which is a mean of everything that did not follow a key.
 
 # %%
 A, share = sources(*toy(row), M_toy, 1.0 / 9)
 figure, axes = viz.panels("j, the token that is read", "t, the token that reads", size=(5.6, 5.0))
-axes.imshow(A, cmap="gray_r", vmin=0, vmax=1)
+axes.imshow(A, cmap=viz.shades(), vmin=0, vmax=1)
 axes.set_xticks(range(len(row)), [names[i] for i in row])
 axes.set_yticks(range(len(row)), [names[i] for i in row])
 axes.grid(False)
 show(
     figure,
-    "A lower triangle, mostly white. Each of the three queries has one dark cell, in the column of the value "
-    "that followed its key. The first column is grey. Blanks and values read a little of many earlier tokens.",
+    "A lower triangle, mostly empty. Each of the three queries has one strong cell, in the column of the value "
+    "that followed its key. The first column is pale. Blanks and values read a little of many earlier tokens.",
 )
 for query, value in ((8, 3), (10, 1), (12, 5)):
     asks, reads = names[row[query]], names[row[value]]
@@ -725,9 +725,9 @@ print(f"{perf_counter() - start:.0f} s")
 
 # %%
 figure, axes = viz.panels("training step", "accuracy", size=(7.0, 3.4))
-for (name, accuracy), style in zip(curves.items(), viz.STYLES, strict=False):
-    axes.plot([*accuracy], [*accuracy.values()], style, markersize=4, label=name)
-axes.axhline(1 / 8, color="0.5", linestyle="--", linewidth=0.9, label="guessing one of 8 values")
+for (name, accuracy), style in zip(curves.items(), viz.styles_of(curves).values(), strict=True):
+    axes.plot([*accuracy], [*accuracy.values()], **style, markersize=4, label=name)
+axes.axhline(1 / 8, color=viz.INK, linestyle="--", linewidth=0.9, label="guessing one of 8 values")
 axes.set_ylim(0, 1.03)
 axes.legend(frameon=False)
 show(
@@ -797,7 +797,7 @@ for p in pairs:
         counted += list((got @ values.T).argmax(axis=-1) == np.arange(p))
     share_right.append(np.mean(counted))
 figure, axes = viz.panels("pairs in 64 slots", "share that gets its own value", size=(6.5, 3.4))
-axes.semilogx(pairs, share_right, "ko-", markersize=4, base=2)
+axes.semilogx(pairs, share_right, **viz.STYLES[0], markersize=4, base=2)
 axes.set_xticks(pairs, pairs)
 axes.set_ylim(0, 1.03)
 show(

@@ -9,6 +9,7 @@ import pytest
 from minigam import __main__ as listing
 from minigam import train
 from minigam.config import PRESETS
+from minigam.course import __main__ as course
 from minigam.course import notebooks
 from minigam.data import pocketstories
 from minigam.training.run import Run
@@ -165,6 +166,14 @@ def test_commands_and_make_targets_exist(name):
     for targets in re.findall(r"^make ((?:[a-z][a-z-]+ ?)+)", written, flags=re.MULTILINE):
         for target in targets.split():
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_command_is_in_the_list():
+    """Those of `minigam`, and the actions of `minigam course`."""
+    actions = next(a.choices for a in course.parser()._actions if isinstance(a.choices, dict))
+    assert {"build", "exercises", "status"} <= set(actions)
+    for command in (*listing.COMMANDS, *(f"course {action}" for action in actions)):
+        assert f"`minigam {command}" in DOCUMENTS["docs/commands.md"], command
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -53,7 +53,7 @@ def _process_limit() -> float:
 
 def _container_limit() -> float:
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
     except OSError:
         return math.inf
     return int(limit) if limit.isdigit() else math.inf
