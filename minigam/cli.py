@@ -169,7 +169,7 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     try:
         # No warnings of NumPy: each command says itself what a number that is too large has led to.
         with interrupt.handled(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            code = main()
+            code: Any = main()
             sys.stdout.flush()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:
         code = _say(2, f"{prog}: {e}")
@@ -185,7 +185,7 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     except KeyboardInterrupt:
         code = _say(130, f"{prog}: interrupted") if launcher.rank() == 0 else 130
     except SystemExit as e:  # which may come with a text in place of a code
-        code = e.code  # type: ignore[assignment]
+        code = e.code
     for end in AT_EXIT:
         end(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)

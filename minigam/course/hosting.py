@@ -1,7 +1,7 @@
 """Where the project is hosted, and the links that follow from it: badges for Colab and Binder.
 
-REPOSITORY and TAG are the one setting. While REPOSITORY is empty, no badge is written, because it would lead
-nowhere, and Colab installs the package of this version by its name.
+REPOSITORY and TAG are the one setting. While REPOSITORY is empty, no badge is written, because it
+would lead nowhere, and Colab installs the package of this version by its name.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from urllib.parse import quote
 import minigam
 
 REPOSITORY = ""  # "owner/name" on GitHub
+ADDRESS = f"https://github.com/{REPOSITORY}" if REPOSITORY else ""
 TAG = f"v{minigam.__version__}"
 COLAB = "colab"  # folder in notebooks/ of the copies with gaps; never the solved ones
 

@@ -16,8 +16,8 @@ from minigam.course.judge import NotYet
 from minigam.engine.compiled import kernels
 from minigam.engine.tensor import Tensor
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
-pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
+pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the group `test`)")
 
 SOURCES = notebooks.sources()
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)

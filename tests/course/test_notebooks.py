@@ -17,8 +17,8 @@ from minigam.course import __main__ as command
 from minigam.course import glossary, hosting, notebooks
 from minigam.training.run import Run
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
-pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
+pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the group `test`)")
 import nbformat
 
 SMALL = {

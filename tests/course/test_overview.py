@@ -13,7 +13,7 @@ from minigam.data.corpus import from_pocketstories, inputs_and_targets
 from minigam.engine.tensor import no_grad
 from minigam.files import read_json
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
 
 LESSON = """# %% [markdown]
 # # 77 · A title
