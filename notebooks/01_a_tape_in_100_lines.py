@@ -5,7 +5,7 @@
 # what was computed, and a backward pass that carries gradients back along the tape. At the end you can say what
 # `.backward()` does, line by line, and you train a network with your own engine.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 00 (NumPy's broadcasting and `@`), and the derivative of a function of
+# **Time.** 130 minutes, 5 exercises. **Needs** 00 (NumPy's broadcasting and `@`), and the derivative of a function of
 # one variable.
 #
 # Letters: L is the loss, a number. M, K and N are the sizes of matrices, (M, K) and (K, N). B is a number of texts, or
@@ -735,14 +735,31 @@ show(
 )
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * A rule computes a value and its vector-Jacobian product. It needs to know neither L nor any other operation.
-# * The tape consists of nodes that point at their inputs. The backward pass visits each node once, after all its users, and
-#   adds gradients out of place.
-# * What is repeated in the forward pass is summed in the backward pass. This holds for broadcasting, and for every
-#   value that is used more than once.
-# * How sure can we be of a derivative? Notebook 02 turns `differences` into a check that can fail.
+# You can
 #
-# **Read on in the code:** `minigam/engine/tensor.py`, `Tensor.backward` and `_order`; then `minigam/engine/ops.py`. Its
-# rules look like yours, with the array library `xp` as an additional first argument.
+# * write the rule of an operation: its value and its vector-Jacobian product,
+# * record a computation on a tape, and carry gradients back along it, each node once and after all its users, and
+# * explain why a value that is used twice gets the sum of two gradients, and why broadcasting forward is summing backward.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Reverse mode keeps every intermediate value. When would you rather compute it again, and what would that cost?
+# 2. A program has a branch that depends on a value. What does its gradient say about the branch that was not taken?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/tensor.py`: `Tensor.backward` and `_order`
+# * `minigam/engine/ops.py`: the rules, with an `xp` in front
+#
+# Elsewhere:
+#
+# * [Automatic Differentiation in Machine Learning: a Survey](https://arxiv.org/abs/1502.05767)
+# * [micrograd, the smallest tape](https://github.com/karpathy/micrograd)
+# * [Autograd, a tape around NumPy](https://github.com/HIPS/autograd)
+# * [Evaluating Derivatives, the textbook](https://doi.org/10.1137/1.9780898717761)

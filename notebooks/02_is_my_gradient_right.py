@@ -5,7 +5,7 @@
 # neither large nor tiny, why a plain `.sum()` as the loss lets wrong gradients pass, and what an error must
 # be compared with. At the end you check a whole GAM with it.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f is a function, x the
+# **Time.** 125 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f is a function, x the
 # point at which we want its derivative, h a step, E(h) the error of a difference with step h, ε the relative
 # rounding error of a number. y = f(x), c holds random numbers of y's shape, and L is a loss (not the number
 # of layers). `dx` is the gradient of L with respect to x.
@@ -875,14 +875,31 @@ assert max(share.values()) < 1.0 and min(share.values()) > 1e-3
 # few directions. `minigam gradcheck` does that for everything in this project.
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * A checker of your own, which you have seen refuse wrong rules: central differences, the loss
-#   $\langle c, f\rangle$, and an error relative to the largest entry. Where two thirds of the digits are not
-#   enough, you have the complex step.
-# * The gradient of the softmax, derived by hand, and a table of which test misses which mistake.
-# * A habit: do not trust a check that you have never seen fail. From notebook 04 on, `gradcheck` checks every
-#   operation of the GAM.
+# You can
 #
-# **Read on in the code:** `minigam/gradcheck/__init__.py`, the checker, and `minigam/gradcheck/cases.py`, all
-# the cases that it checks.
+# * check any gradient by central differences, and choose a step between rounding and truncation,
+# * say why a plain sum hides errors, and against what an error has to be measured, and
+# * derive the gradient of the softmax by hand, and use a complex step where more digits are needed.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Your check passes on random inputs. On which inputs of your own function could it still be wrong?
+# 2. When is a wrong gradient good enough to train with, and how would you notice that it is wrong?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/gradcheck/__init__.py`: the checker
+# * `minigam/gradcheck/cases.py`: everything that it is tried on
+#
+# Elsewhere:
+#
+# * [The Complex-Step Derivative Approximation](https://doi.org/10.1145/838250.838251)
+# * [Using Complex Variables to Estimate Derivatives of Real Functions](https://doi.org/10.1137/S003614459631241X)
+# * [Gradient checks, CS231n](https://cs231n.github.io/neural-networks-3/#gradcheck)
+# * [Gradcheck mechanics, PyTorch](https://docs.pytorch.org/docs/stable/notes/gradcheck.html)

@@ -5,7 +5,7 @@
 # any laptop whether it would run on a GPU, and what still differs between the two: order, precision, copies and
 # clocks.
 #
-# **Time.** 60 minutes, 4 exercises. **Needs** 01 (what a rule is); 02 helps. Letters: B batch, T tokens, C channels,
+# **Time.** 100 minutes, 4 exercises. **Needs** 01 (what a rule is); 02 helps. Letters: B batch, T tokens, C channels,
 # V rows of a table, N ids; `xp` is the library that owns the arrays.
 
 # %% tags=["setup"]
@@ -726,14 +726,32 @@ show(
 )
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * Operations that follow their inputs: one rule, which gets its library, for NumPy, CuPy and the pretend device.
-# * A pretend device that finds what would fail on a GPU, and a whole GAM that ran on it.
-# * A list of what differs although the code is the same: ids, scalars, copies, order and sums; and a timer that
-#   synchronises.
-# * The next notebook writes the first rule of the GAM in this way: the causal convolution. Notebook 12 uses the ideas
-#   of the timer to ask how cost grows with length.
+# You can
 #
-# **Read on in the code:** `minigam/engine/backend.py`, all of it; `class Op` in `minigam/engine/dispatch.py`;
-# `tests/helpers/fakegpu.py`.
+# * write an operation that runs on NumPy and CuPy without a change,
+# * find on a laptop what would fail on a GPU, and
+# * time code on a device that works asynchronously, and name what still differs: order, precision, copies.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Two libraries give results that differ in the last bit. When does that matter, and what would you promise a user?
+# 2. What would you have to change to support a third library, such as JAX, whose arrays cannot be changed in place?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/backend.py`, all of it
+# * `minigam/engine/dispatch.py`: `class Op`
+# * `tests/helpers/fakegpu.py`: the pretend device
+#
+# Elsewhere:
+#
+# * [The Python array API standard](https://data-apis.org/array-api/latest/)
+# * [CuPy: basics](https://docs.cupy.dev/en/stable/user_guide/basic.html)
+# * [NEP 18, how a library takes over NumPy's functions](https://numpy.org/neps/nep-0018-array-function-protocol.html)
+# * [What Every Computer Scientist Should Know About Floating-Point Arithmetic](https://doi.org/10.1145/103162.103163)

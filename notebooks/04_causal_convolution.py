@@ -5,17 +5,16 @@
 # K - 1 tokens before it, and never a later one. You write the convolution forward, backward and token by token. You also
 # write a test for *any* map from sequences to sequences: does an output depend on a later token?
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 02 (gradient checks).
+# **Time.** 125 minutes, 5 exercises. **Needs** 02 (gradient checks).
 #
 # Letters: B texts in a batch, T tokens, C channels, K kernel size, L layers. A loss is $\mathcal{L}$.
 
 # %% tags=["setup"]
-import time
 
 import numpy as np
 
 from minigam import GAM, GAMConfig, Tensor, gradcheck, interop, nn, sequence, viz
-from minigam.course import check, show
+from minigam.course import check, median_ms, show
 
 # %% [markdown]
 # ## 1. A window that slides over the text
@@ -837,16 +836,6 @@ assert np.count_nonzero(A.transpose(0, 2, 1)) == np.count_nonzero(A)  # du takes
 assert flop(T, T) == 2 * B * T**2 * C  # what a full matrix would take
 
 
-def median_ms(f, *arrays, repeats=5):
-    """Return the median time of a call, in milliseconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f(*arrays)
-        times.append((time.perf_counter() - start) * 1e3)
-    return float(np.median(times))
-
-
 lengths, by_taps, by_matrix = [64, 128, 256, 512, 1024], [], []
 for length in lengths:
     x = rng.standard_normal((1, length, 4))
@@ -875,14 +864,32 @@ show(
 # blocks.
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * E2 forward, backward and token by token, in a few lines each, and checked.
-# * A causality test that works on any map. Use it on whatever you build.
-# * The number that the rest of the course returns to: the receptive field of L layers of K taps is $1 + L(K-1)$ tokens.
-# * A local context that has the same weights for every text. Notebook 05 adds a memory, and in 06 each token
-#   chooses how much of the two it takes.
+# You can
 #
-# **Read on in the code:** `minigam/engine/sequence.py`, `causal_conv1d`; the faster rule of the same name in
-# `minigam/engine/compiled/sequence.py`, which needs no padding; and `CausalConv` and `BlockState` in
-# `minigam/models/nn.py`.
+# * compute a causal convolution and its gradient, over whole arrays and token by token,
+# * test any map for causality, and say what a weak test misses, and
+# * compute the receptive field of L layers of K taps: 1 + L (K - 1) tokens.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. How would you reach a thousand tokens with convolutions, and what would each way cost?
+# 2. The filter is the same for every text. Which tasks can it then not do, however long it is?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/sequence.py`: `causal_conv1d`
+# * `minigam/engine/compiled/sequence.py`: the faster rule of the same name, which pads nothing
+# * `minigam/models/nn.py`: `CausalConv` and `BlockState`
+#
+# Elsewhere:
+#
+# * [WaveNet, causal and dilated convolutions](https://arxiv.org/abs/1609.03499)
+# * [An Empirical Evaluation of Generic Convolutional and Recurrent Networks](https://arxiv.org/abs/1803.01271)
+# * [A Guide to Convolution Arithmetic](https://arxiv.org/abs/1603.07285)
+# * [Xception, depthwise convolutions](https://arxiv.org/abs/1610.02357)

@@ -5,7 +5,7 @@
 # back a mix of its slots (equations E3, E4, E5 of notebook 00). At the end you will have written the recall
 # and its gradient by hand, and used the same three equations to repair a damaged picture.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 01 (the tape) and 02 (gradient checks). Letters: B batch, T
+# **Time.** 90 minutes, 5 exercises. **Needs** 01 (the tape) and 02 (gradient checks). Letters: B batch, T
 # tokens, C channels, S memory slots, M the memory. H is an entropy (not the number of heads), and E(x) is an
 # energy (E3, E4 and E5 are equations).
 
@@ -459,12 +459,31 @@ print(f"largest difference between the six answers at β = 0.001: {spread:.1e}")
 assert spread < 0.1
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * The recall, E3 to E5, and its gradient, written in a dozen lines and checked.
-# * M serves as keys and as values, so its gradient has two terms.
-# * The memory carries no information between tokens. Only the convolution of notebook 04 does. In the next
-#   notebook a gate chooses between the two. Notebook 09 shows the consequences.
+# You can
 #
-# **Read on in the code:** `associative_memory` in `minigam/engine/sequence.py`, and the faster rule of the
-# same name in `minigam/engine/compiled/sequence.py`.
+# * compute the recall of an associative memory and both terms of its gradient,
+# * explain how a temperature turns a soft look-up into a hard one, and
+# * say why this memory moves no information between tokens.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. The memory is both keys and values. What could a memory with separate values do that this one cannot?
+# 2. What would you look at to find out whether a trained slot is used at all?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/sequence.py`: `associative_memory`
+# * `minigam/engine/compiled/sequence.py`: the faster rule of the same name
+#
+# Elsewhere:
+#
+# * [Hopfield Networks is All You Need](https://arxiv.org/abs/2008.02217)
+# * [Dense Associative Memory for Pattern Recognition](https://arxiv.org/abs/1606.01164)
+# * [Augmenting Self-attention with Persistent Memory](https://arxiv.org/abs/1907.01470)
+# * [Memory Networks](https://arxiv.org/abs/1410.3916)

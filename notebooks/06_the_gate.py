@@ -5,7 +5,7 @@
 # global context it takes. At the end you will have written the gate and its gradient by hand, trained it on a choice
 # that no fixed mix can make, and counted its parameters.
 #
-# **Time.** 60 minutes, 5 exercises. **Needs** 04 (the convolution), 05 (the memory). Letters: B batch, T tokens, C
+# **Time.** 100 minutes, 5 exercises. **Needs** 04 (the convolution), 05 (the memory). Letters: B batch, T tokens, C
 # channels, K kernel size, S memory slots, L layers, V vocabulary; p and q are the shares of the two contexts.
 
 # %% tags=["setup"]
@@ -732,12 +732,32 @@ assert abs(losses["global side closed"] - losses["as trained"]) < 0.05
 # this model: at which words a gate opens, and which slots answer.
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * E6 and E7 and their gradients by hand, with a sigmoid that cannot overflow.
-# * Two sigmoids are two decisions: both, neither, one or the other. A softmax over two scores is one decision.
-# * A gate learns in proportion to $p(1-p)$, which is at most a quarter. So begin near $g = 0$.
-# * The number of parameters of each mixer, and of the model, from its configuration. Notebook 07 builds the block.
+# You can
 #
-# **Read on in the code:** `minigam/engine/sequence.py`, `gated_fusion`; `minigam/models/gam.py`, where the four
-# mixers are ten lines; and `sigmoid` in `minigam/engine/numeric.py`.
+# * compute the gate and its gradient, with a sigmoid that cannot overflow,
+# * explain why two sigmoids are two decisions, and a softmax over two is one, and
+# * say when a gate stops learning, and how to start it so that it can.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. What would you measure in a trained model to decide whether its gate is worth its parameters?
+# 2. Could the block do without the gate if the memory or the convolution were scaled? What would be lost?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/sequence.py`: `gated_fusion`
+# * `minigam/models/gam.py`: the four mixers, in ten lines
+# * `minigam/engine/numeric.py`: `sigmoid`
+#
+# Elsewhere:
+#
+# * [Language Modeling with Gated Convolutional Networks](https://arxiv.org/abs/1612.08083)
+# * [Highway Networks](https://arxiv.org/abs/1505.00387)
+# * [Long Short-Term Memory](https://doi.org/10.1162/neco.1997.9.8.1735)
+# * [GLU Variants Improve Transformer](https://arxiv.org/abs/2002.05202)

@@ -5,7 +5,7 @@
 # residuals and dropout to the two contexts (E1, E8, E9). A language model adds an embedding and a head to L blocks. Yours
 # agrees with this project's to twelve digits, and you can say where each of its 22,599,680 parameters is.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 04, 05 and 06, which build the convolution, the memory and the gate.
+# **Time.** 120 minutes, 5 exercises. **Needs** 04, 05 and 06, which build the convolution, the memory and the gate.
 # Letters: B batch, T tokens, C channels, S slots, K kernel size, L layers, V vocabulary. In section 7, E and P are the tables
 # of token and position embeddings; in section 8, N is the number of parameters.
 
@@ -791,14 +791,33 @@ print(message)
 assert "missing ['blocks.1.memory_bank']" in message
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * LayerNorm, and its backward pass as two projections.
-# * The exact GELU with its derivative.
-# * Residuals, and a measurement of what they do for the gradient.
-# * A block in a dozen lines and a language model in ten more. Both agree with the project's.
-# * The place of each of the 22,599,680 parameters. Most of them work on one token at a time.
-# * The loss to expect before the first step, log V + 1/6. Notebook 08 takes the steps.
+# You can
 #
-# **Read on in the code:** `minigam/models/gam.py`, `minigam/models/lm.py` and `minigam/models/nn.py`; `layer_norm`, `gelu` and `dropout` in
-# `minigam/engine/ops.py`; the table `NAMES` in `minigam/models/interop.py`.
+# * derive the backward pass of LayerNorm as two projections, and compute exact GELU and its derivative,
+# * build a block and a whole language model, equal to the project's, and
+# * place each of the 22,599,680 parameters, and predict the loss before the first step.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Which part of the block would you remove first, and how would you find out whether that was right?
+# 2. The head is the embedding again. What does that save, and what does it force the embedding to do?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/models/gam.py`, `lm.py` and `nn.py`
+# * `minigam/engine/ops.py`: `layer_norm`, `gelu` and `dropout`
+# * `minigam/models/interop.py`: the table `NAMES`
+#
+# Elsewhere:
+#
+# * [Layer Normalization](https://arxiv.org/abs/1607.06450)
+# * [Gaussian Error Linear Units](https://arxiv.org/abs/1606.08415)
+# * [Deep Residual Learning](https://arxiv.org/abs/1512.03385)
+# * [On Layer Normalization in the Transformer Architecture](https://arxiv.org/abs/2002.04745)
+# * [Using the Output Embedding to Improve Language Models](https://arxiv.org/abs/1608.05859)

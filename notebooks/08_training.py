@@ -5,7 +5,7 @@
 # its gradient, AdamW, clipping, the schedule. Then compare the loss of a trained GAM with the lowest loss
 # that is possible, and see what the model has learned almost perfectly and what it cannot learn.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 02 (gradient checks) and 07 (the model). Letters: B batch, T
+# **Time.** 110 minutes, 5 exercises. **Needs** 02 (gradient checks) and 07 (the model). Letters: B batch, T
 # tokens, V vocabulary, L layers, K kernel size, N the number of predicted tokens (not Mamba's states). v is a
 # word in sections 1 and 2, and a moment of AdamW from section 3 on. n is the number of training steps, W of
 # them warm-up.
@@ -758,12 +758,32 @@ assert set(true) == {1}
 assert np.mean(made) > 1.5
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * The loss and its gradient, AdamW and the schedule, written by hand and equal to the project's.
-# * Two habits: overfit one batch before you train, and find the lowest possible loss before you judge one.
-# * A model that is nearly perfect where the last 13 tokens determine the word, and guesses where they do not.
-#   Notebook 09 asks what exactly it sees.
+# You can
 #
-# **Read on in the code:** `minigam/training/optim.py`, `minigam/training/step.py` and `loop.py`,
-# `minigam/data/pocketstories.py` and `minigam/data/grammar.py`.
+# * write the loss and its gradient, AdamW, clipping and the schedule, equal to the project's,
+# * test a training program by overfitting one batch on purpose, and
+# * compare a loss with the lowest possible one before you judge it.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. The loss has stopped falling. Name three reasons, and a measurement that tells them apart.
+# 2. Real text has no known entropy floor. How would you still estimate how much there is left to learn?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/training/optim.py`, `step.py` and `loop.py`
+# * `minigam/data/pocketstories.py` and `grammar.py`
+#
+# Elsewhere:
+#
+# * [Decoupled Weight Decay Regularization, AdamW](https://arxiv.org/abs/1711.05101)
+# * [Adam](https://arxiv.org/abs/1412.6980)
+# * [SGDR, the cosine schedule](https://arxiv.org/abs/1608.03983)
+# * [On the Difficulty of Training Recurrent Neural Networks, clipping](https://arxiv.org/abs/1211.5063)
+# * [TinyStories](https://arxiv.org/abs/2305.07759)

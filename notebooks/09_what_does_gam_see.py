@@ -6,7 +6,7 @@
 # this: on words that must be recalled from further back, a trained GAM is within a few per cent of the best
 # result that *any* model with the same view can reach.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 04 (the causal convolution), 05 (the memory) and 07 (the
+# **Time.** 120 minutes, 5 exercises. **Needs** 04 (the causal convolution), 05 (the memory) and 07 (the
 # block); 08 (training) helps. Letters: B batch, T tokens, C channels, S slots, K kernel size, L layers, V
 # vocabulary, R reach, N stories (not Mamba's states). t is the position of an output, d counts tokens back
 # from t, and n tokens back from the predicted word.
@@ -939,13 +939,32 @@ slowest, fastest = (f(at["median_ms"] for at in writing.values()) for f in (max,
 assert slowest < 1.5 * fastest, "the 10,000th token takes about the time of the 100th"
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * The reach R = 1 + L (K - 1): derived, and confirmed exactly by a measurement that works on any model.
-# * A lower bound on the loss, the mean of log m, known before training, for words that lie beyond a reach of
-#   R tokens. The trained GAM comes within a few per cent of it.
-# * Two different limits: what a model cannot see, and what it sees but does not use.
-# * An advantage of GAM: its memory use and its time for a token do not grow with the text.
+# You can
 #
-# **Read on in the code:** `GAM.reach` in `minigam/models/gam.py`, `Stream` in `minigam/models/decoding.py`;
-# `minigam/experiments/reach.py`, `minigam/data/mqar.py` and `minigam/data/pocketstories.py`.
+# * derive the receptive field R = 1 + L (K - 1), and measure it on any model, exactly,
+# * compute from a task, before any training, the lowest loss that a window of R tokens allows, and
+# * keep two limits apart: what a model cannot see, and what it sees and does not use.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. A model cannot see a fact. Which changes to the text, not to the model, would bring it back into view?
+# 2. When is a memory of constant size worth more than being able to look anything up?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/models/gam.py`: `GAM.reach`
+# * `minigam/models/decoding.py`: `Stream`
+# * `minigam/experiments/reach.py`, `minigam/data/mqar.py` and `pocketstories.py`
+#
+# Elsewhere:
+#
+# * [Zoology, multi-query associative recall](https://arxiv.org/abs/2312.04927)
+# * [Understanding the Effective Receptive Field](https://arxiv.org/abs/1701.04128)
+# * [Repeat After Me, what models with a state of constant size cannot copy](https://arxiv.org/abs/2402.01032)
+# * [In-context Learning and Induction Heads](https://arxiv.org/abs/2209.11895)

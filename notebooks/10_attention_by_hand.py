@@ -5,7 +5,7 @@
 # the two have in common, what separates them, and what each costs. At the end you choose the weights of a two-layer
 # Transformer yourself, without training, so that it answers every query of associative recall.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 02 (gradient checks) and 05 (the memory); 07 (the block) and 09 (the
+# **Time.** 110 minutes, 5 exercises. **Needs** 02 (gradient checks) and 05 (the memory); 07 (the block) and 09 (the
 # receptive field) help. Letters: B batch, T tokens, C channels, H heads, D = C / H channels of a head, P tokens before the
 # newest one, L layers, S slots, K kernel size, V vocabulary.
 
@@ -729,12 +729,31 @@ assert all(first[0, t, t - 1] > 0.99 for t in range(1, len(row)))
 # belong to positions. GAM's memory cannot do it either, because its keys do not come from the text. This ability is what
 # attention's quadratic cost pays for.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * Causal attention with heads, its gradient and its cache. All of them agree with the rule that the project's Transformer runs.
-# * $\sqrt D$, derived and measured, and 24,166,400 parameters, counted with a pencil.
-# * GAM's memory as attention to constants: the same formula, and a table of the differences.
-# * Weights, chosen by hand, that answer associative recall at any distance. Notebook 11 asks what a state of constant size can
-#   do. Notebook 12 compares the costs.
+# You can
 #
-# **Read on in the code:** `minigam/engine/attention.py`, and `minigam/models/transformer.py`, whose `KeyValueCache` is your exercise 10.5.
+# * write causal attention with heads, its gradient and its cache,
+# * derive why scores are divided by the square root of D, and count a Transformer's parameters, and
+# * set the weights of two layers by hand so that they answer associative recall at any distance.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Attention keeps every key and value. Which of them could be dropped without a loss, and who could know?
+# 2. You set an induction circuit by hand. How would you look for one in a trained model?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/attention.py`
+# * `minigam/models/transformer.py`: `KeyValueCache` is your exercise 10.5
+#
+# Elsewhere:
+#
+# * [Attention Is All You Need](https://arxiv.org/abs/1706.03762)
+# * [A Mathematical Framework for Transformer Circuits](https://transformer-circuits.pub/2021/framework/index.html)
+# * [Thinking Like Transformers, weights as programs](https://arxiv.org/abs/2106.06981)
+# * [FlashAttention](https://arxiv.org/abs/2205.14135)

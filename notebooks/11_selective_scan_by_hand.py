@@ -5,14 +5,12 @@
 # backward pass through time, and compute it in a logarithmic number of rounds. At the end you will have written the
 # selective scan and its gradient, built a Mamba block, and seen why it needs a residual connection.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 02 (gradient checks), 04 (causal convolution). Letters: b batch, T
+# **Time.** 150 minutes, 5 exercises. **Needs** 02 (gradient checks), 04 (causal convolution). Letters: b batch, T
 # tokens, E channels, N states of each channel, K taps of the convolution. **B and C are Mamba's own here**: B says
 # what is written into a state, C what is read from it. A is the rate of a state. R counts rounds in section 5, and is
 # the rank of the step size in section 7.
 
 # %% tags=["setup"]
-from statistics import median
-from time import perf_counter
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +28,7 @@ from minigam import (
     train_step,
     viz,
 )
-from minigam.course import check, show
+from minigam.course import check, median_ms, show
 
 # %% [markdown]
 # ## 1. From a differential equation to one step
@@ -667,23 +665,13 @@ show(
 
 
 # %%
-def typical_ms(f, *inputs, repeats=3):
-    """Return the median time of a call in ms, after one that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        began = perf_counter()
-        f(*inputs)
-        times.append(1e3 * (perf_counter() - began))
-    return median(times[1:])
-
-
 print(f"{'T = 512, states':>16}{'one by one':>12}{'parallel':>10}{'pairs':>8}   (ms, medians)")
 for width in (1, 100, 2_000):
     a = np.exp(-rng.uniform(0.0, 1.0, (512, width)))
     b = rng.standard_normal((512, width))
     ms = (
-        typical_ms(one_by_one, a, b),
-        *(typical_ms(scan, combine, a, b) for scan in (parallel_scan, lean_scan)),
+        median_ms(one_by_one, a, b, repeats=3),
+        *(median_ms(scan, combine, a, b, repeats=3) for scan in (parallel_scan, lean_scan)),
     )
     print(f"{width:>16,}{ms[0]:>12.2f}{ms[1]:>10.2f}{ms[2]:>8.2f}")
 
@@ -744,7 +732,7 @@ def both_ways():
 
 def measured():
     """Return the results, the median time in ms and the peak memory in MiB."""
-    ms = typical_ms(both_ways)
+    ms = median_ms(both_ways, repeats=3)
     with memory.track_memory(np) as taken:
         outputs = both_ways()
     return outputs, ms, taken.peak_bytes / 2**20
@@ -943,16 +931,32 @@ assert good[25] < 0.5 * np.log(16) and min(bare[:25]) > 0.9 * np.log(16)
 # Mamba did learn, too. But a table that compares a bare stack with two residual ones compares more than the mixers.
 # Notebook 13 has the paper's tables.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * The selective scan from a differential equation, with its gradient, each line checked.
-# * $\delta$ is the gate: near 0 it keeps the state and ignores the token; large, it erases the state and takes the
-#   token.
-# * A recurrence of maps $a h + b$ can be computed by a scan, in about $\log T$ rounds. A loop has T rounds, but less
-#   work.
-# * Mamba remembers what fits a state of fixed size. Attention keeps everything, GAM a dozen tokens. Notebook 12
-#   counts what each costs.
+# You can
 #
-# **Read on in the code:** `minigam/engine/selective_scan.py`; `minigam/models/mamba.py`; the faster rules in
-# `minigam/engine/compiled/selective_scan.py` and, with one thread for each channel,
-# `minigam/engine/cuda/selective_scan.py`.
+# * derive the selective scan from a differential equation, with its gradient,
+# * explain what delta decides: keep the state, or take the token, and
+# * compute a recurrence of maps a h + b as a parallel scan, and say when that pays.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. A state of fixed size must forget. What should it forget first in a story, and how could delta learn that?
+# 2. The paper stacks Mamba layers without residuals. What would you expect that to change, and why?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/selective_scan.py`
+# * `minigam/models/mamba.py`
+# * `minigam/engine/compiled/selective_scan.py` and `minigam/engine/cuda/selective_scan.py`: the faster rules
+#
+# Elsewhere:
+#
+# * [Mamba](https://arxiv.org/abs/2312.00752)
+# * [Transformers are SSMs, Mamba-2](https://arxiv.org/abs/2405.21060)
+# * [Efficiently Modeling Long Sequences with Structured State Spaces](https://arxiv.org/abs/2111.00396)
+# * [Prefix Sums and Their Applications](https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf)

@@ -6,7 +6,7 @@
 # expensive than the other. Measure the time, fit a power of the length to it, and explain why the fitted
 # exponent is not the one in the title.
 #
-# **Time.** 60 minutes, 4 exercises. **Needs** 07 (the GAM block), 10 (attention). Letters: T tokens (the
+# **Time.** 95 minutes, 4 exercises. **Needs** 07 (the GAM block), 10 (attention). Letters: T tokens (the
 # paper's N), C channels, S memory slots, M the memory, K kernel size, H heads, L layers, and E expanded
 # channels and N states of Mamba. F is a number of flops, P flops a second, W bytes a second, I flops a byte,
 # p an exponent. All counts are for one sequence, B = 1, unless B appears.
@@ -674,15 +674,32 @@ assert by_flops < 2 < in_paper
 # consequence of not comparing them: a reach of 1 + L (K - 1) tokens. Mamba is linear too, and keeps only a
 # state of fixed size (notebook 11).
 #
-# ## What you have now
+# ## What you can do now
 #
-# * The flops of both blocks as formulas, equal to what the tape multiplies. With the backward pass it is
-#   three times as much.
-# * Memory and attention cost the same at T = S, and whole blocks at T = S - C + K/2. For the published model
-#   that is below two tokens.
-# * An exponent depends on the length: $1 + T / (6C + T)$ for the Transformer. A fit over short texts predicts
-#   nothing about long ones.
-# * Flops are one limit and bytes the other. The intensity and the roofline tell which one applies.
+# You can
 #
-# **Read on in the code:** `minigam/experiments/scaling.py` makes table 2; `minigam/training/profile.py`
-# counts products; `minigam/engine/compiled/attention.py` skips the masked blocks. Notebook 15 is about speed.
+# * count the floating-point operations of a block from its shapes, and check the count on the tape,
+# * say at which length attention and memory cost the same, and why an exponent is a local thing, and
+# * decide with a roofline whether operations or bytes limit a computation.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. A paper reports linear time, measured up to 2,048 tokens. What else would you ask to see?
+# 2. Your model is linear and still slower than the quadratic one. When is it the right choice?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/experiments/scaling.py` makes table 2
+# * `minigam/training/profile.py` counts products
+# * `minigam/engine/compiled/attention.py` leaves out the masked blocks
+#
+# Elsewhere:
+#
+# * [Roofline, an Insightful Visual Performance Model](https://doi.org/10.1145/1498765.1498785)
+# * [FlashAttention](https://arxiv.org/abs/2205.14135)
+# * [Efficient Transformers, a Survey](https://arxiv.org/abs/2009.06732)
+# * [Scaling Laws for Neural Language Models](https://arxiv.org/abs/2001.08361)

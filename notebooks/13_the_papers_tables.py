@@ -5,7 +5,7 @@
 # and whether a difference is larger than chance. Then read ours in the same way. At the end you can question any table
 # of losses.
 #
-# **Time.** 50 minutes, 3 exercises. **Needs** 07 (the model), 08 (training) and 09 (the receptive field); 12 (cost) helps.
+# **Time.** 70 minutes, 3 exercises. **Needs** 07 (the model), 08 (training) and 09 (the receptive field); 12 (cost) helps.
 # Letters: T tokens, V vocabulary, n tokens measured, m tokens in a block of text. In this notebook K is the number of such
 # blocks, not the kernel size.
 #
@@ -582,15 +582,33 @@ assert runs["GAM"]["measured_reach"] == runs["GAM"]["reach"] == 13
 assert max(runs["GAM"]["mean"][13:]) == 0.0
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# Six questions for any table of losses:
+# You can
 #
-# 1. Nats per *what*? Is it the same tokeniser and the same text, and was the tokeniser trained without the test text?
-# 2. Is there a row for counting, and a floor?
-# 3. Do all models have the same parameters, steps and tokens, and a learning rate that suits each?
-# 4. How large is a difference compared with its standard error, and how many seeds are there?
-# 5. Could a model that *cannot* do the task reach this number? (In the paper, a model that sees one token reached 905.)
-# 6. Which tokens make the difference?
+# * ask what a loss was measured per, and whether tokeniser and text were made without the test,
+# * look for the missing lines: a model that only counts, and the floor,
+# * compare a difference with its standard error and the number of seeds, at equal budgets, and
+# * find a model that cannot do the task and gets the number all the same.
 #
-# **Read on in the code:** `minigam/experiments/comparison.py` (tables 1 and 3), `scaling.py` (table 2), `minigam/evaluate.py` (`units`), `minigam/data/ngram.py`.
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. You review a paper whose best result is one seed better than the baseline by 4 %. What do you write?
+# 2. Which one experiment would you add to the GAM paper, and what result would change your mind?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/experiments/comparison.py`: tables 1 and 3
+# * `minigam/experiments/scaling.py`: table 2
+# * `minigam/evaluate.py` (`units`) and `minigam/data/ngram.py`
+#
+# Elsewhere:
+#
+# * [The paper](https://arxiv.org/abs/2509.00605)
+# * [An Empirical Study of Smoothing Techniques for Language Modeling](https://doi.org/10.1006/csla.1999.0128)
+# * [Show Your Work, reporting results honestly](https://arxiv.org/abs/1909.03004)
+# * [On the State of the Art of Evaluation in Neural Language Models](https://arxiv.org/abs/1707.05589)

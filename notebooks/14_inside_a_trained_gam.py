@@ -5,7 +5,7 @@
 # slot predict, and which of these parts does the model need? At the end you can distinguish a part that is
 # *readable* from a part that is *needed*. In this model they are not the same.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 04 to 07 (the parts of a block), 08 (training). Letters: N
+# **Time.** 105 minutes, 5 exercises. **Needs** 04 to 07 (the parts of a block), 08 (training). Letters: N
 # stories (not Mamba's states), T tokens, C channels, S memory slots, K kernel size, L layers, V vocabulary, M
 # the memory, E the token embedding (not Mamba's channels), H an entropy (not the number of heads). p and q
 # are the two gates. P and Q are the probabilities of generator and model.
@@ -710,13 +710,32 @@ print("\n" + " ".join(words[i] for i in written[:110]))
 # which friend returns: the sentences do not fit together. The cause is the reach of 13 tokens (notebook 09),
 # which no gate or slot can change.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * Three ways to look inside, each with a number: gates by kind with a standard error, slots by their words,
-#   and a lens with a control.
-# * Cutting a part shows what looking cannot: a readable part need not be a needed part. Here the first
-#   convolution matters most.
-# * One step of E2, with which a GAM reads without end and keeps L (K - 1) C numbers, whatever the length.
+# You can
 #
-# **Read on in the code:** `minigam/models/anatomy.py`, `Stream` in `minigam/models/decoding.py`, `BlockState`
-# in `minigam/models/nn.py`.
+# * describe gates by kind of token with a standard error, and slots by the words that excite them,
+# * tell a part that is readable from a part that is needed, with an ablation and a control, and
+# * let a GAM read for ever with L (K - 1) C remembered numbers.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. A slot responds to names. Which experiment would show that the model uses it for names?
+# 2. What would you have to see to say that you understand this model?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/models/anatomy.py`: looking in
+# * `minigam/models/decoding.py`: `Stream`
+# * `minigam/models/nn.py`: `BlockState`
+#
+# Elsewhere:
+#
+# * [Transformer Feed-Forward Layers Are Key-Value Memories](https://arxiv.org/abs/2012.14913)
+# * [Attention is not Explanation](https://arxiv.org/abs/1902.10186)
+# * [Eliciting Latent Predictions with the Tuned Lens](https://arxiv.org/abs/2303.08112)
+# * [Ablation Studies in Artificial Neural Networks](https://arxiv.org/abs/1901.08644)

@@ -6,7 +6,7 @@
 # as CUDA. You measure every version, and one gradient check holds for all. At the end you know what NumPy can do,
 # what C adds, and which time is a lower bound for any code.
 #
-# **Time.** 75 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows,
+# **Time.** 120 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows,
 # C channels, V vocabulary, B rows of a batch, T tokens, L layers; n counts numbers or targets, m is a size, b is a
 # block of rows.
 
@@ -20,7 +20,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -43,7 +42,7 @@ from minigam import (
     reference_only,
     viz,
 )
-from minigam.course import check, results, show
+from minigam.course import check, median_ms, results, show
 
 # %% [markdown]
 # ## 1. Measure first
@@ -107,17 +106,6 @@ assert abs(sum(numpy_ms.values()) - 1e3 * sum(in_numpy.seconds.values())) < 1e-6
 
 
 # %%
-def median_ms(f, repeats=7):
-    """Return the median time of f() in milliseconds, after one call that does not count."""
-    f()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        f()
-        times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times))
-
-
 rng = np.random.default_rng(15)
 n = 2**24  # 64 MiB of float32: more than most caches hold
 x, y = rng.standard_normal(n, dtype=np.float32), np.empty(n, np.float32)
@@ -205,7 +193,7 @@ gelu_reference(few.view(Counted), dy[:64].view(Counted))
 names = [name for name, _ in Counted.passes]
 traffic = sum(size for _, size in Counted.passes) / few.size  # bytes for each number
 print(f"{len(names)} passes: {', '.join(names)}\n")
-reference_ms = median_ms(lambda: gelu_reference(x, dy), 3)
+reference_ms = median_ms(lambda: gelu_reference(x, dy), repeats=3)
 print(f"bytes read and written for each number: {traffic:.0f}, needed: 20")
 print(
     f"at {bandwidth / 1e9:.1f} GB/s at least {1e3 * traffic * x.size / bandwidth:.0f} ms, measured {reference_ms:.0f} ms"
@@ -248,7 +236,7 @@ same(gelu_tiled(numeric.TILE))
 sizes, ns, n = [2**k for k in range(9, 23)], [], 2**22
 for tile in tqdm(sizes, desc="tiles", leave=False):
     flat_y[:n] = np.nan
-    ns.append(1e6 * median_ms(lambda tile=tile: gelu_tiled(tile, n), 3) / n)
+    ns.append(1e6 * median_ms(lambda tile=tile: gelu_tiled(tile, n), repeats=3) / n)
     assert np.abs(flat_y[:n] - want[0].reshape(-1)[:n]).max() < 2e-5, "whatever the tile, the same numbers"
 figure, axes = viz.panels("numbers in a tile", "time per number (ns)")
 axes.loglog(sizes, ns, **viz.STYLES[0], markersize=4)
@@ -304,8 +292,8 @@ s = rng.standard_normal((8192, 512), dtype=np.float32)
 out = np.empty_like(s)
 plain = lambda: ops.softmax.rule(np, s)[0]
 assert np.abs(softmax_rows(s, out, 128) - plain()).max() < 1e-4
-print(f"reference {median_ms(plain, 5):5.1f} ms")
-print(f"yours     {median_ms(lambda: softmax_rows(s, out, 128), 5):5.1f} ms")
+print(f"reference {median_ms(plain, repeats=5):5.1f} ms")
+print(f"yours     {median_ms(lambda: softmax_rows(s, out, 128), repeats=5):5.1f} ms")
 
 # %% [markdown]
 # The two times may be close, because the exponential is most of the work, and because this process keeps freed memory
@@ -445,7 +433,7 @@ if loops:
     versions |= {"C, calls, 1 thread": gelu_calls, "C, vector code, 1 thread": gelu_vectors}
 for name, gelu in versions.items():
     same(gelu(x, dy))
-    print(f"{name:<26}{median_ms(lambda gelu=gelu: gelu(x, dy), 3):7.1f} ms")
+    print(f"{name:<26}{median_ms(lambda gelu=gelu: gelu(x, dy), repeats=3):7.1f} ms")
 
 # %% [markdown]
 # `same` compares every number with the reference, to 2e-5. The loop with the calls makes one pass, too, but it
@@ -547,7 +535,7 @@ versions[f"minigam ({kernels.in_use()}), threads: {minigam.threads.count()}"] = 
 rounds = {name: [] for name in versions}
 for _ in tqdm(range(5), desc="rounds", leave=False):
     for name, gelu in versions.items():
-        rounds[name].append(median_ms(lambda gelu=gelu: gelu(x, dy), 1))
+        rounds[name].append(median_ms(lambda gelu=gelu: gelu(x, dy), repeats=1))
 steps = {name: float(np.median(times)) for name, times in rounds.items()}
 needed = 1e3 * 20 * x.size / bandwidth
 figure, axes = viz.panels("ms, forward and backward of 8 million numbers", size=(7.5, 3.0))
@@ -703,9 +691,15 @@ else:
 
 # %%
 script = """
-import resource, time
+import time
 import numpy as np
 from minigam import memory
+
+try:
+    import resource
+    count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+except ImportError:  # Windows does not count page faults
+    count = lambda: 0
 
 n, buffer = 2**23, np.ones(2**23, np.float32)
 
@@ -717,12 +711,12 @@ def reused():
 
 def report(name, f):
     f()
-    times, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    times, before = [], count()
     for _ in range(9):
         start = time.perf_counter()
         f()
         times.append(1e3 * (time.perf_counter() - start))
-    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 9
+    faults = (count() - before) / 9
     print(f"{name:<28}{np.median(times):7.2f} ms{faults:9.1f} page faults")
 
 report("fresh", fresh)
@@ -911,7 +905,7 @@ for name, f in (
 ):
     with memory.track_memory(np) as taken:
         outputs[name] = f()
-    print(f"{name:<17}{taken.peak_bytes / 2**20:7.1f} MiB{median_ms(f, 3):8.1f} ms")
+    print(f"{name:<17}{taken.peak_bytes / 2**20:7.1f} MiB{median_ms(f, repeats=3):8.1f} ms")
 for name in ("yours, 128 rows", "minigam's"):
     for ours, theirs in zip(outputs[name], outputs["reference"], strict=True):
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
@@ -932,7 +926,7 @@ intensity = 2 * m**3 / (4 * 3 * m**2)
 assert abs(intensity - m / 6) < 1e-9
 left, right = rng.standard_normal((2, m, m), dtype=np.float32)
 out = np.empty((m, m), np.float32)
-product = 2 * m**3 / (median_ms(lambda: np.matmul(left, right, out=out), 5) * 1e6)  # GFLOP/s
+product = 2 * m**3 / (median_ms(lambda: np.matmul(left, right, out=out), repeats=5) * 1e6)  # GFLOP/s
 a_pass = m**2 / (median_ms(lambda: np.multiply(left, 2.0, out=out)) * 1e6)
 assert (left.nbytes + out.nbytes) / left.size == 8  # bytes for one operation
 print(profile.blas())
@@ -1054,13 +1048,33 @@ Markdown("\n".join(lines))
 # products take most of minigam's step, so with this BLAS there is little left to gain. On the small model more of the
 # time is elementwise work and the cost of calls. Other machines have other caches, other cores and another BLAS.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * A method: profile, count the passes, change one thing, compare the numbers, measure again.
-# * Four answers of your own that work in the cache or in little memory, and give the same numbers.
-# * One rule in NumPy, C and CUDA, tested by one gradient check.
-# * A lower bound to compare with.
+# You can
 #
-# **Read on in the code:** `minigam/engine/compiled/elementwise.py` and `rows.py` next to it,
-# `minigam/engine/compiled/kernels.py`, `minigam/engine/cuda/elementwise.py`, `minigam/training/step.py` (`parts_of`),
-# `minigam/training/profile.py`, `minigam/engine/dispatch.py` (`Op.faster`).
+# * profile a step, count its passes over memory, change one thing, and measure again,
+# * keep a computation in the cache, or in little memory, without changing its numbers, and
+# * compare a time with a lower bound, and say how much is left to gain.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Which of these changes would you keep if the code had to fit on one page? Why?
+# 2. A faster rule differs from the plain one in the last digit. Who has to agree before you use it?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/compiled/elementwise.py`, `rows.py` and `kernels.py`
+# * `minigam/engine/cuda/elementwise.py`
+# * `minigam/training/step.py` (`parts_of`) and `profile.py`
+# * `minigam/engine/dispatch.py` (`Op.faster`)
+#
+# Elsewhere:
+#
+# * [What Every Programmer Should Know About Memory](https://people.freebsd.org/~lstewart/articles/cpumemory.pdf)
+# * [Anatomy of High-Performance Matrix Multiplication](https://doi.org/10.1145/1356052.1356053)
+# * [Online Normalizer Calculation for Softmax](https://arxiv.org/abs/1805.02867)
+# * [Training Deep Nets with Sublinear Memory Cost](https://arxiv.org/abs/1604.06174)

@@ -5,12 +5,11 @@
 # them, their gradient and their fast form. Then train a GAM with exactly as many parameters as before, and watch it
 # look up what a plain GAM never finds. **This extension is ours. It is not in the paper.**
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 05 (the memory) and 09 (the receptive field); 04 (the convolution) and
+# **Time.** 135 minutes, 5 exercises. **Needs** 05 (the memory) and 09 (the receptive field); 04 (the convolution) and
 # 11 (a recurrence and its gradient) help. Letters: T tokens, C channels, S memory slots, L layers, K kernel size; **n
 # and N are what the slots hold**, X2 and X3. `local` is short for local_context.
 
 # %% tags=["setup"]
-from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -30,7 +29,7 @@ from minigam import (
     train_step,
     viz,
 )
-from minigam.course import check, show
+from minigam.course import check, median_ms, show
 
 
 def softmax(s):
@@ -634,20 +633,10 @@ def chunked(length):
     return in_chunks(r, w, u, M / S, length)[0]
 
 
-def typical_ms(f, *inputs, repeats=5):
-    """Return the median time of a call in ms, after one that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        began = perf_counter()
-        f(*inputs)
-        times.append(1e3 * (perf_counter() - began))
-    return median(times[1:])
-
-
-print(f"token by token      {typical_ms(written, u, local, M, 1.0 / S):8.2f} ms")
+print(f"token by token      {median_ms(written, u, local, M, 1.0 / S):8.2f} ms")
 for length in (8, 64, 512):
     assert np.abs(chunked(length) - one_by_one).max() < 1e-6
-    print(f"chunks of {length:3} tokens {typical_ms(chunked, length):8.2f} ms")
+    print(f"chunks of {length:3} tokens {median_ms(chunked, length):8.2f} ms")
 
 # %% [markdown]
 # The numbers are the same, although the sums differ. minigam's fast rule does this with chunks of 32 or 64 tokens.
@@ -830,13 +819,33 @@ assert share_right[-1] < 0.7
 # Here one learned matrix has three roles, so the paper's block needs no new parameter: its convolution becomes the
 # address of the write. In a short search we did not find X1 to X5 elsewhere in this form.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * The reason why a constant memory cannot look anything up, and the remedy, two addresses: read under what a token
-#   is, write under what came before it.
-# * X1 to X5 by hand, their gradient with the three roles of M, and the same numbers from matrix products.
-# * A light prior, $\lambda = 1/S$, and the reason for it; the paper's block as the limit of a heavy one.
-# * Two limits: a mean cannot correct itself, and slots can be full.
+# You can
 #
-# **Read on in the code:** `minigam/engine/written_memory.py`, the fast rule in
-# `minigam/engine/compiled/written_memory.py`, and mixer "written" in `minigam/models/gam.py`.
+# * explain why a constant memory cannot look anything up, and what two addresses change,
+# * compute X1 to X5 and their gradient, token by token and in chunks, and
+# * choose the weight of the prior, and name two limits: a mean cannot correct itself, and slots can be full.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Which text would break this memory first, and what would you change to survive it?
+# 2. The written memory is ours, not the paper's. Which comparison would convince a sceptical reader, and is it here?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/written_memory.py`
+# * `minigam/engine/compiled/written_memory.py`: the fast rule
+# * `minigam/models/gam.py`: mixer "written"
+#
+# Elsewhere:
+#
+# * [Linear Transformers Are Secretly Fast Weight Programmers](https://arxiv.org/abs/2102.11174)
+# * [Transformers are RNNs, linear attention](https://arxiv.org/abs/2006.16236)
+# * [Simple Linear Attention Language Models Balance the Recall-Throughput Tradeoff](https://arxiv.org/abs/2402.18668)
+# * [Parallelizing Linear Transformers with the Delta Rule](https://arxiv.org/abs/2406.06484)
+# * [Gated Slot Attention](https://arxiv.org/abs/2409.07146)

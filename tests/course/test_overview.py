@@ -64,6 +64,12 @@ def test_each_part_of_a_notebook_costs_its_time(source):
         assert abs(overview.minutes(source) - empty - spent) <= 5, part[:40]
 
 
+@pytest.mark.parametrize("source", notebooks.sources(), ids=lambda p: p.stem)
+def test_the_minutes_are_those_of_the_model(source):
+    stated = overview._lesson(source).minutes
+    assert stated == overview.minutes(source), "run: minigam course times --write"
+
+
 def test_times_lists_every_notebook(capsys):
     assert command.main(["times"]) == 0
     lines = capsys.readouterr().out.splitlines()
