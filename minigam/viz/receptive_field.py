@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minigam.viz.style import BLUE, INK, LEGEND, VERMILLION, blank, finish, shades
+from minigam.viz.style import BLUE, INK, LEGEND, VERMILION, blank, finish, shades
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def influence_map(
         if R is not None and T > R:
             edge = np.array([R, T]) - 0.5  # between the furthest input in the field and the next
             axes.plot(
-                edge - R, edge, "--", color=VERMILLION, linewidth=1.5, label=f"receptive field, {R} tokens"
+                edge - R, edge, "--", color=VERMILION, linewidth=1.5, label=f"receptive field, {R} tokens"
             )
             axes.legend(**LEGEND, loc="upper right")
         axes.set_xlabel("position of the input (tokens)")
@@ -131,7 +131,7 @@ def _box(column: int, line: int, letters: int, fill: bool, framed: bool) -> "Rec
         letters + 0.8,
         0.88,
         facecolor=BLUE if fill else "none",
-        edgecolor=VERMILLION if framed else "none",
+        edgecolor=VERMILION if framed else "none",
         linewidth=2.0 if framed else 0.0,
     )
 

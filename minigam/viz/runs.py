@@ -9,7 +9,7 @@ from minigam.viz.style import (
     LEGEND,
     PURPLE,
     STYLES,
-    VERMILLION,
+    VERMILION,
     blank,
     finish,
     range_of,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OPENING = 0.1  # share of the steps, the first ones, whose losses need not fit the plot: they fall steeply
-KINDS = {"recall": (VERMILLION, "^:"), "choice": (GREEN, "s-"), "syntax": (PURPLE, "v-.")}
+KINDS = {"recall": (VERMILION, "^:"), "choice": (GREEN, "s-"), "syntax": (PURPLE, "v-.")}
 
 
 def loss_plot(metrics: list[dict], title: str = "") -> "Figure":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK = "#7b7b7b"  # text, axes and reference lines: a contrast of 4.2 on white and on a page like #13171c
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+BLUE, VERMILION, GREEN, PURPLE, ORANGE = COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 def _style(color: str, marker: str, linestyle: str) -> dict[str, Any]:
