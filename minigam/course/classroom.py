@@ -72,24 +72,25 @@ def plans(lessons: dict[str, Lesson]) -> list[str]:
 def _chapter(lesson: Lesson, source: Path, mistakes: dict) -> str:
     texts = [c.source for c in notebooks.read(source).cells if c.cell_type == "markdown"]
     text = "\n\n".join(texts)
-    goal = re.search(r"\*\*Goal\.\*\* (.*?)(?:\n\s*\n|\Z)", text, re.S)
     needs = f" Needs {', '.join(lesson.needs)}." if lesson.needs else ""
     lines = [f"## {lesson.number} {lesson.title}", "", f"{lesson.minutes} minutes.{needs}", "",
-             f"**Objectives.** {' '.join(goal[1].split()) if goal else lesson.goal}", ""]  # fmt: skip
+             f"**Goal.** {lesson.goal}", ""]  # fmt: skip
+    if objectives := section(text, "What you can do now"):
+        lines += [objectives.replace("You can", "**Objectives.** Afterwards the students can", 1), ""]
     for number, stars, title in re.findall(r"^### Exercise (\d\d\.\d+) (★+☆*) (.*)", text, re.M):
         lines += [f"### Exercise {number} {stars} {title}", ""]
         if wrong := mistakes.get(number.replace(".", "_")):
             lines += ["| wrong answer | its check says |", "|-|-|"]
             lines += [f"| {_cell(w['answer'])} | {_cell(w['message'])} |" for w in wrong]
             lines.append("")
-    if questions := think_about_it(text):
+    if questions := section(text, "Think about it"):
         lines += ["### Questions for discussion", "", questions, ""]
     return "\n".join(lines)
 
 
-def think_about_it(text: str) -> str:
-    """Return the section "Think about it" of a notebook, without its heading; empty if there is none."""
-    found = re.search(r"^## Think about it[^\n]*\n(.*?)(?=^##? |\Z)", text, re.M | re.S)
+def section(text: str, heading: str) -> str:
+    """Return a section of a notebook's text, without its heading; empty if there is none."""
+    found = re.search(rf"^## {heading}[^\n]*\n(.*?)(?=^##? |\Z)", text, re.M | re.S)
     return found[1].strip() if found else ""
 
 

@@ -87,6 +87,8 @@ def test_the_guide_has_every_notebook_and_exercise(out):
             title = re.escape(f"### Exercise {exercise.number.replace('_', '.')} ")
             assert re.search(rf"^{title}★[★☆]{{2}} \S.*\n\n\| wrong answer", guide, re.M), exercise.number
         assert lesson.goal[:60] in guide
+    assert guide.count("**Objectives.** Afterwards the students can") == len(SOURCES)
+    assert guide.count("### Questions for discussion") == len(SOURCES)
 
 
 def test_the_guide_quotes_what_the_checks_say():
@@ -118,9 +120,9 @@ def test_plans_name_notebooks_that_exist_and_what_they_leave_out():
 
 def test_questions_for_discussion_are_those_of_the_notebook():
     text = "# A\n\n## Think about it\n\n* Why?\n* When?\n\n## Next\n\nNo.\n"
-    assert classroom.think_about_it(text) == "* Why?\n* When?"
-    assert classroom.think_about_it("## Think about it\n1. Who?") == "1. Who?"
-    assert classroom.think_about_it("## Think\n\nNo.") == ""
+    assert classroom.section(text, "Think about it") == "* Why?\n* When?"
+    assert classroom.section("## Think about it\n1. Who?", "Think about it") == "1. Who?"
+    assert classroom.section("## Think\n\nNo.", "Think about it") == ""
 
 
 def test_existing_files_are_kept_or_renamed(out, capsys):
