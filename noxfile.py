@@ -1,8 +1,13 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# dependencies = ["nox"]
+# ///
 """The tests on every Python and on the oldest and newest NumPy: `make matrix`.
 
 A session runs the tests that need no notebook and no browser, on packages as new as that NumPy allows, and
 stores its counts in benchmarks/results/matrix/. A Python that is not installed is skipped. Arguments
-after -- replace the tests, and nothing is stored then.
+after -- replace the tests, and nothing is stored then. The other sessions run
+when named: `nox -s lint docs citation`.
 """
 
 import json
@@ -16,8 +21,17 @@ TESTS = ("engine", "models", "training", "commands", "test_reproducibility.py")
 RESULTS = Path(__file__).parent / "benchmarks" / "results" / "matrix"
 OLDEST = {"3.11": "2.0.0", "3.12": "2.0.0", "3.13": "2.1.0", "3.14": "2.3.2"}  # the first one for that Python
 
+GROUPS = nox.project.load_toml("pyproject.toml")
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = False
 nox.options.reuse_existing_virtualenvs = True
+
+
+def group(name: str) -> list[str]:
+    """Return the packages of a dependency group of pyproject.toml, for any version of pip."""
+    return list(nox.project.dependency_groups(GROUPS, name))
 
 
 @nox.session(python=list(OLDEST))
@@ -25,7 +39,7 @@ nox.options.reuse_existing_virtualenvs = True
 def tests(session: nox.Session, numpy: str) -> None:
     """Run the tests, and store what ran."""
     pin = f"numpy=={OLDEST[str(session.python)]}" if numpy == "oldest" else "numpy"
-    session.install("--editable", ".[test]", pin, "tokenizers")
+    session.install("--editable", ".", *group("test"), pin, "tokenizers")
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
@@ -50,3 +64,33 @@ def tests(session: nox.Session, numpy: str) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if failed:
         session.error(f"{failed} tests failed")
+
+
+@nox.session(default=False)
+def lint(session: nox.Session) -> None:
+    """Check style, types and spelling, as make lint does, and the workflow files."""
+    packages = [*group("test"), *group("lint")]  # mypy reads the types of what the tests need
+    session.install("--constraint", "requirements.lock", "--editable", ".[data]", *packages)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("codespell")
+    session.run("zizmor", "--offline", ".")
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the docs site, as make docs does."""
+    session.install("--constraint", "requirements.lock", "--editable", ".", *group("docs"))
+    session.run("python", "docs/site/build.py")
+
+
+@nox.session(default=False)
+def citation(session: nox.Session) -> None:
+    """Check CITATION.cff against its schema, away from the other packages: it needs an old jsonschema."""
+    session.install("cffconvert==2.0.0")
+    session.run("cffconvert", "--validate", "-i", "CITATION.cff")
+
+
+if __name__ == "__main__":
+    nox.main()

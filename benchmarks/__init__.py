@@ -6,6 +6,7 @@
     python -m benchmarks.generate     tokens per second against the position, for ten thousand tokens
     python -m benchmarks.gpu          the same step, and the paper's table 2, on a CUDA device
     python -m benchmarks.device       everything on a CUDA device: tests, training, times; in minutes
+    python -m benchmarks.redraw       the stored plots again, from the stored numbers
     python -m benchmarks.environment  one line about the machine, which heads every result
 
 They need `pip install -e '.[bench]'`, write into benchmarks/results/NAME, and are never imported by minigam.

@@ -20,7 +20,7 @@ from minigam.experiments import report
 from minigam.experiments.scaling import LINES
 from minigam.models import MODELS
 from minigam.training import provenance
-from minigam.viz import STYLES
+from minigam.viz.style import LEGEND, blank, draw, finish
 
 PROG = "benchmarks.generate"
 CONFIGS = {
@@ -221,27 +221,30 @@ def _markdown(content: dict, pairs: int) -> str:
 
 
 def plot(summary: dict[str, dict[str, dict]]):
-    """Return a figure: time per token and memory held, against the position."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = zip(
-        figure.subplots(1, 2), (("mean_ms", "time per token (ms)"), ("held_mib", "memory held (MiB)"))
-    )
-    for axes, (what, unit) in panels:
-        for (name, by_position), style in zip(summary.items(), STYLES, strict=False):
-            places = [int(p) for p in by_position]
-            axes.plot(places, [at[what] for at in by_position.values()], style, markersize=4, label=name)
+    """Return a figure: time per token and memory held, against the position; what was measured at one
+    position only, PyTorch, is named under the axis, for it is far off."""
+    figure, (grid,) = blank(9.5, 4.4, columns=2)
+    lines = {name: by_position for name, by_position in summary.items() if len(by_position) > 1}
+    for axes, (what, title, unit) in zip(
+        grid, (("mean_ms", "time per token", "ms"), ("held_mib", "memory held", "MiB"))
+    ):
+        curves = {
+            name: ([int(p) for p in by_position], [at[what] for at in by_position.values()])
+            for name, by_position in lines.items()
+        }
+        draw(axes, curves)
+        points = [
+            f"{name}:\n{at[what]:.0f} {unit} at position {p}"
+            for name, by_position in summary.items()
+            if name not in lines
+            for p, at in by_position.items()
+        ]
         axes.set_xscale("log")
-        if what == "mean_ms":
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(bottom=0.0)
-        axes.set_xlabel("position (tokens generated)")
-        axes.set_ylabel(unit)
-        axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
+        axes.margins(y=0.12)
+        axes.set_xlabel("\n".join(["position (tokens generated)", *points]))
+        axes.set_ylabel(f"{title} ({unit})")
+    figure.legend(*axes.get_legend_handles_labels(), **LEGEND, ncols=len(lines), loc="outside upper center")
+    return finish(figure)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from statistics import median
 
-import numpy as np
-
 from benchmarks import measure
 from minigam.experiments import paper, report
-from minigam.viz import STYLES
+from minigam.viz.style import INK, LEGEND, RIGHT_OF_AXES, STYLES, bars, blank, finish
 
 MEMORY = ("device (MiB)", "memory ratio", "pool (MiB)", "allocated (MiB)")
 
@@ -98,19 +96,16 @@ def _cell(rounds: list[dict | None]) -> dict:
 
 def plot(found: dict):
     """Return a figure: bars of a step's time by precision, and table 2 against the length."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.0 + 5.0 * len(found), 4), layout="constrained")
-    axes = dict(zip(found, np.atleast_1d(figure.subplots(1, len(found)))))
+    figure, (grid,) = blank(2.0 + 5.0 * len(found), 4.0, columns=len(found))
+    axes = dict(zip(found, grid))
     if "step" in found:
         _bars(axes["step"], found["step"])
     if "table2" in found:
         _curves(axes["table2"], table2(found["table2"]))
-    return figure
+    return finish(figure)
 
 
 def _bars(axes, by_precision: dict) -> None:
-    greys, hatches = ("0.3", "0.65", "0.9"), ("", "///", "...")
     names = list(dict.fromkeys(name for result in by_precision.values() for name in competitors(result)))
     for i, name in enumerate(names):
         measured = [
@@ -118,30 +113,34 @@ def _bars(axes, by_precision: dict) -> None:
         ]
         heights = [1e3 * median(results[name]["seconds"] for results in rounds) for _, rounds in measured]
         places = [place + 0.27 * (i - (len(names) - 1) / 2) for place, _ in measured]
-        bars = axes.bar(places, heights, 0.27, color=greys[i], edgecolor="k", hatch=hatches[i], label=name)
-        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+        drawn = axes.bar(places, heights, 0.27, **bars(i), label=name)
+        axes.bar_label(drawn, fmt="%.1f", fontsize=9)
     axes.set_xticks(range(len(by_precision)), by_precision)
     axes.set_ylabel("time of a training step (ms)")
+    axes.grid(visible=False, axis="x")
     axes.margins(y=0.15)
     if names:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(**LEGEND)
 
 
 def _curves(axes, lines: dict[str, dict[int, dict]]) -> None:
-    greys = dict.fromkeys(label.rpartition(", ")[2] for label in lines)
-    greys = {precision: f"{0.25 * i:.2f}" for i, precision in enumerate(greys)}
-    names = list(dict.fromkeys(label.rpartition(", ")[0] for label in lines))
+    """Draw a line for each competitor, which has a colour and marker, and precision, which has a dash."""
+    names, precisions = (
+        list(dict.fromkeys(label.rpartition(", ")[part] for label in lines)) for part in (0, 2)
+    )
     for label, by_T in lines.items():
         name, _, precision = label.rpartition(", ")
         points = {T: c["time_ms"] for T, c in by_T.items() if c["time_ms"] is not None}
-        style = STYLES[names.index(name)].removeprefix("k")
-        axes.loglog(points.keys(), points.values(), style, color=greys[precision], markersize=4, label=label)
+        dash = {"linestyle": ("-", "--", ":", "-.")[precisions.index(precision) % 4]}
+        style = STYLES[names.index(name) % len(STYLES)] | dash
+        axes.loglog([*points], [*points.values()], **style, markersize=4, label=label)
     theirs = paper.TABLE2["gam"]["time_ms"]
-    axes.loglog(paper.LENGTHS, theirs, "kx:", markersize=5, label="paper, mixed precision, another GPU")
+    axes.loglog(
+        paper.LENGTHS, theirs, "x:", color=INK, markersize=5, label="paper, mixed precision, another GPU"
+    )
     axes.set_xscale("log", base=2)
     lengths = sorted({T for by_T in lines.values() for T in by_T} | {*paper.LENGTHS})
     axes.set_xticks(lengths, map(str, lengths))
     axes.set_xlabel("T, tokens")
     axes.set_ylabel("one block, forward and backward (ms)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # a dozen lines
+    axes.legend(**LEGEND, **RIGHT_OF_AXES)  # a dozen lines

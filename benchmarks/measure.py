@@ -232,7 +232,11 @@ def _status(field: str) -> int | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    return next(int(x.split()[1]) * 1024 for x in status.read_text().splitlines() if x.startswith(field))
+    return next(
+        int(x.split()[1]) * 1024
+        for x in status.read_text(encoding="utf-8").splitlines()
+        if x.startswith(field)
+    )
 
 
 def libraries() -> dict[str, str]:

@@ -26,7 +26,7 @@ from minigam.training.optim import AdamW
 from minigam.training.ranks.start import connected
 from minigam.training.ranks.world import DEADLINE, LEAVES
 from minigam.training.step import begin_step
-from minigam.viz.style import panels
+from minigam.viz.style import INK, bars, blank, finish
 
 PROG = "benchmarks.ranks"
 MESSAGES = 200  # small messages timed, and sums of a whole gradient a tenth of that
@@ -245,19 +245,21 @@ def _markdown(where: str, results: dict[str, dict], row: dict | None, ranks: int
 
 def plot(results: dict[str, dict]):
     """Return a figure: for each size the speed of every setting against one process."""
-    figure, axes = panels("", "tokens / s, one process = 1", n=len(results))
-    for a, (name, result) in zip(np.atleast_1d(axes), results.items()):
+    figure, (grid,) = blank(2.0 + 3.6 * len(results), 3.2, columns=len(results), sharey=True)
+    for a, (name, result) in zip(grid, results.items()):
         speeds = [r["speed"] for r in result["summary"].values()]
         middle = [s["median"] for s in speeds]
         errors = [
             [m - s["least"] for m, s in zip(middle, speeds)],
             [s["most"] - m for m, s in zip(middle, speeds)],
         ]
-        a.barh(list(result["summary"]), middle, xerr=errors, color="0.75", edgecolor="k", capsize=3)
-        a.invert_yaxis()
-        a.axvline(1.0, color="k", lw=0.8)
-        a.set(title=name, xlabel="tokens / s, one process = 1", ylabel="")
-    return figure
+        a.barh(list(result["summary"]), middle, xerr=errors, **bars(0), capsize=3)
+        a.grid(visible=False, axis="y")
+        a.axvline(1.0, color=INK, linestyle="--", linewidth=0.9)
+        a.set_xlabel("tokens / s, one process = 1")
+        a.set_title(name, fontsize=10)
+    grid[0].invert_yaxis()  # of all, which share it
+    return finish(figure)
 
 
 if __name__ == "__main__":

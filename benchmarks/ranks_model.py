@@ -24,7 +24,7 @@ from minigam.files import read_json
 from minigam.training import provenance
 from minigam.training.optim import AdamW
 from minigam.training.ranks.gradient import buckets_of
-from minigam.viz.style import STYLES, panels
+from minigam.viz.style import LEGEND, draw, finish, panels
 
 PROG = "benchmarks.ranks_model"
 LINKS = {  # bytes per second in one direction, and seconds until the first byte: data sheets, rounded
@@ -149,16 +149,18 @@ def plot(c: dict):
     figure, axes = panels("ranks", "efficiency", "predicted, weak scaling")
     N = [2**i for i in range(1, 11)]
     computing = c["flop"] / c["flop_per_second"]
-    for link, style in zip(LINKS, STYLES):
+    curves = {}
+    for link in LINKS:
         waits = [
             exposed(n, c["gradient_bytes"], c["last_bucket_bytes"], c["buckets"], computing, link) for n in N
         ]
-        axes.plot(N, [computing / (computing + e) for e in waits], style, label=link, markersize=4)
+        curves[link] = N, [computing / (computing + e) for e in waits]
+    draw(axes, curves)
     axes.set_xscale("log", base=2)
     axes.set_xticks(N, N)
     axes.set_ylim(0.0, 1.05)
-    axes.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.25))
-    return figure
+    axes.legend(**LEGEND, loc="center right", bbox_to_anchor=(1.0, 0.25))
+    return finish(figure)
 
 
 if __name__ == "__main__":

@@ -129,9 +129,15 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
         "exponents": fits,
         "wide": _wide() if wide else None,
     }
-    figure = scaling_plot(cells, fits, f"one training step of one row, C {NARROW['d_model']}")
     markdown = f"{where}\n\n" + _markdown(cells, content)
-    report.write(out, "scaling", content, [{"measured": measured}], markdown, figure)
+    report.write(out, "scaling", content, [{"measured": measured}], markdown, plot(content))
+
+
+def plot(content: dict):
+    """Return the figure of the content of a scaling.json."""
+    cells = {label: {int(T): cell for T, cell in by_T.items()} for label, by_T in content["cells"].items()}
+    title = f"one training step of one row, C {NARROW['d_model']}"
+    return scaling_plot(cells, content["exponents"], title)
 
 
 def _fresh(label: str, library: str, model_type: str, T: int, steps: int) -> dict:

@@ -25,6 +25,7 @@ from minigam.experiments import report
 from minigam.training import provenance
 from minigam.training.optim import AdamW
 from minigam.training.step import places, train_step
+from minigam.viz.style import LEGEND, bars, blank, finish
 
 PROG = "benchmarks.threads"
 STEP, SUM = "a whole step", "sum of two large arrays"
@@ -260,22 +261,22 @@ def _markdown(where: str, results: dict[str, dict], threads: list[int], pairs: i
 
 def plot(results: dict[str, dict], threads: list[int]):
     """Return a figure: for each size the GB/s of every rule, by number of threads."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.0 + 2.9 * len(results)), layout="constrained")
-    for axes, (name, result) in zip(np.atleast_1d(figure.subplots(len(results), 1)), results.items()):
+    rules = max(len(result["summary"]) for result in results.values())
+    figure, (grid,) = blank(2.0 + 3.8 * len(results), 1.0 + 0.38 * rules, columns=len(results), sharey=True)
+    for axes, (name, result) in zip(grid, results.items()):
         shown = {rule: r for rule, r in result["summary"].items() if "bytes" in r}
         width = 0.8 / len(threads)
         for i, n in enumerate(threads):
             positions = np.arange(len(shown)) + (i - (len(threads) - 1) / 2) * width
-            shade = str(0.85 - 0.6 * i / max(1, len(threads) - 1))
             speeds = [r["gb_per_s"][str(n)] for r in shown.values()]
-            axes.bar(positions, speeds, width, color=shade, edgecolor="k", label=f"threads: {n}")
-        axes.set_xticks(range(len(shown)), [r.replace(" ", "\n", 1) for r in shown], fontsize=7)
-        axes.set_ylabel("GB/s")
+            axes.barh(positions, speeds, width, **bars(i), label=f"threads: {n}")
+        axes.set_yticks(range(len(shown)), [r.replace(" ", "\n", 1) for r in shown])
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("GB/s")
         axes.set_title(f"forward and backward, {name} size", fontsize=10)
-        axes.legend(frameon=False, fontsize=8)
-    return figure
+    grid[0].invert_yaxis()  # of all, which share it
+    grid[0].legend(**LEGEND, loc="upper right")
+    return finish(figure)
 
 
 if __name__ == "__main__":

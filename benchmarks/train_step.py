@@ -23,6 +23,7 @@ from minigam.training import provenance
 from minigam.training.optim import AdamW
 from minigam.training.profile import Product, Watch, flops, matrix_products
 from minigam.training.step import train_step
+from minigam.viz.style import INK, LEGEND, bars, blank, finish
 
 PROG = "benchmarks.train_step"
 
@@ -293,28 +294,33 @@ def _busy_text(summary: dict[str, dict]) -> str:
 
 def plot(found: dict[str, dict]):
     """Return a figure: for each size every competitor's time and memory, in multiples of minigam's."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 1.0 + 2.9 * len(found)), layout="constrained")
-    for axes, (name, result) in zip(np.atleast_1d(figure.subplots(len(found), 1)), found.items()):
+    figure, grid = blank(9.0, 1.0 + 2.9 * len(found), rows=len(found))
+    for axes, (name, result) in zip(grid[:, 0], found.items()):
         shown = {label: r for label, r in result["summary"].items() if label != BOUND}
         places = np.arange(len(shown))
-        for what, shift, colour, hatch in (("time", -0.2, "0.35", ""), ("memory", 0.2, "0.85", "///")):
+        for i, (what, title) in enumerate((("time", "time of a step"), ("memory", "peak memory"))):
             spreads = [r[f"{what}_ratio"] for r in shown.values()]
             middle = np.array([s["median"] for s in spreads])
             ends = np.array([[s["least"] for s in spreads], [s["most"] for s in spreads]])
-            bars = axes.bar(places + shift, middle, 0.4, yerr=np.abs(ends - middle), capsize=3,
-                            color=colour, edgecolor="k", hatch=hatch,
-                            label={"time": "time of a step", "memory": "peak memory"}[what])  # fmt: skip
-            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+            drawn = axes.bar(
+                places + 0.4 * (i - 0.5),
+                middle,
+                0.4,
+                yerr=np.abs(ends - middle),
+                capsize=3,
+                **bars(i),
+                label=title,
+            )
+            axes.bar_label(drawn, fmt="%.2f", fontsize=9, padding=2)
         reached = result["summary"][BOUND]["time_ratio"]["median"]
-        axes.axhline(reached, color="k", linestyle="--", label=f"{BOUND}, time {reached:.2f}")
+        axes.axhline(reached, color=INK, linestyle="--", label=f"{BOUND}, time {reached:.2f}")
         axes.set_xticks(places, [label.replace(", ", ",\n") for label in shown], fontsize=9)
         axes.set_ylabel("multiple of minigam's")
         axes.set_title(f"one training step, {name} size", fontsize=10)
+        axes.grid(visible=False, axis="x")
         axes.margins(y=0.15)
-        axes.legend(frameon=False, fontsize=8)
-    return figure
+        axes.legend(**LEGEND)
+    return finish(figure)
 
 
 if __name__ == "__main__":

@@ -169,12 +169,12 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     try:
         # No warnings of NumPy: each command says itself what a number that is too large has led to.
         with interrupt.handled(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            code = main()
+            code: Any = main()
             sys.stdout.flush()
     except (InputError, backend.BackendUnavailable, backend.UnknownBackend) as e:
         code = _say(2, f"{prog}: {e}")
     except BrokenPipeError:  # the reader of our output has quit, as head does
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
         code = 1
     except (MemoryError, RuntimeError) as e:
         if not ran_out(e):
@@ -185,7 +185,7 @@ def run(main: Callable[[], int], prog: str) -> NoReturn:
     except KeyboardInterrupt:
         code = _say(130, f"{prog}: interrupted") if launcher.rank() == 0 else 130
     except SystemExit as e:  # which may come with a text in place of a code
-        code = e.code  # type: ignore[assignment]
+        code = e.code
     for end in AT_EXIT:
         end(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)
@@ -199,7 +199,7 @@ def _open_streams() -> None:
     while (spare := os.open(os.devnull, os.O_RDWR)) < 3:  # no data file may become stream 0, 1 or 2
         pass
     os.close(spare)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or sys.stdout
     if isinstance(sys.stderr, TextIOWrapper) and sys.stderr is sys.__stderr__:
         sys.stderr = _Messages(sys.stderr.buffer, sys.stderr.encoding, sys.stderr.errors, line_buffering=True)

@@ -10,14 +10,24 @@ from typing import Any, Self, TypeVar
 
 class InputError(ValueError):
     """The user's input cannot be used. The message is one line: what came, what was wanted, what to do.
-    Commands print it and exit with code 2."""
+    Commands print it and exit with code 2.
+
+    >>> mg.TrainConfig(batch_size=-1)
+    Traceback (most recent call last):
+        ...
+    minigam.config.InputError: batch_size is -1, wanted a whole number, at least 1
+    """
 
 
 LARGEST = 2**63 - 1  # the largest count: beyond it, neither NumPy's integers nor a float can hold one
 
 
 def shortened(text: str, most: int = 200) -> str:
-    """Return a text of a message without its middle if it is long."""
+    """Return a text of a message without its middle if it is long.
+
+    >>> mg.config.shortened("abcdefgh", most=4)
+    'ab ... gh'
+    """
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
@@ -25,7 +35,11 @@ Value = TypeVar("Value")
 
 
 def setting(default: Value, help: str, **metadata: Any) -> Value:
-    """A dataclass field with its default and its help text."""
+    """A dataclass field with its default and its help text.
+
+    >>> mg.config.setting(3, "how many").metadata["help"]
+    'how many'
+    """
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -38,7 +52,20 @@ PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of the configurations: checks of the values, and a way to JSON and back."""
+    """Base of the configurations: checks of the values, and a way to JSON and back.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Run(mg.config.Checked):
+    ...     rows: int = 4
+    ...     def __post_init__(self):
+    ...         self.require_counts("rows")
+    ...
+    >>> Run(rows=0)
+    Traceback (most recent call last):
+        ...
+    minigam.config.InputError: rows is 0, wanted a whole number, at least 1
+    """
 
     def require(self, ok: bool, name: str, wanted: str) -> None:
         if not ok:
@@ -89,7 +116,11 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Checked):
-    """The settings that all models share; the defaults are the published configuration."""
+    """The settings that all models share; the defaults are the published configuration.
+
+    >>> mg.config.ModelConfig(d_model=64).d_model
+    64
+    """
 
     vocab_size: int = setting(10_000, "V, tokens in the vocabulary", derived=True)
     block_size: int = setting(256, "T, tokens in a training row; also the number of learned positions")
@@ -116,6 +147,13 @@ class GAMConfig(ModelConfig):
 
     Mixer "written" is minigam's extension, not in the paper: the text writes the memory, and the receptive
     field is all earlier tokens.
+
+    >>> mg.GAMConfig(kernel_size=5).kernel_size, mg.GAMConfig().to_dict()["mixer"]
+    (5, 'gated')
+    >>> mg.GAMConfig(kernel_size=0)
+    Traceback (most recent call last):
+        ...
+    minigam.config.InputError: kernel_size is 0, wanted a whole number, at least 1
     """
 
     n_slots: int = setting(512, "S, memory slots per block")
@@ -147,7 +185,11 @@ class GAMConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig):
-    """The baseline with causal self-attention; a block reads all earlier tokens."""
+    """The baseline with causal self-attention; a block reads all earlier tokens.
+
+    >>> mg.TransformerConfig().n_heads
+    8
+    """
 
     n_heads: int = setting(8, "H, attention heads; must divide d_model")
 
@@ -159,7 +201,11 @@ class TransformerConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MambaConfig(ModelConfig):
-    """The baseline with a selective state space; a block reads all earlier tokens through its states."""
+    """The baseline with a selective state space; a block reads all earlier tokens through its states.
+
+    >>> mg.MambaConfig(residual=False).residual
+    False
+    """
 
     d_state: int = setting(16, "N, number of states per expanded channel")
     d_conv: int = setting(4, "width of the convolution, in tokens")
@@ -177,7 +223,11 @@ POCKETSTORIES, MQAR = "pocketstories", "mqar"  # corpora that need no file
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
-    """What to train on: PocketStories, a prepared dataset, or any text file."""
+    """What to train on: PocketStories, a prepared dataset, or any text file.
+
+    >>> mg.config.DataConfig().dataset
+    'pocketstories'
+    """
 
     dataset: str = setting(
         POCKETSTORIES, "corpus: pocketstories, or a folder from `minigam data prepare`", metavar="NAME"
@@ -204,7 +254,11 @@ class DataConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Checked):
-    """How to train; the defaults are the paper's, except for the length of the run."""
+    """How to train; the defaults are the paper's, except for the length of the run.
+
+    >>> mg.TrainConfig(steps=300).lr
+    0.0003
+    """
 
     batch_size: int = setting(32, "rows (of block_size tokens) per step")
     micro_batch: int = setting(

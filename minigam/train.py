@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str] | None) -> int:
     place = launcher.place()
     if place is not None and place.rank > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  rank 0 prints for all
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  rank 0 prints for all
     args = _parsed(argv, place)
     given = {k: v for k, v in vars(args).items() if k in _FLAGS}
     world = connected(place, DEADLINE if args.deadline is None else args.deadline)

@@ -5,7 +5,7 @@
 # notebooks, its letters, and the nine equations of a GAM block as one picture. Check that your machine is ready, and
 # practise the three NumPy skills that every later notebook uses.
 #
-# **Time.** 20 minutes, 3 exercises. **Needs** Python, and some NumPy.
+# **Time.** 35 minutes, 3 exercises. **Needs** Python, and some NumPy.
 
 # %% tags=["setup"]
 from textwrap import fill
@@ -371,11 +371,30 @@ assert np.abs(compare(x, np.ones((1, 4)))[..., 0] - x.sum(axis=-1)).max() < 1e-1
 # With `np.exp` before it, 00.3 is E4. 00.2 is E3. And the channel's half of 00.1 is one term of E2. That is a
 # good part of a block.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * A map, a machine that is ready, and the letters.
-# * The nine equations of a GAM block, run once and compared.
-# * Broadcasting, `@` over the last axis, sums with `keepdims`: most of the code of this course is these three.
+# You can
 #
-# **Read on in the code:** `minigam/models/gam.py`, the block you have just seen, in fewer than sixty lines; and `minigam/viz/graph.py`, which
-# drew it. Then notebook 01.
+# * say what a receptive field is, and show with two probabilities that a word lies outside it,
+# * read the shape of an array from the letters, and find E1 to E9 in a picture, and
+# * combine arrays with broadcasting, `@` over the last axis, and sums with `keepdims`.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Where would a model with a short receptive field be good enough, and where would it fail without anyone noticing?
+# 2. The two models have nearly the same loss on most words. What does one average over all words hide?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/models/gam.py` is the block in fewer than sixty lines
+# * `minigam/viz/block.py` draws the picture above
+#
+# Elsewhere:
+#
+# * [The paper](https://arxiv.org/abs/2509.00605)
+# * [Attention Is All You Need, the Transformer](https://arxiv.org/abs/1706.03762)
+# * [Broadcasting, in NumPy's manual](https://numpy.org/doc/stable/user/basics.broadcasting.html)

@@ -1,12 +1,15 @@
 # %% [markdown]
 # # 01 · A tape in 100 lines
 #
-# **Goal.** Build automatic differentiation from nothing: operations that know their derivative, a tape that writes
-# down what was computed, and a walk that carries gradients back along it. At the end you can say what `.backward()`
-# does, line by line, and a network learns with your engine.
+# **Goal.** Build automatic differentiation from nothing: operations that know their derivative, a tape that records
+# what was computed, and a backward pass that carries gradients back along the tape. At the end you can say what
+# `.backward()` does, line by line, and you train a network with your own engine.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 00 (NumPy's broadcasting and `@`), and the derivative of a function of
-# one variable. In this notebook L is the loss, a number. Matrices are (M, K) and (K, N).
+# **Time.** 130 minutes, 5 exercises. **Needs** 00 (NumPy's broadcasting and `@`), and the derivative of a function of
+# one variable.
+#
+# Letters: L is the loss, a number. M, K and N are the sizes of matrices, (M, K) and (K, N). B is a number of texts, or
+# of points in section 9.
 
 # %% tags=["setup"]
 import inspect
@@ -21,12 +24,12 @@ from minigam.course import check, show
 # %% [markdown]
 # ## 1. One operation
 #
-# Take a number $x$ and compute $y = x^2$. Move $x$ by a little $h$. By how much does $y$ move?
-# Multiply out: $(x+h)^2 - x^2 = 2xh + h^2$. Per step,
+# Take a number $x$ and compute $y = x^2$. Now change $x$ by a small step $h$. By how much does $y$ change?
+# Multiply out: $(x+h)^2 - x^2 = 2xh + h^2$. Divide by the step:
 #
 # $$ \frac{(x+h)^2 - x^2}{h} = 2x + h \quad\longrightarrow\quad \frac{dy}{dx} = 2x \quad\text{as } h \to 0 $$
 #
-# The derivative is an exchange rate: move $x$ a little, and $y$ moves $2x$ times as far.
+# The derivative is a rate: if $x$ changes a little, $y$ changes $2x$ times as much.
 
 # %%
 x = 3.0
@@ -36,17 +39,22 @@ for h in (1e-1, 1e-2, 1e-3):
     assert abs(slope - (2 * x + h)) < 1e-9
 
 # %% [markdown]
-# A network has millions of parameters and, while it learns, a single output that counts: the loss L. So for every number
-# $v$ on the way there is one exchange rate worth having, $\partial L / \partial v$: how far L moves when $v$ alone
-# moves. It is the gradient of L with respect to $v$, for short the **gradient** of $v$. Code writes `dv` for it, an array of the shape of `v`. That name is used in the
-# whole course: `dx` is $\partial L/\partial x$, `dW` is $\partial L/\partial W$.
+# A network has millions of parameters. While it learns, only one output counts: the loss L. So for every number $v$ in
+# the computation we want one rate, $\partial L / \partial v$: how much L changes when $v$ alone changes. This rate is the
+# gradient of L with respect to $v$, for short the **gradient** of $v$. In code it is called `dv`, an array of the shape
+# of `v`. The whole course uses these names: `dx` is $\partial L/\partial x$, `dW` is $\partial L/\partial W$.
 #
-# Start with addition. If $a$ moves by $h$, then $y = a + b$ moves by $h$ too, and L by $dy$ times that. So
+# Start with addition. If $a$ changes by $h$, then $y = a + b$ changes by $h$ too, and L changes by $dy$ times $h$. The
+# same holds for $b$. So
 #
 # $$ y = a + b \quad\Rightarrow\quad da = dy, \qquad db = dy $$
 #
-# We need some L to try this on. The sum $L = \sum_i c_i\, y_i$ with fixed numbers $c$ will do: its gradient
-# with respect to $y$ is $c$. And we need slopes that no theory has touched: move one entry at a time, both ways.
+# To test this we need two things.
+#
+# * **A loss.** Take $L = \sum_i c_i\, y_i$ with fixed numbers $c$. Its gradient with respect to $y$ is $c$. In the code
+#   below `dy` plays the part of $c$, so the loss is `(dy * y).sum()`.
+# * **Derivatives that use none of our formulas.** The function `differences` moves one entry at a time, up and down, and
+#   computes the loss both times.
 
 
 # %%
@@ -66,13 +74,14 @@ assert np.allclose(differences(lambda a: (dy * (a + b)).sum(), a), dy)  # da = d
 assert np.allclose(differences(lambda b: (dy * (a + b)).sum(), b), dy)  # db = dy
 
 # %% [markdown]
-# ### Exercise 01.1 ★☆☆ Backwards through a product
+# ### Exercise 01.1 ★☆☆ The gradients of a product
 #
-# $y = a\,b$, entry by entry. You are given $dy$, and $a$ and $b$ as they were on the way forward. Return $da$ and $db$.
+# $y = a\,b$, entry by entry. You are given $dy$, and the values of $a$ and $b$ in the forward pass (the computation of
+# $y$). Return $da$ and $db$.
 #
 # <details><summary>Hint</summary>
 #
-# If $a$ moves by $h$, then $y = (a + h)\,b$ moves by $h\,b$. How far does L move, when it moves $dy$ times as far as $y$?
+# If $a$ changes by $h$, then $y = (a + h)\,b$ changes by $h\,b$. And L changes $dy$ times as much as $y$. How much is that?
 #
 # </details>
 
@@ -94,40 +103,46 @@ assert np.allclose(da, differences(lambda a: (dy * (a * b)).sum(), a))
 assert np.allclose(db, differences(lambda b: (dy * (a * b)).sum(), b))
 
 # %% [markdown]
-# Look at what was needed: $dy$, and values from the way forward. Not L, and not what comes after. An operation can be
-# taught its derivative once, alone, and then be used anywhere. That is the whole idea of this notebook.
+# What did you need? Only $dy$, and values from the forward pass. You needed neither L nor the operations between $y$ and
+# L. So each operation can be given its derivative once, on its own, and then be used anywhere. This is the main idea of
+# the notebook.
 #
 # ## 2. A chain of operations
 #
-# Now $x \to z \to y \to L$. Exchange rates multiply: if $y$ moves 3 times as far as $z$, and $z$ 2 times as far as $x$,
-# then $y$ moves 6 times as far as $x$. With arrays, every entry of $y$ may depend on every entry of $x$, and the rates
-# of one operation fill a table, the Jacobian $J_{ij} = \partial y_i / \partial x_j$. L feels $x_j$ through every $y_i$:
+# Now take a chain, $x \to z \to y \to L$. Rates multiply: if $y$ changes 3 times as much as $z$, and $z$ changes 2 times as
+# much as $x$, then $y$ changes 6 times as much as $x$.
+#
+# With arrays, every entry of $y$ may depend on every entry of $x$. The rates then form a matrix, the **Jacobian**
+# $J_{ij} = \partial y_i / \partial x_j$. If $x_j$ changes, every $y_i$ may change, and each of them changes L. These
+# contributions add up:
 #
 # $$ dx_j = \sum_i dy_i\, J_{ij} \qquad\text{or, with } dy \text{ as a row,}\qquad dx = dy\, J $$
 #
-# This is a **vector-Jacobian product**. Going back through an operation is one of them.
+# This is a **vector-Jacobian product**. The backward step of one operation is one such product.
 
 # %%
 x = rng.standard_normal(4)
 W = rng.standard_normal((4, 4))
-J = W  # of y = W x: the entry y_i moves W_ij times as far as x_j
+J = W  # of y = W x: y_i changes W_ij times as much as x_j
 assert np.allclose(dy @ J, differences(lambda x: dy @ (W @ x), x))
 
-J = np.diag(np.exp(x))  # of y = exp(x): y_i depends on x_i alone, at the rate exp(x_i)
+J = np.diag(np.exp(x))  # of y = exp(x): y_i depends on x_i alone, with rate exp(x_i)
 assert np.allclose(dy @ J, differences(lambda x: dy @ np.exp(x), x))
-assert np.allclose(dy @ J, dy * np.exp(x))  # the same without the table
+assert np.allclose(dy @ J, dy * np.exp(x))  # the same without the Jacobian
 
 # %% [markdown]
-# The last line matters. For a million numbers the table of exp has $10^{12}$ entries, and all but a millionth of them
-# are 0. Nobody builds it: a rule computes the *product* `dy @ J` straight away, in about the time of the way forward.
+# The last line matters. For a million numbers the Jacobian of exp has $10^{12}$ entries, and all except the million on
+# its diagonal are 0. No program builds it. The code computes the *product* `dy @ J` directly, in about the time of the
+# forward pass.
 #
-# Why from the end, with $dy$ first? A chain of operations is a product of Jacobians, and a product of matrices may be
-# bracketed as one likes:
+# Why do we start at the end, with $dy$? The gradient of a chain of operations is a product of $dy$ and several Jacobians.
+# A matrix product may be bracketed in any way:
 #
 # $$ dx = \big((dy\, J_3)\, J_2\big)\, J_1 = dy\, \big(J_3\, (J_2\, J_1)\big) $$
 #
-# The result is the same. The work is not: on the left every product is a row times a matrix, $n^2$ multiplications for
-# $n$ numbers; on the right two of the three are matrices times matrices, $n^3$ each.
+# The result is the same, but the work is not. Count multiplications for Jacobians of size $n \times n$. On the left
+# every product is a row times a matrix, $n^2$ multiplications. On the right two of the three products are a matrix
+# times a matrix, $n^3$ each.
 
 # %%
 n = 60
@@ -136,22 +151,22 @@ from_the_end = ((dy @ J3) @ J2) @ J1
 from_the_start = dy @ (J3 @ (J2 @ J1))
 assert np.allclose(from_the_end, from_the_start)
 
-back, forth = 3 * n**2, 2 * n**3 + n**2
-print(f"multiplications: {back:,} from the end, {forth:,} from the start")
-assert forth > 10 * back
+cost_end, cost_start = 3 * n**2, 2 * n**3 + n**2
+print(f"multiplications: {cost_end:,} from the end, {cost_start:,} from the start")
+assert cost_start > 10 * cost_end
 
 # %% [markdown]
-# One loss, many inputs: go from the end. All gradients together then cost about as much as computing L a few times,
-# however many there are. This is reverse-mode differentiation, better known as **backpropagation**.
+# With one loss and many inputs, start at the end. All gradients together then cost about as much as computing L a few
+# times, however many inputs there are. This is reverse-mode differentiation, better known as **backpropagation**.
 #
 # ## 3. Shapes that broadcast
 #
 # In `x + b` with `x` of shape (3, 4) and `b` of shape (4,), NumPy repeats `b` for each of the three rows. So each $b_j$
-# is used three times, and L feels it in three places. The sum over $i$ above has three terms, with rate 1 each:
+# is used in three entries of $y$, each time with rate 1. As in section 2, the contributions add up:
 #
 # $$ y_{ij} = x_{ij} + b_j \quad\Rightarrow\quad db_j = \sum_i dy_{ij} $$
 #
-# What was repeated on the way forward is summed on the way back.
+# The general rule: an axis that was repeated in the forward pass is summed in the backward pass.
 
 # %%
 x, dy, b = rng.standard_normal((3, 4)), rng.standard_normal((3, 4)), rng.standard_normal(4)
@@ -162,21 +177,23 @@ assert np.allclose(db, differences(lambda b: (dy * (x + b)).sum(), b))
 # %% [markdown]
 # ### Exercise 01.2 ★★☆ Undo the broadcasting
 #
-# `g` is the gradient of an array *after* NumPy repeated it, the tuple `shape` is its shape *before*. Return the gradient before. NumPy
-# repeats in two ways: it adds axes on the left, so that (4,) becomes (3, 4); and it stretches axes of length 1, so
-# that (3, 1) becomes (3, 4). Both can happen at once.
+# NumPy broadcast an array of shape `shape` (a tuple) to a larger shape. `g` is the gradient of the result and has the
+# larger shape. Return the gradient of the original array: an array of shape `shape`.
+#
+# NumPy repeats in two ways. It adds axes on the left, so that (4,) becomes (3, 4). And it stretches axes of length 1, so
+# that (3, 1) becomes (3, 4). Both can happen at once, or neither.
 #
 # <details><summary>Hint</summary>
 #
-# First the axes on the left: there are `g.ndim - len(shape)` of them, and `sum` takes a tuple of axes. Then the axes where
-# `shape` has a 1: they stay, with length 1, so `keepdims=True`.
+# Start with the axes on the left. There are `g.ndim - len(shape)` of them, and `sum` takes a tuple of axes. Then sum over
+# the axes where `shape` has a 1. They keep length 1, so use `keepdims=True`.
 #
 # </details>
 
 
 # %% tags=["exercise"]
 def unbroadcast(g, shape):
-    """Sum g over the axes that broadcasting had repeated; return an array of this shape."""
+    """Sum g over the axes that broadcasting repeated; return an array of this shape."""
     # SOLUTION
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
     stretched = tuple(i for i, length in enumerate(shape) if length == 1)
@@ -195,32 +212,33 @@ for shape in ((4,), (3, 1), (1, 4), (1, 1), ()):
 # %% [markdown]
 # ## 4. The product of two matrices
 #
-# $y = a\,b$ with $a$ of shape (M, K) and $b$ of shape (K, N). Write the entries out, and the rest is reading. The
-# number $a_{ik}$ is met in row $i$ of $y$ only, there in every column $j$, and each time with the rate $b_{kj}$:
+# Now $y = a\,b$ with $a$ of shape (M, K) and $b$ of shape (K, N). One entry of $y$ is
 #
-# $$ y_{ij} = \sum_k a_{ik}\, b_{kj} \quad\Rightarrow\quad
-#    da_{ik} = \sum_j dy_{ij}\, b_{kj}, \qquad db_{kj} = \sum_i a_{ik}\, dy_{ij} $$
-
-# %%
-a, b = rng.standard_normal((2, 3)), rng.standard_normal((3, 4))
-dy = rng.standard_normal((2, 4))
-da = np.einsum("ij,kj->ik", dy, b)  # the two sums, letter by letter
-db = np.einsum("ik,ij->kj", a, dy)
-assert np.allclose(da, differences(lambda a: (dy * (a @ b)).sum(), a))
-assert np.allclose(db, differences(lambda b: (dy * (a @ b)).sum(), b))
-
-# %% [markdown]
-# ### Exercise 01.3 ★★☆ Backwards through a matrix product
+# $$ y_{ij} = \sum_k a_{ik}\, b_{kj} $$
 #
-# Both sums are matrix products themselves: write them with `@`. Then go one step further. `a` may have axes in front,
-# (..., M, K), and so may `b`, (..., K, N). `@` multiplies the last two axes and broadcasts those in front; a batch of
-# sentences times one matrix of weights is the case to think of.
+# We find $da_{ik}$ in three steps.
+#
+# 1. Which entries of $y$ contain $a_{ik}$? Those of row $i$: one for every column $j$.
+# 2. With which rate? In $y_{ij}$ the number $a_{ik}$ is multiplied by $b_{kj}$, so the rate is $b_{kj}$.
+# 3. Add the contributions: $da_{ik} = \sum_j dy_{ij}\, b_{kj}$.
+#
+# ### Exercise 01.3 ★★☆ The gradients of a matrix product
+#
+# * Derive $db_{kj}$ with the same three steps.
+# * Both sums are matrix products. Write them with `@`.
+# * Make it work for batches. `a` may have further axes in front, (..., M, K), and so may `b`, (..., K, N). `@`
+#   multiplies the last two axes and broadcasts those in front. A typical case is a batch of B sentences, each with M
+#   words of K numbers, times one matrix of weights: (B, M, K) times (K, N). The gradient `da` has the shape of `a`, and
+#   `db` has the shape of `b`.
 #
 # <details><summary>Hint</summary>
 #
-# In $\sum_j dy_{ij}\, b_{kj}$ the letter $j$ is last in both: one of them has to be turned. `.swapaxes(-1, -2)` turns the last
-# two axes and leaves those in front alone. (`.T` would reverse them all.) And if NumPy repeated something in front,
-# your 01.2 knows the way back.
+# $b_{kj}$ stands in column $j$ of $y$, once in every row $i$, with the rate $a_{ik}$. So
+# $db_{kj} = \sum_i a_{ik}\, dy_{ij}$.
+#
+# In $\sum_j dy_{ij}\, b_{kj}$ the index $j$ is last in both arrays, but `@` needs it last on the left and last but one on
+# the right. So one of them has to be transposed. `.swapaxes(-1, -2)` exchanges the last two axes and leaves those in front
+# alone. (`.T` would reverse all axes.) If NumPy repeated an axis in front, your `unbroadcast` of 01.2 sums over it.
 #
 # </details>
 
@@ -239,17 +257,34 @@ def matmul_backward(dy, a, b):
 check.ex_01_3(matmul_backward)
 
 # %% [markdown]
+# These are the two sums. The next cell computes them as they are written and compares them with your answer.
+#
+# $$ da_{ik} = \sum_j dy_{ij}\, b_{kj}, \qquad db_{kj} = \sum_i a_{ik}\, dy_{ij} $$
+
+# %%
+a, b = rng.standard_normal((2, 3)), rng.standard_normal((3, 4))
+dy = rng.standard_normal((2, 4))
+da, db = matmul_backward(dy, a, b)
+assert np.allclose(da, np.einsum("ij,kj->ik", dy, b))  # the sums, in their letters
+assert np.allclose(db, np.einsum("ik,ij->kj", a, dy))
+assert np.allclose(da, differences(lambda a: (dy * (a @ b)).sum(), a))
+assert np.allclose(db, differences(lambda b: (dy * (a @ b)).sum(), b))
+
+# %% [markdown]
 # ## 5. A rule, and the tape
 #
-# A **rule** takes arrays and returns two things: the value, and a function `backward` that turns `dy` into one gradient
-# for each input. What `backward` needs later, Python keeps with the function (a *closure*); nobody has to say what.
+# A **rule** is a function that takes arrays and returns two things: the value of an operation, and a function `backward`.
+# `backward` turns `dy` into a tuple with one gradient for each input. It may need values from the forward pass. Python
+# keeps those together with the function; this is called a *closure*.
 #
-# Three rules are new. A mean of n numbers hands $dy/n$ to each of them. And with $\sigma(x) = 1/(1+e^{-x})$,
+# Three rules are new. In a mean of $n$ numbers each number has weight $1/n$, so each gets the gradient $dy/n$. The
+# other two are, with $\sigma(x) = 1/(1+e^{-x})$,
 #
 # $$ y = \tanh x \;\Rightarrow\; dx = dy\,(1 - y^2), \qquad y = \log(1 + e^x) \;\Rightarrow\; dx = dy\;\sigma(x) $$
 #
-# (For the first: $\tanh = s/c$ with $s = \sinh x$, $c = \cosh x$, $s' = c$ and $c' = s$, so the derivative is
-# $(c \cdot c - s \cdot s)/c^2 = 1 - \tanh^2 x$. For the second: by the chain rule $e^x / (1 + e^x)$.)
+# The second function is called *softplus*; its derivative follows from the chain rule: $e^x / (1 + e^x) = \sigma(x)$.
+# For the first, write $\tanh x = s/c$ with $s = (e^x - e^{-x})/2$ and $c = (e^x + e^{-x})/2$. Their derivatives are
+# $s' = c$ and $c' = s$, so the derivative of the quotient is $(c \cdot c - s \cdot s)/c^2 = 1 - \tanh^2 x$.
 
 
 # %%
@@ -275,7 +310,7 @@ def tanh(x):
 
 
 def softplus(x):
-    sigmoid = 0.5 * (1.0 + np.tanh(0.5 * x))  # 1 / (1 + e^-x), without an overflow
+    sigmoid = 0.5 * (1.0 + np.tanh(0.5 * x))  # 1 / (1 + e^-x), but it cannot overflow
     return np.logaddexp(0.0, x), lambda dy: (dy * sigmoid,)
 
 
@@ -290,17 +325,20 @@ for rule in (tanh, softplus):
 assert np.allclose(mean(x)[1](2.0)[0], differences(lambda x: 2.0 * x.mean(), x))
 
 # %% [markdown]
-# The **tape** is the record of what was done. Each computed value gets a `Node`: which operation made it, from what, and
-# the way back. The `Tensor` is what you calculate with: an array, and its node. A tensor without a node was not computed:
-# it is a **leaf**, an input or a parameter, and leaves are where gradients are wanted.
+# The **tape** is a record of the computation. There are two classes.
 #
-# Look at what a node does *not* hold: the tensors that were computed. Its inputs are other nodes, or leaves. So a value that no
-# rule has kept can go as soon as you drop it.
+# * A `Node` belongs to one computed value. It holds the name of the operation, its inputs, and the function `backward`.
+# * A `Tensor` is what you calculate with. It holds an array and its node.
+#
+# A tensor without a node was not computed. It is a **leaf**: an input or a parameter. Leaves are where we want gradients.
+#
+# The inputs of a node are other nodes, or leaves. A node does *not* hold the tensors that were computed. So the memory of
+# a value is freed as soon as you drop its tensor, unless a rule needs the value for its `backward`.
 
 
 # %%
 class Node:
-    """How a value was made: the operation, its inputs (nodes or leaves), the way back."""
+    """How a value was made: the operation, its inputs (nodes or leaves), its backward function."""
 
     def __init__(self, op, inputs, backward, shape):
         self.op, self.inputs, self.backward, self.shape = op, inputs, backward, shape
@@ -309,8 +347,8 @@ class Node:
 class Tensor:
     """An array, and how it was made; without a node it is a leaf."""
 
-    inputs = ()  # a leaf was made from nothing
-    __array_ufunc__ = None  # NumPy leaves `array * tensor` to us
+    inputs = ()  # a leaf has no inputs
+    __array_ufunc__ = None  # makes NumPy call our __rmul__ for `array * tensor`
 
     def __init__(self, data, node=None, name=""):
         self.data, self.node, self.name, self.grad = np.asarray(data, float), node, name, None
@@ -332,7 +370,7 @@ class Tensor:
 
 
 def apply(rule, *inputs):
-    """Compute with a rule, and write down how: the one place where the tape grows."""
+    """Compute with a rule and record it: the one place where the tape grows."""
     inputs = [x if isinstance(x, Tensor) else Tensor(x, name="number") for x in inputs]
     y, backward = rule(*(x.data for x in inputs))
     node = Node(rule.__name__, tuple(x.node or x for x in inputs), backward, np.shape(y))
@@ -346,61 +384,70 @@ y = apply(tanh, x @ W + b)
 assert y.node.op == "tanh"
 assert y.node.inputs[0].op == "add"
 assert y.node.inputs[0].inputs[1] is b
-show(viz.graph_plot(y), "The tape of a layer: x and W go into matmul, that and b into add, that into tanh.")
+show(
+    viz.graph_plot(y),
+    "The tape of a layer: x and W enter matmul; its result and b enter add; that enters tanh.",
+)
 
 # %% [markdown]
-# That is your own tape, drawn. (`viz.graph_plot` asks a tensor for its node, and a node for its inputs. It does not care
-# whose they are.) Round boxes are leaves. On the way back, every arrow is passed in the other direction.
+# This figure is your own tape. (`viz.graph_plot` reads attributes such as `.node` and `.inputs`, so it can draw any
+# engine that has them.) Round boxes are leaves. The backward pass follows every arrow in the other direction.
 #
-# ## 6. Three walks that look right
+# ## 6. Three backward passes that look right
 #
-# Where several paths lead from a value to L, it has several effects on L, and they add up. This is the sum over $i$ of
-# section 2 again, now over everything that *uses* a value $v$:
+# A value may be used several times. Then several paths lead from it to L, and its effects on L add up. This is the sum
+# over $i$ of section 2 again, now over every operation $u$ that *uses* the value $v$:
 #
 # $$ dv = \sum_{u \text{ uses } v} du\; \frac{\partial u}{\partial v} $$
 #
-# A number that is used twice makes the smallest example, the diamond: $b = a + a$ and $c = b + b$. Then $c = 4a$, so the
-# gradient is 4. You see it in the graph, too: count the paths from $c$ up to $a$.
+# The smallest example is the *diamond*: $b = a + a$ and $c = b + b$. Here $c = 4a$, so the gradient of $a$ is 4. You can
+# count it in the graph too: four different paths lead from $c$ up to $a$.
 
 # %%
 a = Tensor(1.0, name="a")
 b = a + a
 c = b + b
 assert np.allclose(differences(lambda a: float((a + a) + (a + a)), np.array(1.0)), 4.0)
-show(viz.graph_plot(c), "Two arrows from a to the first add, two from there to the second.")
+show(viz.graph_plot(c), "Two arrows lead from a to the first add, and two from there to the second.")
 
 # %% [markdown]
-# Now write the walk the obvious way: start at the end with `dy`, ask the rule for the gradients of the inputs, and
-# call yourself for each of them. Three variants come to mind, by what a value passes on when something arrives at it.
+# Now write the backward pass in the obvious way, with recursion: start at the end with `dy`, ask `backward` for the
+# gradients of the inputs, and do the same for each input. Three variants come to mind. They differ in what a value
+# passes on to its inputs when a gradient arrives:
+#
+# * **all so far**: the sum of everything that has arrived until now;
+# * **the first arrival**: the first gradient, and nothing after that;
+# * **each arrival**: every gradient, on its own.
 
 
 # %%
-def plain_walk(node, g, arrived, passes_on):
-    """Add g to what has arrived at node, pass something on, and count the calls."""
+def naive_backward(node, g, arrived, passes_on):
+    """Add g to what has arrived at node, pass something on, and return the number of calls."""
     first = node not in arrived
     arrived[node] = arrived.get(node, 0.0) + g
     calls = 1
     if node.inputs and (first or passes_on != "the first arrival"):
         dy = arrived[node] if passes_on == "all so far" else g
         for x, dx in zip(node.inputs, node.backward(dy), strict=True):
-            calls += plain_walk(x, dx, arrived, passes_on)
+            calls += naive_backward(x, dx, arrived, passes_on)
     return calls
 
 
-found = {}
+gradient_of_a = {}
 for passes_on in ("all so far", "the first arrival", "each arrival"):
-    plain_walk(c.node, np.ones(()), arrived := {}, passes_on)
-    found[passes_on] = float(arrived[a])
-    print(f"{passes_on:<18} gradient of a: {found[passes_on]:.0f}")
-assert found == {"all so far": 6.0, "the first arrival": 2.0, "each arrival": 4.0}
+    naive_backward(c.node, np.ones(()), arrived := {}, passes_on)
+    gradient_of_a[passes_on] = float(arrived[a])
+    print(f"{passes_on:<18} gradient of a: {gradient_of_a[passes_on]:.0f}")
+assert gradient_of_a == {"all so far": 6.0, "the first arrival": 2.0, "each arrival": 4.0}
 
 # %% [markdown]
-# Follow the calls with a pencil, they are few.
+# Follow the calls with a pencil; there are only a few.
 #
-# * **All so far**: $b$ gets 1 and passes 1 on; then it gets its second 1, has 2, and passes 2 on. The first 1 went up twice.
-# * **The first arrival**: $b$ passes its first 1 on, and its second 1 stays lying there.
-# * **Each arrival** on its own: right. But every *path* is walked, and with $n$ such steps one above the other there are
-#   $2^n$ of them.
+# * **All so far** is wrong. First $b$ gets 1 and passes 1 on. Then it gets a second 1, now has 2, and passes 2 on. So the
+#   first 1 is passed on twice.
+# * **The first arrival** is wrong. $b$ passes its first 1 on and never passes on its second 1.
+# * **Each arrival** is right, but slow. It follows every *path*. A tower of $n$ sums, each added to itself, has $2^n$
+#   paths.
 
 # %%
 depths, calls = list(range(1, 13)), []
@@ -408,18 +455,18 @@ for n in depths:
     top = a
     for _ in range(n):
         top = top + top
-    calls.append(plain_walk(top.node, np.ones(()), {}, "each arrival"))
+    calls.append(naive_backward(top.node, np.ones(()), {}, "each arrival"))
     assert calls[-1] == 2 ** (n + 1) - 1
 
-figure, axes = viz.panels("n, diamonds on top of each other", "calls of the walk")
-axes.semilogy(depths, calls, viz.STYLES[0], markersize=4, label="each arrival on its own")
+figure, axes = viz.panels("n, sums on top of each other", "calls of naive_backward")
+axes.semilogy(depths, calls, **viz.STYLES[0], markersize=4, label="each arrival on its own")
 values = [n + 1 for n in depths]
-axes.semilogy(depths, values, viz.STYLES[1], markersize=4, label="values to visit")
+axes.semilogy(depths, values, **viz.STYLES[1], markersize=4, label="values to visit")
 axes.legend(frameon=False)
-show(figure, "The calls double with every diamond; the values to visit hardly grow.")
+show(figure, "The calls double with every sum; the number of values grows by one.")
 
 # %% [markdown]
-# And all three share a fault: they call themselves, and Python by default lets a function do that only about a thousand times deep. A
+# All three variants have another fault: they are recursive. By default Python allows about a thousand nested calls. A
 # network that reads a long text token by token can make a longer chain than that.
 
 # %%
@@ -427,7 +474,7 @@ end, small = a, Tensor(0.001, name="small")
 for _ in range(100_000):
     end = end + small
 try:
-    plain_walk(end.node, np.ones(()), {}, "each arrival")
+    naive_backward(end.node, np.ones(()), {}, "each arrival")
     refused = False
 except RecursionError as e:
     refused = True
@@ -437,28 +484,35 @@ assert refused
 # %% [markdown]
 # ## 7. The right order
 #
-# What went wrong in the diamond is that $b$ spoke too early. The rule that mends it:
+# In the diamond $b$ passed its gradient on too early, when only half of it had arrived. This rule mends it:
 #
-# > A value passes its gradient on once, **after everything that uses it has delivered**.
+# > A value passes its gradient on once, **after all its users have done so**. Its *users* are the values computed from it.
+#
+# To follow it we list the values in such an order first. (It is called a *topological order*.)
 #
 # ### Exercise 01.4 ★★★ The order
 #
-# Given the last node, list it and all that it was made from, each once, each after everything that uses it. Every node and every
-# leaf has `.inputs`, a tuple; that of a leaf is empty, and a value that is used twice can be in it twice. The chain
-# may be 100,000 long, so no recursion.
+# You are given the last node, the *root*. Return a list of the root and everything that it was made from, nodes and leaves.
+# Each stands in the list once, and after every node of the list that uses it.
+#
+# Every node and every leaf has `.inputs`, a tuple. That of a leaf is empty. A value that is used twice by one operation
+# stands in its tuple twice. Nodes and leaves may be keys of a dictionary or members of a set. The chain may be 100,000
+# long, so use no recursion.
 #
 # <details><summary>Hint</summary>
 #
-# Two loops. The first finds out how often each node is used: keep a list of nodes to look at, and look at each node's inputs
-# only the first time you meet it. The second keeps a list of nodes that are ready. At the start that is the root. Take one
-# out, write it down, and count its inputs' users down by one each; whoever reaches 0 is ready.
+# Use two loops. The first counts how often each value is used. It keeps a list of values to look at, starting with the
+# root, and looks at the inputs of each value only once, when it meets the value for the first time.
+#
+# The second loop keeps a list of values that are ready. At the start only the root is ready. Take one out, append it to the
+# result, and lower the count of each of its inputs by one. An input whose count reaches 0 is ready.
 #
 # </details>
 
 
 # %% tags=["exercise"]
 def order(root):
-    """Return a list of root and all it was made from, each once and after all its users."""
+    """Return a list of root and everything it was made from, each once and after all its users."""
     # SOLUTION
     users, stack = {root: 0}, [root]
     while stack:
@@ -487,18 +541,18 @@ assert [getattr(node, "op", "leaf") for node in order(c.node)] == ["add", "add",
 assert len(list(order(end.node))) == 100_002  # 100,000 sums, small, and a
 
 # %% [markdown]
-# ## 8. The walk
+# ## 8. The backward pass
 #
-# With the order in hand the walk is a loop. Gradients that arrive are added up in a dictionary; when a node's turn comes,
-# all of its gradient has arrived.
+# With this order the backward pass is a loop. It keeps a dictionary with the sum of the gradients that have arrived at each
+# value. When the loop comes to a node, all of its gradient has arrived.
 #
-# One trap is left. A rule may hand out one array for two inputs. That of minigam's `add` does: where nothing was repeated,
-# it returns `dy` itself, twice, and copies nothing. So add **out of place**, `old + new`, which makes a new array. See
-# what happens otherwise:
+# One trap is left. A rule may return the same array for two inputs. The rule of minigam's own `add` does: where nothing was
+# broadcast, it returns `dy` itself, twice, and copies nothing. So add **out of place**, `old + new`, which makes a new
+# array. This is what happens otherwise:
 
 # %%
 dy = np.ones(2)
-_, backward = ops.add.rule(np, np.zeros(2), np.zeros(2))  # it takes the array library, too
+_, backward = ops.add.rule(np, np.zeros(2), np.zeros(2))  # its first argument is the array library
 da, db = backward(dy)
 assert da is dy
 assert db is dy
@@ -507,27 +561,31 @@ print("db is now", db)
 assert (db == 6.0).all()
 
 # %% [markdown]
-# ### Exercise 01.5 ★★★ The walk back
+# ### Exercise 01.5 ★★★ Backpropagation
 #
-# Carry `dy` from the root back to the leaves. `node.backward(g)` gives a tuple with one gradient for each of `node.inputs`; a
-# leaf has no `backward`. Return a dictionary with the gradient of every leaf.
+# `dy` is the gradient of the root. Carry it back to the leaves, and return a dictionary with the gradient of every
+# leaf. (The dictionary may contain nodes too.)
+#
+# Each node has a function `node.backward(g)`. It takes the gradient of the node and returns a tuple with one gradient
+# for each of `node.inputs`. Leaves have no such function; you recognise a leaf by its empty `.inputs`.
 #
 # <details><summary>Hint</summary>
 #
-# Begin with `arrived = {root: dy}` and go through `order(root)`. A node with inputs takes out what has arrived for it, and
-# what its `backward` makes of it arrives at its inputs: the first to arrive is stored, later ones are added.
+# Begin with `arrived = {root: dy}` and go through `order(root)`. For each node with inputs, call its `backward` with
+# what has arrived for it. Each gradient in the result belongs to one input: store it if it is the first to arrive
+# there, and add it otherwise.
 #
 # </details>
 
 
 # %% tags=["exercise"]
-def walk(root, dy):
+def backpropagate(root, dy):
     """Return {leaf: gradient} for every leaf that root, with gradient dy, was made from."""
     # SOLUTION
     arrived = {root: dy}
     for node in order(root):
         if not node.inputs:
-            continue  # a leaf: here the way ends
+            continue  # a leaf passes nothing on
         g = arrived.pop(node)
         for x, dx in zip(node.inputs, node.backward(g), strict=True):
             arrived[x] = arrived[x] + dx if x in arrived else dx  # out of place
@@ -536,17 +594,17 @@ def walk(root, dy):
 
 
 # %%
-check.ex_01_5(walk)
+check.ex_01_5(backpropagate)
 
 # %% [markdown]
-# `Tensor` gets its last method. A leaf that already has a gradient keeps it and adds, so that several losses can be walked
-# back one after the other.
+# Now `Tensor` gets its last method. If a leaf already has a gradient, the new one is added to it, so you can call
+# `backward` for several losses one after the other.
 
 
 # %%
 def backward(self):
     """Add the gradients of self, one number, to `.grad` of every leaf it was made from."""
-    for leaf, g in walk(self.node or self, np.ones(self.shape)).items():
+    for leaf, g in backpropagate(self.node or self, np.ones(self.shape)).items():
         if isinstance(leaf, Tensor):
             leaf.grad = g if leaf.grad is None else leaf.grad + g
 
@@ -554,32 +612,34 @@ def backward(self):
 Tensor.backward = backward
 
 c.backward()
-assert a.grad == 4.0
+assert a.grad == 4.0, f"c = 4a, so the gradient of a is 4, not {a.grad}"
 
 start, a.grad = time.perf_counter(), None
-end.backward()  # the chain that broke the recursion
-assert a.grad == 1.0
-assert small.grad == 100_000.0  # it was used that often
-print(f"100,000 operations walked back in {time.perf_counter() - start:.2f} s")
+end.backward()  # the chain that was too long for recursion
+assert a.grad == 1.0, a.grad
+assert small.grad == 100_000.0, small.grad  # it was used that often
+print(f"backward through 100,000 operations: {time.perf_counter() - start:.2f} s")
 
 # %% [markdown]
-# How long is your engine? Rules, tape, order and walk, docstrings and all, but without the heads of the classes:
+# How long is your engine? Count the lines of the rules, the tape, the order and the backward pass, with docstrings but
+# without the first lines of the classes:
 
 # %%
 parts = [mul_backward, unbroadcast, matmul_backward, add, mul, matmul, tanh, softplus, mean]
-parts += [apply, order, walk, Node.__init__, Tensor.shape.fget]
-parts += {method for method in vars(Tensor).values() if inspect.isfunction(method)}  # once
+parts += [apply, order, backpropagate, Node.__init__, Tensor.shape.fget]
+parts += {method for method in vars(Tensor).values() if inspect.isfunction(method)}  # each once
 print("lines:", sum(len(inspect.getsource(part).splitlines()) for part in parts))
 
 # %% [markdown]
 # ## 9. The same computation with minigam
 #
-# minigam's engine, `minigam/engine/tensor.py`, is built like yours. Give both the same numbers and the same small network:
+# minigam's engine, `minigam/engine/tensor.py`, is built like yours. Give both engines the same numbers and the same small
+# network:
 #
 # $$ s = \tanh(x\, W_1 + b_1)\, W_2 + b_2, \qquad L = \frac{1}{B}\sum_{i} \log\!\big(1 + e^{-t_i s_i}\big) $$
 #
-# Here $x$ is (B, 2), the score $s$ is (B, 1), and the target $t_i$ is 1 or -1. The loss is small where $s_i$ has the
-# sign of $t_i$ and is large.
+# Here $x$ is (B, 2), the score $s$ is (B, 1), and the target $t_i$ is 1 or -1. The loss is small if $s_i$ is large and
+# has the same sign as $t_i$.
 
 
 # %%
@@ -612,29 +672,29 @@ L_minigam.backward()
 
 assert abs(L.data - L_minigam.item()) < 1e-12
 for a, b in zip(mine, theirs, strict=True):
-    assert np.abs(a.grad - b.grad).max() < 1e-12
-show(viz.graph_plot(L), "The tape of the network, from x down to the mean of the losses.")
+    assert np.abs(a.grad - b.grad).max() < 1e-12, a.name
+show(viz.graph_plot(L), "The tape of the network, from x at the top down to the mean of the losses.")
 
 # %% [markdown]
-# The same, up to rounding. What minigam's engine has that yours lacks, each a few lines:
+# The losses and gradients are equal up to rounding. minigam's engine has a few things that yours lacks:
 #
-# * `requires_grad`: your `x` and `t` got gradients that nobody reads. minigam skips them.
+# * `requires_grad`: your engine computes gradients of `x` and `t` that no one needs. minigam skips them.
 # * The array decides which library computes, so the same rules run on a GPU: notebook 03.
-# * Shape and dtype of every gradient are checked in one place, by the engine; a wrong rule is named at once.
-# * `backward(retain_graph=False)` lets go of each node as it passes, so that memory falls during the walk.
-# * A rule may have a faster twin for one library: notebook 15.
+# * The engine checks the shape and dtype of every gradient and names the operation whose rule is wrong.
+# * `backward(retain_graph=False)` frees each node after use, so memory falls during the backward pass.
+# * A rule may have a faster version for one library: notebook 15.
 #
 # ## 10. It learns
 #
-# Two half moons that no straight line can part, 49 parameters, and your engine. Each step walks back and moves every parameter
-# a little against its gradient.
+# The task: two half moons that no straight line can separate. The model: 49 parameters, and your engine. Each step
+# computes the gradients and moves every parameter a little against its gradient.
 
 # %%
 rng = np.random.default_rng(7)
 angle = rng.uniform(0.0, np.pi, 200)
 upper = np.arange(200) < 100
 moons = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-moons = np.where(upper[:, None], moons, [1.0, 0.5] - moons)  # the lower one: turned and moved
+moons = np.where(upper[:, None], moons, [1.0, 0.5] - moons)  # the lower one, rotated and shifted
 moons += 0.1 * rng.standard_normal(moons.shape)  # (B, 2)
 target = np.where(upper, 1.0, -1.0)[:, None]  # (B, 1)
 
@@ -661,27 +721,45 @@ grid_x, grid_y = np.meshgrid(np.linspace(-1.6, 2.6, 120), np.linspace(-1.2, 1.7,
 points = np.stack([grid_x.ravel(), grid_y.ravel()], axis=1)
 score = scores(Tensor(points), *parameters).data.reshape(grid_x.shape)
 figure, (left, axes) = viz.panels(n=2)
-left.plot(losses, "k-")
+left.plot(losses, "-")
 left.set(xlabel="step", ylabel="loss (nats per point)", ylim=(0.0, None))
-axes.contourf(grid_x, grid_y, score, levels=[-1e9, 0.0, 1e9], colors=["0.85", "1.0"])
-axes.contour(grid_x, grid_y, score, levels=[0.0], colors="k")
-axes.plot(*moons[upper].T, "ko", markersize=4, fillstyle="none", label="target 1")
-axes.plot(*moons[~upper].T, "k^", markersize=4, label="target -1")
+axes.contourf(grid_x, grid_y, score, levels=[-1e9, 0.0], colors=[viz.COLOURS[0]], alpha=0.15)
+axes.contour(grid_x, grid_y, score, levels=[0.0], colors=viz.INK)
+axes.plot(*moons[upper].T, "o", markersize=4, fillstyle="none", label="target 1")
+axes.plot(*moons[~upper].T, "^", markersize=4, label="target -1")
 axes.set(xlabel="first input", ylabel="second input")
 axes.legend(frameon=False, fontsize=8, loc="upper right")
 show(
     figure,
-    "Left: the loss falls fast, then slowly, to near 0. Right: a curved line between the two "
-    "half moons parts them.",
+    "Left: the loss falls fast, then slowly, to near 0. Right: a curved line separates the two half moons.",
 )
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * A rule is a value and its vector-Jacobian product; it knows nothing of L, and nothing of what comes after it.
-# * The tape is nodes that point at their inputs. The walk visits each once, after all its users, and adds out of place.
-# * Repeating forward is summing backward: for broadcasting, and for every value that is used more than once.
-# * How sure are we of a derivative? Notebook 02 makes `differences` into a check that can fail.
+# You can
 #
-# **Read on in the code:** `minigam/engine/tensor.py`, `Tensor.backward` and `_order`; then `minigam/engine/ops.py`, whose rules are yours with an
-# `xp` in front.
+# * write the rule of an operation: its value and its vector-Jacobian product,
+# * record a computation on a tape, and carry gradients back along it, each node once and after all its users, and
+# * explain why a value that is used twice gets the sum of two gradients, and why broadcasting forward is summing backward.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Reverse mode keeps every intermediate value. When would you rather compute it again, and what would that cost?
+# 2. A program has a branch that depends on a value. What does its gradient say about the branch that was not taken?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/tensor.py`: `Tensor.backward` and `_order`
+# * `minigam/engine/ops.py`: the rules, with an `xp` in front
+#
+# Elsewhere:
+#
+# * [Automatic Differentiation in Machine Learning: a Survey](https://arxiv.org/abs/1502.05767)
+# * [micrograd, the smallest tape](https://github.com/karpathy/micrograd)
+# * [Autograd, a tape around NumPy](https://github.com/HIPS/autograd)
+# * [Evaluating Derivatives, the textbook](https://doi.org/10.1137/1.9780898717761)

@@ -1,13 +1,14 @@
 # %% [markdown]
 # # 02 · Is my gradient right?
 #
-# **Goal.** Build a tool that tells a right gradient from a wrong one, and know what it can see: why its step is
-# neither large nor tiny, why a plain `.sum()` can let even zeros pass, and what an error has to be measured against.
-# At the end you check a whole GAM with it.
+# **Goal.** Build a tool that tells a right gradient from a wrong one, and know its limits: why its step is
+# neither large nor tiny, why a plain `.sum()` as the loss lets wrong gradients pass, and what an error must
+# be compared with. At the end you check a whole GAM with it.
 #
-# **Time.** 90 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f a function, x the point at
-# which its derivative is wanted, h a step, ε the relative rounding error of a number, y = f(x), c random numbers of y's
-# shape; `dx` is the gradient of a loss with respect to x.
+# **Time.** 125 minutes, 5 exercises. **Needs** 01 (what a backward rule is). Letters: f is a function, x the
+# point at which we want its derivative, h a step, E(h) the error of a difference with step h, ε the relative
+# rounding error of a number. y = f(x), c holds random numbers of y's shape, and L is a loss (not the number
+# of layers). `dx` is the gradient of L with respect to x.
 
 # %% tags=["setup"]
 from unittest import mock
@@ -20,9 +21,9 @@ from minigam.course import check, show
 # %% [markdown]
 # ## 1. A wrong gradient also trains
 #
-# A wrong gradient raises no error. Often it even trains. Here one neuron, $\tanh(X w)$, learns to predict noisy
-# targets by gradient descent, twice: once with the right gradient of its mean squared error, once with a factor forgotten.
-# Both losses fall. Can you tell from the curves which is which?
+# A wrong gradient raises no error. Often the model even trains. Below, one neuron, $\tanh(X w)$, learns to
+# predict noisy targets by gradient descent, twice. One run uses the right gradient of the mean squared error.
+# In the other the gradient lacks a factor. Both losses fall. Can you tell from the curves which is which?
 
 # %%
 rng = np.random.default_rng(2)
@@ -43,32 +44,34 @@ def descend(gradient, steps=40, rate=0.3):
 one = descend(lambda y: 2.0 * X.T @ (y - target) / len(X))
 other = descend(lambda y: 2.0 * X.T @ ((y - target) * (1.0 - y * y)) / len(X))
 figure, axes = viz.panels("step", "mean squared error")
-axes.semilogy(one, "k-", label="one")
-axes.semilogy(other, "k--", label="other")
+axes.semilogy(one, "-", label="one")
+axes.semilogy(other, "--", label="other")
 axes.legend(frameon=False)
 show(figure, "Two losses fall smoothly from the same start and flatten out. Neither looks broken.")
 assert one[-1] < 0.3 * one[0] and other[-1] < 0.3 * other[0] and one[5] < other[5]
 
 # %% [markdown]
-# The one that forgets the slope of tanh, $1 - y^2$, is "one", the curve that falls faster. A loss curve is no
-# test of a gradient. What is? The definition of a derivative, taken at its word. That is what `differences` in
-# notebook 01 did, and we trusted it. Here it is taken apart: how exact is it, and what does it fail to see?
+# The wrong gradient lacks the slope of tanh, $1 - y^2$. It is "one", the curve that falls faster. So a loss
+# curve cannot test a gradient. What can? The definition of the derivative. `differences` in notebook 01 used
+# it, and we trusted the result. This notebook takes it apart: how exact is it, and which mistakes does it
+# miss?
 
 # %% [markdown]
 # ## 2. Two differences, and how wrong they are
 #
-# Take one number x first. The derivative is a limit of $(f(x+h) - f(x))/h$, and a computer has to stop at some
-# $h > 0$. Taylor's expansion says what that costs:
+# Start with a function of one number x. The derivative is the limit of $(f(x+h) - f(x))/h$ as h goes to 0,
+# but a computer has to stop at some $h > 0$. Taylor's expansion tells the error this causes:
 #
 # $$ f(x+h) = f(x) + h f'(x) + \frac{h^2}{2} f''(x) + \frac{h^3}{6} f'''(x) + \dots $$
 #
-# Subtract $f(x)$ and divide by h: the **one-sided** difference is wrong by a term of first order, a
-# multiple of h:
+# Subtract $f(x)$ and divide by h. The result is the **one-sided** difference. Its error is of first order,
+# that is, proportional to h:
 #
 # $$ \frac{f(x+h) - f(x)}{h} = f'(x) + \frac{h}{2} f''(x) + \dots $$
 #
-# We try it on $f(x) = e^{\sin x}$, whose derivatives a pencil gives, each from the one before by
-# the product rule: $f' = f \cos x$, $\;f'' = f\,(\cos^2 x - \sin x)$, $\;f''' = f \cos x\,(\cos^2 x - 3 \sin x - 1)$.
+# We try it on $f(x) = e^{\sin x}$, because its derivatives can be found by hand. Each follows from the one
+# before by the product rule: $f' = f \cos x$, $\;f'' = f\,(\cos^2 x - \sin x)$,
+# $\;f''' = f \cos x\,(\cos^2 x - 3 \sin x - 1)$.
 
 # %%
 f = lambda x: np.exp(np.sin(x))
@@ -84,22 +87,23 @@ print(f"f'(x) {f1:.10f}   one-sided {one_sided:.10f}   error {one_sided - f1:.2e
 assert abs((one_sided - f1) / (h / 2 * f2) - 1.0) < 0.01, "its error is h/2 f'', to 1 %"
 
 # %% [markdown]
-# Now step to both sides. With $-h$ in place of $h$, the odd powers change their sign:
+# Now step to both sides. With $-h$ in place of $h$, the terms with odd powers change sign:
 #
 # $$ f(x-h) = f(x) - h f'(x) + \frac{h^2}{2} f''(x) - \frac{h^3}{6} f'''(x) + \dots $$
 #
-# Subtract the two expansions. $f(x)$ and $f''(x)$ cancel, and what is left, divided by $2h$, is the **central**
-# difference, wrong by a term of second order, a multiple of $h^2$:
+# Subtract the two expansions: $f(x)$ and $f''(x)$ cancel. Divide what is left by $2h$. The result is the
+# **central** difference. Its error is of second order, that is, proportional to $h^2$:
 #
 # $$ \frac{f(x+h) - f(x-h)}{2h} = f'(x) + \frac{h^2}{6} f'''(x) + \dots $$
 #
 # ### Exercise 02.1 ★☆☆ The central difference
 #
-# Write the left side, for a function of one number.
+# Write the left side of the last equation, for a function of one number. Do not convert x or h: section 3
+# also calls your function in float32.
 #
 # <details><summary>Hint</summary>
 #
-# One line. From $x - h$ to $x + h$ the way is $2h$ long.
+# One line. The two points $x - h$ and $x + h$ are $2h$ apart.
 #
 # </details>
 
@@ -116,8 +120,9 @@ def central(f, x, h):
 check.ex_02_1(central)
 
 # %% [markdown]
-# First order means: a tenth of the step, a tenth of the error. Second order: a tenth of the step, a hundredth of the
-# error. On axes that are both logarithmic a power $h^p$ is a straight line of slope p, so the order can be read off.
+# First order means that a tenth of the step gives a tenth of the error. Second order means that a tenth of
+# the step gives a hundredth of the error. On two logarithmic axes a power $h^p$ is a straight line of slope
+# p, so we can read the order from the slope.
 
 # %%
 steps = np.geomspace(1e-4, 1e-2, 9)
@@ -128,7 +133,7 @@ errors = {
 slope = {name: np.polyfit(np.log(steps), np.log(e), 1)[0] for name, e in errors.items()}
 figure, axes = viz.panels("step h", "error of the derivative")
 for (name, e), style in zip(errors.items(), viz.STYLES):
-    axes.loglog(steps, e, style, markersize=4, label=f"{name}, slope {slope[name]:.2f}")
+    axes.loglog(steps, e, **style, markersize=4, label=f"{name}, slope {slope[name]:.2f}")
 axes.legend(frameon=False)
 show(figure, "Two straight lines on logarithmic axes: slope 1 for one-sided differences, 2 for central ones.")
 assert abs(slope["one-sided"] - 1.0) < 0.1 and abs(slope["central"] - 2.0) < 0.1
@@ -136,26 +141,26 @@ assert abs(slope["one-sided"] - 1.0) < 0.1 and abs(slope["central"] - 2.0) < 0.1
 # %% [markdown]
 # ## 3. The U: why the step must not be tiny
 #
-# If a smaller step is better, why not $10^{-15}$? Because $f(x+h)$ and $f(x-h)$ then agree in nearly all of their
-# digits, and the subtraction throws those away. What remains is rounding.
+# If a smaller step is better, why not $10^{-15}$? Because $f(x+h)$ and $f(x-h)$ then agree in nearly all of
+# their digits. The subtraction removes the digits that agree, and most of what remains is rounding error.
 #
-# A computed f is wrong by up to about $\varepsilon |f|$, where $\varepsilon$ is the spacing of numbers near 1:
-# `np.finfo(dtype).eps`. Two such errors, divided by $2h$, add at most $\varepsilon|f|/h$ to the error of the
-# formula:
+# A computed f has a rounding error of up to about $\varepsilon |f|$, where $\varepsilon$ is the spacing of
+# floating-point numbers near 1: `np.finfo(dtype).eps`. The central difference contains two such errors,
+# divided by $2h$. Together they add at most $\varepsilon|f|/h$ to the error:
 #
 # $$ E(h) = \underbrace{\frac{\varepsilon\,|f|}{h}}_{\text{rounding}} +
 #           \underbrace{\frac{h^2}{6}\,|f'''|}_{\text{truncation}} $$
 #
-# One falls with h, the other grows: a U. Its bottom is where the derivative of E is zero,
-# $-\varepsilon|f|/h^2 + h|f'''|/3 = 0$, that is at
+# The first term falls as h grows, and the second rises. The graph of their sum has the shape of a U. Its
+# lowest point is where the derivative of E is zero, $-\varepsilon|f|/h^2 + h|f'''|/3 = 0$, that is, at
 #
 # $$ h^* = \Big(3\,\varepsilon\,\frac{|f|}{|f'''|}\Big)^{1/3}, \qquad E(h^*) = \frac{3}{2}\,\frac{\varepsilon\,|f|}{h^*} $$
 #
-# (At $h^*$ the second term of E is half of the first. Put $h^{*3}$ into it and see.)
+# (At $h^*$ the second term of E is half of the first. To see it, insert $h^{*3}$ into the second term.)
 #
-# If $f$ and $f'''$ are of the size of 1, so is $|f|/|f'''|$, and what remains is $\varepsilon^{1/3}$. The best error is
-# then of the size of $\varepsilon / \varepsilon^{1/3} = \varepsilon^{2/3}$: **two thirds of the digits**, however
-# careful you are.
+# If $f$ and $f'''$ are both about 1, then $h^*$ is about $\varepsilon^{1/3}$, and the best error is about
+# $\varepsilon / \varepsilon^{1/3} = \varepsilon^{2/3}$. So a central difference gives **two thirds of the
+# digits** at best.
 
 # %%
 E = lambda h, eps: eps * abs(f(x)) / h + h * h / 6 * abs(f3)
@@ -163,15 +168,15 @@ best = {}
 for dtype in (np.float64, np.float32):
     eps = float(np.finfo(dtype).eps)
     best[dtype] = h_star = (3 * eps * abs(f(x)) / abs(f3)) ** (1 / 3)
-    beside = E(0.9 * h_star, eps), E(1.1 * h_star, eps)
-    assert E(h_star, eps) < min(beside), "the bottom of the U"
+    neighbours = E(0.9 * h_star, eps), E(1.1 * h_star, eps)
+    assert E(h_star, eps) < min(neighbours), "the bottom of the U"
     assert abs(E(h_star, eps) / (1.5 * eps * abs(f(x)) / h_star) - 1.0) < 1e-6
-    print(f"{dtype.__name__}: best step {h_star:.1e}, beside eps^(1/3) = {eps ** (1 / 3):.1e};")
-    print(f"    its error up to {E(h_star, eps):.0e}, beside eps^(2/3) = {eps ** (2 / 3):.0e}")
+    print(f"{dtype.__name__}: best step {h_star:.1e}, eps^(1/3) is {eps ** (1 / 3):.1e};")
+    print(f"    its error is at most {E(h_star, eps):.0e}, eps^(2/3) is {eps ** (2 / 3):.0e}")
 
 # %% [markdown]
-# That is the theory. Now measure. The steps are powers of two and x is 3/4, so that $x \pm h$ is exact and all the
-# rounding is that of f.
+# That is the theory. Now we measure. The steps are powers of two and x is 3/4. So $x \pm h$ is exact in
+# floating point, and only f is rounded.
 
 # %%
 figure, panes = viz.panels("step h", "error of the derivative", n=2, size=(10.0, 3.8))
@@ -182,18 +187,18 @@ for axes, dtype, smallest in zip(panes, (np.float64, np.float32), (49, 21)):
     one = [abs(float((f(at + dtype(h)) - f(at)) / dtype(h)) - f1) for h in steps]
     two = [abs(float(central(f, at, dtype(h))) - f1) for h in steps]
     measured[dtype] = steps, np.array(two)
-    axes.loglog(steps, one, "s", color="0.6", markersize=4, label="one-sided")
-    axes.loglog(steps, two, "ko", markersize=4, label="central")
-    axes.loglog(steps, E(steps, eps), "k-", linewidth=0.9, label="E(h), derived")
-    axes.axvline(best[dtype], color="0.4", linestyle=":", label="h*, derived")
+    axes.loglog(steps, one, "s", color=viz.INK, markersize=4, label="one-sided")
+    axes.loglog(steps, two, "o", markersize=4, label="central")
+    axes.loglog(steps, E(steps, eps), "-", linewidth=0.9, label="E(h), derived")
+    axes.axvline(best[dtype], color=viz.INK, linestyle=":", label="h*, derived")
     axes.set_title(dtype.__name__, fontsize=10)
     axes.set_ylim(1e-13, 3.0)
     axes.legend(frameon=False, fontsize=8)
 show(
     figure,
-    "Errors of central differences fall along a line of slope 2 to a least value near the "
-    "derived best step, then rise again, scattered, as the step shrinks: a U. In float32 "
-    "the U sits far higher and further to the right.",
+    "As the step shrinks, errors of central differences fall along a line of slope 2 to a minimum "
+    "near the derived best step, then rise again and scatter: a U. In float32 the U lies far "
+    "higher and further to the right.",
 )
 for dtype, (steps, two) in measured.items():
     eps = np.finfo(dtype).eps
@@ -203,34 +208,37 @@ for dtype, (steps, two) in measured.items():
 assert measured[np.float32][1].min() > 100 * measured[np.float64][1].min()
 
 # %% [markdown]
-# Three things to take along.
+# Three conclusions:
 #
-# * To the left of the bottom the points scatter: rounding is no smooth function. E is an upper bound there.
-# * For float64, $h = 10^{-5}$ is near the bottom of most functions. It is the default of `minigam.gradcheck`.
-# * float32 leaves about four digits at best, and fewer where f is much larger than its slope. **Check in float64, train in
-#   float32.**
+# * To the left of the minimum the points scatter, because rounding errors are not a smooth function of h.
+#   There E is only an upper bound.
+# * In float64, $h = 10^{-5}$ is near the minimum for most functions. It is the default of
+#   `minigam.gradcheck`.
+# * float32 leaves about four digits at best, and fewer where f is much larger than its slope. **Check in
+#   float64, train in float32.**
 
 # %% [markdown]
 # ## 4. A derivative without a subtraction
 #
-# Rounding hurts because two nearly equal numbers are subtracted. There is a way round it that looks like a trick:
-# step in the *imaginary* direction. Taylor again, with $ih$ for $h$, and $i^2 = -1$:
+# Rounding does harm because we subtract two nearly equal numbers. We can avoid the subtraction by a step in
+# the *imaginary* direction. Write Taylor's expansion with $ih$ for $h$, and use $i^2 = -1$:
 #
 # $$ f(x + ih) = f(x) + i h f'(x) - \frac{h^2}{2} f''(x) - i \frac{h^3}{6} f'''(x) + \dots $$
 #
-# The value f(x) is in the real part and the derivative in the imaginary part. They are kept apart, and nothing
-# is left to subtract:
+# The real part contains the value f(x), and the imaginary part contains the derivative. Nothing is
+# subtracted:
 #
 # $$ \frac{\mathrm{Im}\, f(x + ih)}{h} = f'(x) - \frac{h^2}{6} f'''(x) + \dots $$
 #
 # ### Exercise 02.2 ★☆☆ The complex step
 #
-# Write the left side, for a function of one number. Nothing cancels, so h may be so small that $h^2$ is nothing.
+# Write the left side, for a function of one number. Nothing cancels here, so h may be so small that $h^2$ is
+# negligible.
 #
 # <details><summary>Hint</summary>
 #
-# Python writes $ih$ as `1j * h`, and the imaginary part of a number z as `z.imag`. NumPy's `np.exp`, `np.sin` and
-# the like take complex numbers.
+# In Python $ih$ is `1j * h`, and the imaginary part of a number z is `z.imag`. NumPy's `np.exp`, `np.sin` and
+# similar functions accept complex numbers.
 #
 # </details>
 
@@ -251,23 +259,23 @@ steps = 10.0 ** -np.arange(1.0, 41.0)
 by_complex = np.array([abs(complex_step(f, x, h) - f1) for h in steps])
 by_central = np.array([abs(central(f, x, h) - f1) for h in steps])
 figure, axes = viz.panels("step h", "error of the derivative")
-axes.loglog(steps, by_central, "ko", markersize=4, label="central difference")
-seen = np.maximum(by_complex, 1e-17)
-axes.loglog(steps, seen, "k^", markersize=4, label="complex step (0 drawn at 1e-17)")
+axes.loglog(steps, by_central, "o", markersize=4, label="central difference")
+drawn = np.maximum(by_complex, 1e-17)
+axes.loglog(steps, drawn, "^", markersize=4, label="complex step (0 drawn at 1e-17)")
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
-    "The central difference makes its U and is useless below 1e-16. The error of the "
-    "complex step falls to the last digit at 1e-8 and stays there for every smaller step.",
+    "The central difference shows its U and is useless below a step of 1e-16. The error of the "
+    "complex step falls to rounding level at 1e-8 and stays there for every smaller step.",
 )
 assert by_complex[steps < 1e-9].max() < 1e-14
 assert by_central.min() > 100 * by_complex[-1] and by_central[-1] > 0.5
 
 # %% [markdown]
-# Why does anyone still subtract? Because the step of Taylor's series into the complex plane asks something of f: it
-# must be **analytic** there, which means that the series holds for complex steps too. And each function that f calls
-# must take complex numbers and be such a function itself. Look at what comes out for the slope of $|x|$ at $x = -2$,
-# which is $-1$, and for an innocent sum of squares:
+# Why does anyone still use central differences? Because the complex step needs more of f: Taylor's series
+# must hold for complex steps too. Such a function is called **analytic**. Every function that f calls must
+# also be analytic and accept complex numbers. Two examples show what happens otherwise. The slope of $|x|$ at
+# $x = -2$ should be $-1$, and the slope of a sum of squares, computed with `np.vdot`, should not be 0 either:
 
 # %%
 slope_of_abs = complex_step(abs, -2.0)  # |x + ih| = sqrt(x^2 + h^2): a real number
@@ -275,42 +283,43 @@ print("abs:", slope_of_abs)
 assert slope_of_abs == 0.0, "silently wrong"
 
 repaired = complex_step(lambda z: -z if z.real < 0 else z, -2.0)  # the sign from the real part
-assert repaired == -1.0
+assert abs(repaired - -1.0) < 1e-12
 
 squares = complex_step(lambda z: np.vdot([z], [z]), 3.0)  # vdot conjugates one of the two
 print("vdot:", squares)
-assert squares.real == 0.0 and complex_step(lambda z: z * z, 3.0) == 6.0
+assert squares == 0.0 and abs(complex_step(lambda z: z * z, 3.0) - 6.0) < 1e-12
 
 try:
-    complex_step(lambda z: max(z, 0.0), 3.0)
+    max(complex(3.0, 1e-20), 0.0)
 except TypeError as e:
     print("max:", e)
 else:
     raise AssertionError("complex numbers have no order")
 
 # %% [markdown]
-# `abs`, a product with a conjugate, a norm made of either: zero, without a word. `max` and `<`: an error, where you are lucky
-# (NumPy's own `np.maximum` orders complex numbers by their real parts first, and gets away with it). The complex step
-# is the best ruler for smooth formulas. For a whole program, central differences ask nothing but that it can be
-# called.
+# `abs`, products with a conjugate, and norms built from either give 0 without a warning. `max` and `<` raise
+# an error for Python's numbers. (NumPy's `np.maximum` compares the real parts first, and works.) So the
+# complex step is the most exact reference for smooth formulas. Central differences work for any program that
+# can be called.
 
 # %% [markdown]
 # ## 5. Many entries
 #
-# The gradient of a function of an array has one entry for each entry of the array: move that one alone. With
-# $e_j$ for the array that is 1 at index j and 0 elsewhere,
+# The gradient of a function of an array has one entry for each entry of the array. To find entry j, move
+# entry j alone. With $e_j$ for the array that is 1 at index j and 0 elsewhere,
 #
 # $$ g_j = \frac{f(x + h e_j) - f(x - h e_j)}{2h} $$
 #
 # ### Exercise 02.3 ★★☆ The numeric gradient
 #
-# Write it for a function of a float64 array of any shape that returns one number. `x` must be as it was when you are
-# done, to the last bit: adding h and taking it off again is not enough, since both are rounded.
+# Write it for a function f that maps a float64 array of any shape to one number. Return an array of the shape
+# of x. When you are done, `x` must be exactly as it was. Adding h and subtracting it again is not enough,
+# because both operations round.
 #
 # <details><summary>Hint</summary>
 #
-# `np.ndindex(x.shape)` goes through all indices, as tuples. Move an entry of a *copy*; and before the next entry is
-# moved, the last one must be back where it was.
+# `np.ndindex(x.shape)` yields all indices, as tuples. Change an entry of a *copy* of x. Before you move the
+# next entry, the last one must have its old value again.
 #
 # </details>
 
@@ -337,7 +346,7 @@ points = rng.standard_normal((3, 4))
 of_sines = numeric_gradient(lambda z: np.sin(z).sum(), points)
 assert np.abs(of_sines - np.cos(points)).max() < 1e-9
 
-# The other ruler, on a product in which every entry meets every other.
+# The complex step as a second reference, on a product of all entries.
 product = lambda z: f(z).prod()
 unit = np.eye(12).reshape(12, 3, 4)  # a unit array for each entry
 by_complex_step = [product(points + 1e-20j * e).imag / 1e-20 for e in unit]
@@ -345,17 +354,18 @@ by_differences = np.ravel(numeric_gradient(product, points))
 assert np.abs(by_differences - by_complex_step).max() < 1e-7 * np.abs(by_complex_step).max()
 
 # %% [markdown]
-# It costs two calls of f for each entry. For the five numbers of a small test that is nothing. For a model of
-# millions it is millions of passes, where the backward pass needs one: that is why we have backward rules at all, and
-# why they are checked on small arrays.
+# This costs two calls of f for each entry. In a small test that is nothing. For a model of millions of
+# numbers it means millions of forward passes, where the backward pass needs one. That is why we have backward
+# rules, and why we check them on small arrays.
 
 # %% [markdown]
-# ## 6. From an array to a number: why `.sum()` lies
+# ## 6. From an array to a number: why `.sum()` misses mistakes
 #
-# Most functions worth checking return an array, $y = f(x)$. A gradient belongs to one number, so we need a loss. The
-# nearest one at hand is `y.sum()`. Take the softmax, $y_i = e^{x_i} / \sum_j e^{x_j}$, and let it have two backward rules: a
-# right one (you will write it yourself in section 8), and one that returns zeros. (minigam's rules take the array library
-# first, here `np`. Their `backward` returns a tuple, one gradient for each input.)
+# Most functions that we check return an array, $y = f(x)$. A gradient belongs to one number, so we need a
+# loss. The simplest is `y.sum()`. As an example take the softmax, $y_i = e^{x_i} / \sum_j e^{x_j}$, with two
+# backward rules: a right one (you will write it yourself in section 8), and one that returns zeros. (A rule
+# in minigam takes the array library as its first argument, here `np`. Its `backward` returns a tuple, one
+# gradient for each input.)
 
 
 # %%
@@ -366,7 +376,7 @@ def softmax(x):
 
 
 def softmax_zeros(x):
-    """The same values, and a backward rule that nobody wrote yet."""
+    """The same values, with a backward rule that returns zeros."""
     return softmax(x)[0], lambda dy: np.zeros_like(x)
 
 
@@ -374,24 +384,25 @@ x = rng.standard_normal((2, 5))
 by_sum = numeric_gradient(lambda z: softmax(z)[0].sum(), x)
 for rule in (softmax, softmax_zeros):
     difference = np.abs(rule(x)[1](np.ones((2, 5))) - by_sum).max()
-    print(f"{rule.__name__:>14}: off the numeric gradient of the sum by {difference:.0e}")
+    print(f"{rule.__name__:>14}: differs from the numeric gradient of the sum by {difference:.0e}")
     assert difference < 1e-9, "both pass!"
 
 # %% [markdown]
-# Both pass. The reason is one line. The entries of a softmax add up to 1, whatever x is, so no move of x
-# can move the sum:
+# Both pass. The reason: the entries of a softmax add up to 1, whatever x is. So no change of x changes the
+# sum:
 #
 # $$ \sum_i \frac{\partial y_i}{\partial x_j} = \frac{\partial}{\partial x_j} \sum_i y_i
 #    = \frac{\partial}{\partial x_j} 1 = 0 $$
 #
-# LayerNorm (section 9) is no better: its normalised entries add up to 0. The test compared zero with zero. The cure is to weigh
-# each output by a number of its own, drawn at random:
+# LayerNorm (section 9) has the same problem: its normalised entries add up to 0. The test has compared zero
+# with zero. The remedy is to multiply each output by a random number of its own:
 #
 # $$ L = \langle c, f(x)\rangle = \sum_i c_i\, y_i, \qquad
 #    \frac{\partial L}{\partial x_j} = \sum_i c_i \frac{\partial y_i}{\partial x_j} $$
 #
-# The right side is what a backward rule computes when it is handed $dy = c$. The plain sum is the special case
-# $c = 1$; and a special case may well be the one direction in which the function never moves.
+# The matrix of all $\partial y_i / \partial x_j$ is called the **Jacobian** of f. The right side is what a
+# backward rule computes when it is given $dy = c$. The plain sum is the special case $c = 1$, and for the
+# softmax this special case has no gradient.
 
 # %%
 c = rng.standard_normal((2, 5))
@@ -402,18 +413,19 @@ jacobian = np.array(
 assert np.abs(jacobian.sum(axis=0)).max() < 1e-9, "sum over i of dy_i / dx_j is 0"
 assert np.abs(c[0] @ jacobian - by_c[0]).max() < 1e-9
 assert np.abs(softmax(x)[1](c) - by_c).max() < 1e-9, "the right rule passes"
-assert np.abs(softmax_zeros(x)[1](c) - by_c).max() > 0.01, "and zeros no longer do"
+assert np.abs(softmax_zeros(x)[1](c) - by_c).max() > 0.01, "zeros no longer pass"
 
 # %% [markdown]
-# With random c a wrong rule passes only if c happens to be at right angles to the mistake in each column of its Jacobian.
-# That has probability zero.
+# The mistake of a wrong rule is the difference of two Jacobians. With random c the wrong rule passes only if
+# c is orthogonal to every column of this difference. The probability of that is zero.
 
 # %% [markdown]
 # ## 7. Equal up to what?
 #
-# The two gradients never agree to the last bit. How far apart may they be? "A millionth of it" is a good answer for
-# one number. For an array there are two ways to read it, and one is a trap. This function is right, and its gradient
-# has entries from tiny to huge:
+# The two gradients never agree to the last bit. How large may the difference be? For one number, "a millionth
+# of its size" is a good answer. For an array it can mean a millionth of each entry, or a millionth of the
+# largest entry. Only one of them works. The next function's gradient is right, and its entries range from
+# tiny to huge:
 
 # %%
 x = np.geomspace(1e-9, 1e3, 25) * rng.choice([-1.0, 1.0], 25)
@@ -421,27 +433,32 @@ exact = 2 * x  # of the sum of squares
 numeric = numeric_gradient(lambda z: (z * z).sum(), x)
 error = np.abs(numeric - exact)
 to_itself, to_largest = error / np.abs(exact), error / np.abs(exact).max()
-figure, axes = viz.panels("size of the entry of the gradient", "error relative to ...")
-for label, style, e in (("the entry itself", "ko", to_itself), ("the largest", "k^", to_largest)):
+figure, axes = viz.panels("size of the entry of the gradient", "relative error")
+for label, style, e in (
+    ("relative to the entry itself", "o", to_itself),
+    ("relative to the largest", "^", to_largest),
+):
     axes.loglog(np.abs(exact), np.maximum(e, 1e-16), style, markersize=4, label=label)
-axes.axhline(1e-6, color="0.4", linestyle=":", label="allowed, 1e-6")
+axes.axhline(1e-6, color=viz.INK, linestyle=":", label="allowed, 1e-6")
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
-    "Relative to the entry itself the error of a right gradient climbs to 1, all of it, as "
-    "entries get small. Relative to the largest entry it stays below 1e-6 for all.",
+    "Relative to the entry itself, the error of a right gradient rises to 1, which is 100 %, as the "
+    "entries get small. Relative to the largest entry it stays below 1e-6 everywhere.",
 )
 assert to_itself.max() > 0.1 and to_largest.max() < 1e-6
 
 # %% [markdown]
-# Every entry of a numeric gradient has the same noise: the rounding of f, divided by h. It depends on the size of f and
-# not on the size of the entry. So an error is measured against the **largest** entry of the gradient. A small number
-# $a$ is added for gradients that are zero altogether, such as that of a softmax over one entry:
+# Every entry of a numeric gradient has the same noise: the rounding error of f, divided by h. The noise
+# depends on the size of f, not on the size of the entry. So we measure the error relative to the **largest**
+# entry of the gradient. We also allow a small absolute error $a$, for gradients that are zero everywhere,
+# such as that of a softmax over one entry:
 #
 # $$ \max_j |g_j - \mathrm{numeric}_j| \;\le\; a + r \max_j |\mathrm{numeric}_j|, \qquad a = 10^{-9}, \quad r = 10^{-6} $$
 #
-# Why $r = 10^{-6}$? The floor of central differences, $\varepsilon^{2/3}$, is some ten thousand times below it. Mistakes
-# of a formula begin far above: a forgotten term mostly is 10 % or more, and even 0.1 % is a thousand times what is allowed.
+# Why $r = 10^{-6}$? The best accuracy of central differences, $\varepsilon^{2/3}$, is more than ten thousand
+# times smaller. Mistakes in a formula are far larger: a missing term usually changes the gradient by 10 % or
+# more, and even 0.1 % is a thousand times the allowed error.
 
 # %%
 a, r = 1e-9, 1e-6
@@ -454,15 +471,16 @@ assert np.finfo(np.float64).eps ** (2 / 3) < r / 10_000
 # %% [markdown]
 # ### Exercise 02.4 ★★☆ The checker
 #
-# Put it together. `rule(x)` returns `(y, backward)` as `softmax` above does, `backward(dy)` returns `dx`. Return
-# whether `backward` is right at x: `True` or `False`. `rtol` and `atol` are r and a of
-# the line above. A gradient with nan in it is wrong, and so is one whose shape is not that of x. The shape of y may be another.
+# Now combine the pieces. `rule(x)` returns `(y, backward)` as `softmax` above does, and `backward(dy)`
+# returns `dx`. Return `True` if `backward` is right at x, and `False` if not. `rtol` and `atol` are r and a
+# of the inequality above. A gradient that contains nan is wrong, and so is one whose shape differs from that
+# of x. The shape of y may differ from that of x.
 #
 # <details><summary>Hint</summary>
 #
-# Draw c with the shape of y from `np.random.default_rng(0)`. Your `numeric_gradient` wants a function that returns one
-# number: $\langle c, f(x) \rangle$, where f is the first part of what `rule` returns. The nan: every comparison with
-# nan is `False`, so ask whether the error *is* small, not whether it is large.
+# Draw c with the shape of y from `np.random.default_rng(0)`. Your `numeric_gradient` needs a function that
+# returns one number: $\langle c, f(x) \rangle$, where f(x) is the first part of what `rule(x)` returns. As to
+# nan: every comparison with nan is `False`, so ask whether the error *is* small, not whether it is large.
 #
 # </details>
 
@@ -485,8 +503,9 @@ def is_right(rule, x, rtol=1e-6, atol=1e-9):
 check.ex_02_4(is_right)
 
 # %% [markdown]
-# A check that cannot fail checks nothing. So yours was tried on right rules, which it has to let pass, and on a handful of
-# wrong ones. Do that with every checker you write. Here once more, on the matrix product of notebook 01, $y = x A$ with a square A:
+# A check that cannot fail checks nothing. So the check of this exercise gave your function right rules, which
+# must pass, and wrong ones, which must not. Do that with every checker you write. Here is one more example,
+# the matrix product of notebook 01, $y = x A$ with a square A:
 
 # %%
 x, A = rng.standard_normal((3, 4)), rng.standard_normal((4, 4))
@@ -506,31 +525,33 @@ for name, dx_from in {
 # %% [markdown]
 # ## 8. A softmax by hand
 #
-# Time to use it on something that you derive yourself. Write the softmax of one row in three lines, with $Z$ for the sum:
+# Now use it on a gradient that you derive yourself. Write the softmax of one row in three lines, with $Z$ for
+# the sum:
 #
 # $$ e_i = \exp(x_i), \qquad Z = \sum_i e_i, \qquad y_i = e_i / Z $$
 #
-# Each $x_j$ moves y by two roads: through its own $e_j$, and through Z, which every entry of y is divided by. So
-# $dx_j$ is a sum of two terms, and the second one needs all of dy.
+# Each $x_j$ changes y in two ways: through its own $e_j$, and through Z, by which every entry of y is
+# divided. So $dx_j$ is a sum of two terms, and the second one needs all of dy.
 #
 # ### Exercise 02.5 ★★★ The softmax, backwards
 #
-# Walk the three lines backwards on paper, then write it for an array of any number of axes, row by row over the last
-# axis. Entries of x may be as large as 10,000.
+# Derive the gradient on paper: take the three lines in reverse order. Then write it for an array of any
+# number of axes. Each row along the last axis has a softmax of its own. Return one array, dx, of the shape of
+# x. Entries of x may be as large as 10,000.
 #
 # <details><summary>Hint</summary>
 #
-# The last line first: $y_i = e_i / Z$ gives $de_i$ with Z held, and $dZ$ with all $e_i$ held. Every $y_i$ uses Z, so $dZ$ is a sum
-# over i, and the derivative of $1/Z$ is $-1/Z^2$. Next, $Z = \sum_i e_i$ adds $dZ$ to every $de_i$. Last, $\exp$ is its own
-# derivative. Then look for $e_i / Z$ in what you have: it is $y_i$. And the large entries: a softmax does not change if the
-# same number is taken from all entries of a row.
+# Start with the last line, $y_i = e_i / Z$. It gives $de_i$ with Z fixed, and $dZ$ with all $e_i$ fixed.
+# Every $y_i$ uses Z, so $dZ$ is a sum over i; the derivative of $1/Z$ is $-1/Z^2$. Next, $Z = \sum_i e_i$
+# adds $dZ$ to every $de_i$. Last, $\exp$ is its own derivative. In the result, $e_i / Z$ is $y_i$. For large
+# entries: a softmax does not change if you subtract the same number from all entries of a row.
 #
 # </details>
 
 
 # %% tags=["exercise"]
 def softmax_backward(dy, x):
-    """Return dx for y = softmax(x) over the last axis; dy and x: (..., S), S entries a row."""
+    """Return dx for y = softmax(x) over the last axis; dy and x: (..., n), n entries a row."""
     # SOLUTION
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     y = e / e.sum(axis=-1, keepdims=True)
@@ -543,21 +564,21 @@ def softmax_backward(dy, x):
 check.ex_02_5(softmax_backward)
 
 # %% [markdown]
-# And now with the tool you built:
+# Now check it with the tool that you built:
 
 # %%
 x = rng.standard_normal((2, 3, 5))
 assert is_right(lambda z: (softmax(z)[0], lambda dy: softmax_backward(dy, z)), x)
-assert not is_right(lambda z: (softmax(z)[0], lambda dy: softmax(z)[0] * dy), x), "only one road"
+assert not is_right(lambda z: (softmax(z)[0], lambda dy: softmax(z)[0] * dy), x), "one term of two"
 
 # %% [markdown]
-# Here is the walk again, in full. $y_i = e_i / Z$ gives $de_j = dy_j / Z$ and $dZ = -\sum_i dy_i\, e_i / Z^2$; the sum adds $dZ$ to
-# every $de_j$; and exp multiplies by $e_j$. Then put y for $e / Z$:
+# Here is the derivation in full. $y_i = e_i / Z$ gives $de_j = dy_j / Z$ and $dZ = -\sum_i dy_i\, e_i / Z^2$.
+# The sum adds $dZ$ to every $de_j$. The exponential multiplies by $e_j$. Then write y for $e / Z$:
 #
 # $$ dx_j = \Big(\frac{dy_j}{Z} - \sum_i \frac{dy_i\, e_i}{Z^2}\Big)\, e_j = y_j \Big(dy_j - \sum_i dy_i\, y_i\Big) $$
 #
-# You will meet this line in every attention and every memory, first in notebook 05. What $dy_i$ is multiplied by in $dx_j$ is
-# an entry of the Jacobian, with $[i = j]$ for 1 if $i = j$ and 0 otherwise:
+# This formula appears in every attention and every memory, first in notebook 05. The factor of $dy_i$ in
+# $dx_j$ is an entry of the Jacobian. With $[i = j]$ for 1 if $i = j$ and 0 otherwise, it is
 #
 # $$ \frac{\partial y_i}{\partial x_j} = y_i\, \big([i = j] - y_j\big) $$
 
@@ -577,14 +598,16 @@ assert np.abs(dx - softmax_backward(dy, row)).max() < 1e-12
 # %% [markdown]
 # ## 9. Which test catches which mistake?
 #
-# LayerNorm has the gradient on which most people slip. It takes the C channels of each token alone, $x$ here, and makes
-# their mean 0 and their variance 1; then it scales and shifts them by a learned weight $w$ and bias $b$:
+# The gradient of LayerNorm is easy to get wrong. LayerNorm takes the C channels of each token, here called
+# $x$, and shifts and scales them to mean 0 and variance 1. Then it multiplies them by a learned weight $w$
+# and adds a learned bias $b$:
 #
 # $$ n = q\,\Big(x - \frac{1}{C}\sum_j x_j\Big), \qquad q = (\mathrm{variance} + \epsilon)^{-1/2}, \qquad y = n \odot w + b $$
 #
-# ($\epsilon = 10^{-5}$ is LayerNorm's own: it keeps q finite where all channels are equal.) Notebook 07 derives its
-# gradient. Here is the result. It takes two parts out of $dn$, one along a shift of all channels and one along a stretch
-# of them, because neither move changes n (but for ε). You need not believe it: you have a checker.
+# ($\epsilon = 10^{-5}$ keeps q finite where all channels are equal. It is not the rounding error ε.) Notebook
+# 07 derives the gradient. The result is below. It subtracts two parts from $dn$: one belongs to a shift of
+# all channels, the other to a scaling of all channels. Neither changes n (except for the effect of
+# $\epsilon$). You need not trust the formula: you have a checker.
 #
 # $$ dn = dy \odot w, \qquad dx = q\, \Big(dn - \frac{1}{C}\sum_j dn_j - n\, \frac{1}{C}\sum_j dn_j\, n_j \Big) $$
 
@@ -600,7 +623,7 @@ def normalise(x, eps=1e-5):
 
 
 def dx_of(dy, x, w, shift=1.0, stretch=1.0, scale=1.0):
-    """The line above; shift or stretch 0 leaves a term out, scale spoils it."""
+    """Return dx by the formula above; shift 0 or stretch 0 omits a term, scale multiplies the result."""
     n, q = normalise(x)
     dn = dy * w
     return scale * q * (dn - shift * mean(dn) - stretch * n * mean(dn * n))
@@ -612,8 +635,8 @@ assert np.abs(layer_norm(x, w, b) - ops.layer_norm.rule(np, x, w, b)[0]).max() <
 assert is_right(lambda z: (layer_norm(z, w, b), lambda dy: dx_of(dy, z, w)), x)
 
 # %% [markdown]
-# Now five wrong rules for dx, and four tests. The tests differ in two choices: what the loss is, `.sum()` or
-# $\langle c, \cdot \rangle$; and where the weight stands, at its initial value 1 or at random numbers.
+# Now we try five wrong rules for dx against four tests. The tests differ in two choices. The loss is `.sum()`
+# or $\langle c, y \rangle$. The weight is at its initial value 1, or random.
 
 # %%
 mistakes = {
@@ -638,12 +661,12 @@ for column, (dy, weight) in enumerate(tests.values()):
     for row, wrong in enumerate(mistakes.values()):
         caught[row, column] = not right(wrong(dy, x, weight), numeric)
 figure, axes = viz.panels(size=(7.0, 3.4))
-axes.imshow(caught, cmap="gray", vmin=-0.5, vmax=1.0, aspect="auto")
+axes.imshow(~caught, cmap=viz.shades(), aspect="auto")
 axes.set_xticks(range(len(tests)), tests)
 axes.set_yticks(range(len(mistakes)), mistakes)
 axes.grid(False)
 for (row, column), ok in np.ndenumerate(caught):
-    word, colour = ("caught", "k") if ok else ("PASSES", "w")
+    word, colour = ("caught", viz.INK) if ok else ("PASSES", "w")
     axes.text(column, row, word, ha="center", va="center", color=colour)
 show(
     figure,
@@ -655,20 +678,22 @@ assert caught[:, 3].all() and not caught[0, :1].any() and not caught[1, 2]
 assert caught[:, 0].sum() < caught[:, 2].sum() < caught[:, 3].sum()
 
 # %% [markdown]
-# In the second column the weight does by chance what c is there for: a sum of $n \odot w$ is $\langle w, n \rangle$.
-# A softmax has no weight to help it.
+# In the second column the random weight plays the role of c, because a sum of $n \odot w$ is
+# $\langle w, n \rangle$. A softmax has no weight, so there only a random c helps.
 #
-# A parameter at its initial value is a special point, as a sum is a special loss: multiplying by 1 and forgetting to
-# multiply look the same. **Everything random, in a test of a gradient: c, the inputs and the parameters.**
+# The initial value of a parameter is a special case, just as the sum is a special loss. With weight 1,
+# multiplying by the weight and forgetting it give the same result. **In a test of a gradient, make everything
+# random: c, the inputs and the parameters.**
 
 # %% [markdown]
 # ## 10. `minigam.gradcheck`
 #
-# The project's own checker is what you wrote, for functions of several Tensors: central differences in float64 with
-# $h = 10^{-5}$, $\langle c, f \rangle$ with a random c, relative to the largest entry. It returns the worst relative
-# error and raises `AssertionError` if that is too large. Try it on operations of the GAM, and on the same operations
-# with every gradient 0.1 % too large. (`op` makes an operation on Tensors from a rule. What the operations do is told in
-# notebooks 04 to 07; a checker need not know.)
+# The project's own checker does what yours does, for functions of several Tensors: central differences in
+# float64 with $h = 10^{-5}$, the loss $\langle c, f \rangle$ with random c, and an error relative to the
+# largest entry. It returns the worst relative error, and raises `AssertionError` if that is too large. Below
+# it checks operations of the GAM, and the same operations with every gradient 0.1 % too large. (`op` makes an
+# operation on Tensors from a rule. Notebooks 04 to 07 explain what these operations do. The checker does not
+# need to know.)
 
 
 # %%
@@ -697,14 +722,14 @@ measured = {"rtol": 1.0}  # let everything pass, and only return the error
 spoilt = {o.name: gradcheck(too_large(o), *leaves, **measured) for o, leaves in cases.items()}
 
 figure, axes = viz.panels("worst error, relative to the largest entry", size=(7.0, 3.4))
-axes.semilogx(list(worst.values()), list(worst), "ko", markersize=5, label="right")
-axes.semilogx(list(spoilt.values()), list(spoilt), "k^", markersize=5, label="0.1 % too large")
-axes.axvline(1e-6, color="0.4", linestyle=":", label="allowed")
+axes.semilogx(list(worst.values()), list(worst), "o", markersize=5, label="right")
+axes.semilogx(list(spoilt.values()), list(spoilt), "^", markersize=5, label="0.1 % too large")
+axes.axvline(1e-6, color=viz.INK, linestyle=":", label="allowed")
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 show(
     figure,
-    "For seven operations the error of the right gradient lies between 1e-12 and 1e-8, that "
-    "of the wrong one at 1e-3. The line at 1e-6 stands in the wide gap between them.",
+    "For seven operations the error of the right gradient lies between 1e-12 and 1e-8, and "
+    "that of the wrong one at 1e-3. The allowed error, 1e-6, lies in the wide gap between them.",
 )
 assert max(worst.values()) < 1e-7 and min(spoilt.values()) > 1e-4
 
@@ -722,12 +747,12 @@ for what, operation, leaves in (
         raise AssertionError(f"{what} should not pass")
 
 # %% [markdown]
-# ### When it cries wolf
+# ### False alarms
 #
-# Sometimes the checker says no, and the gradient is right. At a kink there is no derivative to compare with, and a
-# central difference returns the mean of both sides. A function that draws random numbers is another one at
-# each call: dropout, which sets random entries to 0, has to keep the same ones. And where x itself is large, adding
-# $10^{-5}$ to it is rounded as well.
+# Sometimes the checker refuses a right gradient. There are three common causes. First, at a kink there is no
+# derivative, and a central difference returns the mean of the slopes on both sides. Second, a function that
+# draws random numbers differs from call to call. For example, dropout sets random entries to 0, and during
+# the check it must set the same ones each time. Third, where x is large, $x + 10^{-5}$ is rounded too.
 
 # %%
 relu = lambda z: np.maximum(z, 0.0)
@@ -745,15 +770,16 @@ assert held < 1e-6
 
 x_large = 1e10
 moved = ((x_large + 1e-5) - x_large) / 1e-5
-print(f"at x = 1e10 a step of 1e-5 is really {moved:.2f} times that")
+print(f"at x = 1e10 the actual step is {moved:.2f} times 1e-5")
 assert 0.01 < abs(moved - 1.0) < 0.2
 
 # %% [markdown]
 # ## 11. A whole model: random directions
 #
-# A model has too many entries to move one by one. But a gradient g makes a promise about *every* direction d, not only
-# about those along an axis: along d, the loss L of the parameters θ changes at the rate $\langle g, d \rangle$. Draw a
-# random d of length 1 through all the parameters together, and two calls test all of g at once:
+# A model has too many entries to move one by one. But a gradient g predicts the slope along *every* direction
+# d, not only along the axes: along d, the loss L of the parameters θ changes at the rate
+# $\langle g, d \rangle$. Draw a random d of length 1 that covers all parameters. Then two calls of the loss
+# test all of g at once:
 #
 # $$ \frac{L(\theta + h d) - L(\theta - h d)}{2h} = \langle g, d \rangle + O(h^2) $$
 
@@ -783,14 +809,15 @@ def loss_at(h, d):
 d = [rng.standard_normal(p.shape) for p in parameters]
 length = sum((part * part).sum() for part in d) ** 0.5
 d = [part / length for part in d]
-promised = sum((g * part).sum() for g, part in zip(gradients, d))
+predicted = sum((g * part).sum() for g, part in zip(gradients, d))
 along = (loss_at(1e-5, d) - loss_at(-1e-5, d)) / 2e-5
-print(f"<g, d> = {promised:.9f}, difference along d = {along:.9f}")
-assert abs(along - promised) < 1e-7
+print(f"<g, d> = {predicted:.9f}, difference along d = {along:.9f}")
+assert abs(along - predicted) < 1e-7
 
 # %% [markdown]
-# `gradcheck(..., directions=5)` does that five times. Compare the price: two calls for each direction against two for
-# each number in the model. Then the same check on the same model, with one wrong rule put into it: that of the memory.
+# `gradcheck(..., directions=5)` does this for five directions. It needs two calls for each direction, where
+# the check entry by entry needs two for each number in the model. After it we check the same model with one
+# wrong rule, that of the memory.
 
 # %%
 losses = lambda *parameters: model.token_losses(ids, targets)
@@ -802,7 +829,7 @@ assert worst < 1e-6
 
 @op
 def values_only(xp, u, memory):
-    """The recall, whose backward forgets that the memory is compared with as well."""
+    """The recall, with a backward that omits the use of the memory as keys."""
     y, backward = sequence.associative_memory.rule(xp, u, memory)
     s = u @ memory.T
     a = softmax(s)[0]
@@ -818,21 +845,22 @@ with mock.patch("minigam.models.gam.associative_memory", values_only):  # in the
         raise AssertionError("a wrong memory should not pass")
 
 # %% [markdown]
-# What does a direction not tell? *Where* the mistake is. And it sees a mistake in a small part of the model thinned out
-# by the rest: if a parameter holds a hundredth of the length of g, then a mistake of 0.1 % there changes
-# $\langle g, d\rangle$ by about a hundred-thousandth. That is still ten times what is allowed. Where it would not
-# be, the small check is the one that sees it.
+# This check has two limits. It does not tell *where* the mistake is. And it is less sensitive to a mistake in
+# a small part of the model. Suppose that one parameter has a hundredth of the length of g. Then a mistake of
+# 0.1 % in it changes $\langle g, d\rangle$ by about a hundred-thousandth. That is still ten times the allowed
+# error. For a smaller share the mistake could pass, and only the entry-by-entry check of that operation would
+# find it.
 
 # %%
 whole = sum((g * g).sum() for g in gradients) ** 0.5
 share = {p.name: (g * g).sum() ** 0.5 / whole for p, g in zip(parameters, gradients)}
 figure, axes = viz.panels("share of the length of the gradient", size=(7.0, 6.0))
-axes.barh(list(share), list(share.values()), color="0.6")
+axes.barh(list(share), list(share.values()), **viz.bars(0))
 axes.set_xscale("log")
 axes.set_xlim(left=1e-4)
 axes.tick_params(axis="y", labelsize=8)
 axes.invert_yaxis()
-axes.axvline(1e-3, color="k", linestyle=":", label="left of here a mistake of 0.1 % may hide")
+axes.axvline(1e-3, color=viz.INK, linestyle=":", label="left of here a mistake of 0.1 % may hide")
 axes.legend(frameon=False, fontsize=8, loc="lower right")
 show(
     figure,
@@ -843,17 +871,35 @@ show(
 assert max(share.values()) < 1.0 and min(share.values()) > 1e-3
 
 # %% [markdown]
-# So: every operation entry by entry on small arrays, every layer too, and whole models along a few directions. That is
-# what `minigam gradcheck` does, for everything in this project.
+# In summary, check every operation and every layer entry by entry on small arrays, and whole models along a
+# few directions. `minigam gradcheck` does that for everything in this project.
 
 # %% [markdown]
-# ## What you have now
+# ## What you can do now
 #
-# * A checker of your own, which you have seen fail: central differences, $\langle c, f\rangle$, relative to the
-#   largest entry; and a complex step where two thirds of the digits are not enough.
-# * The softmax's gradient by hand, and a table of which careless test lets which mistake through.
-# * A habit: a check that has never failed is not trusted. From notebook 04 on, `gradcheck` meets every operation of the
-#   GAM in its turn.
+# You can
 #
-# **Read on in the code:** `minigam/gradcheck/__init__.py`, the checker; `minigam/gradcheck/cases.py`, everything it is
-# tried on.
+# * check any gradient by central differences, and choose a step between rounding and truncation,
+# * say why a plain sum hides errors, and against what an error has to be measured, and
+# * derive the gradient of the softmax by hand, and use a complex step where more digits are needed.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Your check passes on random inputs. On which inputs of your own function could it still be wrong?
+# 2. When is a wrong gradient good enough to train with, and how would you notice that it is wrong?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/gradcheck/__init__.py`: the checker
+# * `minigam/gradcheck/cases.py`: everything that it is tried on
+#
+# Elsewhere:
+#
+# * [The Complex-Step Derivative Approximation](https://doi.org/10.1145/838250.838251)
+# * [Using Complex Variables to Estimate Derivatives of Real Functions](https://doi.org/10.1137/S003614459631241X)
+# * [Gradient checks, CS231n](https://cs231n.github.io/neural-networks-3/#gradcheck)
+# * [Gradcheck mechanics, PyTorch](https://docs.pytorch.org/docs/stable/notes/gradcheck.html)

@@ -1,12 +1,15 @@
 # %% [markdown]
 # # 12 · O(N) or O(N²)?
 #
-# **Goal.** Know what a block costs before running it: floating-point operations and bytes of a GAM block and a
-# Transformer block as functions of the length. Find where one becomes dearer than the other, measure, fit a power
-# to the measurements, and explain why it is not the one in the title.
+# **Goal.** Predict what a block costs before you run it: the floating-point operations (flops) and bytes of a
+# GAM block and a Transformer block as functions of the length. Find the length at which one becomes more
+# expensive than the other. Measure the time, fit a power of the length to it, and explain why the fitted
+# exponent is not the one in the title.
 #
-# **Time.** 60 minutes, 4 exercises. **Needs** 07 (the GAM block), 10 (attention). Letters: T tokens (the paper's N),
-# C channels, S memory slots, K kernel size, H heads. All counts are for one sequence, B = 1, unless B is there.
+# **Time.** 95 minutes, 4 exercises. **Needs** 07 (the GAM block), 10 (attention). Letters: T tokens (the
+# paper's N), C channels, S memory slots, M the memory, K kernel size, H heads, L layers, and E expanded
+# channels and N states of Mamba. F is a number of flops, P flops a second, W bytes a second, I flops a byte,
+# p an exponent. All counts are for one sequence, B = 1, unless B appears.
 
 # %% tags=["setup"]
 from collections import Counter
@@ -39,8 +42,9 @@ xp = library()
 # %% [markdown]
 # ## 1. Counting
 #
-# Nearly all arithmetic of a language model is in matrix products. Each entry of (i, k) times (k, j) is a sum of k
-# products: k multiplications and k additions, the first of them to zero. So
+# Nearly all arithmetic of a language model is in matrix products. Each entry of the product (i, k) times (k,
+# j) is a sum of k products. That is k multiplications and k additions, if we count the first addition, to
+# zero. So
 #
 # $$ \mathrm{flops}\big((i, k) \times (k, j)\big) = 2\, i\, k\, j $$
 
@@ -59,14 +63,15 @@ assert flops == 2 * i * k * j
 # %% [markdown]
 # ### Exercise 12.1 ★☆☆ The flops of a GAM block
 #
-# Count the forward pass of a GAM block on T tokens, part by part: the convolution (E2, K taps on each channel alone), the
-# memory (E3 and E5), the gate (the product of E6), the feed-forward (the two products of E9, hidden width 4C). Leave
-# out all else: biases, norms, softmax, sigmoids, GELU, the sums and products of E7.
+# Count the flops of the forward pass of a GAM block on T tokens, for each part: the convolution (E2, K taps
+# on each channel), the memory (E3 and E5), the gate (the product of E6), and the feed-forward (the two
+# products of E9, with hidden width 4C). Leave out everything else: biases, norms, softmax, sigmoids, GELU,
+# and the sums and products of E7. Return a dict with the four names in the docstring as keys.
 #
 # <details><summary>Hint</summary>
 #
-# Write down the shapes first. E3 multiplies (T, C) with (C, S), and E5 multiplies what comes out with (S, C). $W_g$ has 2C rows.
-# The convolution has no matrix: each of T C numbers is a sum of K products.
+# First write down the shapes. E3 multiplies (T, C) by (C, S), and E5 multiplies the result by (S, C). $W_g$
+# has 2C rows. The convolution has no matrix: each of T C numbers is a sum of K products.
 #
 # </details>
 
@@ -92,7 +97,7 @@ check.ex_12_1(gam_flops)
 #
 # $$ F_{\text{GAM}}(T) = T\, \big(20\, C^2 + 4\, S C + 2\, K C\big) $$
 #
-# In the published model S = C = 512. Most of the arithmetic is not in what gives GAM its name:
+# In the published model S = C = 512. The memory and the convolution are only a small part of the arithmetic:
 
 # %%
 PUBLISHED = {"C": 512, "S": 512, "K": 3}
@@ -105,27 +110,29 @@ assert total == 256 * (20 * C**2 + 4 * S * C + 2 * K * C)
 assert parts["memory"] < 0.2 * total and parts["convolution"] < 0.001 * total
 
 # %% [markdown]
-# **Backward.** For $y = x\, W^\top$, with x (T, C) and W (D, C), two products of the same three sizes come back:
+# **Backward.** For $y = x\, A^\top$, with x (i, k) and A (j, k), the backward pass has two products of the
+# same three sizes:
 #
-# $$ dx = dy\, W, \qquad dW = dy^\top x, \qquad \text{each } 2\, T D C \text{ flops} $$
+# $$ dx = dy\, A, \qquad dA = dy^\top x, \qquad \text{each } 2\, i\, k\, j \text{ flops} $$
 #
-# So in products a training step costs three times the forward pass. That can be counted while it happens. A `Block` of
-# `minigam/experiments/scaling.py` is one block and T random tokens, and its `step()` runs both ways; `observing` shows
-# every result that the tape computes, and `profile.PRODUCTS` knows the products behind each.
+# So the products of a training step cost three times those of the forward pass. We can count them while they
+# run. A `Block` of `minigam/experiments/scaling.py` is one block and T random tokens, and its `step()` runs
+# forward and backward. `observing` shows every result that the tape computes. `profile.PRODUCTS` knows the
+# products of each operation.
 
 
 # %%
 def counted(block: scaling.Block) -> Counter:
     """Return the flops of the products of one step, forward and backward, by operation."""
-    found = Counter()
+    flops = Counter()
 
     def watch(op, phase, arrays):
         if phase == "backward" and op in profile.PRODUCTS:
-            found[op] += sum(2 * n * i * k * j for n, i, k, j in profile.PRODUCTS[op](*arrays))
+            flops[op] += sum(2 * n * i * k * j for n, i, k, j in profile.PRODUCTS[op](*arrays))
 
     with observing(watch):
         block.step()
-    return found
+    return flops
 
 
 SMALL = {
@@ -145,12 +152,14 @@ assert seen["linear"] == 3 * (parts["gate"] + parts["feed-forward"])
 # %% [markdown]
 # ### Exercise 12.2 ★☆☆ The flops of a Transformer block
 #
-# The same for the rival: the projections (queries, keys and values, and the output: four of C by C), the attention ($q k^\top$ and
-# $a v$, every pair of tokens counted), the feed-forward. H heads of C / H channels.
+# Count the same for the Transformer: the projections (queries, keys, values and the output, four matrices of
+# C by C), the attention ($q k^\top$ and $a v$, with every pair of tokens counted), and the feed-forward, as
+# in GAM. There are H heads of C / H channels. Return a dict again.
 #
 # <details><summary>Hint</summary>
 #
-# One head multiplies (T, C/H) with (C/H, T), and its weights (T, T) with (T, C/H). There are H of them. What becomes of H?
+# One head multiplies (T, C/H) by (C/H, T), and then its weights (T, T) by (T, C/H). There are H heads. Does H
+# cancel?
 #
 # </details>
 
@@ -162,7 +171,7 @@ def transformer_flops(T, C, H):
     head = 2 * T * T * (C // H)  # one of its two products
     return {
         "projections": 4 * 2 * T * C**2,
-        "attention": H * 2 * head,  # H goes out: 4 T^2 C
+        "attention": H * 2 * head,  # H cancels: 4 T^2 C
         "feed-forward": 16 * T * C**2,
     }
     # END
@@ -174,14 +183,16 @@ check.ex_12_2(transformer_flops)
 # %% [markdown]
 # $$ F_{\text{Transformer}}(T) = 24\, T C^2 + 4\, T^2 C $$
 #
-# Half of the pairs are computed in vain: a key after the query is masked away. Code that takes q queries at a time can leave
-# out the keys after the last of them. With T a multiple of q, block m meets $m q$ keys, and
+# About half of the pairs are computed for nothing, because a key after the query is masked. Code that
+# processes q queries at a time can skip the keys after the last of them. If T is a multiple of q, the m-th
+# group of queries needs $m q$ keys, and the attention costs
 #
 # $$ \sum_{m=1}^{T/q} 4\, q\, (m q)\, C = 4\, q^2\, C \cdot \frac{1}{2}\, \frac{T}{q} \Big(\frac{T}{q} + 1\Big)
 #    = 2\, T\, (T + q)\, C $$
 #
-# which is everything for q = T and about half of it for a small q. minigam's rule for NumPy has q = 128; its rule for CUDA, as PyTorch
-# without a fused kernel, multiplies everything.
+# For q = T these are all pairs, and for a small q about half of them. minigam's rule for NumPy uses q = 128.
+# Its rule for CUDA multiplies all pairs, and so does PyTorch without a fused kernel. (A fused kernel computes
+# the attention in one pass and never stores the scores.)
 
 # %%
 H = 4
@@ -196,14 +207,16 @@ for T in (96, 128, 512):
     print(f"T {T}: {share:.1%} of all pairs multiplied")
 
 # %% [markdown]
-# ## 2. Where do the lines cross?
+# ## 2. From which length on is GAM cheaper?
 #
-# Compare what mixes. Attention meets T tokens for each token, the memory meets S slots:
+# First compare only attention and memory. Attention compares each token with T tokens, the memory with S
+# slots:
 #
 # $$ 4\, T^2 C = 4\, T S C \quad\Longleftrightarrow\quad T = S $$
 #
-# Said plainly: **the crossover is S, the number of slots, and nothing else.** C cancels out. A memory of 512 slots costs what
-# attention over 512 tokens costs, at every length. (Where attention leaves out the masked half, T + q = 2 S: nearly twice as far.)
+# So **the crossover is at T = S, the number of slots.** C cancels. A memory of 512 slots costs as much as
+# attention over 512 tokens, for every length of text. (Where attention skips the masked half, the crossover
+# is at T + q = 2 S, nearly twice as far.)
 
 # %%
 for S in (64, 512):
@@ -217,12 +230,13 @@ for S in (64, 512):
 # %% [markdown]
 # ### Exercise 12.3 ★★☆ The crossover of whole blocks
 #
-# But a block is more than what mixes. From which length on does a **whole** Transformer block cost more flops, forward, than a whole
-# GAM block? Count every part and every pair. Return a number, not rounded, or 0 where the formula gives a negative one.
+# A block has other parts too. Above which length does a **whole** Transformer block cost more flops, forward,
+# than a whole GAM block? Count every part and every pair. Return a float, not rounded, or 0.0 where the
+# formula gives a negative number.
 #
 # <details><summary>Hint</summary>
 #
-# $F_{\text{GAM}}(T) = F_{\text{Transformer}}(T)$. Divide both sides by 4 T C; one T is left.
+# Solve $F_{\text{GAM}}(T) = F_{\text{Transformer}}(T)$. Divide both sides by 4 T C; one T remains.
 #
 # </details>
 
@@ -239,13 +253,13 @@ def crossover(C, S, K):
 check.ex_12_3(crossover)
 
 # %% [markdown]
-# The Transformer pays 8 C² a token for its four projections; GAM pays 4 C² for its gate. With the published S = C the
-# lines cross before the second token: in flops GAM's block is the cheaper one for every text of two tokens or more. A memory that shall
-# hold much, S far above C, moves the crossing to the right.
+# The Transformer spends 8 C² flops a token on its four projections, and GAM 4 C² on its gate. In the
+# published model S = C, so the crossover lies below two tokens: in flops, GAM's block is cheaper for every
+# text of two tokens or more. If S is much larger than C, the crossover moves to longer texts.
 
 # %%
-print(f"crossing, published sizes: {crossover(**PUBLISHED):.1f} tokens")
-print(f"crossing, with 4096 slots: {crossover(512, 4096, 3):.1f} tokens")
+print(f"crossover, published sizes: {crossover(**PUBLISHED):.1f} tokens")
+print(f"crossover, with 4096 slots: {crossover(512, 4096, 3):.1f} tokens")
 assert crossover(**PUBLISHED) < 2
 lengths = [2**e for e in range(6, 15)]
 per_token = {
@@ -253,25 +267,25 @@ per_token = {
     "GAM, S = 4096": [sum(gam_flops(T, 512, 4096, 3).values()) / T for T in lengths],
     "Transformer": [sum(transformer_flops(T, 512, 8).values()) / T for T in lengths],
 }
-assert len(set(per_token["GAM, S = 512"])) == 1, "a token costs the same among any number"
+assert len(set(per_token["GAM, S = 512"])) == 1, "the cost of a token does not depend on T"
 figure = viz.complexity_plot(lengths, per_token, ylabel="forward flops a token")
-figure.axes[0].axvline(crossover(512, 4096, 3), color="0.5", linestyle=":")
+figure.axes[0].axvline(crossover(512, 4096, 3), color=viz.INK, linestyle=":")
 show(
     figure,
-    "Flops a token of one block, C = 512. GAM's are level, with 512 slots below the "
-    "Transformer's everywhere, with 4096 slots below them from about 3600 tokens on. The "
-    "Transformer's rise, slowly at first and with T at the end.",
+    "Flops a token of one block, C = 512. GAM's do not depend on the length: with 512 slots they lie "
+    "below the Transformer's everywhere, with 4096 slots from about 3600 tokens on. The Transformer's "
+    "rise, slowly at first and in proportion to T at the end.",
 )
 
 # %% [markdown]
-# ## 3. Bytes: what runs out first
+# ## 3. Bytes
 #
-# Training keeps what backward will read. Attention keeps its weights, one number for each pair in each head; GAM keeps its
-# shares, one number for each token and slot. In float32:
+# Training keeps the arrays that the backward pass reads. Attention keeps its weights, one number for each
+# pair of tokens in each head. GAM keeps its shares, one number for each token and slot. In float32 they need
 #
-# $$ M_{\text{attention}} = 4\, B H T^2 \text{ bytes}, \qquad M_{\text{memory}} = 4\, B T S \text{ bytes} $$
+# $$ \text{bytes}_{\text{attention}} = 4\, B H T^2, \qquad \text{bytes}_{\text{memory}} = 4\, B T S $$
 #
-# Here H does not cancel out.
+# Here H does not cancel.
 
 # %%
 B, H, S = 16, 8, 512  # the paper's table 2
@@ -283,15 +297,15 @@ for T in paper.LENGTHS:
 assert 4 * B * H * 8192**2 > 30 * 2**30  # of one block
 
 # %% [markdown]
-# Does the paper's table say the same? Its Transformer needs $M(T) = \alpha T + \beta T^2$. Two lengths give $\beta$, for in
-# $M(2T) - 2 M(T)$ the part that is linear in T goes out:
+# Does the paper's table agree? Write $m(T) = \alpha T + \beta T^2$ for the memory that its Transformer needs.
+# Two lengths are enough for $\beta$, because in $m(2T) - 2\, m(T)$ the linear part cancels:
 #
-# $$ \beta = \frac{M(2T) - 2\, M(T)}{2\, T^2} $$
+# $$ \beta = \frac{m(2T) - 2\, m(T)}{2\, T^2} $$
 
 # %%
-square_part = lambda M, T: (M[2 * T] - 2 * M[T]) / (2 * T**2)
-made_up = {T: 3.0 * T + 0.25 * T**2 for T in (1024, 2048)}
-assert square_part(made_up, 1024) == 0.25
+square_part = lambda m, T: (m[2 * T] - 2 * m[T]) / (2 * T**2)
+invented = {T: 3.0 * T + 0.25 * T**2 for T in (1024, 2048)}
+assert square_part(invented, 1024) == 0.25
 
 theirs = dict(zip(paper.LENGTHS, paper.TABLE2["transformer"]["peak_mb"], strict=True))
 bytes_each = 1e6 * square_part(theirs, 1024) / (B * H)  # of one weight
@@ -299,18 +313,22 @@ print(f"bytes for each attention weight: {bytes_each:.1f}")
 assert 2 < bytes_each < 40
 
 # %% [markdown]
-# Several numbers of 2 or 4 bytes for each weight: scores, softmax, dropout's mask, and their gradients, none of them fused. With a fused
-# kernel (FlashAttention) none of the T² numbers ever reaches main memory. The memory of attention is then linear too; its flops are not.
+# So several numbers of 2 or 4 bytes are kept for each weight. They are presumably scores, softmax, dropout's
+# mask, and their gradients, without a fused kernel. With a fused kernel (FlashAttention) none of the T²
+# numbers reaches main memory. Then the memory of attention is linear too. Its flops are not.
 #
 # ### Arithmetic intensity
 #
-# A processor can be busy calculating or busy fetching. How many flops does a product do for each byte it must move?
+# A processor's time is limited by its arithmetic or by its memory. The arithmetic intensity tells which: how
+# many flops does a product do for each byte that it must move?
 #
 # $$ I = \frac{2\, i k j}{4\, (i k + k j + i j)} \quad \text{flops a byte, float32, each number moved once} $$
 #
-# With all three sizes n it is $n / 6$: large products are worth their bytes. A softmax reads and writes every number for a handful of flops:
-# $I < 1$. And a product with one row, which is what writing a text does token by token, reads the whole matrix for two flops a weight: $I
-# \approx 1/2$. If the machine does P flops and moves W bytes a second, nothing whose numbers come from main memory gets beyond the **roofline**:
+# If all three sizes are n, then $I = n / 6$: large products do many flops for each byte. A softmax reads and
+# writes every number for only a few flops, so $I < 1$. A product with a single row reads the whole matrix for
+# two flops a weight, so $I \approx 1/2$; this is what writing a text token by token does. Let the machine do
+# P flops a second and move W bytes a second. For a computation whose numbers come from main memory the upper
+# bound is the **roofline**:
 #
 # $$ \text{flops a second} \le \min(P,\; I\, W) $$
 
@@ -322,14 +340,14 @@ def intensity(i, k, j):
 
 
 def seconds(f, repeats=5):
-    """Return the least time of a call, after one that does not count."""
+    """Return the shortest time of several calls, after one that is not counted."""
     times = []
     for _ in range(repeats + 1):
         backends.synchronize(xp)
-        began = perf_counter()
+        start = perf_counter()
         f()
         backends.synchronize(xp)
-        times.append(perf_counter() - began)
+        times.append(perf_counter() - start)
     return min(times[1:])
 
 
@@ -340,7 +358,7 @@ P = 2 * n**3 / seconds(lambda: xp.matmul(square, square, out=into))
 W = 2 * large.nbytes / seconds(lambda: xp.copyto(copy, large))  # read and written
 ridge = P / W
 print(f"{1e-9 * P:.0f} Gflop/s, {1e-9 * W:.0f} GB/s")
-print(f"below {ridge:.1f} flops a byte this machine waits for its memory")
+print(f"below {ridge:.1f} flops a byte the memory limits this machine")
 attainable = lambda intensity: np.minimum(P, intensity * W)
 
 points = {
@@ -348,27 +366,27 @@ points = {
     "memory, u Mᵀ": intensity(1024, 512, 512),
     "one head, q kᵀ": intensity(1024, 64, 1024),
     "a softmax": 5 / 8,
-    "one token, x Wᵀ": intensity(1, 512, 2048),
+    "one token, x Aᵀ": intensity(1, 512, 2048),
 }
 assert abs(intensity(n, n, n) - n / 6) < 1e-9
-assert 0.45 < points["one token, x Wᵀ"] < 0.5
+assert 0.45 < points["one token, x Aᵀ"] < 0.5
 reach = np.geomspace(0.1, 1000.0, 200)
 figure, axes = viz.panels("arithmetic intensity I (flops a byte)", "Gflop/s", size=(7.0, 4.0))
-axes.loglog(reach, 1e-9 * attainable(reach), "k-", label="roofline of this machine")
+axes.loglog(reach, 1e-9 * attainable(reach), "-", label="roofline of this machine")
 for (name, at), marker in zip(points.items(), "os^vD", strict=True):
-    axes.loglog(at, 1e-9 * attainable(at), "k" + marker, mfc="w", markersize=8, label=name)
+    axes.loglog(at, 1e-9 * attainable(at), marker, mfc="none", markersize=8, label=name)
 axes.legend(frameon=False, loc="lower right")
 show(
     figure,
-    "The roofline rises with the intensity and becomes level. A softmax and the product with "
-    "one token lie far left, on the rising part, where memory decides; the products of whole "
-    "texts lie further right.",
+    "The roofline rises with the intensity and then becomes level. A softmax and the product with one "
+    "token lie far left, on the rising part, where memory is the limit. The products of whole texts "
+    "lie further right.",
 )
-assert points["one token, x Wᵀ"] < points["one head, q kᵀ"] < points["memory, u Mᵀ"]
+assert points["one token, x Aᵀ"] < points["one head, q kᵀ"] < points["memory, u Mᵀ"]
 
 # %% [markdown]
-# So the T² scores cost twice: in their two products, thin ones of width C / H, and in every pass over them of scale, mask and softmax.
-# Per score, at the published C / H = 64, by the roofline:
+# So the T² scores cost time in two ways: in their two products, which are narrow (C / H), and in every pass
+# over them for scale, mask and softmax. For each score, with the published C / H = 64, the roofline gives:
 
 # %%
 products_s = 2 * 2 * 64 / P
@@ -378,15 +396,17 @@ print(f"{products_s / pass_s:.1f} passes take as long as the products")
 assert abs(products_s / pass_s - 32 / ridge) < 1e-9 * 32 / ridge  # 256 flops against 8 bytes
 
 # %% [markdown]
-# The faster a machine calculates compared with its memory, the fewer passes that is. Flops alone will tell too little about T².
+# The faster the arithmetic of a machine is compared with its memory, the smaller this number of passes. So
+# flops alone underestimate the cost of the T² scores.
 
 # %% [markdown]
 # ## 4. Measure
 #
-# One block of each kind, forward and backward, small so that it is quick. Two steps do not count: they touch new memory. Of those
-# after them we take the median: other programs only ever make a step slower, and a mean would add that to the result. `keep_freed_memory` does what
-# training does too (notebook 15): otherwise the C library hands every large array back to the system and asks for it again, which bends the
-# lines just where arrays become large.
+# We measure one block of each kind, forward and backward, and small, so that it is quick. The first two steps
+# are not counted, because they touch new memory. We take the median of the others: other programs can only
+# make a step slower, and a few slow steps would shift a mean. `keep_freed_memory` does what training also
+# does (notebook 15). Without it the C library returns every large array to the system and requests it again,
+# which distorts the curves where arrays become large.
 
 # %%
 memory.keep_freed_memory()
@@ -405,26 +425,31 @@ for label, rows in times.items():
     print(f"{label:<12}", *(f"{median(row):8.2f}" for row in rows), "  ms")
 
 # %% [markdown]
-# Which power of T is that? Say $t = c\, T^p$. Then $\log t = \log c + p \log T$ is a straight line: with $x = \log T$ and
-# $y = \log t$ for n lengths, seek the $b = \log c$ and p that make $\sum_i (y_i - b - p x_i)^2$ least. The derivative with respect to b is 0 where
-# $b = \bar y - p \bar x$. Put that in; the derivative with respect to p is 0 where
+# Which power of T is this? Suppose $t = c\, T^p$. Then $\log t = \log c + p \log T$ is a straight line. Set
+# $x = \log T$ and $y = \log t$ for n lengths, and find the $b = \log c$ and p that minimise
+# $\sum_i (y_i - b - p x_i)^2$. The derivative with respect to b is 0 where $b = \bar y - p \bar x$. Insert
+# that. Then the derivative with respect to p is 0 where
 #
 # $$ p = \frac{\sum_i (x_i - \bar x)(y_i - \bar y)}{\sum_i (x_i - \bar x)^2} $$
 #
-# How sure is p? It is a weighted sum of the $y_i$, with weights $w_i = (x_i - \bar x) / \sum_j (x_j - \bar x)^2$. If the $y_i$ scatter about the line
-# independently, each with variance $\sigma^2$, the variance of p is $\sigma^2 \sum_i w_i^2 = \sigma^2 / \sum_i (x_i - \bar x)^2$. And $\sigma^2$ is estimated by
-# the sum of the squared residuals $r_i = y_i - b - p x_i$, divided by n - 2, for two numbers were fitted already:
+# How precise is p? It is a weighted sum of the $y_i$, with weights
+# $w_i = (x_i - \bar x) / \sum_j (x_j - \bar x)^2$. Suppose that the $y_i$ scatter about the line
+# independently, each with variance $\sigma^2$. Then the variance of p is
+# $\sigma^2 \sum_i w_i^2 = \sigma^2 / \sum_i (x_i - \bar x)^2$. We estimate $\sigma^2$ from the residuals
+# $r_i = y_i - b - p x_i$: the sum of their squares, divided by n - 2, because two numbers, b and p, were
+# fitted. So the standard error of p is
 #
 # $$ \mathrm{error}(p) = \sqrt{\frac{\sum_i r_i^2 \,/\, (n - 2)}{\sum_i (x_i - \bar x)^2}} $$
 #
-# ### Exercise 12.4 ★★★ A power law, with an honest error
+# ### Exercise 12.4 ★★★ A power law and its standard error
 #
-# Return p and its standard error. `lengths` and `values` hold n positive numbers each, n at least 3, in a list or an array.
+# Return the pair of p and its standard error. `lengths` and `values` hold n positive numbers each, n at least
+# 3, in a list or an array.
 #
 # <details><summary>Hint</summary>
 #
-# Logarithms first, of both; which base makes no difference, as long as it is the same. Subtract the means from x and from y: then b is 0, and
-# everything is a sum of products.
+# First take the logarithm of both. Any base will do, if it is the same for both. Subtract the means from x
+# and from y. Then b is 0, and everything is a sum of products.
 #
 # </details>
 
@@ -446,39 +471,42 @@ check.ex_12_4(power_law)
 
 # %%
 medians = {label: [median(row) for row in rows] for label, rows in times.items()}
-for found, ylabel in ((medians, "time (ms)"), (peaks, "peak memory (MiB)")):
-    fits = {label: tuple(power_law(lengths, values)) for label, values in found.items()}
+for measured, ylabel in ((medians, "time (ms)"), (peaks, "peak memory (MiB)")):
+    fits = {label: tuple(power_law(lengths, values)) for label, values in measured.items()}
     show(
-        viz.complexity_plot(lengths, found, fits, ylabel),
+        viz.complexity_plot(lengths, measured, fits, ylabel),
         f"Measured {ylabel} of one block, forward and backward, against the length, with the "
-        "fitted powers in the legend. GAM and Mamba come near to slope 1 at the end; the "
-        "Transformer bends upwards.",
+        "fitted powers in the legend. GAM and Mamba approach slope 1 at the end. The Transformer's "
+        "curve bends upwards.",
     )
 grown = {label: mib[-1] / mib[-2] for label, mib in peaks.items()}  # from 1024 tokens to 2048
-assert grown["GAM"] < 2.3 and grown["Mamba"] < 2.3  # memory does not scatter
+assert grown["GAM"] < 2.3 and grown["Mamba"] < 2.3  # memory has no measurement noise
 assert grown["Transformer"] > 2.4
 
 # %% [markdown]
-# The error says how far the points lie from *a* power law. Memory does not scatter, and still its errors are not 0: the points lie on a curve. A fit
-# over all lengths is an average of slopes, and says nothing about longer ones.
+# The standard error says how far the points lie from a power law. Memory has no measurement noise, and still
+# its standard errors are not 0, because the points lie on a curve. A fit over all lengths is an average of
+# slopes, and predicts nothing about longer texts.
 #
-# ### Why not 2?
+# ### Why is the exponent not 2?
 #
-# Take the slope at one length instead, the local exponent $p(T) = d \log F / d \log T = T F'(T) / F(T)$. For $F = 24\, T C^2 + 4\, T^2 C$:
+# Look at the slope at one length, the local exponent $p(T) = d \log F / d \log T = T F'(T) / F(T)$. For
+# $F = 24\, T C^2 + 4\, T^2 C$ it is
 #
 # $$ p(T) = \frac{24\, C + 8\, T}{24\, C + 4\, T} = 1 + \frac{T}{6\, C + T} $$
 #
-# It begins at 1, is 1.5 at T = 6C, and comes to 2 only for texts far longer than that. With C = 512 the half-way mark is 3072 tokens. Where
-# the masked half is left out (q = 128), $F = 24\, T C^2 + 2\, T (T + q)\, C$, and the same steps give $1 + T / (12\, C + q + T)$: later still. And
-# at the short end there are costs that do not depend on T at all, such as the calls themselves, or new arrays for the gradients of the weights: they
-# pull the exponent down, for GAM below 1.
+# It starts at 1, is 1.5 at T = 6C, and approaches 2 only for much longer texts. With C = 512 the value 1.5 is
+# reached at 3072 tokens. Where the masked half is skipped (q = 128), $F = 24\, T C^2 + 2\, T (T + q)\, C$.
+# The same steps give $1 + T / (12\, C + q + T)$, which rises even later. For short texts there are also costs
+# that do not depend on T at all, such as the calls themselves, or new arrays for the gradients of the
+# weights. They reduce the exponent, for GAM below 1.
 
 # %%
 every_pair = lambda T, C: 1.0 + T / (6 * C + T)
-half_left_out = lambda T, C: 1.0 + T / (12 * C + 128 + T)
+half_skipped = lambda T, C: 1.0 + T / (12 * C + 128 + T)
 flops_of = lambda T, C: sum(transformer_flops(T, C, 1).values())
 fewer_of = lambda T, C: flops_of(T, C) - 4 * T**2 * C + 2 * T * (T + 128) * C
-for F, p in ((flops_of, every_pair), (fewer_of, half_left_out)):
+for F, p in ((flops_of, every_pair), (fewer_of, half_skipped)):
     for T, C in ((64, 64), (3072, 512), (10**6, 512)):
         slope = np.log(F(1.001 * T, C) / F(T / 1.001, C)) / np.log(1.001**2)
         assert abs(slope - p(T, C)) < 1e-4
@@ -488,37 +516,41 @@ assert every_pair(10**6, 512) > 1.99
 stored = results("table2_small")["cells"]
 curve = np.geomspace(128, 8192, 50)
 figure, axes = viz.panels("T, tokens", "local exponent p(T)", size=(7.0, 4.0))
-axes.plot(curve, every_pair(curve, 256), "k-", label="Transformer by flops, every pair")
-axes.plot(curve, half_left_out(curve, 256), "k--", label="Transformer by flops, half left out")
-for model_type, style in (("transformer", "ks:"), ("gam", "k^:")):
+axes.plot(curve, every_pair(curve, 256), "-", color=viz.COLOURS[1], label="Transformer by flops, every pair")
+axes.plot(
+    curve, half_skipped(curve, 256), "-.", color=viz.COLOURS[1], label="Transformer by flops, half skipped"
+)
+for model_type, style in (("transformer", viz.STYLES[1]), ("gam", viz.STYLES[0])):
     T = np.array([int(T) for T in stored[model_type]])
     t = np.array([cell["time_ms"] for cell in stored[model_type].values()])
     between = np.sqrt(T[1:] * T[:-1])
     slope = np.diff(np.log(t)) / np.diff(np.log(T))
     label = f"{LABELS[model_type]}, stored measurement"
-    axes.plot(between, slope, style, mfc="w", label=label)
+    axes.plot(between, slope, **style, mfc="none", label=label)
 axes.set_xscale("log", base=2)
 axes.set_xticks(paper.LENGTHS, [str(T) for T in paper.LENGTHS])
-axes.axhline(1.0, color="0.6", linewidth=0.8)
-axes.axhline(2.0, color="0.6", linewidth=0.8)
+axes.axhline(1.0, color=viz.INK, linewidth=0.8)
+axes.axhline(2.0, color=viz.INK, linewidth=0.8)
 axes.legend(frameon=False)
 show(
     figure,
-    "The Transformer's local exponent by flops, for C = 256, rises from just above 1 at 128 "
-    "tokens towards 2; leaving out the masked half it rises later. The Transformer's stored "
-    "measurements stay near the second curve up to 4096 tokens and lie above both at the "
-    "longest step; GAM's stay about 1.",
+    "The Transformer's local exponent by flops, for C = 256, rises from just above 1 at 128 tokens "
+    "towards 2. If the masked half is skipped, it rises later. The Transformer's stored measurements "
+    "stay near the second curve up to 4096 tokens and lie above both at the longest step. GAM's stay "
+    "near 1.",
 )
 
 # %% [markdown]
-# The stored Transformer follows the second curve up to 4096 tokens, and its longest step lies above both: flops are not all that it pays for. Its T² numbers
-# are also read and written (section 3), and the longer the text, the fewer of them are still in a cache.
+# The stored measurements of the Transformer follow the second curve up to 4096 tokens, and at the longest
+# step they lie above both curves. So flops are not its only cost. Its T² numbers are also read and written
+# (section 3), and the longer the text, the smaller the part that fits in a cache.
 #
-# ## 5. Writing: the cost of one more token
+# ## 5. The cost of writing one more token
 #
-# A model that writes reads one token at a time and remembers what it needs of the rest. For token t a block does $24\, C^2 + 4\, t\, C$ flops with
-# attention, and with GAM $20\, C^2 + 4\, S C + 2\, K C$, whatever t is. What L blocks remember, in numbers (E expanded channels and N states of Mamba, as in
-# notebook 11, and 3 past inputs of its convolution):
+# When a model writes, it reads one token at a time and keeps what it needs of the earlier ones. With
+# attention a block does $24\, C^2 + 4\, t\, C$ flops for token t. With GAM it does
+# $20\, C^2 + 4\, S C + 2\, K C$, whatever t is. L blocks keep this many numbers (Mamba's convolution keeps 3
+# past inputs):
 #
 # $$ \text{GAM: } L (K - 1)\, C, \qquad \text{Transformer: } 2\, L\, t\, C, \qquad \text{Mamba: } L E\, (N + 3) $$
 
@@ -532,48 +564,49 @@ models = {
 
 
 def held(states):
-    """Return how many numbers the blocks remember."""
-    whole = 0
+    """Return how many numbers the blocks keep."""
+    total = 0
     for state in states:
         arrays = [state.conv.past, state.h] if hasattr(state, "h") else [state.past]
-        whole += sum(array.size for array in arrays)
-    return whole
+        total += sum(array.size for array in arrays)
+    return total
 
 
-remembered, took_ms = {}, {}
+kept, times_ms = {}, {}
 for name, model in tqdm(models.items(), leave=False):
-    stream, remembered[name], took_ms[name] = Stream(model), [], []
+    stream, kept[name], times_ms[name] = Stream(model), [], []
     for t in range(256):
-        began = perf_counter()
-        stream.feed(np.array([[t % 50]]))  # its answer is on the host: the device is done
-        took_ms[name].append(1e3 * (perf_counter() - began))
-        remembered[name].append(held(stream.states))
+        start = perf_counter()
+        stream.feed(np.array([[t % 50]]))  # the logits are on the host, so the device has finished
+        times_ms[name].append(1e3 * (perf_counter() - start))
+        kept[name].append(held(stream.states))
 
 L, C, K, E, N = 2, 64, 4, 128, 8
-assert set(remembered["GAM"]) == {L * (K - 1) * C}
-assert remembered["Transformer"] == [2 * L * t * C for t in range(1, 257)]
-assert set(remembered["Mamba"]) == {L * E * (N + 3)}
+assert set(kept["GAM"]) == {L * (K - 1) * C}
+assert kept["Transformer"] == [2 * L * t * C for t in range(1, 257)]
+assert set(kept["Mamba"]) == {L * E * (N + 3)}
 
 figure, axes = viz.panels("token", n=2)
 for name, style in zip(models, viz.STYLES, strict=False):
-    ms = took_ms[name]
-    axes[0].semilogy(remembered[name], style, markevery=32, markersize=4, label=name)
+    ms = times_ms[name]
+    axes[0].semilogy(kept[name], **style, markevery=32, markersize=4, label=name)
     smooth = [median(ms[max(0, t - 15) : t + 16]) for t in range(len(ms))]
-    axes[1].plot(smooth, style, markevery=32, markersize=4, label=name)
-axes[0].set_ylabel("numbers remembered")
+    axes[1].plot(smooth, **style, markevery=32, markersize=4, label=name)
+axes[0].set_ylabel("numbers kept")
 axes[1].set_ylabel("time of a token (ms), running median")
 axes[1].set_ylim(bottom=0.0)
 axes[0].legend(frameon=False)
 show(
     figure,
-    "Left: GAM remembers a few hundred numbers and Mamba a few thousand, at every token; the "
-    "Transformer's count rises past both and goes on. Right: the times of a token, nearly "
-    "level at this small size, where calls cost more than arithmetic.",
+    "Left: GAM keeps a few hundred numbers and Mamba a few thousand, at every token. The Transformer's "
+    "count rises past both without a limit. Right: the times of a token, nearly constant at this small "
+    "size, where calls cost more than arithmetic.",
 )
 
 # %% [markdown]
-# At this size the calls cost more than the arithmetic, and no clock shows the square. The stored run of the published GAM shows that
-# its time and memory stay level for ten thousand tokens (`python -m benchmarks.generate`):
+# At this size the calls cost more than the arithmetic, so the times do not show the growth with t. The stored
+# run of the published GAM shows that its time and memory stay constant for ten thousand tokens
+# (`python -m benchmarks.generate`):
 
 # %%
 run = results("generate")["summary"]["minigam GAM"]
@@ -585,33 +618,35 @@ assert 0.7 < run["10000"]["median_ms"] / run["100"]["median_ms"] < 1.4
 # %% [markdown]
 # ## 6. The whole measurement, and the paper's
 #
-# `minigam experiments table2 --scale small` measured up to 8192 tokens, on two processor cores, C = 256, batch 2, float32:
+# `minigam experiments table2 --scale small` has measured up to 8192 tokens, on two processor cores, with C =
+# 256, batch 2, float32:
 
 # %%
 table2 = results("table2_small")
 cells = {LABELS[m]: {int(T): v for T, v in row.items()} for m, row in table2["cells"].items() if m in LABELS}
 show(
     viz.scaling_plot(cells, {LABELS[m]: fit for m, fit in table2["exponents"].items() if m in LABELS}),
-    "Stored time and peak memory up to 8192 tokens. GAM and Mamba are nearly straight, with "
-    "exponents near 1; the Transformer bends upwards, in time as in memory, and is the "
-    "steepest at its longest step.",
+    "Stored time and peak memory up to 8192 tokens. GAM and Mamba are nearly straight, with exponents "
+    "near 1. The Transformer's curves bend upwards, in time and in memory, and are steepest at the "
+    "longest step.",
 )
 assert table2["exponents"]["gam"]["time_ms_at_the_end"] < 1.3
 assert table2["exponents"]["transformer"]["time_ms_at_the_end"] > 1.5
 
 # %% [markdown]
-# And the paper's table 2, on a GPU, C = 512, batch 16, mixed precision. The Transformer ran out of memory at 4096:
+# The paper's table 2 was measured on a GPU, with C = 512, batch 16, mixed precision. Its Transformer ran out
+# of memory at 4096 tokens:
 
 # %%
 theirs = {LABELS[m]: row["time_ms"] for m, row in paper.TABLE2.items()}
 fits = {}
 for label, ms in theirs.items():
-    known = [(T, t) for T, t in zip(paper.LENGTHS, ms, strict=True) if t is not None]
-    fits[label] = tuple(power_law(*np.transpose(known)))
+    pairs = [(T, t) for T, t in zip(paper.LENGTHS, ms, strict=True) if t is not None]
+    fits[label] = tuple(power_law(*np.transpose(pairs)))
 show(
     viz.complexity_plot(paper.LENGTHS, theirs, fits),
-    "The paper's times: equal at 256 tokens; GAM then grows with about the first power, the "
-    "Transformer with more than the 1.5th, until it runs out of memory.",
+    "The paper's times are equal at 256 tokens. Then GAM grows with about the first power of the length, "
+    "the Transformer with more than the power 1.5, until it runs out of memory.",
 )
 T = 2048
 ratio = lambda pair: pair["Transformer"] / pair["GAM"]
@@ -621,27 +656,50 @@ by_flops = ratio(
         "GAM": sum(gam_flops(T, **PUBLISHED).values()),
     }
 )
-by_clock = ratio({label: ms[paper.LENGTHS.index(T)] for label, ms in theirs.items()})
-by_ours = ratio({label: row[T]["time_ms"] for label, row in cells.items()})
+in_paper = ratio({label: ms[paper.LENGTHS.index(T)] for label, ms in theirs.items()})
+measured_here = ratio({label: row[T]["time_ms"] for label, row in cells.items()})
 print(f"Transformer / GAM at {T} tokens, C = 512: by flops {by_flops:.2f}")
-print(f"by the paper's clock {by_clock:.2f}")
-print(f"by our clock, at C = 256 on a processor, {by_ours:.2f}")
-assert by_flops < 2 < by_clock
+print(f"by the paper's times {in_paper:.2f}")
+print(f"by our times, at C = 256 on a processor, {measured_here:.2f}")
+assert by_flops < 2 < in_paper
 
 # %% [markdown]
-# The flops account for a minor part of the paper's factor. The rest is bytes: T² scores that are written, read, scaled, masked, exponentiated,
-# dropped, each time through memory. A fused kernel would take most of that away, and the square would be seen much later.
+# The flops explain only a small part of the paper's factor. The likely rest is memory traffic: T² scores are
+# written, read, scaled, masked, exponentiated and dropped, each time through memory. A fused kernel would
+# avoid most of that, and the quadratic term would dominate only for much longer texts.
 #
-# So, O(N) or O(N²)? **GAM's block is linear in T because no token is compared with another**: in each layer a token meets S slots and the K - 1 tokens before it. It
-# is not a cheaper way to do what attention does. Attention's square buys the comparison of all pairs, and notebook 09 shows what it means
-# to go without: a reach of 1 + L (K - 1) tokens. Mamba is linear too and pays with a state of fixed size (notebook 11).
+# So, O(N) or O(N²)? **GAM's block is linear in T because it does not compare tokens with each other**: in
+# each layer a token is combined with S slots and the K - 1 tokens before it. So GAM is not a cheaper way to
+# do what attention does. For its quadratic cost attention compares all pairs. Notebook 09 shows the
+# consequence of not comparing them: a reach of 1 + L (K - 1) tokens. Mamba is linear too, and keeps only a
+# state of fixed size (notebook 11).
 #
-# ## What you have now
+# ## What you can do now
 #
-# * The flops of both blocks by formula, equal to what the tape multiplies; three times that with backward.
-# * Memory and attention cross at T = S; whole blocks at T = S - C + K/2, which for the published model is at once.
-# * An exponent is a local thing: $1 + T / (6C + T)$ for the Transformer. A fit over short lengths says nothing about long ones.
-# * Flops are half of the story. Intensity and the roofline say when bytes are the other.
+# You can
 #
-# **Read on in the code:** `minigam/experiments/scaling.py` makes table 2; `minigam/training/profile.py` counts products; `minigam/engine/compiled/attention.py`
-# leaves out the masked blocks. Notebook 15 makes things fast.
+# * count the floating-point operations of a block from its shapes, and check the count on the tape,
+# * say at which length attention and memory cost the same, and why an exponent is a local thing, and
+# * decide with a roofline whether operations or bytes limit a computation.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. A paper reports linear time, measured up to 2,048 tokens. What else would you ask to see?
+# 2. Your model is linear and still slower than the quadratic one. When is it the right choice?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/experiments/scaling.py` makes table 2
+# * `minigam/training/profile.py` counts products
+# * `minigam/engine/compiled/attention.py` leaves out the masked blocks
+#
+# Elsewhere:
+#
+# * [Roofline, an Insightful Visual Performance Model](https://doi.org/10.1145/1498765.1498785)
+# * [FlashAttention](https://arxiv.org/abs/2205.14135)
+# * [Efficient Transformers, a Survey](https://arxiv.org/abs/2009.06732)
+# * [Scaling Laws for Neural Language Models](https://arxiv.org/abs/2001.08361)

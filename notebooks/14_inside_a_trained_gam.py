@@ -1,12 +1,14 @@
 # %% [markdown]
 # # 14 · Inside a trained GAM
 #
-# **Goal.** Open a model that has learned its stories and look: what do the gates do, which words wake which slots,
-# what does a slot write, and which of these parts does the model need? At the end you can tell a part that is
-# *readable* from a part that is *needed*. They are not the same, and this model shows it plainly.
+# **Goal.** Look inside a trained model: what do the gates do, which words activate which slots, what does a
+# slot predict, and which of these parts does the model need? At the end you can distinguish a part that is
+# *readable* from a part that is *needed*. In this model they are not the same.
 #
-# **Time.** 75 minutes, 5 exercises. **Needs** 04 to 07 (the parts of a block), 08 (training). Letters: N stories, T tokens,
-# C channels, S memory slots, K kernel size, L layers, V vocabulary.
+# **Time.** 105 minutes, 5 exercises. **Needs** 04 to 07 (the parts of a block), 08 (training). Letters: N
+# stories (not Mamba's states), T tokens, C channels, S memory slots, K kernel size, L layers, V vocabulary, M
+# the memory, E the token embedding (not Mamba's channels), H an entropy (not the number of heads). p and q
+# are the two gates. P and Q are the probabilities of generator and model.
 
 # %% tags=["setup"]
 from contextlib import contextmanager
@@ -19,16 +21,16 @@ from minigam import Stream, Tensor, anatomy, inputs_and_targets, no_grad, ops, p
 from minigam.course import check, show, trained
 
 # %% [markdown]
-# The model is the one that `make train` makes: 4 layers, 128 channels, 64 slots a layer, a convolution over 4 tokens,
-# so it sees 13 tokens. The first call of `trained()` on a machine trains it, later ones read it. We look at it while
-# it reads 100 stories that it was not trained on.
+# The model is the one that `make train` makes: 4 layers, 128 channels, 64 slots a layer, a convolution over 4
+# tokens, and so a reach of 13 tokens. The first call of `trained()` on a machine trains it, later ones read
+# it. We look at it while it reads 100 stories on which it was not trained.
 
 # %%
 run, model, corpus = trained()
 model.eval()
 N = 100
 ids, targets = inputs_and_targets(corpus.valid[:N])  # (N, T) each
-counted = targets >= 0  # a story is shorter than its row: places after its end do not count
+counted = targets >= 0  # False after the end of a story, which is shorter than its row
 kinds, floor = (corpus.kinds[:N], corpus.floor[:N])  # of each target: its kind, and the generator's -log p
 words = corpus.tokenizer.vocabulary
 C, L, S = model.config.d_model, model.config.n_layers, model.config.n_slots
@@ -39,8 +41,8 @@ print(" ".join(words[i] for i in ids[0][counted[0]]))
 # %% [markdown]
 # ## 1. The gates
 #
-# E6 makes two numbers from 0 to 1 for every token and channel, one for each context (notebook 06). For the first
-# layer, whose input is an embedding plus a position, we can follow them from the ids:
+# E6 computes two gates from 0 to 1 for every token and channel, one for each context (notebook 06). In the
+# first layer, whose input is the token embedding plus the position, we can compute them from the ids:
 #
 # $$ u = \mathrm{LayerNorm}(x), \qquad [p,\, q] = \sigma\big(u\, W_g^\top + b_g\big) $$
 
@@ -55,7 +57,8 @@ assert np.abs(p - views[0].local_gate).max() < 1e-6
 assert np.abs(q - views[0].global_gate).max() < 1e-6
 
 # %% [markdown]
-# A story has about 120 tokens, and each of them 2 C gates a layer. To see anything we take the mean over channels.
+# A story has about 120 tokens, and each has 2 C gates in every layer. For a first picture we take the mean
+# over channels.
 
 # %%
 shown = slice(0, 42)  # the beginning of the first story
@@ -63,36 +66,38 @@ local_gates = [v.local_gate[0, shown].mean(axis=-1) for v in views]
 global_gates = [v.global_gate[0, shown].mean(axis=-1) for v in views]
 show(
     viz.gates_plot([words[i] for i in ids[0, shown]], local_gates, global_gates),
-    "Four panels, one a layer, over the first 42 words of a story. Both gates stay close to "
-    "one half everywhere, with small ups and downs from word to word.",
+    "Four panels, one for each layer, over the first 42 words of a story. Both gates stay close to "
+    "one half everywhere and vary a little from word to word.",
 )
 assert np.min(local_gates + global_gates) > 0.35 and np.max(local_gates + global_gates) < 0.7
 
 # %% [markdown]
-# A picture of doors that open and shut would look different: these stand half open, and tremble. But could the mean hide doors
-# that are wide open behind others that are shut? Look at single gates: how many are below 0.2 or above 0.8, and by
-# how much does one move from token to token?
+# The mean gates stay near one half and vary little. But the mean could hide gates near 1 together with gates
+# near 0. So look at single gates: how many are below 0.2 or above 0.8, and how much does one gate vary from
+# token to token?
 
 # %%
 for layer, v in enumerate(views, 1):
     both = np.hstack([v.local_gate[counted], v.global_gate[counted]])  # (tokens, 2C)
     far = ((both < 0.2) | (both > 0.8)).mean()
     moves = both.std(axis=0).mean()
-    print(f"layer {layer}: {far:5.1%} far from one half; a gate moves by ± {moves:.2f}")
+    print(f"layer {layer}: {far:5.1%} far from one half; a gate varies by ± {moves:.2f}")
     assert 0.01 < far < 0.3 and moves > 3 * v.local_gate.mean(axis=-1)[counted].std()
 
 # %% [markdown]
-# It does hide them: a single gate moves several times as much as the mean, but the channels do not move together. What follows
-# is about the mean, so keep in mind what it cannot show.
+# The mean does hide something. A single gate varies several times as much as the mean, because the channels
+# do not vary together. The next section uses the mean, so it cannot show what single gates do.
 #
-# ## 2. Does a gate know what kind of token comes?
+# ## 2. Do the gates depend on the kind of token?
 #
-# Each token to be predicted is of one kind: *syntax* (settled by the last 13 tokens), *choice* (a die was thrown), *recall*
-# (settled further back). It would be a nice story if the memory's gate opened before one kind and the convolution's before
-# another. To find out we need a mean for each kind, and how far to trust it.
+# Each token to be predicted has one of three kinds: *syntax* (determined by the last 13 tokens), *choice*
+# (random), *recall* (determined by something further back). Do the gates differ between the kinds? For
+# example, the memory's gate could be larger before one kind and the convolution's before another. To answer,
+# we need a mean for each kind, and the precision of that mean.
 #
-# Tokens of one story are not independent: they share a hero and a plot. So take the **story** as the unit: one mean for
-# each story, and from these N numbers $m_1, \dots, m_N$ the mean and its standard error
+# Tokens of one story are not independent, because they share a hero and a plot. So we take the **story** as
+# the unit. Each story gives one mean. From these N numbers $m_1, \dots, m_N$ we compute the mean and its
+# standard error:
 #
 # $$ \bar m = \frac{1}{N} \sum_n m_n, \qquad
 #    \mathrm{se} = \frac{1}{\sqrt N}\, \sqrt{\frac{1}{N-1} \sum_n (m_n - \bar m)^2} $$
@@ -100,26 +105,28 @@ for layer, v in enumerate(views, 1):
 
 # %%
 def mean_and_error(m):
-    """Return the mean of m (N) and its standard error, leaving out nan."""
+    """Return the mean of m (N) and its standard error, without nan entries."""
     m = m[~np.isnan(m)]
     return m.mean(), m.std(ddof=1) / np.sqrt(len(m))
 
 
-# Does the formula say what it promises? Draw 25 numbers, 4,000 times: how much do their means vary?
+# Test the formula: draw 25 numbers, 4,000 times. How much do their means vary?
 drawn = np.random.default_rng(14).standard_normal((4000, 25))
-promised = np.mean([mean_and_error(m)[1] for m in drawn])
-assert abs(promised / drawn.mean(axis=1).std() - 1.0) < 0.05
+predicted = np.mean([mean_and_error(m)[1] for m in drawn])
+assert abs(predicted / drawn.mean(axis=1).std() - 1.0) < 0.05
 
 # %% [markdown]
 # ### Exercise 14.1 ★☆☆ One mean for each story and kind
 #
-# `values` holds a number for each token, here a gate's mean over channels. Return for each story and each kind the
-# mean over its tokens of that kind, counting only places where `counted` is True, and nan where a story has no such token.
+# `values` holds one number for each token, here a mean gate. Return an array (N, n_kinds): for each story and
+# each kind the mean over its tokens of that kind. Count only places where `counted` is True. Where a story
+# has no such token, the entry is nan.
 #
 # <details><summary>Hint</summary>
 #
-# For one kind, `chosen = counted & (kinds == kind)` is a mask (N, T). A mean is a sum over the mask divided by how many
-# there are, along the last axis. Dividing by 0 should give nan, without a warning: `np.maximum(how_many, 1)` and `np.where`.
+# For one kind, `chosen = counted & (kinds == kind)` is a mask (N, T). A mean is the sum over the mask divided
+# by the number of its tokens, along the last axis. To get nan without a warning where that number is 0, use
+# `np.maximum(how_many, 1)` and `np.where`.
 #
 # </details>
 
@@ -147,21 +154,21 @@ check.ex_14_1(mean_by_kind)
 
 # %%
 figure, axes = viz.panels("layer", n=2, size=(9.0, 3.6))
-found = {}
+mean_gates = {}
 for a, name in zip(axes, ("local", "global"), strict=True):
     gates = [getattr(v, f"{name}_gate") for v in views]  # (N, T, C) each
     for kind, kind_name in enumerate(pocketstories.KINDS):
         by_story = [mean_by_kind(gate.mean(axis=-1), kinds, counted, 3) for gate in gates]
         rows = [mean_and_error(m[:, kind]) for m in by_story]
         means, errors = np.array(rows).T  # (L) each
-        found[name, kind_name] = means, errors
+        mean_gates[name, kind_name] = means, errors
         place = np.arange(1, L + 1) + 0.12 * (kind - 1)
         a.errorbar(
-            place, means, yerr=2 * errors, fmt=viz.STYLES[kind], markersize=4, linewidth=0.8, label=kind_name
+            place, means, yerr=2 * errors, **viz.STYLES[kind], markersize=4, linewidth=0.8, label=kind_name
         )
     a.set_xticks(range(1, L + 1))
     a.set_title(f"{name} gate, mean and 2 standard errors", fontsize=10)
-    a.axhline(0.5, color="0.5", linewidth=0.9)
+    a.axhline(0.5, color=viz.INK, linewidth=0.9)
 axes[0].set_ylabel("gate, mean over channels")
 axes[0].sharey(axes[1])
 axes[0].legend(frameon=False, fontsize=8)
@@ -172,36 +179,38 @@ show(
 )
 
 # %% [markdown]
-# Two questions, and two answers. Do the kinds differ? **Yes**: by many standard errors, so it is no accident of these
-# stories. Do they differ *much*? **No**: by a few hundredths at most. With enough tokens any difference becomes
-# significant, so always say how large it is too. And a gate never sees the kind: it sees words in its reach, and before a recall there
-# are mostly the same few ("your", "the"). What the gates are worth to the model is for section 6.
+# Do the kinds differ? **Yes**, by many standard errors, so the difference is not due to the choice of these
+# stories. Do they differ *much*? **No**, by a few hundredths at most. With enough tokens any difference
+# becomes significant, so always report its size too. And a gate does not see the kind. It sees the words in
+# its reach, and before a recall token these are mostly the same few ("your", "the"). Section 6 measures how
+# much the gates matter to the model.
 
 # %%
 gap, in_errors = 0.0, 0.0
 for name in ("local", "global"):
     for one, other in (("syntax", "choice"), ("syntax", "recall"), ("choice", "recall")):
-        (m1, e1), (m2, e2) = found[name, one], found[name, other]
+        (m1, e1), (m2, e2) = mean_gates[name, one], mean_gates[name, other]
         gap = max(gap, np.abs(m1 - m2).max())
         in_errors = max(in_errors, (np.abs(m1 - m2) / np.hypot(e1, e2)).max())
 print(f"largest difference between kinds: {gap:.3f}; most standard errors: {in_errors:.0f}")
 assert gap < 0.1 and in_errors > 4
 
 # %% [markdown]
-# ## 3. The slots, by the words that wake them
+# ## 3. The words that activate a slot
 #
-# E4 shares every token among the S slots. `anatomy.exciting_tokens` takes the mean share of each slot for each word, (S, V);
-# a word that came fewer than three times has nan, because a mean of two numbers says little.
+# E4 gives each token a share for each of the S slots. `anatomy.exciting_tokens` computes the mean share of
+# each slot for each word, an array (S, V). A word that occurs fewer than three times gets nan, because a mean
+# of two numbers says little.
 #
 # ### Exercise 14.2 ★☆☆ The words of a slot
 #
-# Return the n words with the largest share, the largest first. Words whose share is nan are not known and never returned, so there may be
-# fewer than n.
+# Return a list of the n words with the largest share, the largest first. `words[i]` is the word whose share
+# is `share_of_word[i]`. Never return a word whose share is nan; so there may be fewer than n.
 #
 # <details><summary>Hint</summary>
 #
-# `np.argsort` puts nan *last*, where the largest number would be. So turn the list round and nan comes first. Give nan
-# a value that loses, or drop it before sorting.
+# `np.argsort` puts nan *last*, after the largest number. If you reverse its result, nan comes first. So
+# replace nan by a value below all shares, or remove it before sorting.
 #
 # </details>
 
@@ -210,8 +219,8 @@ assert gap < 0.1 and in_errors > 4
 def top_words(share_of_word, words, n):
     """Return the n words with the largest share_of_word (V), a list, the largest first."""
     # SOLUTION
-    known = np.flatnonzero(~np.isnan(share_of_word))
-    order = known[np.argsort(-share_of_word[known], kind="stable")]
+    valid = np.flatnonzero(~np.isnan(share_of_word))
+    order = valid[np.argsort(-share_of_word[valid], kind="stable")]
     return [words[i] for i in order[:n]]
     # END
 
@@ -220,10 +229,10 @@ def top_words(share_of_word, words, n):
 check.ex_14_2(top_words)
 
 # %% [markdown]
-# For the first and the last layer, the four slots with the largest mean share:
+# Here are the four slots with the largest mean share, in the first and the last layer:
 
 # %%
-seen = np.where(counted, ids, -1)  # what `exciting_tokens` leaves out is negative
+seen = np.where(counted, ids, -1)  # `exciting_tokens` ignores negative ids
 id_of = corpus.tokenizer.id_of
 for layer in (0, L - 1):
     share = views[layer].shares  # (N, T, S)
@@ -239,27 +248,30 @@ for layer in (0, L - 1):
     show(figure, f"Layer {layer + 1}, eight words of each slot: " + "; ".join(map(", ".join, lists)))
 
 # %% [markdown]
-# In the first layer every word spreads over many slots, so no slot belongs to a word. In the last layer a slot is often a **class of
-# words**: those after which the same comes next. Nobody told the model about prepositions or rooms of a house.
+# In the first layer a typical word has shares in many slots, and few slots belong to one word. In the last
+# layer a slot often belongs to a **class of words**, those with the same next words. The model found such
+# classes, for example prepositions, without any label.
 #
 # ## 4. How many slots are in use?
 #
-# Notebook 05 counted for one token: $e^H$, with $H$ the entropy of its shares. Over a corpus there are two answers, and
-# the difference means something. With $\bar a$ the mean share of each slot over all $N_t$ tokens, and $H(a_t)$ the entropy of token t:
+# Notebook 05 counted the slots that one token uses: $e^H$, with $H$ the entropy of its shares. Over a corpus
+# there are two such numbers. Let $\bar a$ be the mean share of each slot over all $N_t$ tokens, and $H(a_t)$
+# the entropy of token t. Then
 #
 # $$ I = H(\bar a) - \frac{1}{N_t} \sum_t H(a_t) \;\ge\; 0 $$
 #
-# $e^{H(\bar a)}$ is how many slots *all tokens together* use, and $e^{\text{mean } H(a_t)}$ how many *one token* uses. I, in nats, is how much
-# a token says about the slot that answers (their mutual information): 0 if every token mixes the slots alike.
+# $e^{H(\bar a)}$ is the number of slots that *all tokens together* use, and $e^{\text{mean } H(a_t)}$ the
+# number that *one token* uses. I is the mutual information of token and slot, in nats: how much the token
+# says about the slot that answers. It is 0 if every token mixes the slots in the same way.
 #
 # ### Exercise 14.3 ★★☆ Slots in use over a corpus
 #
-# Return $e^{H(\bar a)}$ and $e^{\text{mean } H(a_t)}$, over the tokens where `counted` is True.
+# Return the pair $e^{H(\bar a)}$, $e^{\text{mean } H(a_t)}$, over the tokens where `counted` is True.
 #
 # <details><summary>Hint</summary>
 #
-# `shares[counted]` is (tokens, S). For the first, take the mean over tokens and then the entropy; for the second, the other
-# way round. 0 log 0 counts as 0.
+# `shares[counted]` is (tokens, S). For the first number, take the mean over tokens, then the entropy. For the
+# second, take the entropy, then the mean over tokens. A share of 0 contributes 0 to the entropy.
 #
 # </details>
 
@@ -296,23 +308,25 @@ assert alone_by_layer[0] > 2 * alone_by_layer[-1], "the last layer chooses more 
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Of the 64 slots of each layer most are in use: few are dead, if any. And from the first layer to the last the choice becomes sharper: from a mix of
-# dozens in the first layer to a handful of slots in the last.
+# Most of the 64 slots of each layer are in use; few of them are dead, if any. A token uses many slots in the
+# first layer and only a handful in the last.
 #
-# ## 5. What does a slot write?
+# ## 5. What does a slot predict?
 #
-# E5 answers with a mix of the slots themselves, which is scaled by a gate and added to the residual stream, which the head reads at the end.
-# So ask the head about a slot directly, as if nothing else were in the stream. The trick is known as the logit lens
-# ([nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)):
+# E5 returns a mix of the slots. A gate scales it, and E8 adds it to the residual stream, the sum that runs
+# through all blocks and that the head reads at the end. To see what a single slot predicts, apply the head to
+# the slot directly, as if the stream contained nothing else. This is known as the logit lens ([nostalgebraist
+# 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)):
 #
 # $$ z_s = E\; \mathrm{LayerNorm}(M_s) $$
 #
-# with E (V, C) the token embedding, which is the head as well (after the last block come a LayerNorm and the head).
+# Here E (V, C) is the token embedding, which is also the matrix of the head. (After the last block come a
+# LayerNorm and the head.)
 
 
 # %%
 def lens(layer):
-    """Return the logits that each slot of a layer would write alone, (S, V)."""
+    """Return the logits that each slot of a layer gives alone, (S, V)."""
     with no_grad():
         slots = model.norm(model.blocks[layer].memory)
         return ops.linear(slots, model.token_embedding.weight).data
@@ -327,22 +341,22 @@ assert np.abs(z - lens(L - 1)).max() < 1e-3
 
 share = views[L - 1].shares
 by_word = anatomy.exciting_tokens(share, seen, len(words))
-lines = ["| slot | is woken by | writes |", "|---|---|---|"]
+lines = ["| slot | activated by | predicts |", "|---|---|---|"]
 for s in np.argsort(-share[counted].mean(axis=0))[:8]:
-    woken, writes = top_words(by_word[s], words, 5), top_words(z[s], words, 5)
-    lines.append(f"| {s} | `{'` `'.join(woken)}` | `{'` `'.join(writes)}` |")
+    inputs, outputs = top_words(by_word[s], words, 5), top_words(z[s], words, 5)
+    lines.append(f"| {s} | `{'` `'.join(inputs)}` | `{'` `'.join(outputs)}` |")
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Read a line from left to right and it is a rule of grammar: after these words come those. It looks wonderful. But eight
-# slots prove little, so make a number of it. For each token take the slot with the largest share, and the five
-# words that its lens puts first. How often is the **next** word among them, how often the **present** one? And
-# what would chance give: the same, with the slots' lenses shuffled?
+# Each line reads like a rule of grammar: after these words come those. But eight slots prove little, so we
+# measure it. For each token take the slot with the largest share, and the five words with the largest logits
+# in its lens. How often is the **next** word among them, and how often the **present** word? For comparison
+# we shuffle the lenses among the slots, which shows what chance gives.
 
 
 # %%
 def hits(layer, wanted, order):
-    """Return how often `wanted` (N, T) is among five words of the strongest slot's lens."""
+    """Return how often `wanted` (N, T) is among the five top words of the strongest slot's lens."""
     five = np.argsort(-lens(layer), axis=1)[:, :5]  # (S, 5)
     strongest = views[layer].shares.argmax(axis=-1)  # (N, T)
     return (five[order[strongest]] == wanted[..., None]).any(axis=-1)[counted].mean()
@@ -358,7 +372,7 @@ figure, axes = viz.panels("layer", "share of tokens", "is the word among the len
 for values, style, label in zip(
     (next_word, present, chance), viz.STYLES, ("next word", "present word", "next word, slots shuffled")
 ):
-    axes.plot(range(1, L + 1), values, style, markersize=5, label=label)
+    axes.plot(range(1, L + 1), values, **style, markersize=5, label=label)
 axes.set_xticks(range(1, L + 1))
 axes.set_ylim(bottom=0.0)
 axes.legend(frameon=False, fontsize=8)
@@ -373,20 +387,22 @@ assert present[0] > next_word[0] and next_word[-1] > present[-1]
 assert next_word[-1] > 5 * chance[-1]
 
 # %% [markdown]
-# So the lens is meaningful here, by a wide margin over chance: slots of the first layer write the word that is there, slots of
-# the last one the word that comes. On a small vocabulary and a regular grammar, that is; on other models it may not be.
+# So the lens is meaningful here, far above chance: slots of the first layer predict the present word, and
+# slots of the last layer the next word. This is a small vocabulary with a regular grammar. In other models
+# the lens may say less.
 #
-# It would be easy to stop at this point and conclude: *the memory knows the grammar, and that is how GAM predicts.*
+# It is tempting to conclude: *the memory knows the grammar, and that is how GAM predicts.*
 #
 # ## 6. Which parts does it need?
 #
-# The test of that sentence is to take the memory away. In one layer, replace a part of E7
+# To test this conclusion, remove the memory. In one layer, replace a part of E7
 #
 # $$ \mathrm{fused} = \underbrace{p \odot \mathrm{local\_context}}_{\text{convolution}}
 #    + \underbrace{q \odot \mathrm{global\_context}}_{\text{memory}} $$
 #
-# and measure by how much the loss rises. What to put in its place? Zero is something the following layers have never seen. The part's
-# **mean** over tokens is gentler: it takes away what the part says about *this* token, and nothing else.
+# by something constant, and measure how much the loss rises. By which constant? The following layers have
+# never received zeros. So we use the **mean** of the part over all tokens. This removes what the part says
+# about *this* token, and nothing else.
 
 
 # %%
@@ -400,7 +416,7 @@ def parts(block, u, state=None):
 
 
 def mean_of(values):
-    """Return the mean of values (N, T, C) over all tokens that count, at every token."""
+    """Return the mean of values (N, T, C) over all counted tokens, at every token."""
     return np.broadcast_to(values[counted].mean(axis=0), values.shape)
 
 
@@ -414,7 +430,7 @@ CUTS = {
 
 @contextmanager
 def cut(layers, what):
-    """Inside this context, the blocks of these layers mix without a part."""
+    """In this context, the blocks of these layers mix with a part replaced by its mean."""
     for layer in layers:
         block = model.blocks[layer]
         block.mix = lambda u, state, block=block: Tensor(CUTS[what](*parts(block, u, state)))
@@ -433,19 +449,20 @@ def losses():
 
 whole = losses()
 with cut(range(L), "nothing"):
-    assert np.abs(losses() - whole).max() < 1e-3, "with nothing cut out, nothing changes"
+    assert np.abs(losses() - whole).max() < 1e-3, "with nothing replaced, nothing changes"
 
 # %% [markdown]
 # ### Exercise 14.4 ★★☆ What does a cut cost?
 #
-# You have the losses `before` and `after` on the same tokens. Return the mean rise of the loss and its standard error, with the
-# **story** as the unit: first a mean for each story, over its tokens where `chosen` is True. A story without any is left out.
+# `before` and `after` are the losses on the same tokens. Return the pair of the mean rise of the loss and its
+# standard error, with the **story** as the unit: first take a mean for each story, over its tokens where
+# `chosen` is True. Omit a story without such tokens.
 #
 # <details><summary>Hint</summary>
 #
-# The two losses of a token are close relatives: a hard word is hard before and after. Take their difference first, token by
-# token, and what is hard about a word cancels. The standard error of that difference is far smaller than that of two separate means.
-# Your `mean_by_kind` may help, with one kind.
+# The two losses of a token are strongly correlated: a hard word is hard before and after. So first take the
+# difference, token by token. What makes a word hard then cancels, and the standard error is far smaller than
+# that of two separate means. Your `mean_by_kind` can help, with one kind.
 #
 # </details>
 
@@ -485,51 +502,54 @@ Markdown("\n".join(table))
 figure, axes = viz.panels("layer cut", "rise of the loss (nats per token)", size=(6.5, 3.5))
 for what, style in zip(("convolution", "gates", "memory"), viz.STYLES):
     values = [max(rise[what, f"layer {layer}"], 1e-5) for layer in range(1, L + 1)]
-    axes.semilogy(range(1, L + 1), values, style, markersize=5, label=what)
+    axes.semilogy(range(1, L + 1), values, **style, markersize=5, label=what)
 axes.set_xticks(range(1, L + 1))
 axes.legend(frameon=False, fontsize=8)
 show(
     figure,
-    "On a logarithmic axis: to cut the convolution of layer 1 costs several nats, that of "
-    "the others far less. Fixing the gates or cutting the memory of one layer costs hardly "
-    "anything. What is below 0.00001 is drawn there.",
+    "On a logarithmic axis: cutting the convolution of layer 1 costs several nats, that of the "
+    "other layers far less. Fixing the gates or cutting the memory of one layer costs hardly "
+    "anything. Values below 0.00001 are drawn there.",
 )
 assert rise["convolution", "layer 1"] > 1.0
 assert max(rise["memory", f"layer {layer}"] for layer in range(1, L + 1)) < 0.05
 assert rise["convolution", "all layers"] > 10 * rise["memory", "all layers"]
 numbers = lambda module: sum(p.data.size for p in module.parameters())
-beside = numbers(model.blocks[0].feed) / model.blocks[0].memory.data.size
-print(f"a layer's feed-forward part has {beside:.0f} times as many numbers as its memory")
-assert beside > 10
+ratio = numbers(model.blocks[0].feed) / model.blocks[0].memory.data.size
+print(f"a layer's feed-forward part has {ratio:.0f} times as many numbers as its memory")
+assert ratio > 10
 
 # %% [markdown]
-# The first layer's convolution is what this model stands on: there neighbouring words meet for the first time. **The memory,
-# whose slots we just read like a grammar book, can be cut out at almost no cost**, and gates that no longer
-# move are hardly missed. The slots do carry the next word, but the same may be written by others too: the memory acts on each
-# token alone, and so does the feed-forward part behind it, which has many more numbers.
+# This model depends most on the first layer's convolution. It is the first place where neighbouring words are
+# combined. **The memory, whose slots we have just read, can be cut at almost no cost**, and constant gates
+# cost hardly more. The slots do predict the next word, but other parts can predict it too. The memory acts on
+# each token alone. So does the feed-forward part behind it, which has many more numbers.
 #
-# What may be said, and what may not:
+# What follows from this, and what does not:
 #
-# * *This* trained model, on *this* corpus, does not need its memories. Knowing what a part contains does not tell whether
-#   anything depends on it; only an intervention does.
-# * It does not follow that a GAM trained *without* memory would be as good, or worse. That is another experiment, the paper's
-#   table 3 (notebook 13), in which the variant without memory comes last.
-# * Cutting parts one at a time can miss what two parts do for each other. "All layers" is there for that reason.
+# * *This* trained model, on *this* corpus, does not need its memories. To know what a part contains does not
+#   tell whether anything depends on it. Only an intervention does.
+# * It does not follow that a GAM trained *without* memory would be as good, or worse. That is a different
+#   experiment, the paper's table 3 (notebook 13). There the variant without memory comes last.
+# * If one part can replace another, cutting them one at a time misses it. For that reason we also cut all
+#   layers at once.
 #
-# ## 7. Beside the generator
+# ## 7. Comparison with the generator
 #
-# In PocketStories the true probability of every word is known. A model with probabilities $q$ pays, where the truth is $P$,
+# In PocketStories the true probability of every word is known. If the truth is $P$ and the model predicts
+# $Q$, the mean loss of the model is the floor plus the Kullback-Leibler divergence of P and Q:
 #
-# $$ -\sum_w P_w \log q_w \;=\; \underbrace{-\sum_w P_w \log P_w}_{\text{the floor}} +
-#    \underbrace{\sum_w P_w \log \frac{P_w}{q_w}}_{\mathrm{KL}(P\,\|\,q)\; \ge\; 0} $$
+# $$ -\sum_w P_w \log Q_w \;=\; \underbrace{-\sum_w P_w \log P_w}_{\text{the floor}} +
+#    \underbrace{\sum_w P_w \log \frac{P_w}{Q_w}}_{\mathrm{KL}(P\,\|\,Q)\; \ge\; 0} $$
 #
-# Take the place after "lived ... with a", where a die chooses what the friend is like: a *choice*. Every story that passes here tells
-# one word's probability, $P_w = e^{-\text{floor}}$; all stories together tell all of them.
+# Take the position after "lived ... with a", where the generator chooses what the friend is like: a *choice*.
+# Each story gives the probability of one word there, $P_w = e^{-\text{floor}}$. All stories together give all
+# of them.
 
 
 # %%
 def places(*before):
-    """Return all (story, token) of the validation rows at which these words end."""
+    """Return all (story, token) of the validation rows where these words end."""
     wanted = [id_of[w] for w in before]
     rows = corpus.valid[:, :-1]
     at = np.ones(rows.shape, bool)
@@ -545,7 +565,7 @@ truth = {
     if corpus.kinds[n, t] == pocketstories.KINDS.index("choice")
 }
 P = np.array(list(truth.values()))
-assert abs(P.sum() - 1.0) < 1e-6, "all words that can come here were seen"
+assert abs(P.sum() - 1.0) < 1e-6, "every possible word occurs in the stories"
 
 
 def softmax(z):
@@ -554,29 +574,30 @@ def softmax(z):
 
 
 n, t = next((n, t) for n, t in places("with", "a") if n < N)
-q = softmax(logits[n, t].astype(np.float64))[[id_of[w] for w in truth]]
-pays, entropy, divergence = -P @ np.log(q), -P @ np.log(P), P @ np.log(P / q)
-assert abs(pays - (entropy + divergence)) < 1e-9 and divergence >= -1e-9
-print(f"the model pays {pays:.4f} nats, the floor is {entropy:.4f}: {divergence:.4f} apart")
+Q = softmax(logits[n, t].astype(np.float64))[[id_of[w] for w in truth]]
+loss, entropy, divergence = -P @ np.log(Q), -P @ np.log(P), P @ np.log(P / Q)
+assert abs(loss - (entropy + divergence)) < 1e-9 and divergence >= -1e-9
+print(f"the model's loss is {loss:.4f} nats, the floor {entropy:.4f}: a difference of {divergence:.4f}")
 
 # %% [markdown]
-# Beside it a *recall*: after "Bring your" the generator names the one thing of this story with probability 1. It was said long
-# before, out of sight. The best that can be done without is to give every thing its share, and that is what the model does.
+# Now a *recall* token. After "Bring your" comes the one thing of this story; the generator gives it
+# probability 1 there. The thing was mentioned long before, out of reach. The best prediction without it gives
+# every thing its frequency, and that is about what the model does.
 
 # %%
 n2, t2 = next((n, t) for n, t in places("Bring", "your") if n < N)
 things = sorted({words[corpus.valid[n, t + 1]] for n, t in places("Bring", "your")})
 right = words[targets[n2, t2]]
-q2 = softmax(logits[n2, t2].astype(np.float64))[[id_of[w] for w in things]]
+Q2 = softmax(logits[n2, t2].astype(np.float64))[[id_of[w] for w in things]]
 figure, axes = viz.panels("probability", n=2, size=(9.0, 4.2))
 order = np.argsort(-P, kind="stable")
 for a, names, true, model_says, title in (
-    (axes[0], [list(truth)[i] for i in order], P[order], q[order], "choice: “... with a”"),
-    (axes[1], things, [float(w == right) for w in things], q2, "recall: “Bring your”"),
+    (axes[0], [list(truth)[i] for i in order], P[order], Q[order], "choice: “... with a”"),
+    (axes[1], things, [float(w == right) for w in things], Q2, "recall: “Bring your”"),
 ):
     height = np.arange(len(names))
-    a.barh(height, model_says, color="0.75", edgecolor="k", linewidth=0.5, label="model")
-    a.plot(true, height, "kD", markersize=5, label="generator")
+    a.barh(height, model_says, **viz.bars(0), label="model")
+    a.plot(true, height, "D", color=viz.COLOURS[1], markersize=5, label="generator")
     a.set_yticks(height, names, fontsize=8)
     a.invert_yaxis()
     a.set_title(title, fontsize=10)
@@ -584,31 +605,33 @@ for a, names, true, model_says, title in (
 axes[0].legend(frameon=False, loc="lower right")
 show(
     figure,
-    f"Left: {len(truth)} words that may describe the friend; the model's bars end close to "
-    f"the generator's marks. Right: {len(things)} things; the generator is certain of one, "
-    "the model gives each of them a small probability.",
+    f"Left: {len(truth)} words that may describe the friend. The model's bars end close to the "
+    f"generator's marks. Right: {len(things)} things. The generator gives one of them probability 1, "
+    "the model gives each a small probability.",
 )
 assert divergence < 0.1
-assert q2.sum() > 0.9 and q2.max() < 0.5, "things all, and no idea which"
+assert Q2.sum() > 0.9 and Q2.max() < 0.5, "a thing, but the model does not know which"
 
 # %% [markdown]
-# ## 8. Reading for ever in constant memory
+# ## 8. Reading without end in constant memory
 #
-# What must be remembered to read on, token by token? The memory, the gates and the feed-forward layers look at one token alone. The
-# convolution E2 wants the K - 1 inputs before it, in every layer, and that is **all**:
+# Which numbers must be kept to read one token after another? The memory, the gates and the feed-forward
+# layers use one token alone. The convolution E2 needs the K - 1 inputs before it, in every layer. That is
+# **all**:
 #
 # $$ \mathrm{local\_context}_t = b + \sum_{j=0}^{K-1} w_{\cdot j} \odot u_{t-(K-1)+j} $$
 #
 # ### Exercise 14.5 ★★★ One token at a time
 #
-# Write one step: from the present token's u and the K - 1 inputs before it, return the local context, and the past that
-# the *next* token will need. The filter's last column meets the present token. K may be 1, then there is no past. Make
-# new arrays and leave those you were given as they are.
+# Write one step of E2. From the present token's u and the K - 1 inputs before it, return the pair of the
+# local context and the past that the *next* token needs. The last column of the filter multiplies the present
+# token. If K is 1, there is no past, and both pasts have shape (B, 0, C). Do not change the arrays that you
+# are given.
 #
 # <details><summary>Hint</summary>
 #
-# Put past and present together: `window = np.concatenate([past, u[:, None]], axis=1)` is (B, K, C), the oldest first. The sum
-# runs over its middle axis. Which of these K does the next token no longer see?
+# Join past and present: `window = np.concatenate([past, u[:, None]], axis=1)` is (B, K, C), the oldest first.
+# The sum runs over its middle axis. Which of these K inputs does the next token not need?
 #
 # </details>
 
@@ -630,7 +653,8 @@ def conv_step(u, past, weight, bias):
 check.ex_14_5(conv_step)
 
 # %% [markdown]
-# With your step a whole GAM reads one token at a time. Everything else is E1 and E3 to E9 for a single token.
+# With your step a whole GAM can read one token at a time. Everything else is E1 and E3 to E9 for a single
+# token.
 
 
 # %%
@@ -643,7 +667,7 @@ def read_token(tokens, position, pasts):
         weight, bias = block.conv.weight.data, block.conv.bias.data
         local_context, past = conv_step(u.data[:, 0], past, weight, bias)  # E2
         global_context = sequence.associative_memory(u, block.memory)  # E3-E5
-        local_context = Tensor(local_context[:, None])
+        local_context = Tensor(local_context[:, None].astype(np.float32))  # the model's dtype
         x = x + sequence.gated_fusion(local_context, global_context, block.gate(u))  # E6-E8
         x = x + block.feed(block.norm2(x))  # E9
         later.append(past)
@@ -651,24 +675,25 @@ def read_token(tokens, position, pasts):
 
 
 K = model.config.kernel_size
-pasts = [np.zeros((2, K - 1, C), np.float32) for _ in range(L)]  # nothing before: E2's padding
+pasts = [np.zeros((2, K - 1, C), np.float32) for _ in range(L)]  # no past: the zero padding of E2
 with no_grad():
     for t in range(ids.shape[1]):
         step_logits, pasts = read_token(ids[:2, t], t, pasts)
         assert np.abs(step_logits - logits[:2, t]).max() < 1e-2 * np.abs(logits[:2, t]).max()
-remembered = sum(past[0].size for past in pasts)
-print(f"{ids.shape[1]} tokens, each from {remembered} remembered numbers: the same logits")
+kept = sum(past[0].size for past in pasts)
+print(f"{ids.shape[1]} tokens, each from {kept} kept numbers: the same logits")
 
 # %% [markdown]
-# The project's own is `lm.Stream`: the same states, (B, K-1, C) a block. It also knows what to do when the learned positions come to
-# their end after 128 tokens: it forgets the older half of its window and reads on. Let it write a thousand tokens, and weigh its states.
+# The project's own implementation is `Stream`. It keeps the same states, (B, K-1, C) a block. It also
+# handles the end of the learned positions, after 128 tokens: it drops the older half of its window and
+# continues. We let it write a thousand tokens, and measure the size of its states.
 
 # %%
 stream, written = Stream(model), [int(ids[0, 0])]
 rng, sizes = np.random.default_rng(3), {}
 for count in tqdm(range(1, 1001), desc="writing", leave=False):
     answer = stream.feed([[written[-1]]])[0].astype(np.float64)
-    drawn = answer + rng.gumbel(size=answer.shape)  # its largest is a draw from the softmax
+    drawn = answer + rng.gumbel(size=answer.shape)  # its argmax is a draw from the softmax
     written.append(int(drawn.argmax()))
     sizes[count] = sum(state.past.nbytes for state in stream.states)
     if count in (10, 100, 1000):
@@ -681,13 +706,36 @@ assert len(set(sizes.values())) == 1 and sizes[1] == L * (K - 1) * C * 4
 print("\n" + " ".join(words[i] for i in written[:110]))
 
 # %% [markdown]
-# Read it twice. First sentence by sentence: each reads well by itself. Then look for who has what, and which friend comes back. That is the reach of 13 tokens
-# (notebook 09), and no gate or slot can change it.
+# Read the text twice, first sentence by sentence: each sentence reads well. Then look for who has what, and
+# which friend returns: the sentences do not fit together. The cause is the reach of 13 tokens (notebook 09),
+# which no gate or slot can change.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * Gates by kind with a standard error, slots by their words, a lens with a control: three ways to look, each with a number.
-# * A cut tells what looking cannot: readable parts need not be needed parts. Here the first convolution carries the model.
-# * A step of E2 that makes a GAM read for ever with L (K - 1) C remembered numbers, whatever the length.
+# You can
 #
-# **Read on in the code:** `minigam/models/anatomy.py` (looking in), `Stream` in `minigam/models/decoding.py`, `BlockState` in `minigam/models/nn.py`.
+# * describe gates by kind of token with a standard error, and slots by the words that excite them,
+# * tell a part that is readable from a part that is needed, with an ablation and a control, and
+# * let a GAM read for ever with L (K - 1) C remembered numbers.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. A slot responds to names. Which experiment would show that the model uses it for names?
+# 2. What would you have to see to say that you understand this model?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/models/anatomy.py`: looking in
+# * `minigam/models/decoding.py`: `Stream`
+# * `minigam/models/nn.py`: `BlockState`
+#
+# Elsewhere:
+#
+# * [Transformer Feed-Forward Layers Are Key-Value Memories](https://arxiv.org/abs/2012.14913)
+# * [Attention is not Explanation](https://arxiv.org/abs/1902.10186)
+# * [Eliciting Latent Predictions with the Tuned Lens](https://arxiv.org/abs/2303.08112)
+# * [Ablation Studies in Artificial Neural Networks](https://arxiv.org/abs/1901.08644)

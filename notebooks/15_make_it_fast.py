@@ -1,11 +1,14 @@
 # %% [markdown]
 # # 15 · Make it fast
 #
-# **Goal.** Find out where the time of a training step goes, and reduce it. Count the passes that NumPy makes over memory, keep their data in the cache, then replace
-# them by one compiled loop. Run it on all cores, and read it as CUDA. Every version is measured, and one gradient check holds for all. At the end you know
-# what NumPy can do, what C adds, and which time is a lower bound for any code.
+# **Goal.** Find out where the time of a training step goes, and reduce it. Count the passes that NumPy makes over
+# memory, keep their data in the cache, then replace them by one compiled loop. Run the loop on all cores, and read it
+# as CUDA. You measure every version, and one gradient check holds for all. At the end you know what NumPy can do,
+# what C adds, and which time is a lower bound for any code.
 #
-# **Time.** 75 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows, C channels, V vocabulary, B rows of a batch, T tokens.
+# **Time.** 120 minutes, 4 exercises. **Needs** 01 (rules and the tape), 06 (the gate), 08 (training). Letters: N rows,
+# C channels, V vocabulary, B rows of a batch, T tokens, L layers; n counts numbers or targets, m is a size, b is a
+# block of rows.
 
 # %% tags=["setup"]
 import minigam  # before NumPy, because it sets how NumPy's BLAS waits (section 6)
@@ -17,7 +20,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -40,14 +42,15 @@ from minigam import (
     reference_only,
     viz,
 )
-from minigam.course import check, results, show
+from minigam.course import check, median_ms, results, show
 
 # %% [markdown]
 # ## 1. Measure first
 #
-# Every operation has a *reference rule*, written in NumPy to be read, and on the CPU a *faster rule*, whose loops are written in C. `reference_only()` switches the faster ones off.
-# Begin there: where would *you* look for the time? Decide before you run the cell. `minigam.profile` runs training steps of a small GAM and
-# charges to every operation the time until its result is there.
+# Every operation has a *reference rule*, written in NumPy to be read. On the CPU it also has a *faster rule*, whose
+# loops are written in C. `reference_only()` switches the faster rules off. Begin with the reference rules: where
+# would *you* expect the time to go? Decide before you run the cell. `minigam.profile` runs training steps of a small
+# GAM and measures the time of each operation, forward and backward.
 
 # %%
 corpus = from_pocketstories(block_size=128, n_train=400, n_valid=16)
@@ -73,7 +76,7 @@ def ms_by_operation(measured):
 numpy_ms = ms_by_operation(in_numpy)
 largest = sorted(numpy_ms, key=numpy_ms.get)[-9:]
 figure, axes = viz.panels("ms a step, forward and backward", size=(7.5, 3.8))
-axes.barh(largest, [numpy_ms[name] for name in largest], color="0.7", edgecolor="k")
+axes.barh(largest, [numpy_ms[name] for name in largest], **viz.bars(0))
 show(
     figure,
     "Bars of the milliseconds of each operation in a training step of the reference rules: "
@@ -83,32 +86,26 @@ show(
 assert abs(sum(numpy_ms.values()) - 1e3 * sum(in_numpy.seconds.values())) < 1e-6
 
 # %% [markdown]
-# There are two sorts of work. *Products* of matrices (`linear`, most of `linear_cross_entropy` and of `associative_memory`) do many multiplications with each number they read. *Elementwise* operations (GELU, LayerNorm, the
-# gate, softmax, dropout) do a few. The last lines of the table compare the step with its products alone: the difference is elementwise work, hardly any arithmetic. Why does it take so long?
-# (Measure on a quiet machine. If other programs compute at the same time, the threads of BLAS wait for each other, and the products look much slower than they are.)
+# There are two sorts of work. *Products* of matrices (`linear`, most of `linear_cross_entropy` and of
+# `associative_memory`) do many multiplications with each number they read. *Elementwise* operations (GELU, LayerNorm,
+# the gate, softmax, dropout) do only a few. The last lines of the table compare the whole step with its products
+# alone. The difference is elementwise work, which has hardly any arithmetic. Why does it take so long?
+#
+# (Measure on a quiet machine. If other programs compute at the same time, the threads of BLAS, the library that
+# computes the products, wait for each other. The products then look much slower than they are.)
 #
 # ## 2. A pass costs its traffic
 #
-# The processor computes faster than memory delivers. `y = x * 2` on $n$ numbers of float32 is one *pass*: it reads $4n$ bytes and writes $4n$.
-# With $\beta$ bytes a second between processor and memory it cannot take less time than
+# The CPU computes faster than memory delivers. `y = x * 2` on $n$ numbers of float32 is one *pass*: it reads $4n$
+# bytes and writes $4n$ bytes. This is its *traffic*. If the memory moves $\beta$ bytes a second, the pass cannot take
+# less time than
 #
 # $$ t \;\ge\; \frac{\text{bytes read} + \text{bytes written}}{\beta} = \frac{8\,n}{\beta} $$
 #
-# If that bound decides, the arithmetic does not matter much, and the *number of passes* does. Is that true here?
+# If this bound decides, the *number of passes* matters and the arithmetic hardly does. Is that true here?
 
 
 # %%
-def median_ms(f, repeats=7):
-    """Return the median time of f() in milliseconds, after one call that does not count."""
-    f()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        f()
-        times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times))
-
-
 rng = np.random.default_rng(15)
 n = 2**24  # 64 MiB of float32: more than most caches hold
 x, y = rng.standard_normal(n, dtype=np.float32), np.empty(n, np.float32)
@@ -126,8 +123,9 @@ assert x.nbytes + y.nbytes == 8 * n
 assert np.array_equal(np.add(np.multiply(x, 2, out=y), 1, out=y), x * 2 + 1)
 
 # %% [markdown]
-# One multiplication, one addition or only copying: about the same time, as far as other work on the machine allows. A second pass costs once more
-# (somewhat less than the first here, because it works in place and meets one array instead of two). These are medians, because one interruption moves a mean.
+# One multiplication, one addition and a plain copy take about the same time, as far as other work on the machine
+# allows. A second pass costs the same again (here somewhat less, because it works in place, on one array instead of
+# two). All these times are medians, because one interruption changes a mean.
 #
 # ## 3. How many passes does GELU make?
 #
@@ -160,23 +158,25 @@ assert np.abs(want[1][0, :8] - dy[0, :8] * difference).max() < 1e-4
 
 
 def same(got):
-    """Assert that value and gradient are those of the reference."""
+    """Assert that the value and the gradient equal those of the reference, to 2e-5."""
     for ours, theirs in zip(got, want, strict=True):
         assert np.abs(ours - theirs).max() < 2e-5
 
 
 # %% [markdown]
-# $\Phi$ becomes an exponential times a quotient of two polynomials (`numeric.normal`), and NumPy computes one operation at a time, each over the whole array. Let an array count them: NumPy calls
-# `__array_ufunc__` for every operation on an array of a class of our own. With $r_i$ and $w_i$ bytes read and written by pass $i$, the bound is
+# `numeric.normal` computes $\Phi$ as an exponential times a quotient of two polynomials. NumPy computes one operation
+# at a time, each over the whole array. An array can count these operations: NumPy calls `__array_ufunc__` for every
+# operation on an array of a class of our own. If pass $i$ reads $r_i$ bytes and writes $w_i$ bytes, the bound is
 #
 # $$ t \;\ge\; \frac{1}{\beta}\sum_i (r_i + w_i), \qquad \text{of which needed: } \frac{20\,n}{\beta} $$
 #
-# because the forward pass must read $x$ and write $y$, and the backward pass must read $x$ and $dy$ and write $dx$: five times $4n$ bytes.
+# The needed part follows from the formula. The forward pass must read $x$ and write $y$. The backward pass must read
+# $x$ and $dy$ and write $dx$. That is five times $4n$ bytes.
 
 
 # %%
 class Counted(np.ndarray):
-    """An array that notes, for each operation, its name and the bytes it reads and writes."""
+    """An array that records, for each operation, its name and the bytes it reads and writes."""
 
     passes = []
 
@@ -193,7 +193,7 @@ gelu_reference(few.view(Counted), dy[:64].view(Counted))
 names = [name for name, _ in Counted.passes]
 traffic = sum(size for _, size in Counted.passes) / few.size  # bytes for each number
 print(f"{len(names)} passes: {', '.join(names)}\n")
-reference_ms = median_ms(lambda: gelu_reference(x, dy), 3)
+reference_ms = median_ms(lambda: gelu_reference(x, dy), repeats=3)
 print(f"bytes read and written for each number: {traffic:.0f}, needed: 20")
 print(
     f"at {bandwidth / 1e9:.1f} GB/s at least {1e3 * traffic * x.size / bandwidth:.0f} ms, measured {reference_ms:.0f} ms"
@@ -202,17 +202,20 @@ print(f"the bound for one pass forward and one backward: {1e3 * 20 * x.size / ba
 assert len(names) > 20 and traffic > 10 * 20
 
 # %% [markdown]
-# More than ten times the traffic that the formula needs. (The bound counts bytes only. Exponential and divisions add their arithmetic, and a number that is still in the cache costs less than the
-# count says, so the measured time may lie on either side of it.)
+# This is more than ten times the traffic that the formula needs. (The bound counts bytes only. The exponential and
+# the divisions add arithmetic; a number that is still in the cache costs less than the bound assumes. So the measured
+# time may be above or below the bound.)
 #
 # ## 4. Tiles that fit the cache
 #
-# No entry of GELU depends on its neighbour. So take a *tile*, a part that fits the cache, make all passes over it, and continue with the next: memory then delivers each number once. But
-# a call from Python costs about a microsecond, whatever it does. With $c$ the cost of a call, and $k$ calls a tile of $m$ numbers, each number costs at least
+# In GELU each output depends on one input only. So take a *tile*, a part of the array that fits the cache, make all
+# passes over it, and continue with the next tile. Then memory delivers each number once. But a call from Python costs
+# about a microsecond, however small the tile is. If a call costs $c$, and a tile of $m$ numbers needs $k$ calls, each
+# number costs at least
 #
 # $$ \frac{t}{n} \;\ge\; \frac{k\,c}{m} + \text{work per number} $$
 #
-# and the second term grows as soon as the tile no longer fits the cache. The best size is between.
+# The second term grows when the tile no longer fits the cache. The best size is between the two.
 
 
 # %%
@@ -222,7 +225,7 @@ flat_y, flat_dx = y.reshape(-1), dx.reshape(-1)
 
 
 def gelu_tiled(tile, n=x.size):
-    """Apply the reference rule to one tile after the other, the results in y and dx."""
+    """Apply the reference rule to one tile after the other; write the results into y and dx, return them."""
     for start in range(0, n, tile):
         part = slice(start, min(start + tile, n))
         flat_y[part], flat_dx[part] = gelu_reference(flat_x[part], flat_dy[part])
@@ -233,10 +236,10 @@ same(gelu_tiled(numeric.TILE))
 sizes, ns, n = [2**k for k in range(9, 23)], [], 2**22
 for tile in tqdm(sizes, desc="tiles", leave=False):
     flat_y[:n] = np.nan
-    ns.append(1e6 * median_ms(lambda tile=tile: gelu_tiled(tile, n), 3) / n)
+    ns.append(1e6 * median_ms(lambda tile=tile: gelu_tiled(tile, n), repeats=3) / n)
     assert np.abs(flat_y[:n] - want[0].reshape(-1)[:n]).max() < 2e-5, "whatever the tile, the same numbers"
 figure, axes = viz.panels("numbers in a tile", "time per number (ns)")
-axes.loglog(sizes, ns, "ko-", markersize=4)
+axes.loglog(sizes, ns, **viz.STYLES[0], markersize=4)
 axes.set_xscale("log", base=2)
 show(
     figure,
@@ -247,20 +250,22 @@ show(
 print(f"best tile: {ns[-1] / min(ns):.1f} times as fast as the whole array at once")
 
 # %% [markdown]
-# On the left most of the time goes to calls, in the middle the data stay in the cache, on the right every pass goes to memory. Tiles help, but the passes are still there: each of them still loads every number from the
-# cache into the processor and stores it again, on one core. Tiles need no compiler, though, and save memory. That is worth two exercises.
+# On the left most of the time goes to calls. In the middle the data stay in the cache. On the right every pass goes
+# to memory. Tiles help, but the passes remain: each still loads every number from the cache into the CPU and stores
+# the result, on one core. On the other hand, tiles need no compiler and save memory. The next two exercises use them.
 
 # %% [markdown]
 # ### Exercise 15.1 ★☆☆ Softmax, a few rows at a time
 #
-# Write the softmax of each row of `s` (N, C) into `out`, `tile` rows at a time, and return `out`. You may also allocate
-# a few tiles, but no array as large as `s`: the check watches your memory. `out` may be `s` itself, and then this is a softmax in place.
+# Write the softmax of each row of `s` (N, C) into `out` (N, C), `tile` rows at a time, and return `out`. You may
+# allocate a few tiles, but no array as large as `s`: the check measures your memory. `out` may be the same array as
+# `s`; then this is a softmax in place. If it is another array, leave `s` unchanged.
 #
 # <details><summary>Hint</summary>
 #
-# `e = out[start : start + tile]` is a *view*: what is written into it stands in `out`. `np.subtract(..., out=e)`, `np.exp(e, out=e)` and
-# `e /= ...` write into it, but `e = np.exp(e)` gives the name e to a new array and leaves `out` alone. The last tile may be shorter; slices
-# take care of it.
+# `e = out[start : start + tile]` is a *view*: what you write into it is written into `out`. `np.subtract(...,
+# out=e)`, `np.exp(e, out=e)` and `e /= ...` write into it. `e = np.exp(e)` does not: it gives the name e to a new
+# array, and `out` does not change. The last tile may be shorter; a slice ends where the array ends.
 #
 # </details>
 
@@ -286,24 +291,29 @@ check.ex_15_1(softmax_rows)
 s = rng.standard_normal((8192, 512), dtype=np.float32)
 out = np.empty_like(s)
 plain = lambda: ops.softmax.rule(np, s)[0]
-assert np.abs(softmax_rows(s, out, 128) - plain()).max() < 1e-6
-print(f"reference {median_ms(plain, 5):5.1f} ms")
-print(f"yours     {median_ms(lambda: softmax_rows(s, out, 128), 5):5.1f} ms")
+assert np.abs(softmax_rows(s, out, 128) - plain()).max() < 1e-4
+print(f"reference {median_ms(plain, repeats=5):5.1f} ms")
+print(f"yours     {median_ms(lambda: softmax_rows(s, out, 128), repeats=5):5.1f} ms")
 
 # %% [markdown]
-# The two may be close: the exponential is most of the work, and this process keeps freed memory (section 9). What your version surely saves is memory: it asks
-# for nothing as large as its input.
+# The two times may be close, because the exponential is most of the work, and because this process keeps freed memory
+# (section 9). But your version saves memory: it never allocates an array as large as its input.
 
 # %% [markdown]
 # ### Exercise 15.2 ★★☆ The gate, fused
 #
-# E7 in one go: $\mathrm{fused} = \sigma(g_{local}) \odot \mathrm{local\_context} + \sigma(g_{global}) \odot \mathrm{global\_context}$, written into `out` (N, C), `tile` rows at a time. `gate` (N, 2C)
-# holds both, the local C columns first. Change no input, return `out`, and again ask for no more than a few tiles of memory.
+# Write E7, the sigmoid included, into `out` (N, C), `tile` rows at a time, and return `out`:
+#
+# $$ \mathrm{fused} = \sigma(g_{\mathrm{local}}) \odot \mathrm{local\_context} + \sigma(g_{\mathrm{global}}) \odot \mathrm{global\_context} $$
+#
+# `gate` (N, 2C) holds both halves, the C columns of $g_{\mathrm{local}}$ first. Leave the inputs unchanged, and again
+# allocate no more than a few tiles.
 #
 # <details><summary>Hint</summary>
 #
-# For each part: the sigmoids of `gate[part]` (a new array of one tile), then its left half times the local context into `out[part]`, then add its
-# right half times the global one. $\sigma(z) = (1 + \tanh(z/2))/2$ cannot overflow.
+# For each tile: compute the sigmoids of `gate[part]`, a new array of one tile. Write its left half times the local
+# context into `out[part]`, then add its right half times the global context. $\sigma(z) = (1 + \tanh(z/2))/2$ cannot
+# overflow.
 #
 # </details>
 
@@ -335,11 +345,14 @@ check.ex_15_2(fuse_into)
 # %% [markdown]
 # ## 5. One loop in C
 #
-# Tiles leave the passes as they are; a function that computes all of GELU makes one. NumPy has no such function, so write it: a loop in C that
-# reads a number, does everything with it in registers, and writes the result. Its traffic is the 20 bytes for each number that the formula needs.
+# Tiles do not reduce the number of passes. A function that computes all of GELU makes only one. NumPy has no such
+# function, so write it in C: a loop that reads a number, does everything with it in registers, and writes the result.
+# Its traffic is the 20 bytes for each number that the formula needs.
 #
-# One thing stands in the way. `expf` and `erfcf` of the C library are function calls, one number each, and a compiler cannot turn a loop of calls into *vector code*, in which one instruction handles 8 or 16
-# numbers. So minigam has the functions written out in plain arithmetic. This is its exponential: $x = k \ln 2 + r$, $e^r$ by a polynomial, $2^k$ from the bits of a float:
+# There is one difficulty. `expf` and `erfcf` of the C library are functions of one number. A compiler cannot turn a
+# loop of such calls into *vector code*, in which one instruction handles 8 or 16 numbers. So minigam has these
+# functions in plain arithmetic. This is its exponential: write $x = k \ln 2 + r$; compute $e^r$ by a polynomial, and
+# $2^k$ from the bits of a float.
 
 # %%
 kernels = minigam.engine.compiled.kernels
@@ -347,8 +360,10 @@ FUNCTIONS = minigam.engine.compiled.functions.FUNCTIONS
 print(re.search(r"static inline float exp_[\s\S]*?^\}", FUNCTIONS, re.M)[0])
 
 # %% [markdown]
-# Now the loops, once with the calls and once with `Phi_` of that file, which uses this exponential and the polynomials of `numeric.normal`. `EACH` tells the compiler that no iteration reads what another
-# writes. `minigam.engine.compiler` finds the C compiler of this machine and keeps what it has built. Without a compiler this notebook, like minigam, continues with the reference rule.
+# The next cell has the loops twice: once with the calls, and once with minigam's `Phi_`, which uses this exponential
+# and the polynomials of `numeric.normal`. `EACH` tells the compiler that no iteration reads what another one writes.
+# `minigam.engine.compiler` finds the C compiler of this machine and keeps what it has built. Without a compiler, this
+# notebook uses the reference rule, as minigam does.
 
 # %%
 LOOPS = r"""
@@ -377,7 +392,7 @@ void back_by_calls(size n, const REAL* x, const REAL* dy, REAL* dx) {
 
 
 def compiled(source):
-    """Return the libraries of a C source by dtype; none where C cannot be compiled."""
+    """Return the libraries of a C source by dtype; no library if C cannot be compiled."""
     try:
         library = minigam.engine.compiler.library
         return {
@@ -418,16 +433,18 @@ if loops:
     versions |= {"C, calls, 1 thread": gelu_calls, "C, vector code, 1 thread": gelu_vectors}
 for name, gelu in versions.items():
     same(gelu(x, dy))
-    print(f"{name:<26}{median_ms(lambda gelu=gelu: gelu(x, dy), 3):7.1f} ms")
+    print(f"{name:<26}{median_ms(lambda gelu=gelu: gelu(x, dy), repeats=3):7.1f} ms")
 
 # %% [markdown]
-# `same` compares every number with the reference, to 2e-5. The loop with the calls makes one pass too. It need not be faster than NumPy, whose own loops are vector code: it computes one number
-# at a time. One pass *and* vector code together make the difference.
+# `same` compares every number with the reference, to 2e-5. The loop with the calls makes one pass, too, but it
+# computes one number at a time. So it need not be faster than NumPy, whose own loops are vector code. Only one pass
+# *and* vector code together make the difference.
 #
 # ## 6. All cores, and the same bits
 #
-# These are minigam's own loops for GELU. A *kernel* computes entries `first` to `last - 1`, so that several threads can share the work, and the backward kernel computes $\Phi$ again: reading it from
-# memory would cost more.
+# These are minigam's own loops for GELU. A *kernel* computes the entries `first` to `last - 1`, so that several
+# threads can share the work. The backward kernel computes $\Phi$ again, because reading it from memory would take
+# longer.
 
 # %%
 c_text = "".join(kernels.SOURCES)
@@ -439,9 +456,13 @@ print(
 print("\n// each thread:\n" + re.search(r"^static void take_blocks[\s\S]*?^\}", kernels.THREADS, re.M)[0])
 
 # %% [markdown]
-# Each thread takes a block of rows, computes it, and takes the next block that is free, until none is left. A thread that was interrupted simply takes fewer blocks. For GELU it makes no
-# difference who computes an entry. A *sum* over rows, such as the gradient of a bias, is another matter: floating-point addition is not associative, so one partial sum for each *thread* would
-# give other last bits with another number of threads. minigam keeps one partial sum for each *block* $b$, whose size does not depend on the threads, and adds these in the order of the blocks:
+# Each thread takes a block of rows, computes it, and takes the next free block, until none is left. A thread that was
+# interrupted takes fewer blocks.
+#
+# For GELU it does not matter which thread computes an entry. For a *sum* over rows, such as the gradient of a bias,
+# it does matter, because floating-point addition is not associative. With one partial sum for each *thread*, the last
+# bits would change with the number of threads. minigam therefore keeps one partial sum for each *block* $b$, whose
+# size does not depend on the threads, and adds these in the order of the blocks:
 #
 # $$ s_b = \sum_{i \in \text{block } b} x_i, \qquad s = (\dots((s_0 + s_1) + s_2) + \dots) $$
 
@@ -450,7 +471,7 @@ numbers, block = rng.standard_normal(2**20, dtype=np.float32), 2**14
 
 
 def sum_by(size, threads):
-    """Sum `numbers` from one partial sum for each `size` numbers, on some threads, added in order."""
+    """Return the sum of `numbers`: a partial sum for each `size` numbers, on some threads, added in order."""
     with ThreadPoolExecutor(threads) as pool:
         partial = pool.map(lambda i: numbers[i : i + size].sum(), range(0, len(numbers), size))
         return sum(partial, np.float32(0.0))
@@ -458,14 +479,15 @@ def sum_by(size, threads):
 
 by_thread = [sum_by(-(-len(numbers) // threads), threads) for threads in (1, 2, 3, 5)]
 by_block = [sum_by(block, threads) for threads in (1, 2, 3, 5)]
-print("one partial sum a thread:", *(f"{s:.9g}" for s in by_thread))
-print("one partial sum a block: ", *(f"{s:.9g}" for s in by_block))
-assert len(set(by_block)) == 1, "the same bits, whoever computes a block"
+print("one partial sum for each thread:", *(f"{s:.9g}" for s in by_thread))
+print("one partial sum for each block: ", *(f"{s:.9g}" for s in by_block))
+assert len(set(by_block)) == 1, "the same bits, whichever thread computes a block"
 print("\n" + re.search(r"^// sums \(blocks, D\)[\s\S]*?^\}", c_text, re.M)[0])
 
 # %% [markdown]
-# `sum_rows` writes the partial sum of a block to place `first / step`. Is it true of the real kernels? LayerNorm sums over rows for two of its gradients. Run it in new processes with one thread and with
-# two, and compare all its results bit by bit:
+# `sum_rows` writes the partial sum of a block to place `first / step`. Is this true of the real kernels?
+# LayerNorm sums over rows for two of its gradients. Run it in new processes with one thread and with two, and compare
+# all results bit by bit:
 
 # %%
 script = """
@@ -493,11 +515,13 @@ for threads in (1, 2):
 assert hashes[0] == hashes[1]
 
 # %% [markdown]
-# Two sets of threads must share the cores: these, and those of BLAS, which after a product wait for the next one by spinning and so keep a core busy. Importing minigam before NumPy tells
-# OpenBLAS not to. If NumPy was loaded first, the kernels stay on one thread.
+# Two groups of threads share the cores: these, and those of BLAS. After a product the threads of BLAS wait for the
+# next one by spinning, which keeps a core busy. If you import minigam before NumPy, it tells OpenBLAS not to spin. If
+# NumPy was loaded first, the kernels stay on one thread.
 #
-# Now all versions, in alternation: each round runs every version once, so that a moment in which the machine is busy with something else
-# falls on all of them alike. The dotted line is the traffic of one pass forward and one backward, at the bandwidth of section 2.
+# Now measure all versions in alternation. Each round runs every version once, so that a busy moment of the machine
+# affects all of them. The dotted line is the traffic of one pass forward and one backward, at the bandwidth of
+# section 2.
 
 
 # %%
@@ -511,14 +535,14 @@ versions[f"minigam ({kernels.in_use()}), threads: {minigam.threads.count()}"] = 
 rounds = {name: [] for name in versions}
 for _ in tqdm(range(5), desc="rounds", leave=False):
     for name, gelu in versions.items():
-        rounds[name].append(median_ms(lambda gelu=gelu: gelu(x, dy), 1))
+        rounds[name].append(median_ms(lambda gelu=gelu: gelu(x, dy), repeats=1))
 steps = {name: float(np.median(times)) for name, times in rounds.items()}
 needed = 1e3 * 20 * x.size / bandwidth
 figure, axes = viz.panels("ms, forward and backward of 8 million numbers", size=(7.5, 3.0))
 names = list(steps)[::-1]
-bars = axes.barh(names, [steps[name] for name in names], color="0.7", edgecolor="k")
+bars = axes.barh(names, [steps[name] for name in names], **viz.bars(0))
 axes.bar_label(bars, [f"{steps[name]:.0f}" for name in names], padding=3)
-axes.axvline(needed, color="k", linestyle=":")
+axes.axvline(needed, color=viz.INK, linestyle=":")
 axes.set_xlim(0, 1.15 * max(steps.values()))
 show(
     figure,
@@ -528,15 +552,19 @@ show(
 )
 
 # %% [markdown]
-# The line uses the bandwidth of a copy on one core. Several cores may get more of it, so a bar may end left of the line. If the other cores are busy with other programs, threads gain nothing.
+# The line uses the bandwidth of a copy on one core. Several cores together may reach more, so a bar may end left of
+# the line. If other programs keep the other cores busy, threads gain nothing.
 #
-# This is what was tried and not used, as a report from building the project (nothing here measures it): numexpr evaluates a whole expression in tiles of its own, one expression at a time. Numba's loops are about as fast
-# as these, but take 184 MB and 8 s of compiling. Two Python threads, each with half of the batch, gained little, and cost a second copy of the gradient.
+# Other approaches were tried while this project was built. (This is a report; nothing here measures it.) numexpr
+# evaluates a whole expression in tiles of its own, but one expression at a time. Numba's loops are about as fast as
+# these, but need 184 MB and 8 s of compiling. Two Python threads, each with half of the batch, gained little and
+# needed a second copy of the gradient.
 #
 # ## 7. The same rule in CUDA
 #
-# A GPU runs thousands of threads. Instead of blocks with a loop in each, every thread computes one entry, and `my_index()` tells it which one. Otherwise the text is the same (`VALUE` and `SLOPE` stand for `gelu` and
-# `gelu_slope`; $\Phi$ is CUDA's own `normcdf`):
+# A GPU runs thousands of threads. There is no loop over a block: every thread computes one entry, and `my_index()`
+# tells it which one. Otherwise the text is the same. (`VALUE` and `SLOPE` stand for `gelu` and `gelu_slope`; $\Phi$
+# is CUDA's own `normcdf`.)
 
 # %%
 cuda_text = minigam.engine.cuda.elementwise.ACTIVATIONS
@@ -544,11 +572,12 @@ lines = r"^(?:__device__ REAL gelu\(.*|__device__ REAL gelu_slope[\s\S]*?^\}|ext
 print("\n\n".join(re.findall(lines, cuda_text, re.M)))
 
 # %% [markdown]
-# Sums need more care there too. In softmax, which needs the sum of a row, 32 threads (a *warp*) share a row: each takes every 32nd entry, and then they exchange their partial sums
-# in a fixed order (`minigam/engine/cuda/softmax.py`).
+# Sums need more care on a GPU, too. In softmax, which needs the sum of a row, 32 threads (a *warp*) share a row. Each
+# adds every 32nd entry; then they exchange their partial sums in a fixed order (`minigam/engine/cuda/softmax.py`).
 #
-# This notebook does not need a GPU. So let the processor pretend: a few lines of C define what CUDA would, and run the threads one after the other. That tests the *text*, not a GPU and not its compiler. For GELU, whose threads
-# exchange nothing, it is enough; minigam's own tests emulate warps as well.
+# You need no GPU to test this text. A few lines of C define what CUDA would provide, and run the threads one after
+# the other on the CPU. This tests the *text*, but neither a GPU nor its compiler. It is enough for GELU, whose
+# threads exchange nothing; minigam's own tests emulate warps as well.
 
 # %%
 PRETEND = r"""
@@ -576,8 +605,10 @@ if emulated:
 # %% [markdown]
 # ## 8. One gradient check for all three
 #
-# Fast code is hard to read, so it does not replace the plain rule: an operation keeps its reference and may have one faster rule for each library, registered by `faster`. The contract is the same, an array in, the value and a
-# backward function out. Here is GELU as an operation of our own, with the reference, the loops of section 5 as its faster rule, and another operation with the CUDA text:
+# Fast code is hard to read, so it does not replace the plain rule. An operation keeps its reference rule and may have
+# one faster rule for each library, registered by `faster`. Both have the same contract: arrays in, the value and a
+# backward function out. Here is GELU as an operation of our own. Its reference is the plain rule, and its faster rule
+# is the loops of section 5. A second operation uses the CUDA text:
 
 
 # %%
@@ -622,19 +653,19 @@ def plainly(x):
         return our_gelu(x)
 
 
-tellings = {"reference": plainly}
+checked = {"reference": plainly}
 if loops and emulated:
-    tellings |= {
+    checked |= {
         "C": our_gelu,
         "CUDA text, emulated": gelu_in_cuda,
         f"minigam's, {kernels.in_use()}": ops.gelu,
     }
 x = Tensor(rng.standard_normal((4, 6)) * 3.0, requires_grad=True)
-for name, telling in tellings.items():
-    error = gradcheck(telling, x)
+for name, gelu in checked.items():
+    error = gradcheck(gelu, x)
     print(f"{name:<22} worst relative error {error:.0e}")
     assert error < 1e-6
-    assert np.abs(telling(x).data - plainly(x).data).max() < 1e-12
+    assert np.abs(gelu(x).data - plainly(x).data).max() < 1e-12
 wrong = op(lambda xp, x: (x * numeric.normal(xp, x)[0], lambda dy: (dy * numeric.normal(xp, x)[0],)))
 try:
     gradcheck(wrong, x)
@@ -644,23 +675,31 @@ else:
     raise AssertionError("a wrong gradient passed")
 
 # %% [markdown]
-# One check for all, and it can fail: the last line has a slope that lacks a term. On a machine with a GPU, `minigam gradcheck --backend cupy` checks the real CUDA kernels in the same way, and
-# `minigam gradcheck --kernels reference` the plain rules.
+# One check serves all versions, and it can fail: the last line shows a rule whose gradient lacks a term. On a machine
+# with a GPU, `minigam gradcheck --backend cupy` checks the real CUDA kernels in the same way. `minigam gradcheck
+# --kernels reference` checks the plain rules.
 
 # %% [markdown]
 # ## 9. No fresh arrays
 #
-# An array of many megabytes is asked for from the operating system, which hands out its memory page by page, at the moment each page is first touched, filled
-# with zeros: a *page fault*. Freed, it goes back, and the next array has to ask again. So a fresh array is a hidden pass, and a slow one. It costs C as much as NumPy.
+# The memory of an array of many megabytes comes from the operating system. It hands out this memory page by page,
+# filled with zeros, when a page is first touched: a *page fault*. When the array is freed, the memory goes back, and
+# the next array needs new pages. So a fresh array costs a hidden, slow pass, in C as much as in NumPy.
 #
-# A process can tell its C library to keep what is freed, and `train_step` does so (`memory.keep_freed_memory`). This notebook
-# has called it above, and it cannot be undone, so the next cell looks at a new process.
+# A process can tell its C library to keep freed memory, and `train_step` does so (`memory.keep_freed_memory`). The
+# profile above has called it in this process, and it cannot be undone. So the next cell uses a new process.
 
 # %%
 script = """
-import resource, time
+import time
 import numpy as np
 from minigam import memory
+
+try:
+    import resource
+    count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+except ImportError:  # Windows does not count page faults
+    count = lambda: 0
 
 n, buffer = 2**23, np.ones(2**23, np.float32)
 
@@ -672,12 +711,12 @@ def reused():
 
 def report(name, f):
     f()
-    times, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    times, before = [], count()
     for _ in range(9):
-        began = time.perf_counter()
+        start = time.perf_counter()
         f()
-        times.append(1e3 * (time.perf_counter() - began))
-    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 9
+        times.append(1e3 * (time.perf_counter() - start))
+    faults = (count() - before) / 9
     print(f"{name:<28}{np.median(times):7.2f} ms{faults:9.1f} page faults")
 
 report("fresh", fresh)
@@ -689,32 +728,35 @@ done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=
 print(done.stdout or done.stderr)
 faults = [float(line.split()[-3]) for line in done.stdout.splitlines()]
 assert done.returncode == 0 and len(faults) == 3
-assert faults[1] <= faults[0], "an array that was touched before gives no new faults"
+assert faults[1] <= faults[0], "an array that was touched before causes no new faults"
 
 # %% [markdown]
 # (A system that hands out pages of 2 MiB counts few faults, each of them long.)
 #
 # ## 10. The batch in parts
 #
-# Tiles again, of a whole step. A step keeps what its backward pass needs from every layer, so memory grows with the batch. The loss
-# is a mean over targets, and a gradient is linear, so with $n_k$ targets in part $k$, and $n$ in all,
+# The idea of tiles also works for a whole training step. A step keeps what its backward pass needs from every layer,
+# so its memory grows with the batch. But the loss is a mean over targets, and a gradient is linear. With $n_k$
+# targets in part $k$, and $n$ in all,
 #
 # $$ \mathcal{L} = \sum_k \frac{n_k}{n}\, \mathcal{L}_k, \qquad
 #    \frac{\partial \mathcal{L}}{\partial \theta} = \sum_k \frac{n_k}{n}\, \frac{\partial \mathcal{L}_k}{\partial \theta} $$
 #
-# exactly, except for rounding. The parts' shares must be right: a mean of means is another number when parts have unequal numbers of targets, as parts of stories
-# have. (A negative target is no target: what follows the end of a story.)
+# This is exact, except for rounding. The weights must be right: a plain mean of the parts' means is wrong when the
+# parts have different numbers of targets. This is so for stories: a negative target stands for no target, after the
+# end of a story.
 #
 # ### Exercise 15.3 ★★☆ The same step in parts
 #
-# `loss_and_gradient(ids, targets)` returns the mean loss over the targets that are not negative, and its gradient, an array. It refuses rows
-# without any such target. Call it for `size` rows at a time, the last time perhaps for fewer, and return the loss and the gradient of the
-# whole batch. Never hold the gradients of all parts at once: add them up.
+# `loss_and_gradient(ids, targets)` returns the mean loss over the targets that are not negative, and its gradient, an
+# array. It raises an error if its rows have no such target. Call it for `size` rows at a time (for fewer the last
+# time), and return the loss and the gradient of the whole batch. Never hold the gradients of all parts at once: add
+# them up.
 #
 # <details><summary>Hint</summary>
 #
-# `count = (targets >= 0).sum()` for the whole, and for a part the same of its rows. A part that has none is left out. The sum of the gradient can start
-# at 0.0.
+# `(targets >= 0).sum()` counts the targets of the whole batch; the same for the rows of a part counts its targets.
+# Skip a part that has none. The sum of the gradient can start at 0.0.
 #
 # </details>
 
@@ -762,42 +804,46 @@ for size in sizes:
     assert abs(loss - whole_loss) < 1e-5
     assert np.abs(gradient - whole_gradient).max() < 1e-4 * np.abs(whole_gradient).max()
 figure, axes = viz.panels("rows in a part", "peak memory of a step (MiB)")
-axes.plot(sizes, peaks, "ko-", markersize=5)
+axes.plot(sizes, peaks, **viz.STYLES[0], markersize=5)
 axes.set_ylim(bottom=0.0)
 show(
     figure,
-    "Peak memory grows with the rows in a part, from a fraction for one row at a time to "
-    "the most for all 16 at once.",
+    "Peak memory grows with the rows in a part: it is smallest for one row at a time, and "
+    "several times as large for all 16 at once.",
 )
 assert peaks[-1] > 2 * peaks[0]
 
 # %% [markdown]
-# The same gradient in a fraction of the memory. What is smaller stays in the cache, so parts are often *faster* too.
-# `train_step` therefore takes as many rows at a time as fit the cache. It does so with dropout as well, because a mask is a function
-# of the token's place in the batch.
+# This is the same gradient in a fraction of the memory. Smaller arrays stay in the cache, so parts are often
+# *faster*, too. `train_step` therefore takes as many rows at a time as fit the cache. This also works with dropout,
+# because the mask is a function of the token's place in the batch.
 #
 # ## 11. Logits that never exist whole
 #
-# The largest array of this model's training step is in no GAM block: it is the logits, N rows of V numbers, and their gradient once more. For the published
-# model, 8,192 rows of 10,000 words, that is 328 MB each. Yet of all of them only one number is wanted:
+# The largest array of this training step is in no GAM block. It is the logits, N rows of V numbers, and their
+# gradient has the same size. For the published model these are 8,192 rows of 10,000 numbers, 328 MB each. Yet only
+# one number is wanted from all of them:
 #
 # $$ z = x W^\top, \qquad \mathcal{L} = \frac{1}{n}\sum_i \Big(\log\sum_v e^{z_{iv}} - z_{i,y_i}\Big) $$
 #
 # $$ dz_{iv} = \frac{\partial\mathcal{L}}{\partial z_{iv}} = \frac{1}{n}\Big(\frac{e^{z_{iv}}}{\sum_{v'} e^{z_{iv'}}} - [v = y_i]\Big) $$
 #
-# (with $[v = y_i]$ 1 at the target and 0 elsewhere), and then $dx = dz\,W$ and $dW = dz^\top x$. Row $i$ of $dz$ needs row $i$ of $z$ and nothing else. So take a few rows, compute
-# their logits, their loss and at once their *gradient*, and forget the logits before the next rows come.
+# Here $y_i$ is the target of row $i$, and $[v = y_i]$ is 1 at the target and 0 elsewhere. Then $dx = dz\,W$ and $dW =
+# dz^\top x$. Row $i$ of $dz$ depends only on row $i$ of $z$. So take a few rows. Compute their logits, their loss and
+# at once their *gradient*, and drop the logits before you take the next rows.
 #
 # ### Exercise 15.4 ★★★ Head and loss in chunks
 #
-# Return the mean loss, dx and dW, for `rows` rows of x at a time. A negative target is no target: it adds nothing and has no gradient, and n
-# counts the others. Logits may be large, so take the largest of each row out of the exponential. The check measures your peak memory: never hold all logits.
+# Return the mean loss, dx and dW, and work on `rows` rows of x at a time. A negative target is no target: its row
+# adds nothing to the loss and has no gradient, and n counts only the other rows. Logits may be large, so subtract the
+# largest of each row before the exponential. The check measures your peak memory: never hold all logits.
 #
 # <details><summary>Hint</summary>
 #
-# n first. For one chunk: `z = x[part] @ weight.T`, subtract the row's largest, and keep `z[np.arange(len(z)), y]` before you overwrite z with its
-# exponentials (y being the targets with 0 in place of negative ones). Softmax, minus 1 at the target, times (1/n for a target, 0 for none): that
-# is dz. Then `dx[part] = dz @ weight` and `dweight += dz.T @ x[part]`.
+# Compute n first. For one chunk: `z = x[part] @ weight.T`, subtract the largest of each row, and keep
+# `z[np.arange(len(z)), y]` before you overwrite z with its exponentials. (y are the targets, with 0 in place of
+# negative ones.) dz is the softmax minus 1 at the target, times 1/n for a row with a target and 0 for one without.
+# Then `dx[part] = dz @ weight` and `dweight += dz.T @ x[part]`.
 #
 # </details>
 
@@ -851,24 +897,25 @@ def of_the_reference():
 
 
 print(f"all logits: {4 * N * V / 2**20:.0f} MiB")
-found = {}
+outputs = {}
 for name, f in (
     ("reference", of_the_reference),
     ("yours, 128 rows", lambda: head_loss(x, weight, targets, 128)),
     ("minigam's", of_minigam),
 ):
     with memory.track_memory(np) as taken:
-        found[name] = f()
-    print(f"{name:<17}{taken.peak_bytes / 2**20:7.1f} MiB{median_ms(f, 3):8.1f} ms")
+        outputs[name] = f()
+    print(f"{name:<17}{taken.peak_bytes / 2**20:7.1f} MiB{median_ms(f, repeats=3):8.1f} ms")
 for name in ("yours, 128 rows", "minigam's"):
-    for ours, theirs in zip(found[name], found["reference"], strict=True):
+    for ours, theirs in zip(outputs[name], outputs["reference"], strict=True):
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 # %% [markdown]
 # ## 12. Where the time goes now
 #
-# What is left if all elementwise work is free? The products. That of (i, k) with (k, j) has $2\,i\,k\,j$ floating-point operations and, if each matrix goes
-# through memory once, $4\,(ik + kj + ij)$ bytes. Operations per byte, its *intensity* (notebook 12), decide whether the processor waits for memory:
+# What is left if all elementwise work is free? The products. The product of an (i, k) and a (k, j) matrix has
+# $2\,i\,k\,j$ floating-point operations. If each matrix goes through memory once, its traffic is $4\,(ik + kj + ij)$
+# bytes. The operations per byte are its *intensity* (notebook 12). It decides whether the CPU waits for memory:
 #
 # $$ \text{product: } \frac{2\,ikj}{4\,(ik + kj + ij)} \;=\; \frac{m}{6} \;\text{ for } i = k = j = m,
 #    \qquad\quad \text{pass: } \frac{1}{8} $$
@@ -877,16 +924,19 @@ for name in ("yours, 128 rows", "minigam's"):
 m = 1024
 intensity = 2 * m**3 / (4 * 3 * m**2)
 assert abs(intensity - m / 6) < 1e-9
-A, B, out = *rng.standard_normal((2, m, m), dtype=np.float32), np.empty((m, m), np.float32)
-product = 2 * m**3 / (median_ms(lambda: np.matmul(A, B, out=out), 5) * 1e6)  # GFLOP/s
-a_pass = m**2 / (median_ms(lambda: np.multiply(A, 2.0, out=out)) * 1e6)
-assert (A.nbytes + out.nbytes) / A.size == 8  # bytes for one operation
+left, right = rng.standard_normal((2, m, m), dtype=np.float32)
+out = np.empty((m, m), np.float32)
+product = 2 * m**3 / (median_ms(lambda: np.matmul(left, right, out=out), repeats=5) * 1e6)  # GFLOP/s
+a_pass = m**2 / (median_ms(lambda: np.multiply(left, 2.0, out=out)) * 1e6)
+assert (left.nbytes + out.nbytes) / left.size == 8  # bytes for one operation
 print(profile.blas())
 print(f"product of {m} x {m}: {intensity:6.1f} operations a byte, {product:8.2f} GFLOP/s")
 print(f"one matrix, times 2:     {1 / 8:8.2f} operations a byte, {a_pass:8.2f} GFLOP/s")
 
 # %% [markdown]
-# So a product can use the processor fully, and BLAS, which has been tuned for decades, nearly does. minigam leaves products to BLAS. Profile the step of section 1 again, now with all faster rules. To compare like with like, the reference rules are measured once more right before:
+# So a large product can keep the CPU fully busy. BLAS, which has been tuned for decades, nearly achieves this, and
+# minigam leaves products to it. Profile the step of section 1 again, now with all faster rules. For a fair
+# comparison, the reference rules are measured once more just before:
 
 # %%
 model = GAM(config, seed=0)
@@ -901,49 +951,49 @@ numpy_ms, now_ms = ms_by_operation(in_numpy), ms_by_operation(measured)
 largest = sorted(numpy_ms, key=numpy_ms.get)[-9:]
 figure, axes = viz.panels("ms a step, forward and backward", size=(7.5, 4.4))
 place = np.arange(len(largest))
-axes.barh(
-    place + 0.2, [numpy_ms[name] for name in largest], 0.4, color="0.85", edgecolor="k", label="reference"
-)
-axes.barh(
-    place - 0.2, [now_ms.get(name, 0.0) for name in largest], 0.4, color="0.35", edgecolor="k", label="now"
-)
+axes.barh(place + 0.2, [numpy_ms[name] for name in largest], 0.4, **viz.bars(0), label="reference")
+axes.barh(place - 0.2, [now_ms.get(name, 0.0) for name in largest], 0.4, **viz.bars(1), label="now")
 axes.set_yticks(place, largest)
 axes.legend(loc="lower right")
 show(
     figure,
-    "Pairs of bars, the milliseconds of each operation with the reference rules and now: "
+    "Pairs of bars: the milliseconds of each operation with the reference rules and with the faster ones: "
     + "; ".join(f"{name} {numpy_ms[name]:.0f} and {now_ms.get(name, 0.0):.0f}" for name in largest[::-1])
     + ".",
 )
 for name, one in (("reference", in_numpy), ("now", measured)):
     print(
-        f"{name:<10} {1e3 * one.alone:6.1f} ms a step, of which the products alone take {1e3 * one.bound:.1f} ms: "
-        f"{one.bound / one.alone:.0%} of the lower bound's speed"
+        f"{name:<10} {1e3 * one.alone:6.1f} ms a step; its products alone take {1e3 * one.bound:.1f} ms, "
+        f"{one.bound / one.alone:.0%} of it"
     )
 assert measured.products == in_numpy.products, "the rules differ, the products do not"
 
 # %% [markdown]
-# What is left are the operations with products, and in them the products themselves: a bias or a softmax takes little now. The time of the products alone is a lower bound for any code that uses this
-# BLAS. The larger the model, the larger their share: per token, of the order of $C^2$ operations in a product stand against $C$ in elementwise work.
+# What remains are the operations with products, and most of their time is the products themselves: a bias or a
+# softmax takes little now. The time of the products alone is a lower bound for any code that uses this BLAS. The
+# larger the model, the larger the share of the products: per token, a product has of the order of $C^2$ operations,
+# elementwise work only of the order of $C$.
 #
 # ## 13. Next to PyTorch
 #
-# The stored benchmark, made with `python -m benchmarks.train_step`: a whole training step, each measurement in a process of its own, in alternation, several rounds. "Eager" is PyTorch as one writes it. "Tuned" is
-# the best that was found for PyTorch: its fused optimizer, the best part size, the best settings of malloc. "Reference rules" is minigam without its kernels.
+# These are stored results, made by `python -m benchmarks.train_step`. They measure a whole training step. Each
+# measurement has a process of its own; the programs alternate, over several rounds. "Eager" is PyTorch as one usually
+# writes it. "Tuned" is the best that was found for PyTorch: its fused optimizer, the best part size, the best
+# settings of malloc. "Reference rules" is minigam without its kernels.
 
 # %%
 stored = results("train_step")
 print(stored["environment"])
-figure, axes = viz.panels("time, in multiples of minigam's", n=2, size=(10.0, 3.4))
+figure, axes = viz.panels("time, in multiples of minigam's", n=2, size=(10.5, 3.4))
 for one, (name, measurement) in zip(axes, stored["configs"].items(), strict=True):
     summary = measurement["summary"]
     labels = [label for label in summary if "autograd" not in label][::-1]
     ratios = [summary[label]["time_ratio"] for label in labels]
     low, middle, high = np.array([sorted(r.values()) for r in ratios]).T
     height, spread = np.arange(len(labels)), (middle - low, high - middle)
-    one.errorbar(middle, height, xerr=spread, fmt="ko", capsize=3, markersize=5)
-    one.set_yticks(height, labels if one is axes[0] else [])
-    one.axvline(1.0, color="0.5", linestyle=":")
+    one.errorbar(middle, height, xerr=spread, fmt="o", capsize=3, markersize=5)
+    one.set_yticks(height, labels)
+    one.axvline(1.0, color=viz.INK, linestyle=":")
     one.set_xlim(left=0.0)
     numbers = measurement["model"]
     one.set_title(
@@ -965,7 +1015,7 @@ show(
 
 # %%
 def verdict(low, high):
-    """Say what the range of the ratios over the rounds allows to say."""
+    """Return what the range of the ratios over the rounds shows."""
     if low > 1.02:
         return "minigam faster in every round"
     return "minigam slower in every round" if high < 0.98 else "undecided"
@@ -993,15 +1043,38 @@ assert min(alone.values()) > 0.6
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Read the ranges, not only the medians: where they include 1, the rounds do not agree. On this machine minigam's step takes less memory than that of tuned PyTorch, part of which is PyTorch itself. At the published size the products
-# take most of minigam's step, so with this BLAS there is not much left to gain. On the small model more of the time is elementwise work and the cost of calls. Other machines have other caches, other cores and another BLAS.
+# Read the ranges, not only the medians: if a range includes 1, the rounds do not agree. On this machine minigam's
+# step takes less memory than that of tuned PyTorch, whose memory includes PyTorch itself. At the published size the
+# products take most of minigam's step, so with this BLAS there is little left to gain. On the small model more of the
+# time is elementwise work and the cost of calls. Other machines have other caches, other cores and another BLAS.
 #
-# ## What you have now
+# ## What you can do now
 #
-# * A habit: profile, count the passes, change one thing, compare the numbers, measure again.
-# * Four answers of your own that fit into the cache or into little memory, and give the same numbers.
-# * One rule in NumPy, C and CUDA, held together by one gradient check.
-# * A lower bound to compare with.
+# You can
 #
-# **Read on in the code:** `minigam/engine/compiled/elementwise.py` and `rows.py` next to it, `minigam/engine/compiled/kernels.py`, `minigam/engine/cuda/elementwise.py`, `minigam/training/step.py` (`parts_of`), `minigam/training/profile.py`,
-# `minigam/engine/dispatch.py` (`Op.faster`).
+# * profile a step, count its passes over memory, change one thing, and measure again,
+# * keep a computation in the cache, or in little memory, without changing its numbers, and
+# * compare a time with a lower bound, and say how much is left to gain.
+#
+# ## Think about it
+#
+# No check can answer these. Write down your answer, or discuss it with someone.
+#
+# 1. Which of these changes would you keep if the code had to fit on one page? Why?
+# 2. A faster rule differs from the plain one in the last digit. Who has to agree before you use it?
+#
+# ## Read on
+#
+# In the code:
+#
+# * `minigam/engine/compiled/elementwise.py`, `rows.py` and `kernels.py`
+# * `minigam/engine/cuda/elementwise.py`
+# * `minigam/training/step.py` (`parts_of`) and `profile.py`
+# * `minigam/engine/dispatch.py` (`Op.faster`)
+#
+# Elsewhere:
+#
+# * [What Every Programmer Should Know About Memory](https://people.freebsd.org/~lstewart/articles/cpumemory.pdf)
+# * [Anatomy of High-Performance Matrix Multiplication](https://doi.org/10.1145/1356052.1356053)
+# * [Online Normalizer Calculation for Softmax](https://arxiv.org/abs/1805.02867)
+# * [Training Deep Nets with Sublinear Memory Cost](https://arxiv.org/abs/1604.06174)

@@ -269,10 +269,12 @@ def baseline(items: Sequence[pytest.Item]) -> tuple[dict[str, dict[int, list[int
                 for path in MODULES
                 for lines in [data.contexts_by_lineno(str(ROOT / path))]
             }
-            file.write_text(json.dumps({"reach": reach, "seconds": seconds, "failed": failed}))
+            file.write_text(
+                json.dumps({"reach": reach, "seconds": seconds, "failed": failed}), encoding="utf-8"
+            )
             os._exit(0)
         os.wait()
-        result = json.loads(file.read_text())
+        result = json.loads(file.read_text(encoding="utf-8"))
     if result["failed"]:
         sys.exit(f"mutants: without a mutant {len(result['failed'])} tests fail, first {result['failed'][0]}")
     reach = {path: {int(n): tests for n, tests in lines.items()} for path, lines in result["reach"].items()}

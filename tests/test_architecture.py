@@ -141,7 +141,7 @@ def test_the_public_api_loads_numpy_and_little_else():
         "tempfile",
         "subprocess",
     }
-    assert len(foreign) <= 10, foreign
+    assert len(foreign) <= 14, foreign  # of the standard library
 
 
 LOADERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -172,9 +172,14 @@ def ways_to_run_data(source: str) -> list[str]:
     return lines
 
 
+# The exception: a learner's notebook is code, and checking its answers means running it, in its own process.
+RUNS_ANSWERS = {"minigam/course/worker.py": 4}
+
+
 @every_file
 def test_no_code_is_loaded_from_data(path):
-    assert ways_to_run_data(path.read_text(encoding="utf-8")) == []
+    lines = ways_to_run_data(path.read_text(encoding="utf-8"))
+    assert len(lines) == RUNS_ANSWERS.get(path.relative_to(PROJECT).as_posix(), 0), lines
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,19 @@ import pytest
 from minigam import __main__ as listing
 from minigam import train
 from minigam.config import PRESETS
+from minigam.course import __main__ as course
 from minigam.course import notebooks
 from minigam.data import pocketstories
 from minigam.training.run import Run
 
-pytest.importorskip("markdown_it", reason="needs markdown-it-py (the extra `test`)")
+pytest.importorskip("markdown_it", reason="needs markdown-it-py (the group `test`)")
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "default_run"
 DOCS = {p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("docs/*.md"))}
-OTHERS = ("README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md")
+OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "data/README.md",
+          "notebooks/README.md", "paper/paper.md")  # fmt: skip
 DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in OTHERS} | DOCS
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
@@ -167,6 +169,14 @@ def test_commands_and_make_targets_exist(name):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+def test_every_command_is_in_the_list():
+    """Those of `minigam`, and the actions of `minigam course`."""
+    actions = next(a.choices for a in course.parser()._actions if isinstance(a.choices, dict))
+    assert {"build", "exercises", "status"} <= set(actions)
+    for command in (*listing.COMMANDS, *(f"course {action}" for action in actions)):
+        assert f"`minigam {command}" in DOCUMENTS["docs/commands.md"], command
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_flags_of_train_are_known(name):
     known = set(re.findall(r"--[\w-]+", train.parser().format_help()))
@@ -230,7 +240,8 @@ def test_house_words_are_noticed():
         p
         for p in ROOT.rglob("*")
         if p.suffix in (".py", ".md", ".toml", ".yml")
-        and not any(part.startswith(".venv") for part in p.parts)
+        and not any(part.startswith((".venv", ".nox")) for part in p.parts)
+        and p.relative_to(ROOT).parts[0] != "build"  # what make docs collects
     ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )

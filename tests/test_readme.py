@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("markdown_it", reason="needs markdown-it-py (the extra `test`)")
+pytest.importorskip("markdown_it", reason="needs markdown-it-py (the group `test`)")
 import markdown_it
 
 ROOT = Path(__file__).parents[1]

@@ -23,12 +23,12 @@ from minigam.models.gam import GAM
 from minigam.models.lm import LanguageModel
 from minigam.training import loop
 from minigam.training.run import Run, RunConfig, make_corpus
+from minigam.viz import finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROJECT = Path(__file__).parents[2]
-RESULTS = PROJECT / "benchmarks" / "results"
 STORED = Path(__file__).parent / "runs"  # small trained models that come with the package
 
 
@@ -43,24 +43,33 @@ def show(figure: "Figure | str", alt: str) -> None:
         mime_type, content = "image/svg+xml", figure
     else:
         data = BytesIO()
-        figure.savefig(data, format="png", dpi=100)
+        finish(figure).savefig(data, format="png", dpi=100)
         mime_type, content = "image/png", base64.b64encode(data.getvalue()).decode()
     display({mime_type: content, "text/plain": alt}, metadata={mime_type: {"alt": alt}}, raw=True)
 
 
+def is_clone() -> bool:
+    """Return whether the package is read from a clone of the project, and not from an installed wheel."""
+    return (PROJECT / "pyproject.toml").is_file()
+
+
 def in_clone(path: Path) -> Path:
     """Return the path. Raises InputError if the project is not a clone but an installed package."""
-    if not (PROJECT / "pyproject.toml").is_file():
-        raise InputError(f"{path}: the course needs a clone of the project, installed with pip install -e")
+    if not is_clone():
+        raise InputError(f"{path}: only a clone of the project has it; install one with pip install -e")
     return path
+
+
+def _results() -> Path:
+    return PROJECT / "benchmarks" / "results" if is_clone() else Path(__file__).parent / "results"
 
 
 def results(name: str) -> dict:
     """Return the stored numbers of an experiment or benchmark, such as "table1_pocketstories"."""
-    folder = in_clone(RESULTS) / name
+    folder = _results() / name
     files = sorted(folder.glob("*.json"))
     if len(files) != 1:
-        names = ", ".join(sorted({p.parent.name for p in RESULTS.glob("*/*.json")}))
+        names = ", ".join(sorted({p.parent.name for p in _results().glob("*/*.json")}))
         raise InputError(f"{folder}: {len(files)} result files, wanted one; choose from {names}")
     return read_json(files[0], remedy="run its command again")
 
@@ -97,14 +106,16 @@ def library() -> ModuleType:
 def trained() -> tuple[Run, GAM, Corpus]:
     """Return a run on PocketStories with the settings of `make train`, its trained GAM and its corpus.
 
-    The first call trains it, about a minute on two cores, and stores it under runs/; later calls read it.
+    The first call trains it, about a minute on two cores, and stores it under runs/ in the clone, or in the
+    current folder if there is none; later calls read it.
     """
     model, train = GAMConfig.of(PRESETS["small"]), TrainConfig.of(PRESETS["small"])
     data = DataConfig()
     corpus = make_corpus(data, model.block_size, progress=True)
     settings = json.dumps([model.to_dict(), train.to_dict(), corpus.fingerprint()], sort_keys=True)
     name = f"course-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
-    folder, unfinished = (in_clone(PROJECT / "runs" / n) for n in (name, f"{name}-unfinished"))
+    runs = (PROJECT if is_clone() else Path.cwd()) / "runs"
+    folder, unfinished = runs / name, runs / f"{name}-unfinished"
     if not folder.is_dir():
         with locked(unfinished):
             if Run.exists(unfinished):  # stopped halfway

@@ -1,5 +1,7 @@
-"""The notebooks of the course: execute them in place, write the learner's copies, estimate their time."""
+"""The course: execute its notebooks, write copies with gaps, check what is solved, prepare a class, grade."""
 
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +10,7 @@ from tqdm import tqdm
 
 from minigam import cli
 from minigam.config import InputError
-from minigam.course import notebooks, overview
+from minigam.course import classroom, glossary, grading, in_clone, notebooks, overview, progress
 
 PROG = "minigam course"
 
@@ -26,21 +28,35 @@ def parser() -> cli.Parser:
                        help="write the minutes of all notebooks into their sources and docs")  # fmt: skip
     for command in (build, copies):
         command.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks (default: all)")
-    copies.add_argument("--out", type=Path, default=notebooks.FOLDER / "exercises",
-                        help="folder of the copies (default: notebooks/exercises)")  # fmt: skip
+    what = "write the copies that are not there yet, and open them in JupyterLab"
+    opened = commands.add_parser("open", help=what, description=cli.sentence(what))
+    opened.add_argument("lab", nargs="*", metavar="FLAG",
+                        help="flags for jupyter lab, after --, such as -- --no-browser")  # fmt: skip
+    for command in (copies, opened):
+        command.add_argument("--out", type=Path, default=notebooks.learners_folder(), metavar="FOLDER",
+                             help="folder of the copies (default: notebooks/exercises in a clone of the "
+                             "project, else ./minigam-course)")  # fmt: skip
     copies.add_argument("--overwrite", action="store_true",
                         help="replace existing copies; they are renamed to NAME-before.ipynb")  # fmt: skip
+    for module in (progress, classroom, grading):
+        module.add_command(commands)
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    needed = ("jupytext", "nbformat", "nbclient", "ipykernel")
-    for library in needed if args.command == "build" else needed[:2]:
+    if args.command in ("status", "grade"):
+        return args.run(args)
+    needed = {"build": ("nbclient", "ipykernel"), "open": ("jupyterlab", "ipykernel")}
+    for library in ("jupytext", "nbformat", *needed.get(args.command, ())):
         if find_spec(library) is None:
-            raise InputError(f"{library} is not installed; install it with pip install -e '.[notebooks]'")
+            raise InputError(f"{library} is not installed; install it with pip install 'minigam[notebooks]'")
+    if args.command == "class":
+        return args.run(args)
     if args.command == "times":
         return _times(args.write)
+    if args.command == "open":
+        return _open(args.out, args.lab)
     chosen = notebooks.chosen(args.numbers)
     return _build(chosen) if args.command == "build" else _exercises(chosen, args.out, args.overwrite)
 
@@ -48,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 def _build(sources: list[Path]) -> int:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+    in_clone(sources[0])
     for source in tqdm(sources, unit="notebook", disable=None, leave=False):
         notebook, start = notebooks.with_solutions(source), time.perf_counter()
         try:
@@ -55,8 +72,19 @@ def _build(sources: list[Path]) -> int:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
             raise InputError(f"{source.name}: a cell failed, nothing was written\n{e}") from e
         notebooks.store(notebook, source.with_suffix(".ipynb"))
+        copy = notebooks.student_copy(source)
+        copy.parent.mkdir(exist_ok=True)
+        notebooks.store(notebooks.for_students(source), copy)
+        glossary.copy(copy.with_name(glossary.FILE.name))
         tqdm.write(f"{source.stem:<40}{time.perf_counter() - start:6.1f} s")
     return 0
+
+
+def _open(out: Path, flags: list[str]) -> int:
+    """Write the missing copies and run JupyterLab in their folder until it is stopped."""
+    _exercises(notebooks.sources(), out, overwrite=False)
+    first = out / f"{notebooks.sources()[0].stem}.ipynb"
+    return subprocess.run([sys.executable, "-m", "jupyterlab", *flags, str(first)]).returncode
 
 
 def _times(write: bool) -> int:
@@ -79,6 +107,7 @@ def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
         if path.exists():
             path.replace(path.with_name(f"{source.stem}-before.ipynb"))
         notebooks.store(notebooks.for_learners(source), path)
+    glossary.copy(out / glossary.FILE.name)
     print(f"{out}: {len(sources) - len(existing)} notebooks written, {len(existing)} kept unchanged")
     outdated = [s.stem[:2] for s in existing if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]
     if outdated:

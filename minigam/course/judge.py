@@ -169,18 +169,19 @@ def require(condition: bool, message: str) -> None:
 def expect(got: Any, want: Any, where: str, mistakes: dict | None = None, rtol: float | None = None) -> None:
     """Raise NotYet unless `got` equals `want`; both are numbers or arrays (or Tensors).
 
-    Right values in a narrower dtype, or in a list, are refused too: cells after the check rely on the type.
+    Right values in a narrower dtype, in a list or in a Tensor are refused too: cells after the check rely on
+    the type.
 
     where    : what is compared, for the message: "u of shape (2, 5, 4)"
     mistakes : {message: the value that a plausible mistake gives}, tried in order
     rtol     : error allowed in float64, relative to the largest entry; the default is TOLERANCE
     """
-    as_list, got, want = isinstance(got, list), numbers(got, where), np.asarray(want)
+    made, got, want = type(got), numbers(got, where), np.asarray(want)
     if _close(got, want, rtol):
         if want.dtype == np.float64 and got.dtype.kind == "f" and got.dtype != np.float64:
             raise NotYet(f"{where}: right, but in {got.dtype}; the inputs are float64, keep their dtype")
-        if as_list and want.ndim:
-            raise NotYet(f"{where}: right, but a list; return an array")
+        if made in (list, Tensor) and want.ndim:
+            raise NotYet(f"{where}: right, but a {made.__name__}; return an array")
         return
     for message, value in (mistakes or {}).items():
         value = np.asarray(value)

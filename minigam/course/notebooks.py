@@ -17,16 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigam.config import InputError
-from minigam.course import PROJECT, in_clone
+from minigam.course import PROJECT, glossary, hosting, is_clone
 from minigam.files import read_json, reading, sha256_of, write_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-FOLDER = PROJECT / "notebooks"
+FOLDER = PROJECT / "notebooks" if is_clone() else Path(__file__).parent / "sources"
 STUB = 'raise NotImplementedError("replace this line")'
 _SOLUTION = re.compile(r"^(?P<indent>[ ]*)# SOLUTION\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S)
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
+_PROMISE = re.compile(r"^\* A folded \*\*solution\*\*[^\n]*(?:\n  [^\n]*)*", re.M)  # in notebook 00
+_INSTEAD = "* Your teacher has the solutions. Later cells use *your* answer, so do not leave a gap open."
 TIMEOUT_S = 300  # seconds a cell may take
 _MADE_FROM = "minigam_source_sha256"
 
@@ -42,8 +44,13 @@ class Exercise:
 
 
 def sources() -> list[Path]:
-    """Return the sources of the course, in order. Raises InputError outside a clone of the project."""
-    return sorted(in_clone(FOLDER).glob("[0-9][0-9]_*.py"))
+    """Return the sources of the course, in order: those of the clone, or those in the installed package."""
+    return sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+
+
+def learners_folder() -> Path:
+    """Return where a learner's copies are by default."""
+    return PROJECT / "notebooks" / "exercises" if is_clone() else Path("minigam-course")
 
 
 def chosen(numbers: list[str]) -> list[Path]:
@@ -97,7 +104,7 @@ def _stubbed(code: str) -> str:
 
 def with_solutions(source: Path) -> "NotebookNode":
     """Return the notebook to store: with solutions in place, and folded below each check as well."""
-    return _built(source, "solution")
+    return _built(source, "solution", folded=True)
 
 
 def for_learners(source: Path) -> "NotebookNode":
@@ -105,9 +112,41 @@ def for_learners(source: Path) -> "NotebookNode":
 
     Its metadata has the SHA-256 of its source.
     """
-    notebook = _built(source, "stub")
+    notebook = _built(source, "stub", folded=True)
     notebook.metadata[_MADE_FROM] = sha256_of(source)
     return notebook
+
+
+def for_students(source: Path) -> "NotebookNode":
+    """Return a copy with stubs and hints, and without any solution: for a class, and for Colab.
+
+    Its first code cell installs minigam where it is missing.
+    """
+    import nbformat
+
+    notebook = _built(source, "stub", folded=False)
+    for cell in notebook.cells:
+        cell.source = _PROMISE.sub(_INSTEAD, cell.source)
+    at = next(i for i, c in enumerate(notebook.cells) if c.cell_type == "code")
+    install = nbformat.v4.new_code_cell(hosting.install_cell(), id=f"{source.stem[:2]}-install")
+    notebook.cells.insert(at, install)
+    notebook.metadata[_MADE_FROM] = sha256_of(source)
+    return notebook
+
+
+def student_copy(source: Path) -> Path:
+    """Return where the copy for Colab is stored, in the clone."""
+    return source.parent / hosting.COLAB / f"{source.stem}.ipynb"
+
+
+def navigation(source: Path) -> str:
+    """Return links to the notebook before, the map in notebook 00, and the notebook after, as Markdown."""
+    course = sources()
+    at = course.index(source) if source in course else 0
+    links = [f"[← {p.stem[:2]}]({p.stem}.ipynb)" for p in course[max(0, at - 1) : at]]
+    links.append(f"[map of the course]({course[0].stem}.ipynb#2.-The-map)")
+    links += [f"[{p.stem[:2]} →]({p.stem}.ipynb)" for p in course[at + 1 : at + 2]]
+    return " · ".join(links)
 
 
 def is_outdated(copy: Path, source: Path) -> bool:
@@ -118,24 +157,36 @@ def is_outdated(copy: Path, source: Path) -> bool:
         return False
 
 
-def _built(source: Path, version: str) -> "NotebookNode":
-    """Return the notebook with the "solution" or the "stub" in each exercise, and all solutions folded."""
+def _built(source: Path, version: str, folded: bool) -> "NotebookNode":
+    """Return the notebook with the "solution" or the "stub" in each exercise, and with its navigation.
+
+    folded : whether each solution also stands folded below its check
+    """
     import nbformat
 
-    notebook, cells, folded = read(source), [], None
+    notebook, cells, solution = read(source), [], None
     remaining = iter(exercises(notebook))
+    links = " · ".join(filter(None, (navigation(source), hosting.badges(source))))
     for cell in notebook.cells:
         cells.append(cell)
-        if folded is not None:  # this cell is the check
-            cells.append(nbformat.v4.new_markdown_cell(folded))
-            folded = None
+        if len(cells) == 1:
+            cells.append(nbformat.v4.new_markdown_cell(links))
+        if solution is not None:  # this cell is the check
+            if folded:
+                cells.append(nbformat.v4.new_markdown_cell(solution))
+            solution = None
         elif "exercise" in cell.metadata.get("tags", ()):
             exercise = next(remaining)
             cell.source = getattr(exercise, version)
-            folded = (
+            solution = (
                 f"<details><summary>Solution</summary>\n\n```python\n{exercise.solution}\n```\n\n</details>"
             )
-    notebook.cells = cells
+    notebook.cells = cells = [*cells, nbformat.v4.new_markdown_cell(navigation(source))]
+    texts = [cell for cell in cells if cell.cell_type == "markdown"]
+    stored = version == "solution"  # in notebooks/, next to docs/
+    linked = glossary.link((c.source for c in texts), "../docs/glossary.md" if stored else "glossary.md")
+    for cell, text in zip(texts, linked, strict=True):
+        cell.source = text if stored else glossary.without_files(text)
     for i, cell in enumerate(cells):
         cell.id = f"{source.stem[:2]}-{i:03d}"  # the same in every build
         cell.metadata.pop("lines_to_next_cell", None)  # describes the layout of the source

@@ -18,7 +18,7 @@ import minigam
 from minigam.config import InputError
 from minigam.course import PROJECT, in_clone, notebooks
 from minigam.files import write_text
-from minigam.viz.style import panels
+from minigam.viz.style import INK, finish, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,17 +87,17 @@ def needs_plot() -> "Figure":
         members = [n for n in column if column[n] == k]
         place |= {n: (k, (len(members) - 1) / 2 - i) for i, n in enumerate(members)}
     figure, axes = panels(size=(9.0, 3.6))
-    arrow = {"arrowstyle": "->", "color": "0.5", "shrinkA": 14, "shrinkB": 14}
+    arrow = {"arrowstyle": "->", "color": INK, "shrinkA": 14, "shrinkB": 14}
     for number, before in needs.items():
         for m in before.difference(*(needs[k] for k in before)):  # unless a longer way leads there
             bow = arrow | {"connectionstyle": "arc3,rad=-0.12"}
             axes.annotate("", place[number], place[m], arrowprops=bow)
-        circle = {"boxstyle": "circle", "facecolor": "none", "edgecolor": "0.5"}
-        axes.text(*place[number], number, ha="center", va="center", color="0.5", bbox=circle)
+        circle = {"boxstyle": "circle", "facecolor": "none", "edgecolor": INK}
+        axes.text(*place[number], number, ha="center", va="center", bbox=circle)
     height = max(abs(y) for _, y in place.values()) + 0.8
     axes.set(xlim=(-0.5, max(column.values()) + 0.5), ylim=(-height, height))
     axes.axis("off")
-    return figure
+    return finish(figure)
 
 
 def minutes(source: Path) -> int:
@@ -151,6 +151,6 @@ def machine() -> str:
         f"minigam  {minigam.__version__}",
         f"NumPy    {np.__version__}",
         f"BLAS     {blas.get('name', 'unknown')} {blas.get('version', '')} (multiplies matrices)",
-        f"missing: {', '.join(missing)}; install them with pip install -e '.[notebooks]'" if missing
+        f"missing: {', '.join(missing)}; install them with pip install 'minigam[notebooks]'" if missing
         else "All packages are here.",
     ])  # fmt: skip

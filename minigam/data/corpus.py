@@ -78,6 +78,10 @@ def inputs_and_targets(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split rows of a `Corpus` into inputs (N, T) and targets (N, T), both int64.
 
     Negative targets are ignored.
+
+    >>> x, y = mg.inputs_and_targets(np.array([[5, 6, 7, 8]]))
+    >>> x.tolist(), y.tolist()
+    ([[5, 6, 7]], [[6, 7, 8]])
     """
     rows = rows.astype(np.int64)
     if rows.ndim == 3:
@@ -92,6 +96,10 @@ def from_pocketstories(
 
     Training stories are drawn from the seed 2 * seed, validation stories from 2 * seed + 1.
     Raises InputError when the longest story does not fit into block_size, or the rows into memory.
+
+    >>> corpus = mg.from_pocketstories(block_size=128, n_train=20, n_valid=5)
+    >>> corpus.train.shape, corpus.tokenizer.decode(corpus.train[0, :6])
+    ((20, 129), 'There was once a plump')
     """
     if block_size <= (longest := pocketstories.grammar().longest()):
         raise InputError(
@@ -141,6 +149,15 @@ def from_text(
     valid      : file to validate on; without it, the last tenth of `text` is held out
     tokenizer  : "char", or "bpe" with at most `vocab_size` tokens; trained on the training part only
     Raises InputError for an unusable file, or one shorter than a block.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "text.txt")
+    ...     _ = path.write_text("to be or not to be " * 20)
+    ...     corpus = mg.from_text(path, block_size=8)
+    ...
+    >>> corpus.train.shape, corpus.tokenizer.decode(corpus.train[0])
+    ((38, 9), 'to be or ')
     """
     content = read_text(text)
     cut = len(content) if valid is not None else len(content) - len(content) // 10

@@ -25,6 +25,11 @@ def mqar(
 
     n_pairs : (n) pairs in each row, at most n_keys and at most length / 4
     returns tokens and targets, both (n, length) int32; the target of a query is its value, others are IGNORE
+
+    >>> rng = np.random.default_rng(0)
+    >>> tokens, targets = mg.mqar.mqar(1, np.array([2]), length=8, n_keys=3, n_values=3, rng=rng)
+    >>> tokens.shape, int((targets >= 0).sum())
+    ((1, 8), 2)
     """
     most, slots = int(n_pairs.max()), length // 2  # a slot is a pair, a query and a blank, or two blanks
     keys = rng.permuted(np.tile(np.arange(1, n_keys + 1), (n, 1)), axis=1)[:, :most]
@@ -48,6 +53,11 @@ def distances(tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return the distance of every query, row by row: how many tokens earlier its key first appeared.
 
     tokens, targets : (n, length)   as `mqar` returns them
+
+    >>> tokens = np.array([[1, 4, 2, 5, 2, 1]])
+    >>> targets = np.array([[-1, -1, -1, -1, 5, 4]])
+    >>> mg.mqar.distances(tokens, targets).tolist()
+    [2, 5]
     """
     row, query = np.nonzero(targets >= 0)
     return query - (tokens[row] == tokens[row, query][:, None]).argmax(axis=1)
@@ -61,6 +71,10 @@ def from_mqar(
     Every validation row has n_pairs pairs. A training row has p = 1 .. n_pairs pairs with probability
     proportional to 1 / p, so each p asks equally many queries. Easy ones are learned first and help.
     Raises InputError when n_pairs do not fit into a row, there are too few keys, or memory is too small.
+
+    >>> corpus = mg.mqar.from_mqar(block_size=16, n_train=10, n_pairs=2, n_keys=4, n_valid=5)
+    >>> corpus.train.shape, len(corpus.valid)
+    ((10, 2, 16), 5)
     """
     if not n_pairs <= min(n_keys, block_size // 4):
         raise InputError(

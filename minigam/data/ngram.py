@@ -40,6 +40,10 @@ class NGram:
     Raises InputError when memory is too small.
     Cost: 2 * order - 1 sorts of all tokens, and at the peak about 40 * order bytes per token.
     Source: Kneser and Ney 1995; interpolated as in Chen and Goodman 1999.
+
+    >>> ngram = mg.NGram(np.array([[0, 1, 2, 1, 2, 1]]), vocab_size=3, order=2)
+    >>> ngram.losses(np.array([[0, 1, 2]])).round(2).tolist()  # nats
+    [[0.08, 0.07]]
     """
 
     def __init__(self, rows: np.ndarray, vocab_size: int, order: int = 3):

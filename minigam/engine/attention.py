@@ -27,6 +27,11 @@ def causal_attention(
     Cost: 4 B T (P+T) C flop forward, twice that backward; keeps B H T (P+T) numbers, twice that with dropout.
     Both grow with the square of the length.
     Source: Vaswani et al., arXiv 1706.03762; dropout on the weights as in GPT-2.
+
+    >>> qkv = np.zeros((1, 3, 3))
+    >>> qkv[0, :, 2] = 3.0, 6.0, 9.0  # equal scores: each token averages the values so far
+    >>> mg.sequence.causal_attention(qkv, n_heads=1).numpy().ravel().tolist()
+    [3.0, 4.5, 6.0]
     """
     (B, T, C3), H = qkv.shape, n_heads
     C = C3 // 3

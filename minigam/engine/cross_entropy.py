@@ -13,6 +13,9 @@ def cross_entropy(xp, logits, targets):
     targets : (...) integers below V; a negative target is ignored, and its loss is 0
     returns (...)   one loss per target; for the mean, divide their sum by the number of targets >= 0
     Raises ShapeError unless targets has one entry for each row of logits.
+
+    >>> mg.ops.cross_entropy(np.zeros((1, 8)), np.array([3])).numpy().round(3).tolist()  # ln 8
+    [2.079]
     """
     z = without_ignored(xp, rows(logits), targets.reshape(-1))
     z = z - z.max(axis=-1, keepdims=True)
@@ -49,6 +52,10 @@ def linear_cross_entropy(xp, x, weight, targets):
     returns ()
     Raises ShapeError if a shape does not fit.
     Holds all logits in memory; the faster rules hold those of a few rows at a time.
+
+    >>> x, head = np.zeros((1, 4)), np.ones((8, 4))
+    >>> round(mg.ops.linear_cross_entropy(x, head, np.array([3])).item(), 3)
+    2.079
     """
     z = rows(without_ignored(xp, x, targets))
     losses, backward_losses = cross_entropy.rule(xp, z @ weight.T, targets.reshape(-1))

@@ -25,6 +25,9 @@ def physical_memory(backend_name: str = "numpy") -> float:
     """Return the memory of this machine, or of its GPU, in bytes; infinity if it cannot be read.
 
     A limit on this process (ulimit -v, or a container's) counts as the memory of the machine.
+
+    >>> mg.memory.physical_memory() > 2**20
+    True
     """
     if backend_name == "cupy":
         return backend.get("cupy").cuda.runtime.memGetInfo()[1]
@@ -53,7 +56,7 @@ def _process_limit() -> float:
 
 def _container_limit() -> float:
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
     except OSError:
         return math.inf
     return int(limit) if limit.isdigit() else math.inf
@@ -64,6 +67,8 @@ def require_memory(what: str, needed: int, remedy: str, backend_name: str = "num
 
     what   : subject of the message, such as "1,000 stories"
     remedy : what to make smaller
+
+    >>> mg.memory.require_memory("a table", 1000, "a smaller one")  # there is enough
     """
     there = physical_memory(backend_name)
     if needed > there:
@@ -80,7 +85,11 @@ _RAN_OUT = re.compile(r"out[ _]of[ _]memory|MemoryAllocation|ALLOC(ATION)?_FAILE
 
 
 def ran_out(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on this machine or on its GPU."""
+    """Return whether an error says that memory ran out, on this machine or on its GPU.
+
+    >>> mg.memory.ran_out(MemoryError()), mg.memory.ran_out(RuntimeError("CUDA out of memory"))
+    (True, True)
+    """
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and not isinstance(error, backend.BackendUnavailable)
@@ -89,7 +98,11 @@ def ran_out(error: BaseException) -> bool:
 
 
 def brief(number: float) -> str:
-    """Return a number with separators, or as a power of ten if it would be long."""
+    """Return a number with separators, or as a power of ten if it would be long.
+
+    >>> mg.memory.brief(1234567), mg.memory.brief(1.5e15)
+    ('1,234,567', '1.5e+15')
+    """
     if number >= 1e12:
         return f"{number:.1e}"
     return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
@@ -118,6 +131,12 @@ def track_memory(xp: ModuleType) -> Iterator[SimpleNamespace]:
     NumPy: the peak of the traced allocations minus those at the start (NumPy reports to
     tracemalloc). CuPy: the memory that an empty pool took from the device, which is the peak
     rounded up to the pool's blocks.
+
+    >>> with mg.memory.track_memory(np) as memory:
+    ...     x = np.ones(10**6)
+    ...
+    >>> round(memory.peak_bytes / 1e6)
+    8
     """
     memory = SimpleNamespace(peak_bytes=0)
     if hasattr(xp, "cuda"):
@@ -147,7 +166,10 @@ def track_memory(xp: ModuleType) -> Iterator[SimpleNamespace]:
 
 
 def release_freed_memory(xp: ModuleType) -> None:
-    """Give a device what CuPy's pools keep of it for reuse: one pool cannot take what another keeps."""
+    """Give a device what CuPy's pools keep of it for reuse: one pool cannot take what another keeps.
+
+    >>> mg.memory.release_freed_memory(np)  # nothing to do for NumPy
+    """
     if hasattr(xp, "cuda"):
         for pool in (xp.get_default_memory_pool(), _pool(xp)):
             pool.free_all_blocks()

@@ -11,7 +11,12 @@ from minigam.engine.tensor import Array, ShapeError
 
 
 def tiles(n: int, width: int = 1) -> list[slice]:
-    """Cut 0 .. n-1 into slices, each of as many rows of `width` numbers as fit the CPU cache."""
+    """Cut 0 .. n-1 into slices, each of as many rows of `width` numbers as fit the CPU cache.
+
+    >>> rows = mg.numeric.tiles(10, width=10**9)  # one row is more than fits
+    >>> rows[0], len(rows)
+    (slice(0, 1, None), 10)
+    """
     step = max(1, TILE // max(1, width))
     return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
@@ -20,18 +25,31 @@ TILE = 2**16  # numbers per tile: enough to amortise the cost of a call, few eno
 
 
 def rows(z: Array) -> Array:
-    """Return z of shape (..., C) as a matrix (N, C) of its rows."""
+    """Return z of shape (..., C) as a matrix (N, C) of its rows.
+
+    >>> mg.numeric.rows(np.zeros((2, 3, 4))).shape
+    (6, 4)
+    """
     return z.reshape(math.prod(z.shape[:-1]), z.shape[-1])  # -1 would be ambiguous if C is 0
 
 
 def packed(xp: ModuleType, *arrays: Array) -> list[Array]:
-    """Return the arrays as kernels expect them: C-contiguous, integers as int64. Copies only if needed."""
+    """Return the arrays as kernels expect them: C-contiguous, integers as int64. Copies only if needed.
+
+    >>> a, ids = mg.numeric.packed(np, np.ones((2, 3)).T, np.array([1], np.int32))
+    >>> a.flags.c_contiguous, ids.dtype.name
+    (True, 'int64')
+    """
     typed = [a if a.dtype.kind == "f" or a.dtype == np.int64 else a.astype(np.int64) for a in arrays]
     return [a if a.flags.c_contiguous else xp.ascontiguousarray(a) for a in typed]  # which makes () a (1,)
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """Undo broadcasting: sum `g` over the axes along which an array of this `shape` was repeated."""
+    """Undo broadcasting: sum `g` over the axes along which an array of this `shape` was repeated.
+
+    >>> mg.numeric.unbroadcast(np.ones((3, 2)), (1, 2)).tolist()
+    [[3.0, 3.0]]
+    """
     if g.shape == shape:
         return g
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
@@ -40,18 +58,32 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def shape_of(a: Array) -> tuple[int, ...]:
-    """Return the shape of a; () for a Python number."""
+    """Return the shape of a; () for a Python number.
+
+    >>> mg.numeric.shape_of(np.ones((2, 3))), mg.numeric.shape_of(1.5)
+    ((2, 3), ())
+    """
     return getattr(a, "shape", ())
 
 
 def require_bias(where: str, x: Array, bias: Array) -> None:
-    """Raise ShapeError unless bias is None or (C), for x (..., C)."""
+    """Raise ShapeError unless bias is None or (C), for x (..., C).
+
+    >>> mg.numeric.require_bias("gelu", np.ones((2, 3)), np.ones(2))
+    Traceback (most recent call last):
+        ...
+    minigam.engine.tensor.ShapeError: gelu: bias (2,), wanted (3,), the last axis of (2, 3)
+    """
     if bias is not None and bias.shape != x.shape[-1:]:
         raise ShapeError(f"{where}: bias {bias.shape}, wanted {x.shape[-1:]}, the last axis of {x.shape}")
 
 
 def without_ignored(xp: ModuleType, z: Array, targets: Array) -> Array:
-    """Return z (..., C) with zeros where the target (...) is negative: nan there must change nothing."""
+    """Return z (..., C) with zeros where the target (...) is negative: nan there must change nothing.
+
+    >>> mg.numeric.without_ignored(np, np.ones((2, 3)), np.array([4, -1])).tolist()
+    [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     return xp.where((targets >= 0)[..., None], z, xp.zeros((), dtype=z.dtype))
 
 
@@ -60,6 +92,9 @@ def scatter_add(xp: ModuleType, n_rows: int, ids: Array, values: Array) -> Array
 
     ids : (...) integers, 0 <= id < n_rows     values : (..., C)
     On a GPU the order of the additions varies from run to run, and with it the last bits.
+
+    >>> mg.numeric.scatter_add(np, 3, np.array([2, 2]), np.array([[1.0], [5.0]])).tolist()
+    [[0.0], [0.0], [6.0]]
     """
     total = xp.zeros((n_rows, values.shape[-1]), dtype=values.dtype)
     xp.add.at(total, ids.reshape(-1), rows(values))
@@ -67,7 +102,13 @@ def scatter_add(xp: ModuleType, n_rows: int, ids: Array, values: Array) -> Array
 
 
 def add_at(xp: ModuleType, total: Array, index: Any, values: Array) -> None:
-    """Add values to total[index]; total is zeros. Repeated entries add up, of which a slice has none."""
+    """Add values to total[index]; total is zeros. Repeated entries add up, of which a slice has none.
+
+    >>> total = np.zeros(3)
+    >>> mg.numeric.add_at(np, total, np.array([1, 1]), np.array([2.0, 3.0]))
+    >>> total.tolist()
+    [0.0, 5.0, 0.0]
+    """
     parts = index if isinstance(index, tuple) else (index,)
     if all(i is None or i is ... or isinstance(i, slice | int) for i in parts):
         total[index] = values
@@ -79,6 +120,9 @@ def sigmoid(xp: ModuleType, z: Array) -> Array:
     """Return 1 / (1 + exp(-z)), to the last bits however small it is.
 
     exp(-|z|) cannot overflow. Use sigmoid(-z) for 1 - sigmoid(z), which cancels for large z.
+
+    >>> mg.numeric.sigmoid(np, np.array([0.0, -1e4])).tolist()
+    [0.5, 0.0]
     """
     e = xp.exp(-xp.abs(z))
     return xp.maximum(e, z >= 0) / (1.0 + e)  # e for negative z, else 1; where() would take thrice as long
@@ -91,6 +135,10 @@ def normal(xp: ModuleType, x: Array) -> tuple[Array, Array]:
 
     Phi keeps its relative accuracy however small it is; 0.5 (1 + erf(x / sqrt 2)) cancels for negative x.
     The rounding error of x^2 / 2 grows with x: both are good to about 2 + x^2 / 2 units in the last place.
+
+    >>> Phi, phi = mg.numeric.normal(np, np.array([0.0, 1.96]))
+    >>> Phi.round(3).tolist(), phi.round(3).tolist()
+    ([0.5, 0.975], [0.399, 0.058])
     """
     p, q, end = mills_ratio(x.dtype)
     size = xp.minimum(xp.abs(x), end)
@@ -100,7 +148,11 @@ def normal(xp: ModuleType, x: Array) -> tuple[Array, Array]:
 
 
 def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    """Return the polynomial with these coefficients, the highest power first."""
+    """Return the polynomial with these coefficients, the highest power first.
+
+    >>> mg.numeric.polynomial((1.0, 0.0, 2.0), np.array([3.0])).tolist()  # x^2 + 2
+    [11.0]
+    """
     y = coefficients[0] * x + coefficients[1]
     for a in coefficients[2:]:  # Horner's rule
         y = y * x + a
@@ -113,6 +165,10 @@ def mills_ratio(dtype: np.dtype) -> tuple[tuple[float, ...], tuple[float, ...], 
     All are positive, so nothing cancels. Beyond the end, phi is 0 in this dtype.
     Fitted to 50 digits by `python -m helpers.fit_mills_ratio`, in tests; the error of the fit is below 1e-8
     for float32 and 2e-16 for float64.
+
+    >>> p, q, end = mg.numeric.mills_ratio(np.dtype("float32"))
+    >>> len(q) >= len(p), end > 0.0
+    (True, True)
     """
     return _MILLS_FLOAT32 if dtype.itemsize <= 4 else _MILLS_FLOAT64
 
@@ -143,6 +199,9 @@ def erf(xp: ModuleType, x: Array) -> Array:
     constants. Tested: the error is below 1e-12 in float64 and below 2e-7 in float32. CuPy has its
     own erf. The course derives gelu from it; the operation gelu uses `normal`, which keeps the digits of
     both tails.
+
+    >>> mg.numeric.erf(np, np.array([0.0, 0.5, -9.0])).round(4).tolist()
+    [0.0, 0.5205, -1.0]
     """
     if hasattr(xp, "cuda"):
         from cupyx.scipy.special import erf as device_erf

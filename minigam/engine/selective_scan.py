@@ -24,6 +24,11 @@ def selective_scan(xp, x, delta, A, B, C, skip, past=None, *, remember=None):
     Raises ShapeError if a shape does not fit.
     Cost: O(B T E N), one token after the other; keeps the states, B T E N numbers.
     Source: Gu and Dao, arXiv 2312.00752, section 3; B discretised by delta B, as in their code.
+
+    >>> x = np.ones((1, 3, 1))
+    >>> one = np.ones((1, 3, 1))
+    >>> mg.sequence.selective_scan(x, one, np.zeros((1, 1)), one, one, np.zeros(1)).numpy().ravel().tolist()
+    [1.0, 2.0, 3.0]
     """
     (b, T, E), N = x.shape, A.shape[1]
     states, y = [xp.zeros((b, E, N), dtype=x.dtype) if past is None else past], skip * x

@@ -34,6 +34,10 @@ def causal_conv1d(xp, u, weight, bias, past=None):
     Raises ShapeError if a shape does not fit.
     Cost: 2 B T C K flop forward, twice that backward; keeps u.
     Source: GAM (arXiv 2509.00605), causal convolution.
+
+    >>> u = np.array([[[1.0], [2.0], [3.0]]])
+    >>> mg.sequence.causal_conv1d(u, np.array([[10.0, 1.0]]), np.zeros(1)).numpy().ravel().tolist()
+    [1.0, 12.0, 23.0]
     """
     (B, T, C), K = u.shape, weight.shape[-1]
     before = xp.zeros((B, K - 1, C), dtype=u.dtype) if past is None else past
@@ -79,6 +83,10 @@ def associative_memory(xp, u, memory):
     Cost: 4 B T S C flop forward, twice that backward; keeps a, B T S numbers.
     Source: GAM (arXiv 2509.00605), global context; one update of a modern Hopfield network
     (Ramsauer et al., arXiv 2008.02217) with patterns M and beta = 1.
+
+    >>> memory = np.array([[9.0, 0.0], [0.0, 9.0]])
+    >>> mg.sequence.associative_memory(np.array([[[3.0, 0.0]]]), memory).numpy().round(3).tolist()
+    [[[9.0, 0.0]]]
     """
     s = rows(u) @ memory.T  # (B T, S)
     e = xp.exp(s - s.max(axis=-1, keepdims=True))
@@ -117,6 +125,10 @@ def gated_fusion(xp, local_context, global_context, gate, bias=None):
     Raises ShapeError if a shape does not fit.
     Cost: O(B T C); keeps its inputs and the two sigmoids.
     Source: GAM (arXiv 2509.00605), gating.
+
+    >>> local, recalled = np.array([[[2.0]]]), np.array([[[4.0]]])
+    >>> mg.sequence.gated_fusion(local, recalled, np.array([[[0.0, -99.0]]])).numpy().round(3).tolist()
+    [[[1.0]]]
     """
     C = local_context.shape[-1]
     gate = gate if bias is None else gate + bias

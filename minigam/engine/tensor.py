@@ -116,7 +116,7 @@ class Node:
         """Run the backward rule, check what it returns, and return the inputs with their gradients."""
         token = INPUTS.set(self.inputs)
         try:
-            found = self.backward(dy)
+            found: Any = self.backward(dy)
         finally:
             INPUTS.reset(token)
         if not isinstance(found, tuple) or len(found) != len(self.inputs):

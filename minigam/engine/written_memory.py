@@ -32,6 +32,12 @@ def written_memory(xp, u, local_context, memory, past=None, *, prior=None, remem
     Raises ShapeError if a shape does not fit, ValueError for a prior that is too small or infinite.
     Cost: O(B T S C), one token after the other; keeps N_t, B T S C numbers.
     Source: minigam, not the paper; docs/extension.md names its relatives.
+
+    >>> u = np.zeros((1, 2, 1))
+    >>> u[0, :, 0] = 4.0, 8.0
+    >>> memory = np.zeros((1, 1))  # one slot: the mean of 0, 4 and 8 in the end
+    >>> mg.sequence.written_memory(u, u, memory, prior=1.0).numpy().ravel().tolist()
+    [2.0, 4.0]
     """
     (B, T), S = u.shape[:2], len(memory)
     prior = 1.0 / S if prior is None else float(prior)  # NumPy's float64 would change the dtype

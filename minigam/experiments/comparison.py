@@ -4,15 +4,19 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 from minigam.config import POCKETSTORIES, WRITTEN, WRITTEN_LABEL, DataConfig, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus, read_meta
 from minigam.experiments import paper, report
 from minigam.experiments.training_cell import Cell, trained
 from minigam.models import MODELS
-from minigam.training.run import Run, make_corpus
+from minigam.training.run import make_corpus
 from minigam.training.validation import ngrams
 from minigam.viz import comparison_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,7 @@ def compare(
     }
     by_line = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
     trainings = {line: todo[f"{line}-seed{seeds[0]}"].train for line in lines}
-    curves = {lines[line].label: Run(out / "cells" / f"{line}-seed{seeds[0]}").metrics() for line in lines}
-    baselines = {label: counted[label]["loss"] for label in ("trigram", "unigram")}
-    figure = comparison_plot(curves, baselines, title=f"{name}, {corpus.name}, seed {seeds[0]}")
+    figure = plot(content, lines)
     theirs = {"table1": _paper_table1, "table3": _paper_table3}[name](corpus.name)
     markdown = _head(name, corpus, trainings, seeds) + _losses(lines, by_line, trainings, counted, theirs)
     if theirs:
@@ -145,6 +147,22 @@ def compare(
     if corpus.kinds is not None:
         markdown += _by_kind(lines, by_line, counted)
     report.write(out, name, content, list(results.values()), markdown, figure)
+
+
+def plot(content: dict, lines: dict[str, Line]) -> "Figure":
+    """Return the figure of a table, drawn from the content of its JSON file: the losses of every seed.
+
+    lines : the models, by the name of their cells
+    """
+    cells, counted = content["cells"], content["ngrams"]
+    runs = {
+        line.label: [cells[f"{name}-seed{seed}"]["result"] for seed in content["seeds"]]
+        for name, line in lines.items()
+        if f"{name}-seed{content['seeds'][0]}" in cells
+    }
+    return comparison_plot(
+        runs, {label: counted[label]["loss"] for label in ("trigram", "unigram")}, content["data"]["dataset"]
+    )
 
 
 PAPER_NOTE = (

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from minigam.files import sha256_of
 from minigam.models.lm import LanguageModel
 from minigam.training.run import Run
 from minigam.viz import reach_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def influence(model: LanguageModel, ids: np.ndarray, targets: np.ndarray, seed: int = 0) -> dict:
@@ -74,8 +78,13 @@ def reach(runs: list[Run], n_rows: int, seed: int, backend: str, out: Path) -> N
         measured = cells.get(key, partial(measure, run))
         results[label] = {"run": str(run.path), "config": run.config.to_dict()} | measured
     content = {"rows": n_rows, "seed": seed, "runs": results}
-    figure = reach_plot(*({k: r[key] for k, r in results.items()} for key in ("mean", "reach")))
-    report.write(out, "reach", content, list(results.values()), _markdown(results), figure)
+    report.write(out, "reach", content, list(results.values()), _markdown(results), plot(content))
+
+
+def plot(content: dict) -> "Figure":
+    """Return the figure of the content of a reach.json."""
+    runs = content["runs"]
+    return reach_plot(*({label: run[key] for label, run in runs.items()} for key in ("mean", "reach")))
 
 
 def _markdown(results: dict[str, dict]) -> str:

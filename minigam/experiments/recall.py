@@ -1,7 +1,7 @@
 """Multi-query associative recall: accuracy against distance, with GAM's receptive field as a line."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from minigam.models.lm import LanguageModel
 from minigam.training.run import Run, make_corpus
 from minigam.viz import recall_plot
 from minigam.viz.experiments import OFTEN
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHARED: dict[str, Any] = {"block_size": 64, "d_model": 64, "n_layers": 2, "dropout": 0.0, "position_std": 0.1}
 PLAIN = {"n_slots": 128, "kernel_size": 7}
@@ -42,29 +45,33 @@ def recall(names: list[str], steps: int | None, seed: int, backend: str, out: Pa
     data = DataConfig(dataset=MQAR, mqar_rows=ROWS, mqar_pairs=PAIRS, mqar_keys=KEYS, data_seed=seed)
     corpus = make_corpus(data, SHARED["block_size"])
     cells: dict[str, dict] = {}
-    curves, reach = {}, {}
     for name in names:
         line = LINES[name]
         model = MODELS[line.model_type].Config(**(SHARED | line.changes))
         train = TrainConfig(**TRAIN, lr=LR[name], seed=seed, steps=steps or STEPS[name])
         cell = Cell(f"{name}-seed{seed}", line.model_type, model, train)
         result = trained(cell, out / "cells", data, corpus, backend)
-        reach[line.label] = result["reach"]
         correct = answers(Run(out / "cells" / cell.name).load_model(backend), corpus)
-        curves[line.label] = by_distance(correct, corpus)
         cells[name] = {
             "model": model.to_dict(),
             "train": train.to_dict(),
             "result": result,
             "accuracy": float(correct.mean()),
-            "by_distance": curves[line.label],
-            "guessing": by_distance(guesses(corpus, reach[line.label]), corpus),
+            "by_distance": by_distance(correct, corpus),
+            "guessing": by_distance(guesses(corpus, result["reach"]), corpus),
         }
     chance = 1.0 / data.mqar_keys
     content = {"seed": seed, "data": data.to_dict(), "chance": chance, "cells": cells}
-    figure = recall_plot(curves, reach, chance)
     results = [c["result"] for c in cells.values()]
-    report.write(out, "recall", content, results, _markdown(cells, chance), figure)
+    report.write(out, "recall", content, results, _markdown(cells, chance), plot(content))
+
+
+def plot(content: dict) -> "Figure":
+    """Return the figure of the content of a recall.json."""
+    cells = {LINES[name].label: cell for name, cell in content["cells"].items()}
+    curves = {label: cell["by_distance"] for label, cell in cells.items()}
+    reach = {label: cell["result"]["reach"] for label, cell in cells.items()}
+    return recall_plot(curves, reach, content["chance"])
 
 
 def answers(model: LanguageModel, corpus: Corpus, batch: int = 100) -> np.ndarray:

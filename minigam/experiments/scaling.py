@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,6 +28,9 @@ from minigam.experiments.report import Cells
 from minigam.models import MODELS
 from minigam.models.nn import MaskCounter
 from minigam.viz import scaling_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCALES: dict[str, dict[str, Any]] = {
     "small": {
@@ -158,10 +161,15 @@ def table2(
         "cells": {m: {str(T): v for T, v in results[m].items()} for m in models},
         "exponents": fits,
     }
-    figure = scaling_plot({LABELS[m]: results[m] for m in models}, {LABELS[m]: fits[m] for m in models})
     measured = [cell for by_length in results.values() for cell in by_length.values() if "measured" in cell]
     markdown = _markdown(scale, numbers, results, fits, limit_gib)
-    report.write(out, "table2", content, measured, markdown, figure)
+    report.write(out, "table2", content, measured, markdown, plot(content))
+
+
+def plot(content: dict) -> "Figure":
+    """Return the figure of the content of a table2.json."""
+    cells = {LABELS[m]: {int(T): cell for T, cell in by_T.items()} for m, by_T in content["cells"].items()}
+    return scaling_plot(cells, {LABELS[m]: fits for m, fits in content["exponents"].items()})
 
 
 def least_mib(scale: dict, T: int) -> float:

@@ -2,17 +2,18 @@
 
 from argparse import Namespace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 from minigam import cli
 from minigam.config import MQAR, InputError
 from minigam.data.corpus import IGNORE, Corpus
-from minigam.data.pocketstories import REACH
 from minigam.data.tokenizer import Tokenizer
-from minigam.explain.page import explanation, page, slot_words, what_is_known
+from minigam.explain import page as pages
+from minigam.explain.page import Text
 from minigam.files import write_text
 from minigam.models.decoding import continued, first_ids
 from minigam.models.gam import GAM
+from minigam.models.lm import LanguageModel
 from minigam.training.run import Run
 
 PROG = "minigam explain"
@@ -21,6 +22,10 @@ PROG = "minigam explain"
 def parser() -> cli.Parser:
     p = cli.Parser(prog=PROG, description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="run folder written by `minigam train`")
+    p.add_argument(
+        "--rival", type=Path, metavar="RUN",
+        help="run of a transformer with the same vocabulary; its next words stand next to those of RUN",
+    )  # fmt: skip
     p.add_argument("--prompt", help="text to explain (default: a story of the validation set)")
     p.add_argument("--story", type=int, help="row of the validation set to explain (default: 1)")
     p.add_argument("--tokens", type=int, default=0, help="tokens to sample after the prompt (default: 0)")
@@ -41,8 +46,9 @@ def parser() -> cli.Parser:
     return p
 
 
-def _checked(args: Namespace) -> Run:
-    """Return the run to explain. Raises InputError for every fault that shows before the model is loaded."""
+def _checked(args: Namespace) -> tuple[Run, Run | None]:
+    """Return the run to explain and its rival. Raises InputError for every fault that shows before a model is
+    loaded."""
     cli.require_at_least(args, story=1, tokens=0, temperature=0, seed=0, rows=1)
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: wanted a file in a folder that exists; choose another")
@@ -58,16 +64,21 @@ def _checked(args: Namespace) -> Run:
         )
     if run.config.data.dataset == MQAR:
         raise InputError(f"{run.path}: trained on {MQAR}, wanted a run on text")
-    return run
+    if args.rival is None:
+        return run, None
+    rival = Run(args.rival)
+    if rival.config.model_type != "transformer":
+        raise InputError(
+            f"--rival {rival.path}: a run of {rival.config.model_type}, wanted one of transformer"
+        )
+    if rival.tokenizer().to_json() != run.tokenizer().to_json():
+        raise InputError(f"--rival {rival.path}: another vocabulary, wanted that of {run.path}")
+    return run, rival
 
 
-class Text(NamedTuple):
-    """The text to explain: its tokens, the next token if it is known, and where sampling starts."""
-
-    title: str
-    ids: list[int]
-    after: int | None
-    first_sampled: int
+def _require_live(model: LanguageModel, tokenizer: Tokenizer, path: Path) -> None:
+    if why := pages.why_not_live(model, tokenizer):
+        raise InputError(f"--rival: the page cannot run {path}: {why}; omit --rival, or choose smaller runs")
 
 
 def _story(corpus: Corpus, n: int) -> Text:
@@ -88,7 +99,7 @@ def _prompt(ids: list[int], model: GAM, tokenizer: Tokenizer, args: Namespace) -
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    run = _checked(args)
+    run, other = _checked(args)
     tokenizer, T = run.tokenizer(), run.config.model.block_size
     prompt = None if args.prompt is None else first_ids(tokenizer, args.prompt)
     if prompt is not None and len(prompt) + args.tokens > T:
@@ -96,18 +107,21 @@ def main(argv: list[str] | None = None) -> int:
             f"a prompt of {len(prompt)} tokens and {args.tokens} more, wanted at most "
             f"{T} in all, the model's block_size; shorten one"
         )
-    model = cast(GAM, run.load_model(cli.choose_backend(args.backend, args.kernels)))  # `_checked` made sure
+    backend = cli.choose_backend(args.backend, args.kernels)
+    model = cast(GAM, run.load_model(backend))  # `_checked` made sure
+    rival = None if other is None else other.load_model(backend)
+    if rival is not None and other is not None:
+        _require_live(model, tokenizer, run.path)
+        _require_live(rival, tokenizer, other.path)
     corpus = run.corpus(progress=True)
     text = _story(corpus, args.story or 1) if prompt is None else _prompt(prompt, model, tokenizer, args)
-    valid = corpus.valid[: args.rows]
-    means = slot_words(model, valid, progress=True)
-    data = explanation(model, tokenizer, text.ids, text.after, means, corpus.floor is not None)
-    data |= {
-        "run": run.path.resolve().name, "corpus": corpus.name, "title": text.title, "rows": len(valid),
-        "first_sampled": text.first_sampled, "recall_beyond": REACH,
-        "known": what_is_known(data["tokens"], corpus),
-    }  # fmt: skip
-    html = page(data)
+    data, weights = pages.contents(model, rival, tokenizer, text)
+    valid, known = corpus.valid[: args.rows], corpus.floor is not None
+    data |= {"run": run.path.resolve().name, "corpus": corpus.name, "rows": len(valid)}
+    data["words"] = [pages.exciting(m, tokenizer) for m in pages.slot_words(model, valid, progress=True)]
+    if known:
+        data |= {"grammar": pages.grammar(), "examples": pages.examples(tokenizer, model.reach)}
+    html = pages.page(data, weights)
     try:
         write_text(args.out, html)
     except OSError as e:

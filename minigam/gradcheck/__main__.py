@@ -12,18 +12,13 @@ from minigam import cli, gradcheck
 from minigam.config import InputError
 from minigam.files import replacing
 from minigam.gradcheck.cases import CASES, LAYERS, MODELS, ModuleCase, OpCase, Problem
+from minigam.viz.style import INK, LEGEND, STYLES, blank, finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROG = "minigam gradcheck"
-SWEPT = {  # operation: style of its line in the plot
-    "gelu": "o-",
-    "softmax": "s--",
-    "layer_norm": "^-.",
-    "associative_memory": "D:",
-    "causal_conv1d": "x-",
-}
+SWEPT = ("gelu", "softmax", "layer_norm", "associative_memory", "causal_conv1d")  # operations in the plot
 
 # Tolerances so large that gradcheck returns any error instead of raising. An error is relative to the largest
 # entry of the gradient, or to atol / rtol = 1e-3 if that is larger; every call here has the same ratio.
@@ -63,25 +58,21 @@ def plot_eps_sweep(seed: int, library: str) -> "Figure":
 
     The convolution is linear in every single entry, so it has no truncation error: half a U.
     """
-    from matplotlib.figure import Figure  # without pyplot, which would look for a display
-
     all_eps = [10.0 ** (-k / 4) for k in range(4, 49)]  # 1e-1 to 1e-12
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for name, style in SWEPT.items():
+    figure, ((axes,),) = blank(7.5, 5.0)
+    for name, style in zip(SWEPT, STYLES, strict=True):
         problem = next(c for c in CASES if c.name == name).problem(seed, library)
         errors = [gradcheck(problem.f, *problem.leaves, eps=eps, **ANY_ERROR) for eps in all_eps]
-        axes.loglog(all_eps, errors, style, markevery=4, markersize=5, linewidth=1.3, label=name)
-    axes.axvline(1e-5, color="0.8", linewidth=6, zorder=0, label="the default, 1e-5")
+        axes.loglog(all_eps, errors, **style, markevery=4, markersize=5, linewidth=1.3, label=name)
+    axes.axvline(1e-5, color=INK, alpha=0.3, linewidth=6, zorder=0, label="the default, 1e-5")
     axes.set(
         title="Gradient check: worst relative error against the step",
         xlabel="eps, step of the central difference\n"
         "(left: rounding, grows as 1/eps; right: truncation, grows as eps²)",
         ylabel="worst relative error",
     )
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return figure
+    axes.legend(**LEGEND)
+    return finish(figure)
 
 
 def main(argv: list[str] | None = None) -> int:

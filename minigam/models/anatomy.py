@@ -22,6 +22,11 @@ class BlockView:
     written : (B, T, S)   w, the share of each slot that a token is written to   X1
     sources : (B, T, T)   how much of the recall of token t is u of token j: sum_s a_t[s] w_j[s] / n_t[s]
     prior   : (B, T)      how much of it is the learned M: sum_s a_t[s] lambda / n_t[s]
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> _, (first, second) = mg.anatomy.views(mg.GAM(config), np.array([[1, 2, 3]]))
+    >>> isinstance(first, mg.anatomy.BlockView), bool(np.allclose(first.shares.sum(-1), 1.0))
+    (True, True)
     """
 
     local_gate: np.ndarray | None
@@ -33,7 +38,13 @@ class BlockView:
 
 
 def views(model: GAM, ids: Array) -> tuple[np.ndarray, list[BlockView]]:
-    """Read ids (B, T); return the logits (B, T, V) and one view per block, on the host, without dropout."""
+    """Read ids (B, T); return the logits (B, T, V) and one view per block, on the host, without dropout.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> logits, views = mg.anatomy.views(mg.GAM(config), np.array([[1, 2, 3]]))
+    >>> len(views), views[0].shares.shape, views[0].local_gate.shape
+    (2, (1, 3, 3), (1, 3, 4))
+    """
     was_training = model.training
     model.eval()
     try:
@@ -83,6 +94,11 @@ def exciting_tokens(shares: np.ndarray, ids: np.ndarray, n_tokens: int, least: i
     shares : (B, T, S)   of one block
     ids    : (B, T)      the tokens that were read; negative ids are ignored
     least  : a token that occurs less often gets nan, because its mean says little
+
+    >>> shares = np.array([[[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]])
+    >>> ids = np.array([[2, 2, 0]])
+    >>> mg.anatomy.exciting_tokens(shares, ids, n_tokens=3, least=1).tolist()
+    [[0.0, nan, 0.75], [1.0, nan, 0.25]]
     """
     return mean_shares(*share_sums(shares, ids, n_tokens), least)
 
@@ -91,6 +107,11 @@ def share_sums(shares: np.ndarray, ids: np.ndarray, n_tokens: int) -> tuple[np.n
     """Return, per token, the sum of the shares over its occurrences, (V, S), and how many there are, (V).
 
     Arguments as in `exciting_tokens`. The sums of several texts can be added before `mean_shares`.
+
+    >>> shares, ids = np.array([[[1.0, 0.0], [0.5, 0.5]]]), np.array([[1, 1]])
+    >>> total, count = mg.anatomy.share_sums(shares, ids, n_tokens=2)
+    >>> total.tolist(), count.tolist()
+    ([[0.0, 0.0], [1.5, 0.5]], [0, 2])
     """
     valid = ids >= 0
     total = numeric.scatter_add(np, n_tokens, ids[valid], shares[valid])
@@ -98,5 +119,10 @@ def share_sums(shares: np.ndarray, ids: np.ndarray, n_tokens: int) -> tuple[np.n
 
 
 def mean_shares(total: np.ndarray, count: np.ndarray, least: int) -> np.ndarray:
-    """Return the means of `share_sums`, (S, V); nan for a token with fewer than `least` occurrences."""
+    """Return the means of `share_sums`, (S, V); nan for a token with fewer than `least` occurrences.
+
+    >>> total, count = np.array([[0.0, 0.0], [1.5, 0.5]]), np.array([0, 2])
+    >>> mg.anatomy.mean_shares(total, count, least=1).tolist()
+    [[nan, 0.75], [nan, 0.25]]
+    """
     return np.where(count >= least, total.T / np.maximum(count, 1), np.nan)

@@ -43,6 +43,14 @@ class Stream:
     oldest T/2 tokens and moves the others to positions 0 .. T/2 - 1. It does so every T/2 tokens.
     The logits always equal those of a full pass over the tokens left; for these, it rereads
     only the last `reach` of them. Where that is all, it reads about two tokens for each one fed.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> stream = mg.Stream(mg.GAM(config).eval())
+    >>> for word in (1, 2, 3):
+    ...     logits = stream.feed(np.array([[word]]))
+    ...
+    >>> logits.shape
+    (1, 9)
     """
 
     def __init__(self, model: "LanguageModel", batch: int = 1):

@@ -20,6 +20,11 @@ class GAMBlock(Module):
     `config.mixer` omits parts, as in the paper's ablation: "sum" adds the two contexts without
     a gate, "local" and "global" keep only one of them. Unused parts are not created.
     "written" is not in the paper: the parts and the gate of "gated", but the text writes the memory.   X1-X5
+
+    >>> config = mg.GAMConfig(d_model=4, n_slots=3, kernel_size=2)
+    >>> block = mg.GAMBlock(config, mg.nn.MaskCounter(0), np.random.default_rng(0))
+    >>> block(mg.Tensor(np.ones((1, 5, 4)))).shape
+    (1, 5, 4)
     """
 
     def __init__(self, config: GAMConfig, masks: MaskCounter, rng: np.random.Generator):
@@ -91,6 +96,11 @@ class GAM(LanguageModel):
 
     Only the convolution moves information between tokens, so the receptive field is exactly
     `reach` = 1 + L (K - 1) tokens; with mixer "written", which is not in the paper, it is all tokens.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> gam = mg.GAM(config, seed=0)
+    >>> gam(np.array([[1, 2, 3]])).shape, gam.reach, gam.num_parameters()
+    ((1, 3, 9), 5, 540)
     """
 
     Block, Config = GAMBlock, GAMConfig

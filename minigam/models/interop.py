@@ -71,6 +71,12 @@ def from_official(
     Raises KeyError listing missing and unknown names, TypeError or ShapeError listing misfits,
     ValueError if head.weight is not token_embedding.weight, or if `written` and the weights are not a gated
     GAM's.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> arrays = mg.to_official(mg.GAM(config, seed=1))
+    >>> copy = mg.from_official(arrays)
+    >>> copy.config.n_slots, copy.num_parameters()
+    (3, 540)
     """
     arrays = {name: a for name, a in arrays.items() if not name.endswith(CAUSAL_MASK)}
     n_layers = max(1, len({name.split(".")[1] for name in arrays if name.startswith("blocks.")}))
@@ -108,6 +114,11 @@ def to_official(model: LanguageModel) -> dict[str, np.ndarray]:
 
     head.weight and token_embedding.weight share one array, because the model has one matrix for both. A GAM
     of mixer "written" has the names and shapes of a gated one.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> arrays = mg.to_official(mg.GAM(config))
+    >>> sorted(arrays)[:2], arrays["head.weight"].shape
+    (['blocks.0.causal_conv.bias', 'blocks.0.causal_conv.weight'], (9, 4))
     """
     if not isinstance(model, (GAM, Transformer)):
         raise TypeError(f"to_official: {type(model).__name__}, wanted a GAM or a Transformer")
@@ -131,7 +142,7 @@ def _extra_axes(dims: list[str]) -> tuple[int, ...]:
     return tuple(axis for axis, dim in enumerate(dims) if dim == "1")
 
 
-def _dtype(arrays: dict[str, np.ndarray]) -> np.dtype:
+def _dtype(arrays: dict[str, Any]) -> np.dtype:
     """Return the dtype that all arrays share. Raises TypeError listing the arrays with another."""
     wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
     if wrong:

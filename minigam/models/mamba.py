@@ -81,7 +81,13 @@ class MambaState:
 
 
 class MambaBlock(Module):
-    """x + ssm(LayerNorm(x)); with `residual=False` ssm(x) alone, as the authors of GAM stacked it."""
+    """x + ssm(LayerNorm(x)); with `residual=False` ssm(x) alone, as the authors of GAM stacked it.
+
+    >>> config = mg.MambaConfig(d_model=4, d_state=2)
+    >>> block = mg.MambaBlock(config, mg.nn.MaskCounter(0), np.random.default_rng(0))
+    >>> block(mg.Tensor(np.ones((1, 5, 4)))).shape
+    (1, 5, 4)
+    """
 
     def __init__(self, config: MambaConfig, masks: MaskCounter, rng: np.random.Generator):
         self.residual = config.residual
@@ -109,7 +115,12 @@ class MambaBlock(Module):
 
 
 class Mamba(LanguageModel):
-    """The second baseline: an output depends on all tokens up to it, as far as its states remember them."""
+    """The second baseline: an output depends on all tokens up to it, as far as its states remember them.
+
+    >>> config = mg.MambaConfig(vocab_size=9, block_size=8, d_model=4, n_layers=1)
+    >>> mg.Mamba(config)(np.array([[1, 2, 3]])).shape
+    (1, 3, 9)
+    """
 
     Block, Config = MambaBlock, MambaConfig
     config: MambaConfig

@@ -19,7 +19,13 @@ from minigam.engine.tensor import Array, ShapeError, Tensor
 
 class Parameter(Tensor):
     """A tensor that training changes. `on_gradient(self)` is called each time that a backward pass has added
-    to its gradient."""
+    to its gradient.
+
+    >>> p = mg.nn.Parameter(np.array([1.0, 2.0]))
+    >>> (p * p).sum().backward()
+    >>> p.grad.tolist()
+    [2.0, 4.0]
+    """
 
     def __init__(self, array: Array) -> None:
         super().__init__(array, requires_grad=True)
@@ -36,6 +42,10 @@ class MaskCounter:
 
     `drawn` is the whole state: restore it, and the same masks follow. `first_token` is the position of
     the current tokens in the whole batch: a token has the same mask however the batch is split.
+
+    >>> masks = mg.nn.MaskCounter(seed=5)
+    >>> masks.next_mask(), masks.drawn
+    ({'key': (5, 1), 'first_token': 0}, 1)
     """
 
     def __init__(self, seed: int) -> None:
@@ -48,7 +58,17 @@ class MaskCounter:
 
 
 class Module:
-    """A function with parameters, found by walking the attributes in the order they were set."""
+    """A function with parameters, found by walking the attributes in the order they were set.
+
+    >>> class Twice(mg.nn.Module):
+    ...     def __init__(self):
+    ...         self.scale = mg.nn.Parameter(np.array([2.0]))
+    ...     def __call__(self, x):
+    ...         return x * self.scale
+    ...
+    >>> Twice()(mg.Tensor([3.0])).numpy().tolist(), [name for name, _ in Twice().named_parameters()]
+    ([6.0], ['scale'])
+    """
 
     training = True
 
@@ -137,12 +157,22 @@ class Module:
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float) -> np.ndarray:
-    """Uniform in (-bound, bound)."""
+    """Uniform in (-bound, bound).
+
+    >>> w = mg.nn.uniform(np.random.default_rng(0), (2, 3), bound=0.5)
+    >>> w.shape, bool((abs(w) <= 0.5).all())
+    ((2, 3), True)
+    """
     return rng.uniform(-bound, bound, shape)
 
 
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """Uniform with bound sqrt(6 / (rows + columns)).   Source: Glorot and Bengio (2010)."""
+    """Uniform with bound sqrt(6 / (rows + columns)).   Source: Glorot and Bengio (2010).
+
+    >>> w = mg.nn.xavier_uniform(np.random.default_rng(0), (2, 4))
+    >>> w.shape, bool((abs(w) <= 1.0).all())
+    ((2, 4), True)
+    """
     return uniform(rng, shape, math.sqrt(6.0 / sum(shape)))
 
 
@@ -150,7 +180,12 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarr
 
 
 class Linear(Module):
-    """y = x W^T + b, from c_in to c_out channels; without b if `bias` is False."""
+    """y = x W^T + b, from c_in to c_out channels; without b if `bias` is False.
+
+    >>> layer = mg.nn.Linear(3, 2, np.random.default_rng(0))
+    >>> layer(mg.Tensor(np.ones((5, 3)))).shape, layer.num_parameters()
+    ((5, 2), 8)
+    """
 
     def __init__(self, c_in: int, c_out: int, rng: np.random.Generator, bias: bool = True) -> None:
         bound = 1.0 / math.sqrt(c_in)
@@ -166,7 +201,12 @@ class Linear(Module):
 
 
 class LayerNorm(Module):
-    """Normalise the C channels of every token, then scale and shift them.   E1"""
+    """Normalise the C channels of every token, then scale and shift them.   E1
+
+    >>> y = mg.nn.LayerNorm(4)(mg.Tensor([[1.0, 2.0, 3.0, 6.0]]))
+    >>> round(float(y.data.mean()), 3), round(float(y.data.std()), 3)
+    (0.0, 1.0)
+    """
 
     def __init__(self, c: int) -> None:
         self.weight, self.bias = Parameter(np.ones(c)), Parameter(np.zeros(c))
@@ -176,7 +216,12 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """A learned vector for each of n ids; `initial` is (n, C)."""
+    """A learned vector for each of n ids; `initial` is (n, C).
+
+    >>> table = mg.nn.Embedding(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    >>> table(np.array([1, 1, 0])).numpy().tolist()
+    [[3.0, 4.0], [3.0, 4.0], [1.0, 2.0]]
+    """
 
     def __init__(self, initial: np.ndarray) -> None:
         self.weight = Parameter(initial)
@@ -186,7 +231,12 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Zero a fraction p of the entries of x + bias in training mode, none in evaluation mode."""
+    """Zero a fraction p of the entries of x + bias in training mode, none in evaluation mode.
+
+    >>> layer = mg.nn.Dropout(0.5, mg.nn.MaskCounter(0))
+    >>> layer.eval()(mg.Tensor([1.0, 2.0])).numpy().tolist()
+    [1.0, 2.0]
+    """
 
     def __init__(self, p: float, masks: MaskCounter) -> None:
         self.p, self.masks = p, masks
@@ -200,7 +250,12 @@ class Dropout(Module):
 
 
 class FeedForward(Module):
-    """Dropout(W_2 GELU(W_1 x + b_1) + b_2), for each token separately.   Part of E9"""
+    """Dropout(W_2 GELU(W_1 x + b_1) + b_2), for each token separately.   Part of E9
+
+    >>> layer = mg.nn.FeedForward(4, 16, 0.1, mg.nn.MaskCounter(0), np.random.default_rng(0))
+    >>> layer(mg.Tensor(np.ones((2, 3, 4)))).shape
+    (2, 3, 4)
+    """
 
     def __init__(self, c: int, hidden: int, p: float, masks: MaskCounter, rng: np.random.Generator) -> None:
         self.expand, self.contract = Linear(c, hidden, rng), Linear(hidden, c, rng)
@@ -217,7 +272,12 @@ class FeedForward(Module):
 
 
 class CausalConv(Module):
-    """Depthwise causal convolution over the last K tokens.   E2"""
+    """Depthwise causal convolution over the last K tokens.   E2
+
+    >>> layer = mg.nn.CausalConv(4, 3, np.random.default_rng(0))
+    >>> layer(mg.Tensor(np.ones((1, 5, 4))), layer.new_state(1)).shape
+    (1, 5, 4)
+    """
 
     def __init__(self, c: int, kernel_size: int, rng: np.random.Generator) -> None:
         bound = 1.0 / math.sqrt(kernel_size)  # a depthwise filter has K inputs
@@ -235,7 +295,12 @@ class CausalConv(Module):
 
 
 class BlockState:
-    """What a causal convolution, and so a GAM block, remembers of earlier tokens: its last K-1 inputs."""
+    """What a causal convolution, and so a GAM block, remembers of earlier tokens: its last K-1 inputs.
+
+    >>> state = mg.nn.BlockState(np.zeros((1, 2, 1)))
+    >>> state.advance(np.array([[[1.0], [2.0], [3.0]]])).ravel().tolist(), state.past.ravel().tolist()
+    ([0.0, 0.0], [2.0, 3.0])
+    """
 
     def __init__(self, past: Array) -> None:
         self.past = past  # (B, K-1, C)

@@ -43,7 +43,13 @@ class KeyValueCache:
 
 
 class TransformerBlock(Module):
-    """x + attention, then x + feed-forward, each after a LayerNorm."""
+    """x + attention, then x + feed-forward, each after a LayerNorm.
+
+    >>> config = mg.TransformerConfig(d_model=4, n_heads=2)
+    >>> block = mg.TransformerBlock(config, mg.nn.MaskCounter(0), np.random.default_rng(0))
+    >>> block(mg.Tensor(np.ones((1, 5, 4)))).shape
+    (1, 5, 4)
+    """
 
     def __init__(self, config: TransformerConfig, masks: MaskCounter, rng: np.random.Generator):
         C = config.d_model
@@ -69,7 +75,13 @@ class TransformerBlock(Module):
 
 
 class Transformer(LanguageModel):
-    """The paper's baseline: every output depends on all tokens up to it, at quadratic cost."""
+    """The paper's baseline: every output depends on all tokens up to it, at quadratic cost.
+
+    >>> config = mg.TransformerConfig(vocab_size=9, block_size=8, d_model=4, n_layers=1, n_heads=2)
+    >>> transformer = mg.Transformer(config)
+    >>> transformer(np.array([[1, 2, 3]])).shape, transformer.reach
+    ((1, 3, 9), None)
+    """
 
     Block, Config = TransformerBlock, TransformerConfig
     config: TransformerConfig

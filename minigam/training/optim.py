@@ -51,6 +51,13 @@ class AdamW:
     All parameters are joined into one array, and each `.data` becomes a view of it. Gradients and moments are
     three more such arrays, so one kernel updates everything. The backward pass writes into that of the
     gradients: a `.grad` is a view of it, which the first backward pass after zero_grad overwrites.
+
+    >>> p = mg.nn.Parameter(np.array([1.0]))
+    >>> optimizer = mg.AdamW([p], lr=0.1, weight_decay=0.0)
+    >>> (p * p).sum().backward()
+    >>> norm = optimizer.step()
+    >>> round(p.item(), 3)
+    0.9
     """
 
     def __init__(

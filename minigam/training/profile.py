@@ -85,7 +85,12 @@ PRODUCTS: dict[str, Callable[..., list[Product]]] = {
 
 
 def flops(products: Counter[Product]) -> int:
-    """Return the floating-point operations of these products, 2 for each multiplication and its addition."""
+    """Return the floating-point operations of these products, 2 for each multiplication and its addition.
+
+    >>> from collections import Counter
+    >>> mg.profile.flops(Counter({(1, 2, 3, 4): 5}))  # five products of (2, 3) with (3, 4)
+    240
+    """
     return 2 * sum(count * math.prod(shape) for shape, count in products.items())
 
 
@@ -94,6 +99,10 @@ def matrix_products(products: Counter[Product], xp: ModuleType, dtype: np.dtype)
 
     Products of one shape share their arrays, all ones: the work is the same. On a GPU they are those of the
     model's own rules, in the current precision.
+
+    >>> from collections import Counter
+    >>> compute = mg.profile.matrix_products(Counter({(1, 2, 3, 4): 1}), np, np.dtype("float32"))
+    >>> compute()
     """
     operands = []
     for (n, i, k, j), count in products.items():
@@ -123,6 +132,12 @@ def bound_seconds(
 
     The time of a shape is the median of five runs after a warm-up, times the number of such products. A GPU
     tells the time itself, of LAUNCHES products a run.
+
+    >>> from collections import Counter
+    >>> from time import perf_counter
+    >>> products = Counter({(1, 64, 64, 64): 1})
+    >>> mg.profile.bound_seconds(products, np, np.dtype("float32"), perf_counter) > 0.0
+    True
     """
     total = 0.0
     for shape, count in products.items():
@@ -159,6 +174,14 @@ class Watch:
     The time up to the first result of each forward is charged to REST: loading the data, or adding the
     gradients of one part of the batch to those of the others. It hides one embedding lookup. The time
     after the last backward is charged to the optimizer.
+
+    >>> from time import perf_counter
+    >>> watch = mg.profile.Watch(np, perf_counter)
+    >>> with mg.observing(watch):
+    ...     y = mg.ops.exp(mg.Tensor([0.0]))
+    ...
+    >>> watch.calls["exp"]
+    1
     """
 
     def __init__(self, xp: ModuleType, clock: Callable[[], float]):
@@ -195,6 +218,11 @@ class Profile:
     alone    : median seconds of a step without the watch
     tokens   : mean number of targets in a step
     products : its matrix products; `bound` is the seconds that they take alone
+
+    >>> from collections import Counter
+    >>> profile = mg.profile.Profile({("exp", "forward"): 0.1}, Counter(exp=1), 0.2, 10, Counter(), 0.05)
+    >>> profile.bound / profile.alone
+    0.25
     """
 
     seconds: dict[tuple[str, str], float]
@@ -213,6 +241,14 @@ def measure(
     config : the sizes of a step, and its precision
     clock  : returns seconds
     Raises NonFinite when a loss or a gradient is nan or infinite.
+
+    >>> corpus = mg.from_pocketstories(block_size=128, n_train=5, n_valid=5)
+    >>> config = mg.GAMConfig(vocab_size=472, block_size=128, d_model=4, n_layers=1)
+    >>> seconds = iter(range(10**6))  # a clock that ticks once a look; the default is time.perf_counter
+    >>> train = mg.TrainConfig(batch_size=2)
+    >>> profile = mg.profile.measure(mg.GAM(config), corpus, train, lambda: next(seconds))
+    >>> profile.calls["associative_memory"]
+    1
     """
     tokens: list[int] = []
     xp = model.train().xp
@@ -246,7 +282,14 @@ def measure(
 
 
 def text(profile: Profile) -> str:
-    """Return a table of the operations, slowest first, and how close the step is to its lower bound."""
+    """Return a table of the operations, slowest first, and how close the step is to its lower bound.
+
+    >>> from collections import Counter
+    >>> product = Counter({(1, 500, 500, 500): 1})
+    >>> profile = mg.profile.Profile({("exp", "forward"): 0.1}, Counter(exp=1), 0.2, 10, product, 0.05)
+    >>> print(mg.profile.text(profile).splitlines()[-1][-50:])
+    FLOP/s): the step reaches 25% of that lower bound.
+    """
     ms = {key: 1e3 * seconds for key, seconds in profile.seconds.items()}
     both: dict[str, float] = defaultdict(float)
     for (name, _), value in ms.items():
@@ -269,7 +312,12 @@ def text(profile: Profile) -> str:
 
 
 def head(model: LanguageModel, config: TrainConfig) -> str:
-    """Return one line: the model, the sizes of a step, the backend, and its BLAS and cores or its GPU."""
+    """Return one line: the model, the sizes of a step, the backend, and its BLAS and cores or its GPU.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> mg.profile.head(mg.GAM(config), mg.TrainConfig()).split(";")[0]
+    'GAM of 540 parameters, V 9, C 4, L 2'
+    """
     c = model.config
     where = gpu(model.xp, config) if hasattr(model.xp, "cuda") else f"{blas()}, {os.cpu_count()} cores"
     parts = f", at most {config.micro_batch} at a time" if config.micro_batch else ""
@@ -281,7 +329,11 @@ def head(model: LanguageModel, config: TrainConfig) -> str:
 
 
 def gpu(xp: ModuleType, config: TrainConfig) -> str:
-    """Return the name of the GPU, the versions of its libraries, and the precision of a run's products."""
+    """Return the name of the GPU, the versions of its libraries, and the precision of a run's products.
+
+    >>> xp = mg.backend.get("cupy")  # doctest: +SKIP
+    >>> mg.profile.gpu(xp, mg.TrainConfig())  # doctest: +SKIP
+    """
     cuda = xp.cuda.runtime.runtimeGetVersion()
     cublas = xp.cuda.cublas.getVersion(xp.cuda.device.get_cublas_handle())
     return (
@@ -291,7 +343,11 @@ def gpu(xp: ModuleType, config: TrainConfig) -> str:
 
 
 def blas() -> str:
-    """Return the name of the BLAS, the processor its kernels are for, and its number of threads."""
+    """Return the name of the BLAS, the processor its kernels are for, and its number of threads.
+
+    >>> isinstance(mg.profile.blas(), str)
+    True
+    """
     if find_spec("threadpoolctl") is None:  # optional
         return "BLAS unknown without threadpoolctl"
     from threadpoolctl import threadpool_info

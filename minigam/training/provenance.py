@@ -33,7 +33,11 @@ def machine() -> dict:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.exists() else []
+    names = (
+        [x for x in info.read_text(encoding="utf-8").splitlines() if x.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return names[0].partition(":")[2].strip() if names else platform.processor()
 
 

@@ -12,6 +12,9 @@ def warmup_cosine(step: int, steps: int, warmup_steps: int, peak: float) -> floa
 
     step : 1 .. steps; the last warm-up step gets the peak, the last step gets 0
     Source: the paper's schedule; Loshchilov and Hutter, arXiv 1608.03983.
+
+    >>> [round(mg.warmup_cosine(step, steps=6, warmup_steps=2, peak=1.0), 2) for step in range(1, 7)]
+    [0.5, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
     if step <= warmup_steps:
         return peak * (step / warmup_steps)  # in this order, the last one is exactly the peak

@@ -33,7 +33,16 @@ def train_step(
     micro_batch: int | None = None,
     max_norm: float = 1.0,
 ) -> float:
-    """Forward, backward, clip, update; return the mean loss in nats before the update.   See `begin_step`."""
+    """Forward, backward, clip, update; return the mean loss in nats before the update.   See `begin_step`.
+
+    >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
+    >>> gam = mg.GAM(config, seed=0)
+    >>> optimizer = mg.AdamW(gam.parameters(), lr=1e-2)
+    >>> x, y = np.array([[1, 2, 3]]), np.array([[2, 3, 4]])
+    >>> losses = [mg.train_step(gam, optimizer, x, y) for _ in range(20)]
+    >>> losses[-1] < losses[0]
+    True
+    """
     return begin_step(model, optimizer, ids, targets, micro_batch, max_norm)()
 
 

@@ -27,6 +27,12 @@ def evaluate(
     batch : rows computed at a time; None for about 2,048 tokens, to limit the memory of their logits
     world : the ranks that share the work; all get the result, which does not depend on their number
     returns the result of `summary`
+
+    >>> corpus = mg.from_pocketstories(block_size=128, n_train=5, n_valid=5)
+    >>> config = mg.GAMConfig(vocab_size=472, block_size=128, d_model=4, n_layers=1)
+    >>> result = mg.validation.evaluate(mg.GAM(config), corpus)
+    >>> result["loss"] > result["floor"] > 0.0
+    np.True_
     """
     n, T = min(rows or len(corpus.valid), len(corpus.valid)), model.config.block_size
     ids, targets = inputs_and_targets(corpus.valid[:n])
@@ -56,6 +62,11 @@ def summary(corpus: Corpus, losses: np.ndarray) -> dict:
     losses : (n, T) nats, of the first n validation rows
     returns {"loss": mean nats, "tokens": count}, and for PocketStories "floor" and "kinds":
     for each kind its loss, floor and count, and "syntax+choice" for those two together
+
+    >>> corpus = mg.from_pocketstories(block_size=128, n_train=5, n_valid=2)
+    >>> losses = np.ones((2, 128))
+    >>> mg.validation.summary(corpus, losses)["loss"]
+    np.float64(1.0)
     """
     n = len(losses)
     counted = inputs_and_targets(corpus.valid[:n])[1] >= 0
@@ -77,6 +88,11 @@ def ngrams(corpus: Corpus, order: int, progress: bool = False) -> dict[str, dict
     """Measure n-gram models on the validation rows, with counts from the training rows.
 
     returns name -> the result of `summary`, from the highest order to the lowest
+
+    >>> corpus = mg.from_pocketstories(block_size=128, n_train=50, n_valid=5)
+    >>> by_name = mg.validation.ngrams(corpus, order=2)
+    >>> list(by_name), by_name["bigram"]["loss"] < by_name["unigram"]["loss"]
+    (['bigram', 'unigram'], np.True_)
     """
     orders = range(order, 0, -1)
     measured = {}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from minigam.viz.style import STYLES
+from minigam.viz.style import INK, LEGEND, STYLES, bars, blank, finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,8 +22,6 @@ def gates_plot(
     local_gates, global_gates : (L, T)   a mean over channels of sigmoid(g), from 0 to 1
     Raises ValueError if the shapes do not fit.
     """
-    from matplotlib.figure import Figure
-
     local_gates, global_gates = np.asarray(local_gates), np.asarray(global_gates)
     T, position = len(tokens), np.arange(len(tokens))
     if local_gates.ndim != 2 or local_gates.shape[1] != T or global_gates.shape != local_gates.shape:
@@ -32,21 +30,18 @@ def gates_plot(
             "wanted T, (L, T) and (L, T)"
         )
     L = len(local_gates)
-    figure = Figure(figsize=(10.0, 0.9 + 1.25 * L), layout="constrained")
-    rows = np.atleast_1d(figure.subplots(L, 1, sharex=True, sharey=True))
+    figure, grid = blank(10.0, 0.9 + 1.25 * L, rows=L, sharex=True, sharey=True)
+    rows = grid[:, 0]
     for layer, axes in enumerate(rows):
-        axes.axhline(0.5, color="0.5", linewidth=0.9)
+        axes.axhline(0.5, color=INK, linewidth=0.9)
         for gates, label, style in zip((local_gates, global_gates), ("local", "global"), STYLES):
-            face = None if label == "local" else "white"
-            axes.plot(position, gates[layer], style, markersize=3.5, linewidth=0.8, label=label,
-                      markerfacecolor=face)  # fmt: skip
+            axes.plot(position, gates[layer], **style, markersize=3.5, linewidth=0.8, label=label)
         axes.set_ylabel(f"layer {layer + 1}")
-        axes.grid(alpha=0.3)
-    rows[0].legend(frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
+    rows[0].legend(**LEGEND, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.98))
     rows[0].set_title("gate, mean over channels (0 closed, 1 open)", fontsize=10, loc="left")
     rows[-1].set_xticks(position, tokens, rotation=90, fontsize=8, parse_math=False)
     rows[-1].set_xlim(-0.5, T - 0.5)
-    return figure
+    return finish(figure)
 
 
 def slots_plot(
@@ -58,8 +53,6 @@ def slots_plot(
     titles        : for each slot the title of its chart; by default its index
     Raises ValueError if the lengths differ, or if there is no slot.
     """
-    from matplotlib.figure import Figure
-
     n = len(words)
     counts = [list(map(len, both)) for both in (words, shares)]
     if n == 0 or counts[0] != counts[1] or len(titles) not in (0, n):
@@ -70,17 +63,16 @@ def slots_plot(
     titles = titles or [f"slot {i}" for i in range(n)]
     columns, lines = min(n, COLUMNS), -(-n // COLUMNS)
     height = 0.9 + 0.22 * max(map(len, words))
-    figure = Figure(figsize=(2.5 * columns, height * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True).flat
-    for axes, some, values, title in zip(grid, words, shares, titles, strict=False):
+    figure, grid = blank(2.5 * columns, height * lines, lines, columns, sharex=True)
+    for axes, some, values, title in zip(grid.flat, words, shares, titles, strict=False):
         line = np.arange(len(some))
-        axes.barh(line, np.asarray(values), color="0.6", edgecolor="k", linewidth=0.5)
+        axes.barh(line, np.asarray(values), **bars(0), linewidth=0.8)
         axes.set_yticks(line, some, fontsize=8, parse_math=False)
         axes.invert_yaxis()
         axes.set_title(title, fontsize=9, parse_math=False)
         axes.set_xlim(0.0, 1.0)
-        axes.grid(alpha=0.3, axis="x")
+        axes.grid(visible=False, axis="y")
         axes.set_xlabel(xlabel)
     for axes in list(figure.axes)[n:]:
         axes.set_axis_off()
-    return figure
+    return finish(figure)

@@ -1,10 +1,9 @@
 """Plots of cost against the length of the text, on logarithmic axes."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING
 
-from minigam.viz.style import STYLES
+from minigam.viz.style import blank, draw, finish, label_ends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,34 +19,36 @@ def complexity_plot(
     fits: dict[str, Fit] | None = None,
     ylabel: str = "time (ms)",
 ) -> "Figure":
-    """Plot a cost against the length. A power law is a straight line, and its exponent the slope.
+    """Plot a cost against the length, each line named at its end. A power law is a straight line.
+
+    Its exponent is the slope.
 
     measured : for each label a value at every length, None if it is missing
-    fits     : for each label the exponent of T for the legend, alone or with its standard error
+    fits     : for each label the exponent of T for its name, alone or with its standard error
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    draw_against_length(figure.subplots(), lengths, measured, fits or {}, ylabel)
-    return figure
+    figure, grid = blank(7.0, 4.0)
+    draw_against_length(grid[0, 0], lengths, measured, fits or {}, ylabel)
+    return finish(figure)
 
 
 def draw_against_length(
     axes: "Axes", lengths: Sequence[int], measured: Mapping[str, Values], fits: dict[str, Fit], ylabel: str
 ) -> None:
     """Draw the curves of `complexity_plot` on these axes."""
-    for (label, values), style in zip(measured.items(), cycle(STYLES), strict=False):
+    curves, names = {}, {}
+    for label, values in measured.items():
         points = {T: v for T, v in zip(lengths, values, strict=True) if v is not None}
-        if points:  # a logarithmic axis cannot be empty
-            power = _power(fits[label]) if label in fits else ""
-            axes.loglog(points.keys(), points.values(), style, markersize=4, label=label + power)
+        if not points:  # a logarithmic axis cannot be empty
+            continue
+        curves[label] = [*points], [*points.values()]
+        names[label] = label + (_power(fits[label]) if label in fits else "")
+    draw(axes, curves, names)
     axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
     axes.set_xticks(lengths, [str(T) for T in lengths])
     axes.set_xlabel("T, tokens")
     axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(frameon=False)
+    label_ends(axes)
 
 
 def _power(fit: Fit) -> str:

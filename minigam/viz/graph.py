@@ -8,6 +8,8 @@ other object is a leaf and has a `.name`; both have a `.shape`. The layout is se
 from html import escape
 from typing import Any, NamedTuple
 
+from minigam.viz.style import BLUE, INK
+
 WIDTH, HEIGHT = 164, 40  # pixels: a box
 _LINE, _GAP_X, _GAP_Y = 8, 18, 34  # pixels: a line between boxes, gaps
 LIMIT = 400  # tensors; a larger picture cannot be read
@@ -74,7 +76,6 @@ def draw(root: Any) -> str | None:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
         f'viewBox="0 0 {width:.0f} {height}" font-family="sans-serif" font-size="12" role="img">',
         f"<title>computation graph of {len(boxes)} tensors</title>",
-        f'<rect width="{width:.0f}" height="{height}" fill="white"/>',
         *map(_svg_line, lines),
         *map(_svg_box, boxes),
         "</svg>",
@@ -182,8 +183,8 @@ def _svg_line(corners: list[Point]) -> str:
         path += f" V{start[1]:.1f} C{' '.join(map(_pair, (*bend(start, end), end)))}"
     point = " L".join(map(_pair, head(corners[-1])))
     return (
-        f'<path d="{path}" fill="none" stroke="#555"/>'
-        f'<path d="M{point}" fill="none" stroke="#555"/>'
+        f'<path d="{path}" fill="none" stroke="{INK}"/>'
+        f'<path d="M{point}" fill="none" stroke="{INK}"/>'
     )  # fmt: skip
 
 
@@ -193,10 +194,11 @@ def _pair(point: Point) -> str:
 
 def _svg_box(box: Box) -> str:
     x, y, title, shape, leaf = box
-    fill, radius = ("#e8f0fe", HEIGHT / 2) if leaf else ("#f5f5f5", 6)
+    edge, radius = (BLUE, HEIGHT / 2) if leaf else (INK, 6)
     return (
         f'<rect x="{x - WIDTH / 2:.1f}" y="{y:.1f}" width="{WIDTH}" height="{HEIGHT}" rx="{radius:.0f}" '
-        f'fill="{fill}" stroke="#333"/>'
-        f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle" fill="#111">{escape(title)}</text>'
-        f'<text x="{x:.1f}" y="{y + 32:.1f}" text-anchor="middle" fill="#555">{escape(shape)}</text>'
+        f'fill="none" stroke="{edge}"/>'
+        f'<text x="{x:.1f}" y="{y + 17:.1f}" text-anchor="middle" font-weight="bold" fill="{INK}">'
+        f"{escape(title)}</text>"
+        f'<text x="{x:.1f}" y="{y + 32:.1f}" text-anchor="middle" fill="{INK}">{escape(shape)}</text>'
     )

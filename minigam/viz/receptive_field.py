@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from minigam.viz.style import BLUE, INK, LEGEND, VERMILION, blank, finish, shades
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
@@ -19,37 +21,38 @@ def influence_map(
     title: str = "",
     unit: str = "influence (largest change of a logit)",
 ) -> "Figure":
-    """Plot how much every input token changes every output: darker is more, white is exactly 0.
+    """Plot how much every input token changes every output: a stronger colour is more, none is exactly 0.
 
     influence : (T, T), at least 0, with outputs in rows and inputs in columns; or label -> such an array,
                 drawn side by side on one scale
     reach     : tokens in the receptive field, the current one included; drawn as a line. None for all
     unit      : label of the colour bar
     """
-    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, LogNorm
-    from matplotlib.figure import Figure
 
     maps = influence if isinstance(influence, dict) else {title: influence}
     reaches = reach if isinstance(reach, dict) else dict.fromkeys(maps, reach)
     positive = np.concatenate([z[z > 0].ravel() for z in map(np.asarray, maps.values())])
     low, high = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
-    greys = ListedColormap(colormaps["Greys"](np.linspace(0.2, 1.0, 256))).with_extremes(bad="white")
+    seen = ListedColormap(shades()(np.linspace(0.2, 1.0, 256))).with_extremes(bad="none")
     n = len(maps)
-    figure = Figure(figsize=(1.4 + 3.1 * n, 3.7 if n > 1 or title else 3.5), layout="constrained")
-    for axes, (label, z) in zip(np.atleast_1d(figure.subplots(1, n, sharey=True)), maps.items(), strict=True):
+    figure, (grid,) = blank(1.4 + 3.1 * n, 3.7 if n > 1 or title else 3.5, columns=n, sharey=True)
+    for axes, (label, z) in zip(grid, maps.items(), strict=True):
+        axes.grid(visible=False)
         z = np.asarray(z, dtype=float)
         image = axes.imshow(
             np.ma.masked_less_equal(z, 0.0),
-            cmap=greys,
+            cmap=seen,
             norm=LogNorm(low, high if high > low else low * 10.0),
             interpolation="nearest",
         )
         T, R = len(z), reaches.get(label)
         if R is not None and T > R:
             edge = np.array([R, T]) - 0.5  # between the furthest input in the field and the next
-            axes.plot(edge - R, edge, "k--", linewidth=1.2, label=f"receptive field, {R} tokens")
-            axes.legend(frameon=False, fontsize=8, loc="upper right")
+            axes.plot(
+                edge - R, edge, "--", color=VERMILION, linewidth=1.5, label=f"receptive field, {R} tokens"
+            )
+            axes.legend(**LEGEND, loc="upper right")
         axes.set_xlabel("position of the input (tokens)")
         axes.set_title(label, fontsize=10, parse_math=False)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -58,32 +61,30 @@ def influence_map(
     figure.colorbar(image, ax=figure.axes, label=unit, shrink=0.85)
     if title and isinstance(influence, dict):
         figure.suptitle(title, fontsize=10, parse_math=False)
-    return figure
+    return finish(figure)
 
 
 def receptive_field(n_layers: int, kernel_size: int) -> "Figure":
     """Plot the positions that the last output depends on, for L blocks with K taps: a triangle."""
-    from matplotlib.figure import Figure
-
     L, K = n_layers, kernel_size
     R = 1 + L * (K - 1)
     shown = R + 2
-    figure = Figure(figsize=(min(10.0, 1.6 + 0.5 * shown), 1.6 + 0.55 * L), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = blank(min(10.0, 1.6 + 0.5 * shown), 1.6 + 0.55 * L)
+    axes.grid(visible=False)
     outside = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1), shown)]
     inside = [(-d, level) for level in range(L + 1) for d in range(1 + (L - level) * (K - 1))]
     for x, level in inside:
         for j in range(K if level else 0):
-            axes.plot([x, x - j], [level, level - 1], color="0.6", linewidth=0.8, zorder=1)
-    axes.plot(*zip(*outside, strict=True), "o", color="0.75", markerfacecolor="white", label="outside")
-    axes.plot(*zip(*inside, strict=True), "ko", label="in the receptive field")
+            axes.plot([x, x - j], [level, level - 1], color=INK, linewidth=0.8, zorder=1)
+    axes.plot(*zip(*outside, strict=True), "o", color=INK, markerfacecolor="none", label="outside")
+    axes.plot(*zip(*inside, strict=True), "o", color=BLUE, label="in the receptive field")
     axes.set_xticks(range(1 - shown, 1), [f"t - {d}" if d else "t" for d in range(shown - 1, -1, -1)])
     axes.tick_params(axis="x", labelsize=8)
     axes.set_yticks(range(L + 1), ["tokens", *(f"block {level}" for level in range(1, L + 1))])
     axes.set_xlabel("position (tokens)")
     axes.set_title(f"L = {L}, K = {K}: a receptive field of {R} tokens", fontsize=10)
-    figure.legend(frameon=False, fontsize=8, ncols=2, loc="outside lower center")
-    return figure
+    figure.legend(**LEGEND, ncols=2, loc="outside lower center")
+    return finish(figure)
 
 
 def text_in_sight(words: list[str], target: int, mention: int, reach: int | None) -> "Figure":
@@ -91,8 +92,8 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int | None
 
     words   : of the text; those after the target are left out
     mention : index of the word that determines the target; it gets a frame
-    reach   : words in the receptive field, just before the target: black on grey. Earlier ones are pale.
-              None for all
+    reach   : words in the receptive field, just before the target: white on blue, earlier ones on
+              the page. None for all
     """
     from matplotlib.figure import Figure
 
@@ -115,11 +116,11 @@ def text_in_sight(words: list[str], target: int, mention: int, reach: int | None
             family="DejaVu Sans Mono",
             fontsize=POINTS,
             va="center",
-            color="k" if inside or i in (target, mention) else "0.5",
+            color="white" if inside else INK,
             weight="bold" if i in (target, mention) else "normal",
             parse_math=False,
         )
-    return figure
+    return finish(figure)
 
 
 def _box(column: int, line: int, letters: int, fill: bool, framed: bool) -> "Rectangle":
@@ -129,9 +130,9 @@ def _box(column: int, line: int, letters: int, fill: bool, framed: bool) -> "Rec
         (column - 0.4, line + 0.06),
         letters + 0.8,
         0.88,
-        facecolor="0.85" if fill else "white",
-        edgecolor="k" if framed else "0.85",
-        linewidth=1.2 if framed else 0.0,
+        facecolor=BLUE if fill else "none",
+        edgecolor=VERMILION if framed else "none",
+        linewidth=2.0 if framed else 0.0,
     )
 
 

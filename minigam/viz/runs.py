@@ -1,90 +1,133 @@
-"""Plots of training runs: losses against steps."""
+"""Plots of training runs: losses against steps, and the final losses of several runs."""
 
-from itertools import cycle
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from minigam.viz.style import STYLES
+from minigam.viz.style import (
+    GREEN,
+    INK,
+    LEGEND,
+    PURPLE,
+    STYLES,
+    VERMILION,
+    blank,
+    finish,
+    range_of,
+    styles_of,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+OPENING = 0.1  # share of the steps, the first ones, whose losses need not fit the plot: they fall steeply
+KINDS = {"recall": (VERMILION, "^:"), "choice": (GREEN, "s-"), "syntax": (PURPLE, "v-.")}
 
 
 def loss_plot(metrics: list[dict], title: str = "") -> "Figure":
     """Plot training and validation loss against steps, with the entropy floor if it is known.
 
+    The axis shows the range of the validation losses, or of the training losses if there are none yet, after
+    the first tenth of the steps. If the training began above it, the legend says where.
+
     metrics : the lines of a run's metrics.jsonl; if they have kinds of tokens, a second panel shows
               the validation loss of each kind and its floor
     """
-    from matplotlib.figure import Figure
-
-    training = [m for m in metrics if "lr" in m]
+    training = {m["step"]: m["loss"] for m in metrics if "lr" in m}
     validations = [m for m in metrics if "lr" not in m]
+    validation = {m["step"]: m["loss"] for m in validations}
     by_kind = any("kinds" in m for m in validations)
-    figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
-    axes = figure.subplots(1, 2 if by_kind else 1, sharex=True, sharey=True, squeeze=False)[0]
-    steps = [m["step"] for m in training]
-    axes[0].plot(
-        steps, [m["loss"] for m in training], color="0.75", linewidth=0.8, label="training, each step"
-    )
-    valid_steps = [m["step"] for m in validations]
-    axes[0].plot(valid_steps, [m["loss"] for m in validations], "ko-", markersize=4, label="validation")
-    if validations and "floor" in validations[-1]:
-        floor = validations[-1]["floor"]
-        axes[0].axhline(floor, color="k", linestyle="--", label=f"floor, {floor:.3f} nats")
+    floor = validations[-1].get("floor") if validations else None
+    figure, grid = blank(10.0 if by_kind else 6.0, 4.0, columns=2 if by_kind else 1, sharex=True)
+    axes = grid[0]
+    late = _late(validation) or _late(training)
+    (bottom, top), _ = range_of([*late, *([] if floor is None else [floor])], {})
+    first = next(iter(training.values()), bottom)
+    begins = f"training, begins at {first:.2f}" if first > top else "training"
+    axes[0].plot([*training], [*training.values()], color=INK, linewidth=0.8, label=begins)
+    axes[0].plot([*validation], [*validation.values()], **STYLES[0], markersize=5, label="validation")
+    if floor is not None:
+        axes[0].axhline(floor, color=INK, linestyle="--", label=f"floor, {floor:.3f} nats")
+    axes[0].set_ylim(bottom, top)
     axes[0].set_ylabel("loss (nats per token)")
     if by_kind:
-        for kind, style in (("recall", "k^:"), ("choice", "ks-"), ("syntax", "kv-.")):
-            shown = [(m["step"], m["kinds"][kind]) for m in validations if kind in m.get("kinds", {})]
-            if shown:
-                axes[1].plot(
-                    [s for s, _ in shown], [k["loss"] for _, k in shown], style, markersize=4, label=kind
-                )
-                axes[1].axhline(shown[-1][1]["floor"], color="0.5", linestyle="--", linewidth=0.8)
-        axes[1].set_title("validation by kind of token, floors dashed", fontsize=10)
+        _by_kind(axes[1], validations)
     for a in axes:
         a.set_xlabel("step")
-        a.set_ylim(bottom=-0.1)
-        a.grid(alpha=0.3)
-        a.legend(frameon=False)
+        a.legend(**LEGEND)
     axes[0].set_title(title, fontsize=10, parse_math=False)  # a name may contain a $
-    return figure
+    return finish(figure)
+
+
+def _late(losses: dict[int, float]) -> list[float]:
+    """Return the losses after the first tenth of the steps."""
+    return [loss for step, loss in losses.items() if step > OPENING * max(losses)]
+
+
+def _by_kind(axes: "Axes", validations: list[dict]) -> None:
+    values = []
+    for kind, (colour, style) in KINDS.items():
+        losses = {m["step"]: m["kinds"][kind]["loss"] for m in validations if kind in m.get("kinds", {})}
+        if losses:
+            floor = next(m["kinds"][kind]["floor"] for m in validations[::-1] if kind in m.get("kinds", {}))
+            axes.plot([*losses], [*losses.values()], style, color=colour, markersize=5, label=kind)
+            axes.axhline(floor, color=colour, linestyle="--", linewidth=0.9)
+            values += [*_late(losses), floor]
+    axes.set_ylim(range_of(values, {})[0])
+    axes.set_title("validation by kind of token, floors dashed", fontsize=10)
 
 
 def comparison_plot(
-    curves: dict[str, list[dict]], baselines: dict[str, float] | None = None, title: str = ""
+    runs: Mapping[str, Sequence[dict]], baselines: dict[str, float] | None = None, title: str = ""
 ) -> "Figure":
-    """Plot the validation losses of several runs against steps, with baselines as constant lines.
+    """Plot the final validation losses of several runs: for each label a row with a point for each seed,
+    and their mean at its right.
 
-    curves    : for each label the lines of its run's metrics.jsonl; if all have kinds of tokens,
-                a second panel shows the loss on recall tokens
-    baselines : losses in nats, such as those of n-grams
+    runs      : for each label the results of its seeds, each with "loss" and, where it is known, "floor"; if
+                all have "kinds" of tokens, a second panel shows the loss on recall tokens
+    baselines : losses in nats, such as those of n-grams; lines if they are near, else named under the axis
     """
-    from matplotlib.figure import Figure
-
-    validations = {label: [m for m in metrics if "lr" not in m] for label, metrics in curves.items()}
-    validations = {label: lines for label, lines in validations.items() if lines}
-    by_kind = all("recall" in v[-1].get("kinds", {}) for v in validations.values())
-    figure = Figure(figsize=(10, 4) if by_kind else (6, 4), layout="constrained")
-    axes = figure.subplots(1, 2 if by_kind else 1, sharex=True, squeeze=False)[0]
-    for (label, lines), style in zip(validations.items(), cycle(STYLES), strict=False):
-        steps = [m["step"] for m in lines]
-        axes[0].plot(steps, [m["loss"] for m in lines], style, markersize=4, label=label)
-        if by_kind:
-            recall = [m["kinds"]["recall"]["loss"] for m in lines]
-            axes[1].plot(steps, recall, style, markersize=4, label=label)
-    for (label, loss), grey in zip((baselines or {}).items(), cycle(("0.3", "0.6")), strict=False):
-        axes[0].axhline(loss, color=grey, linestyle=(0, (8, 3)), linewidth=0.9, label=f"{label}, {loss:.2f}")
-    floor = next((v[-1].get("floor") for v in validations.values()), None)
-    if floor is not None:
-        axes[0].axhline(floor, color="k", linewidth=0.9, label=f"floor, {floor:.2f}")
-    axes[0].set_title(title, fontsize=10, parse_math=False)
-    axes[0].set_ylabel("validation loss (nats per token)")
+    results = [result for seeds in runs.values() for result in seeds]
+    by_kind = all("recall" in result.get("kinds", {}) for result in results)
+    figure, grid = blank(
+        9.5 if by_kind else 6.5, 1.9 + 0.38 * len(runs), columns=2 if by_kind else 1, sharey=True
+    )
+    floor = {"floor": results[0]["floor"]} if "floor" in results[0] else {}
+    losses = {label: [result["loss"] for result in seeds] for label, seeds in runs.items()}
+    _rows(grid[0, 0], losses, floor, baselines or {}, title or "all tokens")
     if by_kind:
-        axes[1].axhline(0.0, color="k", linewidth=0.9, label="floor, 0")
-        axes[1].set_title("recall tokens alone", fontsize=10)
-    for a in axes:
-        a.set_xlabel("step")
-        a.xaxis.get_major_locator().set_params(integer=True)
-        a.grid(alpha=0.3)
-        a.legend(frameon=False, fontsize=8)
-    return figure
+        recall = {label: [r["kinds"]["recall"]["loss"] for r in seeds] for label, seeds in runs.items()}
+        _rows(grid[0, 1], recall, {"floor": 0.0}, {}, "recall tokens alone")
+    grid[0, 0].invert_yaxis()  # of both, which share it
+    return finish(figure)
+
+
+def _rows(
+    axes: "Axes",
+    losses: dict[str, list[float]],
+    floor: dict[str, float],
+    others: dict[str, float],
+    title: str,
+) -> None:
+    """Draw a row of points for each label, and the constants; name those that are far off under the axis."""
+    styles: dict[str, dict[str, Any]] = styles_of(losses)
+    for i, (label, values) in enumerate(losses.items()):
+        look = {"color": styles[label]["color"], "marker": styles[label]["marker"]}
+        axes.plot(values, [i] * len(values), **look, linestyle="none", markersize=7, label=label)
+        mean = f"{sum(values) / len(values):.3f}"
+        axes.text(1.02, i, mean, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
+    drawn = [value for values in losses.values() for value in values] + [*floor.values()]
+    (left, right), far = range_of(drawn, others)
+    constants = floor | {label: value for label, value in others.items() if label not in far}
+    for (label, value), dash in zip(constants.items(), ("--", ":", "-."), strict=False):
+        axes.axvline(value, color=INK, linestyle=dash, linewidth=1.2, label=f"{label}, {value:.2f}")
+    axes.set_xlim(left, right)
+    axes.set_ylim(-0.6, len(losses) + 0.2)  # a free row, for the legend
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)  # or the means would seem to be the next panel's
+    axes.set_yticks(range(len(losses)), [*losses], parse_math=False)
+    outside = ", ".join(f"{label} {others[label]:.2f}" for label in far)
+    axes.set_xlabel("validation loss (nats per token)" + (f"\noutside: {outside}" if far else ""))
+    axes.set_title(title, fontsize=10, parse_math=False)
+    handles = [axes.lines[-1 - i] for i in reversed(range(len(constants)))]
+    axes.legend(handles=handles, **LEGEND, ncols=2, loc="best")

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from minigam.viz import graph
+from minigam.viz.style import BLUE, INK, finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,15 +37,15 @@ def graph_plot(tensor: Any) -> "Figure":
             codes += [Path.LINETO] + 3 * [Path.CURVE4]
         points += graph.head(corners[-1])
         codes += [Path.MOVETO, Path.LINETO, Path.LINETO]
-        axes.add_patch(PathPatch(Path(points, codes), fill=False, edgecolor="0.33"))
+        axes.add_patch(PathPatch(Path(points, codes), fill=False, edgecolor=INK))
     for x, y, title, shape, leaf in placed.boxes:
-        fill, radius = ("#e8f0fe", graph.HEIGHT / 2) if leaf else ("0.96", 6)
+        edge, radius = (BLUE, graph.HEIGHT / 2) if leaf else (INK, 6)
         axes.add_patch(
             FancyBboxPatch(
                 (x - graph.WIDTH / 2, y), graph.WIDTH, graph.HEIGHT,
-                boxstyle=f"round,pad=0,rounding_size={radius}", facecolor=fill, edgecolor="0.2",
+                boxstyle=f"round,pad=0,rounding_size={radius}", facecolor="none", edgecolor=edge,
             )
         )  # fmt: skip
-        for text, below, shade in ((title, 17, "0.07"), (shape, 32, "0.33")):
-            axes.text(x, y + below, text, ha="center", color=shade, fontsize=8.6, parse_math=False)
-    return figure
+        for text, below, weight in ((title, 17, "bold"), (shape, 32, "normal")):
+            axes.text(x, y + below, text, ha="center", weight=weight, fontsize=8.6, parse_math=False)
+    return finish(figure)

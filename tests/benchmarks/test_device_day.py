@@ -171,7 +171,9 @@ def test_what_a_process_has_started_ends_with_it(tmp_path):
         except ProcessLookupError:
             return
         status = Path(f"/proc/{pid}/status")
-        if status.exists() and "\nState:\tZ" in status.read_text():  # it has ended, and nobody asked
+        if status.exists() and "\nState:\tZ" in status.read_text(
+            encoding="utf-8"
+        ):  # it has ended, and nobody asked
             return
         time.sleep(0.05)
     raise AssertionError("the process lives on")

@@ -23,7 +23,7 @@ def text(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def world(server, tmp_path_factory) -> Iterator[World]:
     for package in ("jupytext", "pyarrow", "tokenizers"):  # its commands use them
-        pytest.importorskip(package, reason="needs the extras `data` and `test`")
+        pytest.importorskip(package, reason="needs the extra `data` and the group `test`")
     world = World(tmp_path_factory.mktemp("worlds") / "world", server)
     yield world
     world.lines.close()

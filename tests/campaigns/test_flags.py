@@ -57,6 +57,10 @@ LINES: dict[str, list[tuple[list[str], list[str]]]] = {
     "gradcheck": [([], [])],
     "course build": [(["0"], [])],
     "course exercises": [(["0"], ["--out=new"])],
+    "course times": [([], [])],
+    "course status": [(["0"], ["--folder=folder"]), (["0"], ["--folder=folder", "--json"])],
+    "course class": [([], ["--out=new"])],
+    "course grade": [(["folder"], ["--csv=new.csv", "--jobs=1"])],
 }  # fmt: skip
 
 
@@ -112,7 +116,7 @@ def command_lines() -> Iterator[list[str]]:
 
 def outputs(argv: list[str]) -> list[str]:
     """Return what a command line is told to write, and may replace."""
-    named = [a.partition("=")[2] for a in argv if a.startswith(("--out=", "--json=", "--resume="))]
+    named = [a.partition("=")[2] for a in argv if a.startswith(("--out=", "--json=", "--csv=", "--resume="))]
     return [*named, argv[-1]] if "-o" in argv else named
 
 

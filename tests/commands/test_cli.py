@@ -272,7 +272,7 @@ def test_presets_name_only_fields_that_exist(preset):
 
 
 PARTS = {"experiments": ("table1", "table2", "table3", "recall", "reach"), "data": ("prepare", "fetch"),
-         "course": ("build", "exercises")}  # fmt: skip
+         "course": ("build", "exercises", "status", "class", "grade")}  # fmt: skip
 
 
 @pytest.mark.parametrize(

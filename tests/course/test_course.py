@@ -14,9 +14,10 @@ import pytest
 from minigam.course import check, notebooks
 from minigam.course.judge import NotYet
 from minigam.engine.compiled import kernels
+from minigam.engine.tensor import Tensor
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
-pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
+pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the group `test`)")
 
 SOURCES = notebooks.sources()
 each_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
@@ -142,7 +143,7 @@ def test_the_stub_fails_kindly(at, read):
 
 
 @each_exercise
-@pytest.mark.parametrize("as_what", ["float32", "float32 inside", "list"])
+@pytest.mark.parametrize("as_what", ["float32", "float32 inside", "list", "Tensor"])
 def test_right_values_of_another_type_are_told_so(at, as_what, read):
     """So that no later cell fails with an answer that its check has accepted.
 
@@ -161,7 +162,7 @@ def test_right_values_of_another_type_are_told_so(at, as_what, read):
             single = z.astype(np.float32)
             if as_what != "float32 inside":
                 changed.append(z.shape)
-                return z.tolist() if as_what == "list" else single
+                return {"list": z.tolist(), "Tensor": Tensor(z), "float32": single}[as_what]
             if (single != z).any():  # what float32 holds exactly, such as 0.5, loses nothing
                 changed.append(z.shape)
             return single.astype(np.float64)

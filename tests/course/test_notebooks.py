@@ -1,18 +1,24 @@
 """How notebooks are made from their sources: solutions, stubs, stored files, and faults that are found."""
 
+import ast
 import json
+import re
 import signal
+import subprocess
+import sys
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+import minigam
 from minigam import course
 from minigam.config import DataConfig, InputError
 from minigam.course import __main__ as command
-from minigam.course import notebooks
+from minigam.course import glossary, hosting, notebooks
 from minigam.training.run import Run
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
-pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
+pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the group `test`)")
 import nbformat
 
 SMALL = {
@@ -79,6 +85,78 @@ def test_a_solution_is_folded_below_its_check(source):
         assert sources[at - 1] == getattr(exercise, cell)
         assert f"```python\n{exercise.solution}\n```" in sources[at + 1]
         assert built.cells[at + 1].cell_type == "markdown"
+
+
+def test_a_copy_for_students_has_hints_and_no_solution(source):
+    cells = [c.source for c in notebooks.for_students(source).cells]
+    first, second = notebooks.exercises(notebooks.read(source))
+    assert {first.stub, second.stub, "check.ex_77_1(half)"} <= set(cells)
+    assert not any("y = x / 2" in text or "<summary>Solution" in text for text in cells)
+    assert hosting.install_cell() in cells[: cells.index("import math")], "before anything is imported"
+
+
+def test_students_copies_are_stored():
+    for source in notebooks.sources():
+        stored = nbformat.read(notebooks.student_copy(source), as_version=4)
+        assert nbformat.writes(stored) == nbformat.writes(notebooks.for_students(source)), (
+            "run make notebooks"
+        )
+
+
+def test_each_notebook_links_to_its_neighbours():
+    course = notebooks.sources()
+    assert notebooks.navigation(course[0]) == (
+        f"[map of the course]({course[0].stem}.ipynb#2.-The-map) · [01 →]({course[1].stem}.ipynb)"
+    )
+    assert notebooks.navigation(course[-1]).startswith(
+        f"[← 15]({course[-2].stem}.ipynb) · [map of the course]"
+    )
+    links = notebooks.navigation(course[4])
+    assert f"[← 03]({course[3].stem}.ipynb)" in links
+    assert f"[05 →]({course[5].stem}.ipynb)" in links
+    texts = [c.source for c in notebooks.for_learners(course[4]).cells]
+    assert texts[1] == texts[-1] == links
+    assert any("\n## 2. The map\n" in c.source for c in notebooks.read(course[0]).cells)
+
+
+def test_the_first_use_of_a_term_is_linked(monkeypatch, tmp_path):
+    file = tmp_path / "glossary.md"
+    file.write_text(
+        "## The model\n\n* **gate**: one.\n* **gate value**: two.\n* **K**: three.\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(glossary, "FILE", file)
+    texts = ["# Gates\n`gate` $gate$ **gate** [gate](x) delegate", "A gate value, two Gates, a gate, a rule."]
+    assert glossary.link(texts, "g.md") == [
+        texts[0], "A [gate value](g.md#the-model), two [Gates](g.md#the-model), a gate, a rule."
+    ]  # fmt: skip
+
+
+def test_links_of_a_copy_lead_somewhere(tmp_path):
+    """Copies stand in any folder: with the glossary next to them, and without the files of the project."""
+    assert command.main(["exercises", "--out", str(tmp_path)]) == 0
+    for path in tmp_path.glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            links = (
+                re.findall(r"\]\((?!https?:)([^)#]+)", cell.source) if cell.cell_type == "markdown" else []
+            )
+            assert [x for x in links if not (tmp_path / x).exists()] == [], path.name
+
+
+def test_badges_come_from_one_setting(source, monkeypatch):
+    assert hosting.badges(source) == "", "no repository, no badge that leads nowhere"
+    assert hosting.requirement() == f"minigam[notebooks]=={minigam.__version__}"
+    monkeypatch.setattr(hosting, "REPOSITORY", "owner/name")
+    monkeypatch.setattr(hosting, "TAG", "v1")
+    assert hosting.requirement() == "minigam[notebooks] @ git+https://github.com/owner/name@v1"
+    colab, binder = (
+        urlsplit(u) for u in re.findall(r"\]\((https://[^)\s]+)\)", hosting.badges(source))[1::2]
+    )
+    path = "notebooks/colab/77_test.ipynb"
+    assert (colab.netloc, colab.path) == ("colab.research.google.com", f"/github/owner/name/blob/v1/{path}")
+    assert (binder.netloc, binder.path) == ("mybinder.org", "/v2/gh/owner/name/v1")
+    assert parse_qs(binder.query) == {"labpath": [path]}
+    assert hosting.badges(source) in notebooks.for_learners(source).cells[1].source
+    ast.parse(hosting.install_cell().replace("%pip", "pip_").replace("pip_ install --quiet", "print,"))
 
 
 def test_equal_sources_make_equal_files(source):
@@ -178,8 +256,8 @@ def test_a_notebook_that_fails_is_not_stored(project, source):
 def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     out = tmp_path / "copies"
     assert command.main(["exercises", "--out", str(out)]) == 0
-    (copy,) = out.iterdir()
-    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
+    (copy,) = out.glob("*.ipynb")
+    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][3]["source"][-1]
     source.write_text(source.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert command.main(["exercises", "--out", str(out)]) == 0
     assert "newer versions of 77: minigam course exercises 77 --overwrite" in capsys.readouterr().out
@@ -190,15 +268,28 @@ def test_copies_with_answers_are_kept(project, source, tmp_path, capsys):
     assert "0 notebooks written, 1 kept unchanged" in printed
     assert "newer" not in printed, "a file that is not a notebook does not name its source"
     assert command.main(["exercises", "--out", str(out), "--overwrite"]) == 0
-    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][2]["source"][-1]
+    assert notebooks.STUB in json.loads(copy.read_text(encoding="utf-8"))["cells"][3]["source"][-1]
     assert (out / "77_test-before.ipynb").read_text(encoding="utf-8") == "mine", "nothing is lost"
 
 
-def test_outside_a_clone_the_course_says_what_it_needs(monkeypatch, tmp_path):
+def test_building_needs_a_clone(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "PROJECT", tmp_path)
-    for call in (notebooks.sources, lambda: course.results("recall"), course.trained):
-        with pytest.raises(InputError, match="the course needs a clone of the project"):
-            call()
+    with pytest.raises(InputError, match="only a clone of the project has it; install one with pip install"):
+        command.main(["build"])
+
+
+def test_open_writes_the_copies_and_runs_jupyterlab(project, tmp_path, monkeypatch):
+    called = []
+    done = subprocess.CompletedProcess([], 0)
+    monkeypatch.setattr(command.subprocess, "run", lambda args: called.append(args) or done)
+    out = tmp_path / "mine"
+    assert command.main(["open", "--out", str(out), "--", "--no-browser", "--ip=0.0.0.0"]) == 0
+    assert (out / "77_test.ipynb").is_file()
+    flags = ["--no-browser", "--ip=0.0.0.0", str(out / "77_test.ipynb")]
+    assert called == [[sys.executable, "-m", "jupyterlab", *flags]]
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "jupyterlab" else True)
+    with pytest.raises(InputError, match=r"jupyterlab is not installed; .* 'minigam\[notebooks\]'"):
+        command.main(["open", "--out", str(out)])
 
 
 def test_an_unknown_notebook_is_refused(project):

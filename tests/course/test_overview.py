@@ -13,7 +13,7 @@ from minigam.data.corpus import from_pocketstories, inputs_and_targets
 from minigam.engine.tensor import no_grad
 from minigam.files import read_json
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
 
 LESSON = """# %% [markdown]
 # # 77 · A title
@@ -62,6 +62,12 @@ def test_each_part_of_a_notebook_costs_its_time(source):
     ):
         source.write_text(f"{LESSON}\n{part}\n", encoding="utf-8")
         assert abs(overview.minutes(source) - empty - spent) <= 5, part[:40]
+
+
+@pytest.mark.parametrize("source", notebooks.sources(), ids=lambda p: p.stem)
+def test_the_minutes_are_those_of_the_model(source):
+    stated = overview._lesson(source).minutes
+    assert stated == overview.minutes(source), "run: minigam course times --write"
 
 
 def test_times_lists_every_notebook(capsys):

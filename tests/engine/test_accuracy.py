@@ -15,7 +15,7 @@ from helpers import fakecuda
 from minigam import Tensor, backend, ops, reference_only, sequence
 from minigam.engine import numeric
 
-pytest.importorskip("mpmath", reason="needs mpmath (the extra `test`)")
+pytest.importorskip("mpmath", reason="needs mpmath (the group `test`)")
 import mpmath
 from helpers import fit_mills_ratio
 from mpmath import mpf

@@ -15,7 +15,7 @@ from minigam.engine.compiled import functions as c_functions
 from minigam.engine.compiled.functions import FUNCTIONS
 from minigam.engine.compiled.kernels import COMMON
 
-pytest.importorskip("mpmath", reason="needs mpmath (the extra `test`)")
+pytest.importorskip("mpmath", reason="needs mpmath (the group `test`)")
 import mpmath
 from helpers import fit_functions
 

@@ -18,9 +18,9 @@ TABLE2 = ["table2", "--scale=small", "--lengths", "8", "16", "--models=gam", "--
 
 
 def change_a_digit(path: Path) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     digit = next(i for i in range(len(text) // 2, len(text)) if text[i].isdigit() and text[i] != "9")
-    path.write_text(text[:digit] + str(int(text[digit]) + 1) + text[digit + 1 :])
+    path.write_text(text[:digit] + str(int(text[digit]) + 1) + text[digit + 1 :], encoding="utf-8")
 
 
 def test_a_changed_result_of_a_cell_is_refused(tmp_path):

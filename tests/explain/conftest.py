@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import ON_TEXT, SMALL
-from helpers.pages import HOSTILE
+from helpers.pages import HOSTILE, write
 
 from minigam import train
 
@@ -14,6 +14,22 @@ def stories(tmp_path_factory) -> Path:
     """A run on PocketStories: two layers and K = 3, so a receptive field of 5 tokens."""
     path = tmp_path_factory.mktemp("stories") / "run"
     assert train.main([*SMALL, "--n-layers=2", "--kernel-size=3", f"--out={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def rival_of_stories(tmp_path_factory) -> Path:
+    """A Transformer on PocketStories."""
+    path = tmp_path_factory.mktemp("rival") / "transformer"
+    assert train.main([*SMALL, "--model=transformer", "--n-heads=2", f"--out={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def duel(stories, rival_of_stories, tmp_path_factory) -> Path:
+    """The page of a GAM and a Transformer, on PocketStories."""
+    path = tmp_path_factory.mktemp("duel") / "duel.html"
+    write(stories, path, f"--rival={rival_of_stories}")
     return path
 
 

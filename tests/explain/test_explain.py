@@ -1,17 +1,18 @@
 """The page about one text: its numbers are the model's, its text is only text, and it loads nothing."""
 
+import base64
 import json
 import re
 
 import numpy as np
 import pytest
 from helpers import tiny
-from helpers.commands import SMALL, assert_refused
-from helpers.pages import HOSTILE, data_of, write
+from helpers.commands import ON_TEXT, SMALL, assert_refused
+from helpers.pages import HOSTILE, LETTERS, data_of, element, write
 
 from minigam import GAM, GAMConfig, ops, train
 from minigam.config import MIXERS, WRITTEN, InputError
-from minigam.data import corpus, pocketstories
+from minigam.data import corpus, oracle, pocketstories
 from minigam.data.tokenizer import WordTokenizer
 from minigam.explain import __main__ as command
 from minigam.explain import page as explain
@@ -19,13 +20,7 @@ from minigam.models import anatomy
 from minigam.models.decoding import continued
 from minigam.training.run import Run
 
-LETTERS = WordTokenizer(list("abcdefg"))
 IDS = [0, 3, 1, 6, 3]
-
-
-def explained(model: GAM, exact: bool = False, after: int | None = None) -> dict:
-    word_shares = explain.slot_words(model, np.array([[*IDS, -1]]), least=1)
-    return explain.explanation(model, LETTERS, IDS, after, word_shares, exact)
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -47,34 +42,33 @@ def by_hand(model: GAM) -> list[tuple]:
 
 def test_probabilities_and_costs_are_the_models():
     model = tiny.gam()
-    data, p = explained(model, after=2), softmax(model(np.array([IDS])).data[0])
+    data, p = explain.reading(model, IDS, 2), softmax(model(np.array([IDS])).data[0])
     for t, expected in enumerate(data["next"]):
-        assert len(expected["words"]) >= explain.NEXT
-        assert expected["words"][0][0] == "abcdefg"[p[t].argmax()]
-        assert {w for w, *_ in expected["words"]} >= {"abcdefg"[([*IDS, 2])[t + 1]]}
-        for word, shown, exact in expected["words"]:
-            assert shown == pytest.approx(p[t, "abcdefg".index(word)], rel=1e-3)
-            assert exact is None
-    costs = [token["cost"] for token in [*data["tokens"], data["after"]]]
-    assert costs[0] is None
-    assert costs[1:] == pytest.approx([-np.log(p[t, i]) for t, i in enumerate([*IDS[1:], 2])], rel=1e-3)
+        assert len(expected) >= explain.NEXT
+        assert expected[0][0] == p[t].argmax()
+        assert {i for i, _ in expected} >= {([*IDS, 2])[t + 1]}
+        for i, shown in expected:
+            assert shown == pytest.approx(p[t, i], rel=1e-3)
+    assert data["costs"] == pytest.approx([-np.log(p[t, i]) for t, i in enumerate([*IDS[1:], 2])], rel=1e-3)
+    assert len(explain.reading(model, IDS, None)["costs"]) == 4
 
 
 def test_gates_and_slots_by_brute_force():
     model = tiny.gam(n_slots=9)
-    data = explained(model)
-    for layer, (local, glob, shares) in zip(data["layers"], by_hand(model), strict=True):
-        assert layer["local"] == pytest.approx(local.mean(1), rel=1e-3)
-        assert layer["global"] == pytest.approx(glob.mean(1), rel=1e-3)
-        for t, top in enumerate(layer["slots"]):
+    means = explain.slot_words(model, np.array([[*IDS, -1]]), least=1)
+    views = explain.reading(model, IDS, None)["views"]
+    for n, (local, glob, shares) in enumerate(by_hand(model)):
+        for t, layers in enumerate(views):
+            for name, gate in (("local", local), ("global", glob)):
+                spread = [gate[t].mean(), *np.percentile(gate[t], [10, 90])]
+                assert layers[n][name] == pytest.approx(spread, rel=1e-3)
             best = sorted(range(9), key=lambda s: -shares[t, s])[: explain.SLOTS]
-            assert [s for s, _ in top] == best
-            assert [a for _, a in top] == pytest.approx(shares[t, best], rel=1e-3)
-        for slot, words in layer["words"].items():
+            assert [s for s, _ in layers[n]["slots"]] == best
+            assert [a for _, a in layers[n]["slots"]] == pytest.approx(shares[t, best], rel=1e-3)
+        for slot, words in enumerate(explain.exciting(means[n], LETTERS)):
             mean = {i: np.mean([shares[t, slot] for t in range(5) if IDS[t] == i]) for i in set(IDS)}
             best = sorted(mean, key=lambda i: -mean[i])[: explain.WORDS]
-            assert [w for w, _ in words] == ["abcdefg"[i] for i in best]
-            assert [a for _, a in words] == pytest.approx([mean[i] for i in best], rel=1e-3)
+            assert words == ["abcdefg"[i] for i in best]
 
 
 def test_words_of_the_slots_are_the_same_in_parts_and_leave_out_what_is_rare(monkeypatch):
@@ -90,15 +84,17 @@ def test_words_of_the_slots_are_the_same_in_parts_and_leave_out_what_is_rare(mon
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_every_mixer_shows_what_it_has(mixer):
-    data = explained(tiny.gam(mixer))
-    assert data["model"]["reach"] == {"global": 1, WRITTEN: None}.get(mixer, 5)
-    assert data["model"]["label"] == ("GAM, written memory (ours)" if mixer == WRITTEN else "GAM")
-    for layer in data["layers"]:
-        gated = mixer in ("gated", WRITTEN)
-        assert (layer["local"] is not None) == (layer["global"] is not None) == gated
-        for name in ("written", "sources", "learned"):
-            assert (layer[name] is not None) == (mixer == WRITTEN)
-        assert (layer["slots"] is not None) == (mixer != "local") == bool(layer["words"])
+    model = tiny.gam(mixer)
+    spec = explain.described(model)
+    assert spec["reach"] == {"global": 1, WRITTEN: None}.get(mixer, 5)
+    assert spec["label"] == ("GAM, written memory (ours)" if mixer == WRITTEN else "GAM")
+    for layers in explain.reading(model, IDS, None)["views"]:
+        for layer in layers:
+            gated = mixer in ("gated", WRITTEN)
+            assert (layer["local"] is not None) == (layer["global"] is not None) == gated
+            for name in ("written", "sources", "learned"):
+                assert (layer[name] is not None) == (mixer == WRITTEN)
+            assert (layer["slots"] is not None) == (mixer != "local")
 
 
 @pytest.mark.parametrize("least", [0.0, 0.2])
@@ -106,64 +102,123 @@ def test_where_a_token_is_written_and_where_its_recall_comes_from(least, monkeyp
     monkeypatch.setattr(explain, "LEAST", least)
     model = tiny.gam(WRITTEN, n_slots=9)
     views = anatomy.views(model, np.array([IDS]))[1]
-    for layer, view in zip(explained(model)["layers"], views, strict=True):
-        for t in range(5):
+    for t, layers in enumerate(explain.reading(model, IDS, None)["views"]):
+        for layer, view in zip(layers, views, strict=True):
             w, sources = view.written[0, t], view.sources[0, t]
             best = sorted(range(9), key=lambda s: -w[s])[: explain.SLOTS]
-            assert [s for s, _ in layer["written"][t]] == best
-            assert [share for _, share in layer["written"][t]] == pytest.approx(w[best], rel=1e-3)
+            assert [s for s, _ in layer["written"]] == best
+            assert [share for _, share in layer["written"]] == pytest.approx(w[best], rel=1e-3)
             kept = sorted((j for j in range(5) if sources[j] >= least), key=lambda j: (-sources[j], j))
-            assert [j for j, _ in layer["sources"][t]] == kept
-            assert [share for _, share in layer["sources"][t]] == pytest.approx(sources[kept], rel=1e-3)
-            assert least > 0.0 or sum(s for _, s in layer["sources"][t]) + layer["learned"][t] == (
+            assert [j for j, _ in layer["sources"]] == kept
+            assert [share for _, share in layer["sources"]] == pytest.approx(sources[kept], rel=1e-3)
+            assert least > 0.0 or sum(s for _, s in layer["sources"]) + layer["learned"] == (
                 pytest.approx(1.0, abs=1e-3)
             )
-        shown = {s for name in ("slots", "written") for row in layer[name] for s, _ in row}
-        assert set(layer["words"]) == shown, "the words of every slot that is shown"
 
 
 def test_a_model_that_has_lost_its_numbers_is_refused():
     model = tiny.gam()
     model.norm.weight.data[:] = np.nan
     with pytest.raises(InputError, match="nan or infinite, wanted numbers"):
-        explained(model)
+        explain.contents(model, None, LETTERS, explain.Text("a text", IDS, None, 5))
+
+
+def test_what_the_documents_say_of_the_two_models_of_the_package():
+    """After "But since spring" the GAM gives he and she 50 % each; the Transformer says he, as it must be."""
+    runs = explain.FOLDER.parent / "course" / "runs"
+    row = Run(runs / "gam").corpus().valid[0]
+    tokenizer = WordTokenizer(pocketstories.vocabulary())
+    t = row.tolist().index(tokenizer.id_of["spring"])
+    assert [tokenizer.vocabulary[i] for i in row[t - 2 : t + 2]] == ["But", "since", "spring", "he"]
+    he, she = (tokenizer.id_of[word] for word in ("he", "she"))
+    shares = {}
+    for name in ("gam", "transformer"):
+        shares[name] = softmax(Run(runs / name).load_model()(row[None, : t + 1]).data[0, -1])
+    assert [round(100 * float(shares["gam"][i])) for i in (he, she)] == [50, 50]
+    assert round(100 * float(shares["transformer"][he])) == 100
+    known = oracle.read([tokenizer.vocabulary[i] for i in row[: t + 2]])
+    assert (known[t].follows, known[t + 1].lookback) == ({"he": 1.0}, 15)
+
+
+# -------------------------------------------------------------------------------- the page
+
+
+def test_the_weights_in_the_page_are_the_models(stories, rival_of_stories, tmp_path):
+    data = write(stories, tmp_path / "e.html", f"--rival={rival_of_stories}")
+    html = (tmp_path / "e.html").read_text(encoding="utf-8")
+    weights = np.frombuffer(base64.b64decode(element(html, "weights")), "<f4")
+    for spec, path in ((data["model"], stories), (data["rival"], rival_of_stories)):
+        model = Run(path).load_model()
+        assert spec["parameters"] == model.num_parameters()
+        for name, array in model.state_dict().items():
+            start, size = spec["arrays"][name]
+            np.testing.assert_array_equal(weights[start : start + size], array.reshape(-1))
+
+
+@pytest.mark.parametrize("kind", ["large", "bpe"])
+def test_a_model_that_the_page_cannot_run_is_not_in_it(kind, stories, tmp_path, monkeypatch):
+    run = stories
+    if kind == "large":
+        monkeypatch.setattr(explain, "LARGEST", 1000)
+    else:
+        pytest.importorskip("tokenizers")
+        (tmp_path / "t.txt").write_text("some text, and a little more of it\n" * 200, encoding="utf-8")
+        flags = ["--tokenizer=bpe", "--bpe-size=280", f"--text={tmp_path / 't.txt'}", "--block-size=16"]
+        assert train.main([*ON_TEXT, *flags, f"--out={tmp_path / 'bpe'}"]) == 0
+        run = tmp_path / "bpe"
+    data = write(run, tmp_path / "e.html")
+    assert {"large": "it has ", "bpe": "its tokens are those of a byte-pair encoding"}[kind] in data["reason"]
+    assert element((tmp_path / "e.html").read_text(encoding="utf-8"), "weights") == ""
+    model, text = Run(run).load_model(), data["text"]
+    assert data["reading"] == explain.reading(model, text["ids"], text["after"])
+    assert {str(i) for row in data["reading"]["next"] for i, _ in row} <= set(data["names"])
+
+
+def test_examples_are_beginnings_of_stories_that_the_generator_can_write():
+    tokenizer = WordTokenizer(pocketstories.vocabulary())
+    for reach, border in ((5, 5), (13, 13), (None, 13)):
+        made = explain.examples(tokenizer, reach)
+        assert [e["label"].split(" Decided ")[0] for e in made] == ["He or she?"] * 2 + ["Which friend?"]
+        for example, (least, most) in zip(
+            made, ((2, border), (border + 1, 99), (2 * border + 1, 99)), strict=True
+        ):
+            back = int(re.search(r"Decided (\d+) tokens back", example["label"])[1])
+            words = [pocketstories.BOUNDARY, *tokenizer.split(example["text"])]
+            (word,) = oracle.read(words)[-1].follows  # the generator can write one word only
+            assert oracle.read([*words, word])[-1].lookback == back
+            assert least <= back <= most
 
 
 def test_no_token_can_leave_its_place():
     html = explain.page({"tokens": [HOSTILE]})
     assert data_of(html) == {"tokens": [HOSTILE]}
-    assert html.count("</script>") == 2
+    assert html.count("</script>") == 3
     assert html.count("<!--") == 0
-    assert explain.MARK not in html
+    assert not re.search("@[A-Z]+@", html)
 
 
 def test_the_page_asks_for_nothing_from_elsewhere():
-    html = explain.TEMPLATE.read_text(encoding="utf-8")
-    assert "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'" in html
-    assert not re.search(r"https?:|//\w|@import|url\(|innerHTML|insertAdjacent|document\.write|\bsrc=", html)
-    assert html.count(explain.MARK) == 1
+    html = explain.page({})
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'"
+    assert policy in html
+    assert not re.search(
+        r"https?:|//\w|@import|url\(|innerHTML|insertAdjacent|document\.write|\bsrc=|eval\(|new Function",
+        html,
+    )
 
 
-def test_a_story_of_the_validation_set_has_the_floors_and_kinds_of_the_corpus(stories, tmp_path):
+def test_every_file_of_the_folder_is_part_of_the_page():
+    files = {p.name for p in explain.FOLDER.iterdir() if p.suffix in (".html", ".css", ".js")}
+    assert files == {"page.html", *(name for names in explain.PARTS.values() for name in names)}
+
+
+def test_a_story_of_the_validation_set_is_that_of_the_corpus(stories, tmp_path):
     drawn = corpus.from_pocketstories(Run(stories).config.model.block_size, 20, 2)
     for flags, n in (([], 0), (["--story=2"], 1)):
-        data = write(stories, tmp_path / "e.html", *flags)
-        length = int((drawn.valid[n] >= 0).sum()) - 1
-        read = [*data["tokens"], data["after"]]
-        assert [drawn.tokenizer.id_of[t["text"]] for t in read] == drawn.valid[n, : length + 1].tolist()
-        assert [t["floor"] for t in read[1:]] == pytest.approx(drawn.floor[n, :length], rel=1e-3)
-        assert [pocketstories.KINDS.index(t["kind"]) for t in read[1:]] == drawn.kinds[n, :length].tolist()
-        assert data["first_sampled"] == length
-        assert "can write this text" in data["known"]
-
-
-def test_a_prompt_has_floors_as_far_as_the_generator_would_write_it(stories, tmp_path):
-    data = write(stories, tmp_path / "e.html", "--prompt=Once upon a time, Sam shared the fox")
-    assert [t["text"] for t in data["tokens"]][-3:] == ["shared", "the", "fox"]
-    assert [t["floor"] is None for t in data["tokens"]] == [True] + [False] * 6 + [True] * 3
-    assert "never writes \u201cshared\u201d here (token 8)" in data["known"]
-    assert [e["choices"] for e in data["next"]][-4:] == [1, 0, 0, 0]
-    assert data["next"][6]["words"][-1][::2] == ["shared", 0.0]  # the actual word is listed too
+        text = write(stories, tmp_path / "e.html", *flags)["text"]
+        row = drawn.valid[n]
+        assert [*text["ids"], text["after"]] == row[row >= 0].tolist()
+        assert text["first_sampled"] == len(text["ids"])
 
 
 def test_a_prompt_is_continued_as_generate_does_it(stories, tmp_path):
@@ -171,8 +226,7 @@ def test_a_prompt_is_continued_as_generate_does_it(stories, tmp_path):
     data, run = write(stories, tmp_path / "e.html", *flags), Run(stories)
     tokenizer = run.tokenizer()
     ids = run.load_model().generate([tokenizer.end, *tokenizer.encode("Once upon")], 9, 1.0, None, 3)
-    assert [t["text"] for t in data["tokens"]] == [tokenizer.vocabulary[i] for i in ids]
-    assert (data["first_sampled"], data["after"]) == (3, None)
+    assert data["text"] == {"title": "a prompt", "ids": ids.tolist(), "after": None, "first_sampled": 3}
 
 
 def test_sampling_ends_with_the_story():
@@ -184,12 +238,11 @@ def test_sampling_ends_with_the_story():
     assert continued(Ends(), tokenizer, [0, 1], 4, 1.0, None, 0) == ([0, 1, 4, 5], 0)
 
 
-def test_text_without_a_generator_says_so(letters, tmp_path):
+def test_a_text_without_a_generator(letters, tmp_path):
     data = write(letters, tmp_path / "e.html", f"--prompt={HOSTILE}")
-    assert "".join(t["text"] for t in data["tokens"]) == HOSTILE
-    assert "The generator of t.txt is unknown" in data["known"]
-    assert {t["floor"] for t in data["tokens"]} == {None}
-    assert write(letters, tmp_path / "e.html")["title"] == "row 1 of the validation set"
+    assert "".join(data["names"][str(i)] for i in data["text"]["ids"]) == HOSTILE
+    assert (data["corpus"], data["grammar"], data["examples"]) == ("t.txt", None, [])
+    assert write(letters, tmp_path / "e.html")["text"]["title"] == "row 1 of the validation set"
 
 
 def test_pieces_of_byte_pairs_are_readable(tmp_path):
@@ -240,6 +293,28 @@ def test_other_runs_are_refused(capsys, tmp_path):
     assert_refused(command.main, [path], capsys, "trained on mqar, wanted a run on text")
 
 
+def test_a_rival_that_does_not_fit_is_refused(
+    capsys, stories, letters, rival_of_stories, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for flags, *wanted in (
+        ([f"--rival={stories}"], "a run of gam, wanted one of transformer"),
+        (["--rival=nowhere"], "nowhere: not a folder"),
+        (["--rival="], "an empty name"),
+    ):
+        assert_refused(command.main, [stories, "--backend=numpy", *flags], capsys, *wanted)
+    assert_refused(
+        command.main,
+        [letters, "--backend=numpy", f"--rival={rival_of_stories}"],
+        capsys,
+        "another vocabulary",
+    )
+    monkeypatch.setattr(explain, "LARGEST", 1000)
+    flags = ["--backend=numpy", f"--rival={rival_of_stories}"]
+    assert_refused(command.main, [stories, *flags], capsys, "the page cannot run", "omit --rival")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_page_is_written_whole_or_not_at_all(capsys, stories, tmp_path, monkeypatch):
     out = tmp_path / "e.html"
     write(stories, out)
@@ -264,6 +339,6 @@ def test_a_gam_of_any_mixer_gets_its_page(capsys, tmp_path):
 def test_a_device_shows_the_same(mixer):
     """On the pretend GPU, whose arrays refuse to be mixed with the host's."""
     model = tiny.gam(mixer)
-    here = explained(model)
+    here = explain.reading(model, IDS, 2), explain.embedded([model])
     model.to("fakegpu")
-    assert explained(model) == here
+    assert (explain.reading(model, IDS, 2), explain.embedded([model])) == here

@@ -13,7 +13,7 @@ FLAGS = (
 
 def start(profile: Path):
     """Return a Chromium that selenium drives, its profile in an empty folder. Skips where one is missing."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `browser`)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (the group `browser`)")
     from selenium.webdriver.chrome.service import Service
 
     chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")

@@ -113,7 +113,7 @@ def compiled(code: str, options: tuple[str, ...]) -> ctypes.CDLL:
     if not library.exists():
         with tempfile.TemporaryDirectory() as folder, replacing(library) as unfinished:
             source = Path(folder, "kernels.cpp")
-            source.write_text(code)
+            source.write_text(code, encoding="utf-8")
             done = subprocess.run([*command, "-o", unfinished, source], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))

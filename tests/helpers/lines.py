@@ -106,7 +106,9 @@ def _run(argv: tuple[str, ...], streams: Path) -> None:
     import resource
 
     os.setpgid(0, 0)
-    virtual = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    virtual = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
     for what, most in (("CPU", CPU_S), ("AS", virtual + GIB), ("FSIZE", GIB), ("CORE", 0)):
         resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (most, most))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -44,7 +44,7 @@ def slope(samples: list[Sample]) -> float:
 
 
 def _now(n: int) -> Sample:
-    pages = int(STATM.read_text().split()[1])
+    pages = int(STATM.read_text(encoding="utf-8").split()[1])
     return n, pages * os.sysconf("SC_PAGE_SIZE") / 1e6, time.perf_counter()
 
 

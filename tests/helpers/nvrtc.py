@@ -71,7 +71,7 @@ each_compiler = pytest.mark.parametrize(
         pytest.param(
             by_nvrtc,
             id="nvrtc",
-            marks=pytest.mark.skipif(library() is None, reason="needs NVRTC (the extra `nvrtc`)"),
+            marks=pytest.mark.skipif(library() is None, reason="needs NVRTC (the group `nvrtc`)"),
         ),
         pytest.param(
             by_nvcc, id="nvcc", marks=pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")

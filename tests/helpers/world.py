@@ -41,7 +41,7 @@ def quicken(folder: Path) -> None:
     """Make the commands that take long take less: tiny experiments, one gradient, no plots, no notebooks."""
     import jupytext  # noqa: F401  # it takes a second
 
-    from minigam.course import notebooks
+    from minigam.course import notebooks, overview
     from minigam.experiments import comparison, reach, recall, scaling
     from minigam.gradcheck import __main__ as gradcheck
 
@@ -57,6 +57,7 @@ def quicken(folder: Path) -> None:
     recall.SHARED["d_model"] = 4
     gradcheck.LAYERS, gradcheck.MODELS = [], []
     notebooks.FOLDER, notebooks.execute = folder / "notebooks", lambda *args: None
+    overview.write_times = lambda: 0  # they would go into the documents of the project
 
 
 class World:
@@ -79,7 +80,8 @@ class World:
             (self.path / name).write_text(" ".join(part) + "\n", encoding="utf-8")
         prepared.write_parquet(self.path / "t.parquet", " ".join(words[:300]).splitlines())
         (self.path / "notebooks").mkdir()
-        source = '# %% tags=["setup"]\nimport minigam\n'
+        source = "# %% [markdown]\n# # 00 · A\n#\n# **Goal.** Go.\n#\n# **Time.** 5 minutes, 3 exercises.\n\n"
+        source += '# %% tags=["setup"]\nimport minigam\n'
         (self.path / "notebooks" / "00_a.py").write_text(source, encoding="utf-8")
         prepare = ["--train=t.txt", "--valid=v.txt", "--out=prep", "--vocab-size=80"]
         commands = [

@@ -30,8 +30,8 @@ def texts(drawing: str) -> list[str]:
 
 
 def boxes(drawing: str) -> list[tuple[float, float, float, float]]:
-    """Return x, y, width, height of every box; the first rectangle is the background."""
-    rectangles = list(ElementTree.fromstring(drawing).iter(f"{SVG}rect"))[1:]
+    """Return x, y, width, height of every box."""
+    rectangles = ElementTree.fromstring(drawing).iter(f"{SVG}rect")
     return [tuple(float(r.get(k)) for k in ("x", "y", "width", "height")) for r in rectangles]
 
 

@@ -5,7 +5,7 @@ from helpers import tiny
 
 from minigam.config import WRITTEN
 from minigam.models import anatomy
-from minigam.viz import influence_map, receptive_field, text_in_sight
+from minigam.viz import INK, influence_map, receptive_field, text_in_sight
 
 INFLUENCE = np.array([[2.0, 0.0, 0.0], [0.5, 2.0, 0.0], [0.0, 0.5, 1e-3]])  # a receptive field of two tokens
 
@@ -14,13 +14,14 @@ def lines(axes):
     return {line.get_label(): line for line in axes.lines}
 
 
-def test_influence_map_is_white_exactly_where_nothing_moves():
+def test_influence_map_has_no_colour_exactly_where_nothing_moves():
     axes, bar = influence_map(INFLUENCE, 2, "GAM").axes
     (image,) = axes.images
     assert (np.ma.getmaskarray(image.get_array()) == (INFLUENCE == 0.0)).all()
-    colours = image.to_rgba(image.get_array())[..., :3]
-    assert (colours[INFLUENCE == 0.0] == 1.0).all()
-    assert (colours[INFLUENCE > 0.0] < 0.95).all()
+    strength = image.to_rgba(image.get_array())[..., 3]  # a strong colour hides the page
+    assert (strength[INFLUENCE == 0.0] == 0.0).all()
+    assert (strength[INFLUENCE > 0.0] >= 0.2).all()
+    assert strength[0, 0] == 1.0 > strength[1, 0] > strength[2, 2]
     assert (image.norm.vmin, image.norm.vmax) == (1e-3, 2.0)
     assert axes.get_title() == "GAM"
     assert "output" in axes.get_ylabel()
@@ -47,7 +48,7 @@ def test_influence_maps_side_by_side_share_a_scale():
     assert [left.get_title(), right.get_title()] == ["GAM", "Mamba"]
 
 
-def test_influence_map_of_nothing_is_white():
+def test_influence_map_of_nothing_has_no_colour():
     image = influence_map(np.zeros((2, 2))).axes[0].images[0]
     assert np.ma.getmaskarray(image.get_array()).all()
 
@@ -64,7 +65,7 @@ def test_receptive_field_widens_by_k_minus_one_a_block():
         assert f"receptive field of {1 + L * (K - 1)} tokens" in axes.get_title()
 
 
-def test_text_in_sight_hides_the_target_and_greys_the_window():
+def test_text_in_sight_hides_the_target_and_marks_the_window():
     story = "Once upon a time , Sam lived beyond the hill with a brave frog ."
     words = story.split()
     (axes,) = text_in_sight(words, target=13, mention=5, reach=3).axes
@@ -73,8 +74,8 @@ def test_text_in_sight_hides_the_target_and_greys_the_window():
     framed = [p for p in axes.patches if p.get_linewidth() > 0]
     assert len(framed) == 2
     assert len(axes.patches) == 3 + 2, "three words in the field, the mention and the target"
-    assert {t.get_color() for t in axes.texts[10:]} == {"k"}
-    assert axes.texts[4].get_color() != "k"
+    assert {t.get_color() for t in axes.texts[10:13]} == {"white"}
+    assert {t.get_color() for t in [*axes.texts[:10], axes.texts[13]]} == {INK}
 
 
 def test_text_in_sight_breaks_lines():
@@ -84,15 +85,15 @@ def test_text_in_sight_breaks_lines():
     assert max(t.get_position()[0] + 4 for t in axes.texts) <= 84
 
 
-def test_text_in_sight_of_a_model_that_sees_all_greys_all():
+def test_text_in_sight_of_a_model_that_sees_all_marks_all():
     words = ["word"] * 20
     (axes,) = text_in_sight(words, target=15, mention=2, reach=None).axes
     assert len(axes.patches) == 15 + 1, "every word before the target, and the target"
-    assert {t.get_color() for t in axes.texts} == {"k"}
+    assert {t.get_color() for t in axes.texts[:15]} == {"white"}
 
 
 def test_the_sources_of_a_recall_are_a_map_too():
-    """Of mixer "written": white above the diagonal, because no token recalls a later one."""
+    """Of mixer "written": empty above the diagonal, because no token recalls a later one."""
     model = tiny.gam(WRITTEN)
     _, views = anatomy.views(model, tiny.draw_ids(model, 1, 6))
     maps = {f"layer {n + 1}": view.sources[0] for n, view in enumerate(views)}

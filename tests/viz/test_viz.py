@@ -20,7 +20,7 @@ def test_loss_plot_shows_training_validation_and_the_floor():
         for s in (4, 8)
     ]
     left, right = loss_plot(metrics).axes
-    assert list(lines(left)["training, each step"].get_xdata()) == list(range(1, 9))
+    assert list(lines(left)["training, begins at 5.00"].get_xdata()) == list(range(1, 9))
     assert list(lines(left)["validation"].get_xdata()) == [4, 8]
     assert lines(left)["floor, 0.400 nats"].get_ydata()[0] == 0.4
     for kind, (value, _) in kinds.items():
@@ -32,33 +32,56 @@ def test_loss_plot_shows_training_validation_and_the_floor():
 def test_loss_plot_of_a_text_has_no_floor():
     metrics = [{"step": 1, "loss": 2.0, "lr": 0.1}, {"step": 1, "loss": 2.5}]
     (axes,) = loss_plot(metrics).axes
-    assert set(lines(axes)) == {"training, each step", "validation"}
+    assert set(lines(axes)) == {"training", "validation"}
+
+
+def test_loss_plot_is_filled_by_the_validation_losses():
+    """However steep the first steps are; the legend names where they began."""
+    metrics = [{"step": s, "loss": 9.0 / s, "lr": 1e-3} for s in range(1, 101)]
+    metrics += [{"step": s, "loss": loss, "floor": 0.55} for s, loss in ((2, 5.0), (50, 0.8), (100, 0.6))]
+    (axes,) = loss_plot(metrics).axes
+    bottom, top = axes.get_ylim()
+    assert bottom < 0.55
+    assert top > 0.8
+    assert (0.8 - 0.55) / (top - bottom) > 0.8
+    assert "training, begins at 9.00" in lines(axes)
+    (axes,) = loss_plot(
+        [m for m in metrics if "lr" in m]
+    ).axes  # no validation yet: after a tenth of the steps
+    assert axes.get_ylim()[1] < 1.0
+
+
+def result(loss: float, recall: float | None = None) -> dict:
+    kinds = {} if recall is None else {"floor": 0.4, "kinds": {"recall": {"loss": recall, "floor": 0.0}}}
+    return {"loss": loss} | kinds
 
 
 def test_comparison_plot_shows_every_run_and_every_baseline():
-    def metrics(loss, recall):
-        measured = {"floor": 0.4, "kinds": {"recall": {"loss": recall, "floor": 0.0}}}
-        return [
-            {"step": 1, "loss": 9.0, "lr": 0.1},
-            {"step": 1, "loss": 2 * loss, **measured},
-            {"step": 2, "loss": loss, **measured},
-        ]
-
-    counted = {"trigram": 3.0, "bigram": 4.0, "unigram": 5.0}
-    figure = comparison_plot({"GAM": metrics(1.0, 2.0), "Mamba": metrics(0.8, 0.5)}, counted)
-    left, right = figure.axes
-    assert set(lines(left)) == {
-        "GAM",
-        "Mamba",
-        "trigram, 3.00",
-        "bigram, 4.00",
-        "unigram, 5.00",
-        "floor, 0.40",
-    }
-    assert list(lines(left)["Mamba"].get_ydata()) == [1.6, 0.8]
-    assert list(lines(right)["GAM"].get_ydata()) == [2.0, 2.0]
-    (alone,) = comparison_plot({"GAM": [{"step": 1, "loss": 2.0}]}).axes
+    counted = {"trigram": 1.2, "unigram": 5.0}
+    runs = {"GAM": [result(1.0, 2.0), result(1.1, 2.2)], "Mamba": [result(0.8, 0.5)]}
+    left, right = comparison_plot(runs, counted).axes
+    assert list(lines(left)["GAM"].get_xdata()) == [1.0, 1.1]
+    assert list(lines(right)["Mamba"].get_xdata()) == [0.5]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["GAM", "Mamba"]
+    assert [t.get_text() for t in left.texts] == ["1.050", "0.800"], "the means"
+    assert lines(left)["trigram, 1.20"].get_xdata()[0] == 1.2
+    assert lines(left)["floor, 0.40"].get_xdata()[0] == 0.4
+    assert {t.get_text() for t in left.get_legend().get_texts()} == {"floor, 0.40", "trigram, 1.20"}
+    assert left.yaxis_inverted()
+    (alone,) = comparison_plot({"GAM": [result(2.0)]}).axes
     assert set(lines(alone)) == {"GAM"}
+
+
+def test_comparison_plot_is_filled_by_the_runs():
+    """A baseline far off is named under the axis; as a line it would leave them a strip."""
+    (axes,) = comparison_plot(
+        {"a": [result(0.5)], "b": [result(0.6)]}, {"trigram": 0.62, "unigram": 5.0}
+    ).axes
+    left, right = axes.get_xlim()
+    assert (0.62 - 0.5) / (right - left) > 0.8
+    assert "trigram, 0.62" in lines(axes)
+    assert not any("unigram" in label for label in lines(axes))
+    assert "outside: unigram 5.00" in axes.get_xlabel()
 
 
 def test_scaling_plot_leaves_out_what_was_too_long():
@@ -75,7 +98,7 @@ def test_recall_plot_draws_receptive_field_and_chance():
     curves = {"GAM": {d: {"accuracy": 0.9, "queries": n} for d, n in (("2", 900), ("20", 100), ("21", 99))}}
     (axes,) = recall_plot(curves, {"GAM": 13, "Mamba": None}, 0.125).axes
     assert list(lines(axes)["GAM"].get_xdata()) == [2, 20]
-    assert lines(axes)["receptive field of GAM, 13 tokens"].get_xdata()[0] == 13
+    assert lines(axes)["receptive field of\nGAM, 13 tokens"].get_xdata()[0] == 13
     assert lines(axes)["chance, 12.5%"].get_ydata()[0] == 0.125
     assert len(axes.lines) == 3
 
@@ -83,7 +106,28 @@ def test_recall_plot_draws_receptive_field_and_chance():
 def test_reach_plot_shows_only_what_moved():
     (axes,) = reach_plot({"GAM": [0.5, 0.1, 0.0]}, {"GAM": 2}).axes
     assert list(lines(axes)["GAM"].get_xdata()) == [0, 1]
-    assert lines(axes)["receptive field of GAM, 2 tokens"].get_xdata()[0] == 1.5
+    assert lines(axes)["receptive field of\nGAM, 2 tokens"].get_xdata()[0] == 1.5
+
+
+def test_lines_that_lie_on_each_other_take_turns_at_the_markers():
+    curve = {str(d): {"accuracy": 1.0, "queries": 900} for d in range(2, 52, 2)}
+    (axes,) = recall_plot({"Transformer": curve, "GAM, written memory (ours)": curve}, {}, 0.125).axes
+    over, under = axes.lines[:2]
+    marked = [
+        set(range(25)[slice(line.get_markevery()[0], None, line.get_markevery()[1])])
+        for line in (over, under)
+    ]
+    assert len(marked[0]) >= 5
+    assert len(marked[1]) >= 5
+    assert not marked[0] & marked[1]
+    assert over.zorder > under.zorder
+    assert over.get_linestyle() != "-", "what is under it shows in the gaps"
+
+
+def test_a_long_curve_has_few_markers():
+    (axes,) = reach_plot({"Mamba": [1e-3] * 126}, {}).axes
+    start, step = axes.lines[0].get_markevery()
+    assert len(range(start, 126, step)) <= 20
 
 
 def test_panels_are_labelled_axes_side_by_side_and_in_rows():

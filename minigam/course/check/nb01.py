@@ -1,12 +1,14 @@
-"""Checks of notebook 01: rules, the order of the walk, and the walk."""
+"""Checks of notebook 01: rules, the order of the backward pass, and the backward pass."""
 
 import numpy as np
 
-from minigam.course.judge import NotYet, exercise, expect, gradients, require
+from minigam.course.judge import NotYet, exercise, expect, gradients, numbers, require
 
 LONG = 10_000  # values in a chain, far beyond what recursion can do
+LEAF = "a leaf has no backward: pass gradients on only from values with inputs"
 STRETCHED = "an axis that was stretched from length 1 is still stretched"
-PATIENCE = 200  # looks at the inputs of a value before a walk counts as one along every path
+PATIENCE = 200  # looks at the inputs of a value before an answer counts as following every path
+COMPARED = 5_000  # comparisons of one value with others before an answer counts as searching through lists
 
 
 @exercise
@@ -15,12 +17,17 @@ def ex_01_1(mul_backward):
     rng = np.random.default_rng(11)
     for shape in ((4,), (2, 3), ()):
         dy, a, b = (np.asarray(rng.standard_normal(shape)) for _ in range(3))
-        turned = "da and db are the wrong way round: if a moves, y moves b times as far"
-        no_dy = "dy is missing: L moves dy times as far as y"
+        exchanged = "da and db are exchanged: if a changes, y changes b times as much"
+        no_dy = "dy is missing: L changes dy times as much as y"
         mistakes = {
-            "a": {turned: dy * a, no_dy: b, no_dy + ", and da is what b gets": a, "da is dy alone": dy},
+            "a": {
+                exchanged: dy * a,
+                no_dy: b,
+                no_dy + "; and da and db are exchanged": a,
+                "da is dy alone": dy,
+            },
             "b": {
-                turned: dy * b,
+                exchanged: dy * b,
                 no_dy: a,
                 "db is dy alone, as for a sum; for a product it depends on a": dy,
             },
@@ -33,7 +40,7 @@ def ex_01_1(mul_backward):
 
 @exercise
 def ex_01_2(unbroadcast):
-    """The sum over what broadcasting had repeated."""
+    """The sum over what broadcasting repeated."""
     rng = np.random.default_rng(12)
     pairs = (
         ((3, 4), (4,)), ((3, 4), (3, 1)), ((2, 3, 4), (3, 1)), ((3, 3), (3,)), ((3, 4), (3, 4)),
@@ -51,9 +58,10 @@ def ex_01_2(unbroadcast):
             "an axis of length 1 is gone; it stays, with length 1 (keepdims=True)": without_left.sum(
                 axis=stretched
             ),
-            "averaged; each use adds its part, so sum": want * (want.size / g.size),
-            "summed over all axes; only those that were repeated": g.sum(),
-            "one of the repeats is kept and the others are dropped; sum over them": _first(g, shape),
+            "this is a mean; wanted the sum, because the contributions of all uses add up": want
+            * (want.size / g.size),
+            "summed over all axes; sum only over those that were repeated": g.sum(),
+            "one copy is kept and the others are dropped; sum over all copies": _first(g, shape),
         }
         if len(shape) == 1 and full == (3, 3):
             mistakes["summed over the last axis; NumPy adds axes on the left"] = g.sum(axis=-1)
@@ -66,7 +74,7 @@ def _first(g, shape):
     return g[tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)]
 
 
-def _turn(z):
+def _transposed(z):
     return z.swapaxes(-1, -2)
 
 
@@ -80,51 +88,71 @@ def ex_01_3(matmul_backward):
     ):  # fmt: skip
         a, b = rng.standard_normal(left), rng.standard_normal(right)
         dy = rng.standard_normal((a @ b).shape)
-        da, db = dy @ _turn(b), _turn(a) @ dy
-        repeated = "the axes in front that `@` had repeated are still there; sum over them: wanted {}"
+        da, db = dy @ _transposed(b), _transposed(a) @ dy
+        repeated = "the axes in front that `@` repeated are still there; sum over them: wanted shape {}"
         square = left == right
         mistakes = {
             "a": {
                 repeated.format(left): da,
-                "b must be turned: in the sum over j, j is its last letter": dy @ b if square else da,
-                "the product is the wrong way round: da = dy times b turned": _turn(b) @ dy if square else da,
-                "a and b are exchanged: da is made from dy and b": _turn(a) @ dy if square else da,
+                "transpose b: in the sum over j, j is the last index of both dy and b": dy @ b
+                if square
+                else da,
+                "the factors are in the wrong order: da = dy times b transposed": _transposed(b) @ dy
+                if square
+                else da,
+                "a and b are exchanged: da depends on dy and b": _transposed(a) @ dy if square else da,
             },
             "b": {
                 repeated.format(right): db,
-                "a must be turned: in the sum over i, i is its last letter then": a @ dy if square else db,
-                "the product is the wrong way round: db = a turned times dy": dy @ _turn(a) if square else db,
+                "transpose a: in the sum over i, i is the first index of both a and dy": a @ dy
+                if square
+                else db,
+                "the factors are in the wrong order: db = a transposed times dy": dy @ _transposed(a)
+                if square
+                else db,
             },
         }
         gradients(matmul_backward(dy, a, b), np.matmul, (a, b), dy, "a b", f"a {left}, b {right}", mistakes)
     return "both gradients against finite differences, axes in front of either, and repeated ones"
 
 
-# ------------------------------------------------------------------------------- graphs to walk
+# ---------------------------------------------------------------------------- graphs to traverse
 
 
 class _Value:
-    """A node or a leaf, as the notebook has them, which counts how often it is asked."""
+    """A node or a leaf as in the notebook, which counts how often its inputs are read and it is compared."""
 
     def __init__(self, name: str, *inputs: "_Value", rule=None):
-        self.name, self._inputs, self._rule, self.looks = name, inputs, rule, 0
+        self.name, self._inputs, self._rule, self.looks, self.compared = name, inputs, rule, 0, 0
         self.passed: list = []
         if inputs:
             self.op = name
-            self.backward = self._backward
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        self.compared += 1
+        if self.compared > COMPARED:
+            raise NotYet(
+                f"{self.name} was compared with more than {COMPARED:,} others. `in` searches a list from its "
+                "start, too slow for a long chain; use a set or a dictionary"
+            )
+        return self is other
 
     @property
     def inputs(self):
         self.looks += 1
         if self.looks > PATIENCE:
             raise NotYet(
-                f"{self.name} was visited more than {PATIENCE} times: your walk follows every path, "
-                "or goes through all values again and again. "
-                "Look at the inputs of a value only the first time you meet it"
+                f"the inputs of {self.name} were read more than {PATIENCE} times: your code follows every "
+                "path, or goes through all values again and again. "
+                "Read the inputs of a value only the first time you meet it"
             )
         return self._inputs
 
-    def _backward(self, g):
+    def backward(self, g):
+        if not self._inputs:
+            raise NotYet(f"backward was called on the leaf {self.name}; {LEAF}")
         self.passed.append(np.array(g))
         return self._rule(g)
 
@@ -146,8 +174,8 @@ def _diamond() -> _Value:
     return _sum("c", b, b)
 
 
-def _ways() -> _Value:
-    """A short and a long way from one value, and a user that the root does not need."""
+def _paths() -> _Value:
+    """A short and a long path from one value, and a user of it that the root was not made from."""
     a, w = _Value("a"), _Value("w")
     b = _scaled("b", 2.0, a)
     _sum("unused", a, b)
@@ -155,8 +183,8 @@ def _ways() -> _Value:
     return _sum("root", b, long, w, a)
 
 
-def _other_way_round() -> _Value:
-    """The same with the inputs in the other order, for a walk that takes them from the other end."""
+def _paths_reversed() -> _Value:
+    """The same with the inputs in the other order, for an answer that takes them from the other end."""
     a, w = _Value("a"), _Value("w")
     b = _scaled("b", 2.0, a)
     long = _scaled("long 2", 5.0, _scaled("long 1", 3.0, b))
@@ -179,8 +207,8 @@ def _chain(length: int) -> _Value:
 
 GRAPHS = {
     "the diamond b = a + a, c = b + b": _diamond,
-    "a short and a long way": _ways,
-    "a long and a short way": _other_way_round,
+    "a short and a long path": _paths,
+    "a long and a short path": _paths_reversed,
     "a leaf alone": lambda: _Value("a"),
     "30 diamonds on top of each other": lambda: _tower(30),
     f"a chain of {LONG:,}": lambda: _chain(LONG),
@@ -188,26 +216,23 @@ GRAPHS = {
 
 
 def _reached(root: _Value) -> list[_Value]:
-    found, stack = {root}, [root]
+    reached, stack = {root}, [root]
     while stack:
-        new = [x for x in dict.fromkeys(stack.pop()._inputs) if x not in found]
-        found.update(new)
+        new = [x for x in dict.fromkeys(stack.pop()._inputs) if x not in reached]
+        reached.update(new)
         stack += new
-    return list(found)
+    return list(reached)
 
 
 def _asked(answer, where: str, *given):
-    """Return what the answer gives, with a word on recursion and on leaves where it stumbles there."""
+    """Return what the answer returns; a RecursionError becomes advice."""
     try:
         return answer(*given)
     except NotYet as e:
         if "RecursionError" in str(e):
             raise NotYet(
-                f"{where}: too deep for a function that calls itself; "
-                "use a loop, and a list of the nodes still to do"
+                f"{where}: too long for recursion; use a loop, and a list of the values still to do"
             ) from None
-        if "has no attribute 'backward'" in str(e):
-            raise NotYet(f"{where}: a leaf has no backward; pass on only from a node with inputs") from None
         raise NotYet(f"{where}: {e}") from None
 
 
@@ -218,7 +243,7 @@ def ex_01_4(order):
         root = make()
         got = _asked(_listed(order), where, root)
         _in_order(got, root, where)
-    return "the diamond, ways of two lengths, a value nobody needs, 30 diamonds, a long chain"
+    return "the diamond, paths of two lengths, a value that root does not need, 30 diamonds, a long chain"
 
 
 def _listed(order):
@@ -226,6 +251,8 @@ def _listed(order):
 
     def call(root):
         got = order(root)
+        if isinstance(got, set | frozenset):
+            raise NotYet("got a set, which has no order; wanted a list")
         try:
             return list(got)
         except NotYet:
@@ -249,51 +276,50 @@ def _in_order(got: list, root: _Value, where: str) -> None:
     place = {v: i for i, v in enumerate(got)}
     names = f" (yours: {', '.join(v.name for v in got)})" if len(got) < 9 else ""
     for v in got:
-        require(v in known, f"{where}: {v} is listed, and the root was not made from it")
+        require(v in known, f"{where}: {v} is listed, but the root was not made from it")
     if len(place) < len(got):
         twice = next(v for i, v in enumerate(got) if place[v] != i)
-        raise NotYet(f"{where}: {twice} is listed {got.count(twice)} times, wanted once{names}")
+        times = sum(v is twice for v in got)
+        raise NotYet(f"{where}: {twice} is listed {times} times, wanted once{names}")
     for v in reached:
         require(v in place, f"{where}: {v} is missing{names}")
     for user in reached:
         for v in user._inputs:
             if place[v] < place[user]:
                 if got[-1] is root and len(got) > 1:
-                    raise NotYet(
-                        f"{where}: the leaves come first; wanted the other way, from the root{names}"
-                    )
+                    raise NotYet(f"{where}: the leaves come first; wanted the root first{names}")
                 raise NotYet(
-                    f"{where}: {v} comes before {user}, which uses it; it must wait for all its users{names}"
+                    f"{where}: {v} comes before {user}, which uses it; wanted after all its users{names}"
                 )
 
 
 @exercise
-def ex_01_5(walk):
+def ex_01_5(backpropagate):
     """The gradient of every leaf."""
     dy = np.array([1.0, 10.0])
     for where, make, mistakes in _probes(dy):
         root = make()
-        got = _asked(walk, where, root, dy)
+        got = _asked(backpropagate, where, root, dy)
         _judge(got, root, dy, where, mistakes)
-    return "the diamond, ways of two lengths, one array for two inputs, 30 diamonds, a long chain"
+    return "the diamond, paths of two lengths, one array for two inputs, 30 diamonds, a long chain"
 
 
 def _probes(dy):
-    """Yield a name, a graph, and {what to say: what a mistake gives to every leaf of it}."""
-    started = "the walk starts with 1; wanted with dy"
-    last = "a value that is used several times keeps one of its gradients only; add them up"
+    """Yield a name, a graph, and {message: the gradient of every leaf that a mistake gives}."""
+    started = "the gradient of the root is 1 here; wanted dy"
+    last = "a value that is used several times keeps only one of its gradients; add them up"
     yield (
         "the diamond b = a + a, c = b + b", _diamond,
         {
-            "b passed on all it had every time something arrived; wanted once, when all has arrived": 6 * dy,
-            "b passed on before all of its gradient had arrived; go by the order of 01.4": 2 * dy,
+            "b passed its sum on every time a gradient arrived; wanted once, when all have arrived": 6 * dy,
+            "b passed its gradient on before all of it had arrived; use the order of 01.4": 2 * dy,
             last: dy,
             started: np.full(2, 4.0),
             started + " (a number here)": 4.0,
         },
     )  # fmt: skip
     yield "a leaf alone", GRAPHS["a leaf alone"], {started: np.ones(2), started + ".": 1.0}
-    in_place = "one array was given to two inputs and then added to in place (+=); write old + new"
+    in_place = "one array belongs to two inputs and was changed in place (+=); write old + new"
     yield "one array for two inputs", _shared_array, {
         in_place: 12 * dy, in_place + ".": 16 * dy, last: 4 * dy, last + ".": 2 * dy,
     }  # fmt: skip
@@ -319,22 +345,26 @@ def _judge(got, root: _Value, dy, where: str, mistakes: dict) -> None:
     totals = _totals(root, dy)
     leaves = [v for v in totals if not v._inputs]
     for leaf in leaves:
-        require(leaf.name not in got, f"{where}: the keys are names; wanted the leaves themselves")
+        require(
+            leaf.name not in got,
+            f"{where}: the keys of the dictionary are names; wanted the leaves themselves",
+        )
         require(leaf in got, f"{where}: the dictionary has no gradient for the leaf {leaf}")
+        arrived = numbers(got[leaf], where)
         for message, value in mistakes.items():
-            if np.shape(got[leaf]) == np.shape(value) and np.allclose(got[leaf], value):
+            if arrived.shape == np.shape(value) and np.allclose(arrived, value):
                 raise NotYet(f"{where}: {message}")
     for v, total in totals.items():
         if not v._inputs:
             continue
         require(bool(v.passed), f"{where}: {v} never passed its gradient on to its inputs")
-        once = f"{where}: {v} passed on {len(v.passed)} times; wanted once, when all its users have delivered"
+        once = f"{where}: {v} passed its gradient on {len(v.passed)} times; wanted once, after all its users"
         require(len(v.passed) == 1, once)
         if not np.allclose(v.passed[0], total):
             had, wanted = (np.array2string(np.asarray(z), precision=4) for z in (v.passed[0], total))
             raise NotYet(
-                f"{where}: {v} passed on {had} before all of its gradient had arrived, {wanted}; "
-                "go by the order of 01.4, and add up"
+                f"{where}: {v} passed {had} on before all of its gradient had arrived, {wanted}; "
+                "use the order of 01.4, and add up what arrives"
             )
     for leaf in leaves:
         expect(got[leaf], totals[leaf], f"{where}, gradient of {leaf}")

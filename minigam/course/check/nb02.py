@@ -10,7 +10,7 @@ LARGE = 1e8  # next to a derivative of 1, a subtraction loses half of the digits
 
 
 class _Named:
-    """A function with a name to print, which wants numbers of one shape."""
+    """A function with a name to print. With `shape` it accepts only arrays of that shape."""
 
     def __init__(self, name: str, function, shape: tuple | None = None):
         self.name, self.function, self.takes = name, function, shape
@@ -45,15 +45,15 @@ def ex_02_1(central):
             {
                 "this is the one-sided difference to x + h; step to x - h as well": (above - here) / h,
                 "this is the one-sided difference to x - h; step to x + h as well": (here - below) / h,
-                "twice too large: from x - h to x + h the way is 2 h": (above - below) / h,
+                "twice too large: x - h and x + h are 2 h apart": (above - below) / h,
                 "a factor h * h is wrong: / 2 * h multiplies by h, write / (2 * h)": (above - below) / 2 * h,
-                "the sign is turned round: f(x + h) comes first": (below - above) / (2 * h),
+                "the sign is wrong: f(x + h) comes first": (below - above) / (2 * h),
                 "brackets are missing: the whole difference is divided, not f(x - h) alone": (
                     above - below / (2 * h)
                 ),
                 "the two values are added; wanted their difference": (above + below) / (2 * h),
                 "these are steps of h / 2; step by h to both sides": (f(x + h / 2) - f(x - h / 2)) / h,
-                "the steps are h / 2 and the way h, but this divides by 2 h; step by h to both sides": (
+                "the points are h apart, but this divides by 2 h; step by h to both sides": (
                     (f(x + h / 2) - f(x - h / 2)) / (2 * h)
                 ),
                 "h is not used: this is the slope with a far smaller step": (
@@ -61,7 +61,16 @@ def ex_02_1(central):
                 ),
             },
         )
-    return "three functions, three steps"
+    central(_square32, np.float32(0.75), np.float32(0.125))
+    return "three functions, three steps, float32 kept"
+
+
+def _square32(z):
+    require(
+        np.asarray(z).dtype == np.float32,
+        f"x and h are float32, but f was called with {np.asarray(z).dtype}: do not convert x or h",
+    )
+    return z * z
 
 
 @exercise
@@ -76,11 +85,11 @@ def ex_02_2(complex_step):
     ):
         got, where = complex_step(f, x), f"f {f}, x {x}, h as it is by default"
         if str(f).startswith("1e8"):
-            where += " (next to 1e8 a difference of two values loses its digits; the imaginary part does not)"
+            where += " (near 1e8 a difference of two values loses its digits; the imaginary part does not)"
         require(
             not np.iscomplexobj(got) or np.ndim(got) > 0 or abs(np.real(got) - want) > 1e-6,
             f"{where}: this is a complex number with the derivative in its real part: divided by 1j * h, the "
-            "two parts change places; divide by h, and take .imag",
+            "two parts are exchanged; divide by h, and take .imag",
         )
         require(
             not np.iscomplexobj(got),
@@ -88,7 +97,7 @@ def ex_02_2(complex_step):
         )
         require(
             want == 0 or np.ndim(got) > 0 or got != 0,
-            f"{where}: got 0, the step is lost in x; step to x + 1j * h, not to x + h",
+            f"{where}: got 0, x + h is rounded to x; step to x + 1j * h",
         )
         expect(
             got,
@@ -107,11 +116,11 @@ def ex_02_2(complex_step):
     expect(
         got, want, "a step of 0.5", {"h is not used: the step was 0.5, not 1e-20": sine(0.75) * np.cos(0.75)}
     )
-    return "four functions, also next to 1e8, a large step"
+    return "four functions, one of them near 1e8, a large step"
 
 
 def _moved(f, x: np.ndarray, h: float, how: str) -> np.ndarray:
-    """Return the central differences of f; how the entries are moved: alone, or with a mistake."""
+    """Return central differences of f; how: entries are moved "alone", or one mistake is made."""
     g, above, below = np.empty(x.shape), x.copy(), x.copy()
     for j in np.ndindex(x.shape):
         if how == "alone":
@@ -125,7 +134,7 @@ def _moved(f, x: np.ndarray, h: float, how: str) -> np.ndarray:
 
 
 def _moved_rows(f, x: np.ndarray, h: float) -> np.ndarray:
-    """Return what comes out where x[j] is moved for j in range(len(x)): a row at once."""
+    """Return the result of moving x[j] for j in range(len(x)): a whole row at once."""
     g = np.empty(x.shape)
     for j in range(len(x)):
         above, below = x.copy(), x.copy()
@@ -154,14 +163,16 @@ def ex_02_3(numeric_gradient):
             want,
             f"x of shape {shape}, h {h}",
             {
-                "an entry stays moved while the next one is; put it back first": _moved(f, x, h, "together"),
-                "an entry stays at x - h while the next one is moved; put it back first": (
+                "an entry is still moved when the next one is; put it back first": _moved(
+                    f, x, h, "together"
+                ),
+                "an entry stays at x - h when the next one is moved; put it back first": (
                     _moved(f, x, h, "left below")
                 ),
                 "a whole row moves at once; an entry has an index for each axis, see np.ndindex(x.shape)": (
                     _moved_rows(f, x, h) if shape else want
                 ),
-                "all entries are moved at once; move one, and leave the others": np.full(
+                "all entries are moved at once; move one at a time": np.full(
                     shape, (f(x + h) - f(x - h)) / (2 * h)
                 ),
                 "these are one-sided differences; step to both sides of each entry": one_sided,
@@ -174,7 +185,7 @@ def ex_02_3(numeric_gradient):
     x = rng.standard_normal((3, 2))
     sines = _Named("sum of sines", lambda z: float(np.sin(z).sum()), (3, 2))
     expect(numeric_gradient(sines, x), np.cos(x), "the step as it is by default")
-    return "five shapes, no axes among them, one entry, x left as it was"
+    return "five shapes, among them no axes and one entry; x unchanged"
 
 
 # ----------------------------------------------------------------------------- the checker
@@ -206,18 +217,18 @@ def _but_last(good):
 
 @exercise
 def ex_02_4(is_right):
-    """The checker <c, f>: lets right rules pass, and no wrong one."""
+    """The checker with the loss <c, f>: right rules pass, wrong ones do not."""
     rng = np.random.default_rng(24)
     x, A = rng.standard_normal((3, 4)), rng.standard_normal((4, 4))
     wide = np.geomspace(1e-9, 1e3, 9)
     rights = (
         ("softmax", x, _softmax, _softmax_back,
-         "draw c once; the same c weighs the outputs and enters backward"),
+         "draw c once; the same c multiplies the outputs and is given to backward"),
         ("squares", x, np.square, lambda dy, z: 2 * z * dy, ""),
         ("x @ A", x, lambda z: z @ A, lambda dy, z: dy @ A.T, ""),
         ("x @ A[:, :2]", x, lambda z: z @ A[:, :2], lambda dy, z: dy @ A[:, :2].T, "c has the shape of y"),
         ("softmax of one entry", x[:, :1], _softmax, _softmax_back,
-         "its gradient is 0, and so is the largest entry: do not divide by that"),
+         "its gradient is 0, and so is the largest entry: do not divide by it"),
         ("squares, 1e-9 to 1e3", wide, np.square, lambda dy, z: 2 * z * dy,
          "its small entries are all noise: allow an error of rtol times the largest entry, in every entry"),
         ("1e6 times squares", x, lambda z: 1e6 * np.square(z), lambda dy, z: 2e6 * z * dy,
@@ -232,7 +243,7 @@ def ex_02_4(is_right):
         )
     wrongs = (
         ("softmax, zeros", x, _softmax, lambda dy, z: 0.0 * z,
-         "weigh the outputs by random c: a plain sum, and any c of equal entries, has no gradient there"),
+         "multiply the outputs by random c: a plain sum, like any c of equal entries, has gradient zero"),
         ("softmax, 0.1 % too large", x, _softmax, lambda dy, z: 1.001 * _softmax_back(dy, z),
          "allow a millionth of the largest entry, not a hundredth"),
         ("softmax times 1e-4, 0.1 % too large", x, lambda z: 1e-4 * _softmax(z),
@@ -248,17 +259,17 @@ def ex_02_4(is_right):
          "is its gradient compared with the numeric one at all?"),
         ("squares, wrong in the last entry", x, np.square, _but_last(lambda dy, z: 2 * z * dy),
          "look at the largest error of all entries, not at the first or at their mean"),
-        ("squares, the sign turned", x, np.square, lambda dy, z: -2 * z * dy,
-         "compare the gradients, not their sizes"),
+        ("squares, the wrong sign", x, np.square, lambda dy, z: -2 * z * dy,
+         "compare the gradients, not their absolute values"),
         ("squares, all nan", x, np.square, lambda dy, z: np.full(z.shape, np.nan),
          "nan > anything is False: return whether the error IS small"),
-        ("squares, an axis too many", x, np.square, lambda dy, z: (2 * z * dy)[None],
-         "its gradient has shape (1, 3, 4) for an x of (3, 4): compare the shapes first, NumPy repeats axes"),
+        ("squares, one axis too many", x, np.square, lambda dy, z: (2 * z * dy)[None],
+         "its gradient has shape (1, 3, 4) for an x of (3, 4): compare the shapes first"),
     )  # fmt: skip
     for name, at, f, back, why in wrongs:
         require(
             not _verdict(is_right, _rule(name, f, back), at),
-            f"{name}: this wrong rule was let pass{'; ' * bool(why)}{why}",
+            f"{name}: this wrong rule passed{'; ' * bool(why)}{why}",
         )
     return f"{len(rights)} right rules pass, {len(wrongs)} wrong ones are caught"
 
@@ -279,10 +290,11 @@ def _verdict(is_right, rule: _Named, x: np.ndarray) -> bool:
 # ---------------------------------------------------------------------------- the softmax
 
 
-def _alone(got):
-    """Return one gradient that came in a tuple, or as a Tensor."""
-    got = got[0] if isinstance(got, tuple) and len(got) == 1 else got
-    return got.data if isinstance(got, Tensor) else got
+def _array(got, where: str):
+    """Return the gradient. Raises NotYet for a tuple or a Tensor, which later cells cannot use."""
+    require(not isinstance(got, tuple), f"{where}: got a tuple; return dx alone, as an array")
+    require(not isinstance(got, Tensor), f"{where}: got a Tensor; return its array, .data")
+    return got
 
 
 @exercise
@@ -294,33 +306,30 @@ def ex_02_5(softmax_backward):
         y = _softmax(x)
         own, shared = y * dy, y * (dy * y).sum(axis=-1, keepdims=True)
         mistakes = {
-            "this is y * dy: only the road through its own e_j; every entry is divided by Z as well": own,
-            "only the road through Z is there; x_j also moves its own e_j": -shared,
-            "the road through Z has the wrong sign: a larger Z makes every y smaller": own + shared,
-            "this is dy * y * (1 - y): the Jacobian's diagonal; x_j moves the other entries too": dy
+            "this is y * dy, the term through e_j alone; the term through Z is missing": own,
+            "this is the term through Z alone; x_j also changes its own e_j": -shared,
+            "the term through Z has the wrong sign: a larger Z makes every y smaller": own + shared,
+            "this is dy * y * (1 - y), the diagonal of the Jacobian; x_j changes the other y_i too": dy
             * y
             * (1 - y),
-            "the sum is that of dy * y, over the row; this is that of dy": (
+            "the sum over the row is of dy * y; here it is of dy": (
                 y * (dy - dy.sum(axis=-1, keepdims=True))
             ),
-            "this is the sum over everything; each row of the last axis has its own": y
-            * (dy - (dy * y).sum()),
+            "the sum runs over everything; each row of the last axis has its own": y * (dy - (dy * y).sum()),
             "this is a mean of dy * y over the row; wanted the sum": own - shared / shape[-1],
             "these are the values of the softmax; wanted their gradient": y,
-            "dy and x have changed places; dy comes first": _softmax_back(x, dy),
+            "dy and x are exchanged; dy comes first": _softmax_back(x, dy),
             "y_j multiplies the sum as well; here it multiplies dy_j alone": (
                 own - (dy * y).sum(axis=-1, keepdims=True)
             ),
-            "x itself stands where the softmax of x belongs": x * (dy - (dy * x).sum(axis=-1, keepdims=True)),
+            "x is used where the softmax of x belongs": x * (dy - (dy * x).sum(axis=-1, keepdims=True)),
             "this softmax runs over everything; each row of the last axis has its own": (
                 _softmax_back(dy.reshape(-1), x.reshape(-1)).reshape(shape)
             ),
         }
         for e, how in ((np.exp(x), ""), (np.exp(x - x.max(axis=-1, keepdims=True)), " (e of the shifted x)")):
-            mistakes[f"this is de; on the way to x it goes through exp as well: times e{how}"] = (
-                own - shared
-            ) / e
-            mistakes[f"dZ has e_i / Z ** 2 in it, this has e_i / Z{how}"] = own - e * (dy * y).sum(
+            mistakes[f"this is de; the derivative of exp is missing: multiply by e{how}"] = (own - shared) / e
+            mistakes[f"dZ contains e_i / Z ** 2; here it is e_i / Z{how}"] = own - e * (dy * y).sum(
                 axis=-1, keepdims=True
             )
         if len(shape) > 1:
@@ -330,14 +339,14 @@ def ex_02_5(softmax_backward):
             mistakes["this is the softmax over another axis; wanted the last one"] = _softmax_back(
                 dy.swapaxes(-1, -2), x.swapaxes(-1, -2)
             ).swapaxes(-1, -2)
-        got = _alone(softmax_backward(dy, x))
+        got = _array(softmax_backward(dy, x), f"x of shape {shape}")
         gradients((got,), _softmax, (x,), dy, "x", f"x of shape {shape}", {"x": mistakes})
     large, dy = np.array([[1e4, 1e4 - 1.0], [-1e4, -1e4]]), rng.standard_normal((2, 2))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        got = numbers(_alone(softmax_backward(dy, large)), "entries of 10,000")
+        got = numbers(softmax_backward(dy, large), "entries of 10,000")
     require(
         bool(np.isfinite(got).all()),
         "entries of 10,000 give nan: subtract the largest entry of each row before np.exp",
     )
     expect(got, _softmax_back(dy, large), "entries of 10,000")
-    return "against finite differences, several axes, one entry a row, entries of 10,000"
+    return "finite differences, several axes, rows of one entry, entries of 10,000"

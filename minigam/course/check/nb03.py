@@ -13,7 +13,7 @@ from minigam.engine import backend
 
 
 class DeviceArray:
-    """Hides a NumPy array; has what NumPy has, by the same names, and meets its own kind and numbers only."""
+    """Hides a NumPy array; has the methods of NumPy's; combines only with its own kind and numbers."""
 
     __hash__: Any = None
 
@@ -42,14 +42,16 @@ class DeviceArray:
 
     def __array_ufunc__(self, function, method, *inputs, **kwargs):
         if any(isinstance(i, np.generic) for i in inputs):
-            raise TypeError("a NumPy scalar, which has a dtype, met a device array; take roots by math.sqrt")
-        raise TypeError(f"np.{function.__name__} met a device array; call xp.*, keep host arrays off it")
+            raise TypeError(
+                "a NumPy scalar, which has a dtype, met a device array; take roots with math.sqrt"
+            )
+        raise TypeError(f"np.{function.__name__} met a device array; call functions of xp, on arrays of xp")
 
     def __array_function__(self, function, *args, **kwargs):
         raise TypeError(f"np.{function.__name__} met a device array; call xp.{function.__name__}")
 
     def __array__(self, *args, **kwargs):
-        raise TypeError("a device array does not become a host array by itself")
+        raise TypeError("a device array is not converted to a host array; keep it on the device")
 
 
 def _lower(value):
@@ -129,7 +131,7 @@ class _Add:
 
     def at(self, *args):
         if not self.library.add_at:
-            raise TypeError("add.at is not there; the exercise is to do without it")
+            raise TypeError("add.at is not available in this exercise; use a matrix product")
         (_lift(self.add.at) if self.library.on_device else self.add.at)(*args)
 
 
@@ -143,7 +145,7 @@ def _device_is_known() -> None:
 
 
 def _call(backward, dy, where: str):
-    """Call a backward rule that an answer returned, and say where it was if it fails."""
+    """Call a backward function that an answer returned; if it fails, the message says where."""
     try:
         got = backward(dy)
     except Exception as e:  # whatever a learner's code may raise
@@ -157,9 +159,9 @@ def _here(got, xp, where: str) -> None:
     """Require an array of this library."""
     is_device = isinstance(got, DeviceArray)
     if xp.on_device:
-        require(is_device, f"{where}: the result is a {type(got).__name__}; it must stay on the device")
+        require(is_device, f"{where}: the result is a {type(got).__name__}, wanted an array on the device")
     else:
-        require(not is_device, f"{where}: a device array came out of host arrays")
+        require(not is_device, f"{where}: the inputs are host arrays, but the result is a device array")
 
 
 # ------------------------------------------------------------------------------ exercises
@@ -182,8 +184,8 @@ def ex_03_1(library_of):
     ):
         got = library_of(a, b)
         named, is_library = getattr(got, "__name__", repr(got)[:40]), isinstance(got, types.ModuleType)
-        require(is_library, f"{what}: got {named!r}, wanted the library itself, a module")
-        why = "; a number is nobody's, look at both arguments" if want is device else ""
+        require(is_library, f"{what}: got {named}, wanted the library itself, a module")
+        why = "; a number has no owner, so look at both arguments" if want is device else ""
         require(got is want, f"{what}: got {named}, wanted {want.__name__}{why}")
     for a, b in ((ours, there), (there, ours)):
         try:
@@ -222,8 +224,8 @@ def ex_03_2(running_sum):
             where = f"{xp}, x {shape}"
             returned = running_sum(xp, xp.hold(x))
             require(
-                isinstance(returned, tuple) and len(returned) == 2,
-                f"{where}: wanted two things returned, y and backward",
+                isinstance(returned, tuple | list) and len(returned) == 2 and callable(returned[1]),
+                f"{where}: return y and backward, an array and a function",
             )
             y, backward = returned
             _here(y, xp, where)
@@ -232,10 +234,11 @@ def ex_03_2(running_sum):
                 _running_sum(x),
                 where,
                 {
-                    "these are the sums without a scale": sums,
-                    "divided by the count alone: C is in the scale as well": sums / np.sqrt(t + 1),
-                    "divided by C (t + 1), without the root": sums / (C * (t + 1)),
-                    "summed over the channels; wanted over the tokens, axis 1": np.cumsum(x, axis=2) * scale,
+                    "the sums are not scaled": sums,
+                    "divided by sqrt(t + 1); C is part of the scale, too": sums / np.sqrt(t + 1),
+                    "divided by C (t + 1), without the square root": sums / (C * (t + 1)),
+                    "summed over the channels; wanted the sum over the tokens, axis 1": np.cumsum(x, axis=2)
+                    * scale,
                 },
             )
             dx = _call(backward, xp.hold(dy), where)
@@ -243,11 +246,11 @@ def ex_03_2(running_sum):
             gradients(
                 backend.to_numpy(dx), _running_sum, (x,), dy, "x", where,
                 {"x": {
-                    "backward sums forwards; token i is in every sum from t = i on": (
+                    "backward sums from the first token on; token i is in every sum with t >= i": (
                         np.cumsum(dy * scale, axis=1)
                     ),
-                    "backward leaves the scale out": _from_the_end(dy),
-                    "backward scales after summing; each t has its own scale": _from_the_end(dy) * scale,
+                    "the scale is missing in backward": _from_the_end(dy),
+                    "backward scales after the sum; each term has its own scale": _from_the_end(dy) * scale,
                 }},
             )  # fmt: skip
     for xp in LIBRARIES:
@@ -257,8 +260,8 @@ def ex_03_2(running_sum):
         for what, got in (("y", y), ("dx", _call(backward, xp.hold(x), where))):
             require(
                 got.dtype == np.float32,
-                f"{where}: {what} is {got.dtype}; an array made without dtype=x.dtype, or a root by np.sqrt, "
-                "turns float32 into float64",
+                f"{where}: {what} is {got.dtype}; an array made without dtype=x.dtype, or a root taken with "
+                "np.sqrt, turns float32 into float64",
             )
     return "NumPy and a device, values and gradient, one token, one channel, float32 kept"
 
@@ -293,10 +296,10 @@ def ex_03_3(scatter_rows):
                 want,
                 where,
                 {
-                    "an id that repeats got only its last value: total[ids] += reads and writes once": last,
+                    "an id that repeats got only its last value: total[ids] += writes each row once": last,
                     "this is the result transposed; wanted (n_rows, C)": want.T,
-                    "these are the counts of the ids; the values are left out": count + 0.0 * want,
-                    "one row for each distinct id; rows without an id are wanted too, as zeros": (
+                    "this counts the ids; the values are missing": count + 0.0 * want,
+                    "rows after the largest id are missing; a row without an id is zero": (
                         want[: flat.max() + 1]
                     ),
                 },
@@ -304,19 +307,19 @@ def ex_03_3(scatter_rows):
     single = scatter_rows(WITHOUT_ADD_AT[0], 3, np.array([0, 2, 2]), np.ones((3, 2), dtype=np.float32))
     require(
         np.dtype(single.dtype) == np.float32,
-        f"float32 values gave {single.dtype}: give what you make dtype=values.dtype",
+        f"float32 values gave {single.dtype}; make every array with dtype=values.dtype",
     )
     return "NumPy and a device, repeated ids, rows without one, one row, ids of two axes, float32 kept"
 
 
 class FakeDevice:
-    """A device with a clock, on which time passes only when somebody works or waits.
+    """A device with a clock, whose time passes only through work and waiting.
 
     durations : seconds of each call's work, in their order
-    pending   : seconds of work that was asked for earlier and is still to be done
+    pending   : seconds of earlier work that is still in the queue
     """
 
-    LAUNCH, READ = 1e-3, 1e-9  # seconds: what it takes to ask, and to read the clock
+    LAUNCH, READ = 1e-3, 1e-9  # seconds for a launch, and for reading the clock
 
     def __init__(self, durations: list[float], pending: float = 0.0):
         self.now, self.free, self.durations = 100.0, 100.0 + pending, durations
@@ -344,15 +347,16 @@ def ex_03_4(measure):
     launch = FakeDevice.LAUNCH
     for times, warmup, pending in (
         ([9.0, 9.0, 0.2, 0.3, 5.0, 0.1, 0.4], 2, 0.0),
-        ([0.5], 0, 7.0),  # what was asked for before must not count
+        ([0.5], 0, 7.0),  # work from before must not count
         ([9.0, 0.25], 1, 0.0),
         ([0.2, 0.6, 3.0], 0, 0.0),
+        ([0.2, 5.0, 0.4, 0.8], 0, 0.0),  # an even number of repeats
     ):
         on = FakeDevice(times, pending)
         measured = times[warmup:]
         where = f"warmup {warmup}, repeats {len(measured)}"
         got = measure(on.work, on.synchronize, on.clock, warmup, len(measured))
-        require(on.reads > 0, f"{where}: the clock that was passed in was never read; call clock()")
+        require(on.reads > 0, f"{where}: the clock that was passed was never read; call clock()")
         counted = f"work() was called {on.calls} times, wanted {len(times)}, warmup + repeats"
         require(on.calls == len(times), f"{where}: {counted}")
         middle = float(np.median(measured))
@@ -361,26 +365,33 @@ def ex_03_4(measure):
             middle + launch,
             where,
             {
-                "this is the time to ask for the work; synchronise before the clock is read again": launch,
+                "this is the time of the launch; synchronise before you read the clock again": launch,
+                "this is in milliseconds; clock() gives seconds, return seconds": 1e3 * (middle + launch),
                 "this is the mean; one slow run moves it, the median does not": np.mean(measured) + launch,
-                "this is the least of the times; wanted the median": min(measured) + launch,
-                "this includes the warm-up; take its times out": np.median(times) + launch,
-                "this includes work asked for before the clock was first read: synchronise before it too": (
+                "this is the shortest of the times; wanted the median": min(measured) + launch,
+                "for an even number of times the median is the mean of the two in the middle": (
+                    sorted(measured)[len(measured) // 2] + launch
+                ),
+                "for an even number of times the median is the mean of both in the middle": (
+                    sorted(measured)[(len(measured) - 1) // 2] + launch
+                ),
+                "the times of the warm-up are in it; leave them out": np.median(times) + launch,
+                "this includes earlier work: synchronise before you read the clock first, too": (
                     _not_waited(times, warmup, pending)
                 ),
             },
         )
-    return "a device of the check's own: slow first calls, work left over, a slow run among fast ones"
+    return "a simulated device: slow first calls, work still in the queue, a slow run, an even number of runs"
 
 
 def _not_waited(times: list[float], warmup: int, pending: float) -> float:
-    """Return what is measured if nobody waits before the first reading."""
-    on, found = FakeDevice(times, pending), []
+    """Return what is measured without a wait before the clock is first read."""
+    on, measured = FakeDevice(times, pending), []
     for _ in range(warmup):
         on.work()
     for _ in times[warmup:]:
         start = on.clock()
         on.work()
         on.synchronize()
-        found.append(on.clock() - start)
-    return float(np.median(found))
+        measured.append(on.clock() - start)
+    return float(np.median(measured))

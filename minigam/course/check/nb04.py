@@ -39,20 +39,20 @@ def ex_04_1(pad_left):
             padded(),
             f"u {u.shape}, K = {K}",
             {
-                "the zeros stand after the last token; there every output would see the future": (
+                "the zeros stand after the last token; with them every output would depend on later tokens": (
                     padded(before=0, after=n)
                 ),
                 "the zeros stand on both sides, half of them after the last token; wanted all before": (
                     padded(before=n // 2, after=n - n // 2)
                 ),
                 "K - 1 zeros on both sides; wanted them before the first token only": padded(after=n),
-                "K zero tokens; wanted K - 1, as the window of K has the present token in it": padded(
+                "K zero tokens; wanted K - 1, because the window of K contains the present token": padded(
                     before=K
                 ),
                 "the zeros lie along axis 2, the channels; tokens are axis 1": padded(axis=2),
                 "the zeros lie along axis 0, the batch; tokens are axis 1": padded(axis=0),
                 "the first token is repeated; wanted zeros": padded(mode="edge"),
-                "the end of the text stands before its beginning; wanted zeros": padded(mode="wrap"),
+                "the end of the text stands before its start; wanted zeros": padded(mode="wrap"),
                 "nothing was added": u,
             },
         )
@@ -71,24 +71,25 @@ def ex_04_2(causal_conv):
             y,
             f"u {u.shape}, w {w.shape}",
             {
-                "the filter is the wrong way round; column K-1 of w meets the present token": (
+                "the taps are in reverse order; column K-1 of w meets the present token": (
                     _conv(u, w[:, ::-1], b)
+                ),
+                "w is used as (K, C); it is (C, K), so tap j of all channels is w[:, j]": (
+                    _conv(u, w.T, b) if C == K else y
                 ),
                 "the bias is missing": y - b,
                 "the bias is added once for each tap; wanted once": y + (K - 1) * b,
                 "every window begins at its token and looks ahead; the zeros belong before the text": (
                     _shifted(u, w, b, 0)
                 ),
-                "the windows are centred, so they see later tokens; all K - 1 zeros belong before the text": (
+                "the windows are centred, so they contain later tokens; put all zeros before the text": (
                     _shifted(u, w, b, (K - 1) // 2)
                 ),
                 "the windows end one token too early; the last tap meets the present token": (
                     _shifted(u, w, b, K)
                 ),
-                "these are the outputs without padding, T - (K-1) of them; wanted one for each token": (
-                    y[:, K - 1 :]
-                ),
-                "the padding is still there: wanted T outputs, and these are of every padded token": (
+                "these are the T - (K-1) outputs without padding; wanted one for each token": (y[:, K - 1 :]),
+                "there is an output for every padded token; wanted only the T outputs of the text": (
                     _conv(np.pad(u, ((0, 0), (K - 1, 0), (0, 0))), w, b)
                 ),
                 "the channels are summed up; each has its own filter and its own output": (
@@ -97,7 +98,7 @@ def ex_04_2(causal_conv):
             },
         )
     require_whole_arrays(causal_conv, lambda B, T, C: (np.ones((B, T, C)), np.ones((C, 3)), np.ones(C)))
-    return "values, K = 1, one token, fewer tokens than taps, no loop but over the taps"
+    return "values, K = 1, one token, fewer tokens than taps, no loop except over the taps"
 
 
 # --------------------------------------------------------------------------- a test of causality
@@ -116,7 +117,7 @@ def _from(u, shift: int):
 
 
 def _leak(u, at: int, source: int, channel: int = 0):
-    """u itself, but that output `at` has one channel of token `source` in it."""
+    """u, with one channel of token `source` added to output `at`."""
     y = u.copy()
     if source < u.shape[1]:
         y[:, at, 0] += u[:, source, channel]
@@ -129,7 +130,7 @@ def _by_matrix(u):
 
 
 def _by_fourier(u):
-    """A causal filter by way of the Fourier transform: its rounding reaches every output."""
+    """A causal filter by Fourier transform: its rounding errors reach every output."""
     T, taps = u.shape[1], np.array([1.0, -0.7, 0.4])
     spectrum = np.fft.rfft(u, 2 * T + 2, axis=1) * np.fft.rfft(taps, 2 * T + 2)[:, None]
     return np.fft.irfft(spectrum, 2 * T + 2, axis=1)[:, :T]
@@ -137,13 +138,13 @@ def _by_fourier(u):
 
 @dataclass(frozen=True)
 class Map:
-    """A map from (B, T, 3) to (B, T, 3), whether it is causal, and a word to whoever says otherwise."""
+    """A map from (B, T, 3) to (B, T, 3), whether it is causal, and what to say to a wrong answer."""
 
     name: str
     causal: bool
     why: str
     f: Callable
-    least: int = 1  # tokens that it needs to be what it is
+    least: int = 1  # tokens, below which `causal` may not hold
 
     def __call__(self, u):
         return self.f(u)
@@ -154,44 +155,44 @@ class Map:
 
 MAPS = (
     Map(
-        "u itself", True, "an output may see its own token; only later ones are forbidden", lambda u: 1.0 * u
+        "u itself",
+        True,
+        "an output may depend on its own token; only later ones are forbidden",
+        lambda u: 1.0 * u,
     ),
-    Map("a constant", True, "nothing moves here at all", np.zeros_like),
+    Map("a constant", True, "its outputs never change", np.zeros_like),
     Map(
         "a shift by one token",
         True,
-        "outputs may see earlier tokens; look at those before the changed one",
+        "outputs may depend on earlier tokens; compare only the outputs before the changed token",
         lambda u: _from(u, -1),
     ),
     Map(
         "a running sum",
         True,
-        "outputs may see every earlier token; only later ones are forbidden",
+        "outputs may depend on every earlier token; only later ones are forbidden",
         lambda u: u.cumsum(axis=1),
     ),
     Map("LayerNorm", True, "each token is normalised alone", _layer_norm),
     Map(
-        "a lower triangular matrix",
-        True,
-        "its zeros times nan would be nan; change a token by finite numbers",
-        _by_matrix,
+        "a lower triangular matrix", True, "0 times nan is nan; change a token by finite numbers", _by_matrix
     ),
     Map(
         "a filter by Fourier transform",
         True,
-        "rounding moves its earlier outputs by 1e-16; changes below the tolerance do not count",
+        "rounding changes its earlier outputs by about 1e-16; changes below the tolerance do not count",
         _by_fourier,
     ),
     Map("u one token later", False, "output t is token t + 1", lambda u: _from(u, 1), 2),
     Map(
-        "the mean over all tokens taken away",
+        "u minus the mean over all tokens",
         False,
-        "every output sees every token",
+        "every output depends on every token",
         lambda u: u - u.mean(axis=1, keepdims=True),
         2,
     ),
     Map(
-        "the order of tokens turned round",
+        "the tokens in reverse order",
         False,
         "the first output is the last token",
         lambda u: u[:, ::-1].copy(),
@@ -207,7 +208,7 @@ MAPS = (
     Map(
         "a leak from the last token to the first output",
         False,
-        "nothing else leaks; change every token, the last one too, and look at all outputs before it",
+        "nothing else leaks; change every token, the last one too, and compare all outputs before it",
         lambda u: _leak(u, 0, u.shape[1] - 1),
         2,
     ),
@@ -228,21 +229,21 @@ MAPS = (
     Map(
         "LayerNorm of the next token",
         False,
-        "LayerNorm takes away what all channels share; add random numbers, not one for all",
+        "LayerNorm subtracts the mean over the channels; add random numbers, not one number to all",
         lambda u: _layer_norm(_from(u, 1)),
         2,
     ),
     Map(
         "a leak of a thousandth",
         False,
-        "a small leak is a leak; only changes below the tolerance are rounding",
+        "a small leak is a leak; only a change within the tolerance counts as rounding",
         lambda u: u + 1e-3 * _from(u, 1),
         2,
     ),
     Map(
-        "a leak that falls as another rises",
+        "two channels that leak with opposite signs",
         False,
-        "its changes add up to zero over the channels; take their sizes before adding or comparing",
+        "its changes add up to zero over the channels; take absolute values first",
         lambda u: u + (_from(u, 1) ** 2).sum(axis=-1, keepdims=True) * np.array([1.0, -1.0, 0.0]),
         2,
     ),
@@ -265,7 +266,7 @@ def ex_04_3(is_causal):
     texts = [rng.standard_normal(shape) for shape in ((2, 6, 3), (1, 2, 3), (1, 1, 3))]
     if not any(said_of(f, texts[0]) == f.causal for f in MAPS):
         raise NotYet(
-            "every answer is the opposite of the right one; True means that no output sees the future"
+            "every answer is the opposite of the right one; True means: no output depends on a later token"
         )
     for u in (*texts, np.zeros((2, 6, 3))):
         T, zeros = (
@@ -297,20 +298,18 @@ def ex_04_4(conv_backward):
         unpadded = [(dy[:, : T - k] * u[:, k:]).sum(axis=(0, 1)) for k in range(K)]
         mistakes = {
             "u": {
-                "dy went through the filter forwards; the window of a gradient lies ahead, on later tokens": (
+                "this is the forward convolution of dy; the window of the gradient extends to later tokens": (
                     _conv(dy, w, none)
                 ),
-                "the taps are the wrong way round": _shifted(dy, w, none, 0),
+                "the taps are in reverse order": _shifted(dy, w, none, 0),
                 "this is the gradient of the padded array; drop the first K - 1 tokens, which were zeros": (
                     dpadded
                 ),
-                "the last K - 1 tokens were dropped; the zeros, whose gradient nobody wants, are the first": (
-                    dpadded[:, :T]
-                ),
-                "only the last tap is there; each input is used by K outputs": dy * w[:, -1],
+                "the last K - 1 tokens were dropped; the padding is the first K - 1": (dpadded[:, :T]),
+                "only the last tap is used; each input affects up to K outputs": dy * w[:, -1],
             },
             "w": {
-                "the columns are the wrong way round; column K-1 belongs to the present token": dw[:, ::-1],
+                "the columns are in reverse order; column K-1 belongs to the present token": dw[:, ::-1],
                 "dy meets later inputs; tap j met u[t - (K-1) + j], so use the padded array": (
                     np.stack(unpadded, axis=1)
                 ),
@@ -353,14 +352,14 @@ def ex_04_5(conv_step):
             y,
             f"{where}, y_t",
             {
-                "the filter is the wrong way round; column K-1 of w meets u_t": (
+                "the taps are in reverse order; column K-1 of w meets u_t": (
                     b + (window * w[:, ::-1].T).sum(axis=1)
                 ),
-                "the past is read newest first; it is oldest first": b + (reversed_past * w.T).sum(axis=1),
+                "the past is used newest first; it is oldest first": b + (reversed_past * w.T).sum(axis=1),
                 "the present token is left out": b + (past * w[:, : K - 1].T).sum(axis=1),
                 "the bias is missing": y - b,
                 "the past is left out": b + w[:, -1] * u_t,
-                "wanted (B, C), one token without an axis for it": y[:, None],
+                "wanted shape (B, C), without an axis for the token": y[:, None],
             },
         )
         new = window[:, 1:]
@@ -370,13 +369,13 @@ def ex_04_5(conv_step):
             new,
             f"{where}, new past",
             {
-                "the past was not moved on": past,
-                "this is the whole window, K tokens; drop the oldest (beware of [-(K-1):] if K is 1)": window,
+                "this is the old past; add u_t and drop the oldest token": past,
+                "this is the whole window; drop the oldest token ([-(K-1):] is everything if K is 1)": window,
                 "the newest token was dropped; wanted the oldest": window[:, :-1],
-                "the newest token stands first; the past is oldest first": (
+                "the newest token is first; wanted the oldest first": (
                     np.concatenate([u_t[:, None], past[:, :-1]], axis=1) if K > 1 else new
                 ),
-                "the output was stored; the past is made of inputs": last,
+                "the output was stored; the past consists of inputs": last,
             },
         )
     u, w, b = rng.standard_normal((2, 9, 3)), rng.standard_normal((3, 4)), rng.standard_normal(3)

@@ -38,7 +38,7 @@ def ex_05_1(softmax):
                     np.exp(s) / np.exp(s).sum()
                 ),
                 "the exponentials are not divided by their sum": np.exp(s - s.max(axis=-1, keepdims=True)),
-                "the scores are divided by the largest; subtract it, for e^s / e^m is e^(s - m)": (
+                "the scores are divided by the largest; subtract it: e^s / e^m is e^(s - m)": (
                     _softmax(s / s.max(axis=-1, keepdims=True))
                 ),
             },
@@ -70,9 +70,12 @@ def ex_05_2(recall):
                 @ M,
                 "the softmax runs over the tokens; wanted over the slots, the last axis": _softmax(s, axis=1)
                 @ M,
-                "these are the scores times M, without the softmax between them": s @ M,
-                "these are the shares a; E5 is missing, which mixes the slots by them": _softmax(s),
-                "only the best slot answers; wanted a mix of all": M[s.argmax(axis=-1)],
+                "the softmax runs over the batch; wanted over the slots, the last axis": _softmax(s, axis=0)
+                @ M,
+                "u is added to the answer; E5 is the mix of the slots alone": _recall(u, M) + u,
+                "these are the scores times M; the softmax between them is missing": s @ M,
+                "these are the shares a; E5 is missing, the sum of the slots times their shares": _softmax(s),
+                "this is the best slot alone; wanted a mix of all slots": M[s.argmax(axis=-1)],
             },
         )
     return "values, one slot, one token, one channel"
@@ -90,19 +93,19 @@ def ex_05_3(recall_backward):
         wrong_centres = {
             "the sum of da * a runs over all tokens; wanted over the slots of each token": (da * a).sum(),
             "the sum over the slots is of da alone; wanted of da * a": da.sum(axis=-1, keepdims=True),
-            "a score moves the shares of all slots, not only its own: sum da * a over them": da * a,
+            "a score changes the shares of all slots, not only its own: sum da * a over them": da * a,
         }
         rows = [z.reshape(-1, z.shape[-1]) for z in (a, dy, ds, u, a * da)]
         values, keys = rows[0].T @ rows[1], rows[2].T @ rows[3]
         each = a.swapaxes(1, 2) @ dy + ds.swapaxes(1, 2) @ u  # (B, S, C)
         mistakes = {
             "M": {
-                "one for each batch; all batches share one M, so their gradients add up": each,
-                "averaged over the batches; wanted their sum": each.mean(axis=0),
-                "only the tokens of the first batch; wanted the sum over all": each[0],
-                "this is its transpose; E3 has M turned round, so turn its gradient back": (values + keys).T,
-                "only the term of M as values is there; M was also used as keys, in E3": values,
-                "only the term of M as keys is there; M was also used as values, in E5": keys,
+                "one gradient for each batch; all batches share one M, so their gradients add up": each,
+                "this is the mean over the batches; wanted the sum": each.mean(axis=0),
+                "these are the tokens of the first batch; wanted the sum over all batches": each[0],
+                "this is its transpose; E3 uses M.T, so transpose the gradient back": (values + keys).T,
+                "this is the term of M as values alone; M is also used as keys, in E3": values,
+                "this is the term of M as keys alone; M is also used as values, in E5": keys,
                 "through the softmax: subtract the sum of da * a over the slots before multiplying by a": (
                     values + rows[4].T @ rows[3]
                 ),
@@ -112,14 +115,14 @@ def ex_05_3(recall_backward):
                     (a * da) @ M
                 ),
                 "this is the gradient of M; return (du, dM), in that order": values + keys,
-                "this is da @ M; the softmax between a and s is left out": da @ M,
+                "this is da @ M; the gradient of the softmax is missing": da @ M,
                 **{message: (a * (da - centre)) @ M for message, centre in wrong_centres.items()},
             },
         }
         gradients(
             recall_backward(dy, u, M), _recall, (u, M), dy, "u M", f"u {u.shape}, M {M.shape}", mistakes
         )
-    return "both gradients against finite differences, three shapes"
+    return "both gradients, by finite differences, three shapes"
 
 
 @exercise
@@ -135,11 +138,11 @@ def ex_05_4(slots_in_use):
             f"shares of shape {shape}",
             {
                 "this is the entropy itself; wanted its exponential": entropy,
-                "the sign of the entropy is turned round": np.exp(-entropy),
+                "the entropy has the wrong sign": np.exp(-entropy),
                 "this is 2 to the power of the entropy in nats; wanted e": 2.0**entropy,
-                "the logarithm is to base 2, the power of e; take one base": np.exp(entropy / np.log(2.0)),
-                "averaged over the slots; wanted their sum": np.exp(entropy / shape[-1]),
-                "summed over all tokens; wanted one for each (a[a > 0] is flat)": np.exp(entropy.sum()),
+                "the logarithm has base 2, the power base e; use one": np.exp(entropy / np.log(2.0)),
+                "the entropy is a mean over the slots; wanted a sum": np.exp(entropy / shape[-1]),
+                "one number for all tokens; wanted one for each (a[a > 0] is flat)": np.exp(entropy.sum()),
             },
         )
     sure = np.array([[1.0, 0.0, 0.0], [0.25, 0.25, 0.5]])
@@ -163,16 +166,14 @@ def ex_05_5(energy):
             -lse / beta + 0.5 * square,
             f"x {shape}, M {M.shape}, beta {beta}",
             {
-                "the first term needs a minus: a good fit lies low": lse / beta + 0.5 * square,
+                "the first term needs a minus: a good match has a low energy": lse / beta + 0.5 * square,
                 "the logarithm is not divided by beta": -lse + 0.5 * square,
                 "the second term is half of x times x": -lse / beta + square,
                 "the second term, half of x times x, is missing": -lse / beta,
-                "x times x is summed over all questions; wanted one number for each": (
+                "x times x is summed over all queries; wanted one number for each": (
                     -lse / beta + 0.5 * square.sum()
                 ),
-                "the largest score is taken out of the sum and never added back": (
-                    -(lse - top) / beta + 0.5 * square
-                ),
+                "the largest score is subtracted and never added back": (-(lse - top) / beta + 0.5 * square),
                 "beta belongs inside the exponential too": (
                     -np.log(np.exp(x @ M.T).sum(axis=-1)) / beta + 0.5 * square
                 ),
@@ -183,7 +184,7 @@ def ex_05_5(energy):
         got = numbers(energy(x, M, 1.0), "scores of 2,000")
     require(
         bool(np.isfinite(got).all()),
-        "scores of 2,000 overflow, or -2,000 leave log 0: take the largest of each question out first",
+        "scores of 2,000 overflow, or -2,000 give log 0: first subtract the largest score of each query",
     )
     expect(got, np.array([-2000.0, 200.0]) + 10000.0, "scores of 2,000")
     return "values, one pattern, three temperatures, scores of 2,000"

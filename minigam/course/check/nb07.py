@@ -43,19 +43,19 @@ def ex_07_1(layer_norm):
             n * w + b,
             f"x of shape {shape}",
             {
-                "weight and bias are left out: y = n * weight + bias": n,
-                "the bias is left out": n * w,
-                "the weight is left out": n + b,
+                "weight and bias are missing: y = n * weight + bias": n,
+                "the bias is missing: y = n * weight + bias": n * w,
+                "the weight is missing: y = n * weight + bias": n + b,
                 "the variance is divided by C - 1; wanted C (np.var's ddof is 0)": (
                     c / np.sqrt(var * (C / (C - 1)) + 1e-5) * w + b
                 ),
                 "divided by the variance; wanted its square root": c / (var + 1e-5) * w + b,
-                "eps stands outside of the square root; wanted sqrt(variance + eps)": (
+                "eps is outside the square root; wanted sqrt(variance + eps)": (
                     c / (np.sqrt(var) + 1e-5) * w + b
                 ),
-                "eps is left out of the square root": c / np.sqrt(var) * w + b,
-                "the mean is not taken away": x / np.sqrt(var + 1e-5) * w + b,
-                "the spread is taken about 0, not about the mean: square x - mean, not x": (
+                "eps is missing; wanted sqrt(variance + eps)": c / np.sqrt(var) * w + b,
+                "the mean is not subtracted": x / np.sqrt(var + 1e-5) * w + b,
+                "the variance is the mean of the squares of x - mean; this squares x": (
                     c / np.sqrt(_mean(x * x) + 1e-5) * w + b
                 ),
                 "normalised over the tokens; wanted over the channels of each token, the last axis": (
@@ -74,7 +74,8 @@ def ex_07_1(layer_norm):
     )
     expect(got, np.zeros((2, 3)), "a token of equal channels")
     x, ones, zeros = rng.standard_normal((2, 4)) * 0.1, np.ones(4), np.zeros(4)
-    expect(layer_norm(x, ones, zeros, 0.5), _layer_norm(x, ones, zeros, 0.5), "eps of 0.5")
+    ignored = {"eps is ignored: use the argument, not a fixed number": _layer_norm(x, ones, zeros)}
+    expect(layer_norm(x, ones, zeros, 0.5), _layer_norm(x, ones, zeros, 0.5), "eps of 0.5", ignored)
     return "any number of axes, weight and bias, equal channels, another eps"
 
 
@@ -90,23 +91,33 @@ def ex_07_2(layer_norm_backward):
         n, dn = c / r, dy * w
         mistakes = {
             "x": {
-                "it is not yet divided by sqrt(variance + eps)": dn - _mean(dn) - n * _mean(dn * n),
+                "divide by sqrt(variance + eps) at the end": dn - _mean(dn) - n * _mean(dn * n),
                 "the mean and the variance depend on x too; this treats them as constants": dn / r,
                 "the term of the variance is missing: n times the mean of dn * n": (dn - _mean(dn)) / r,
                 "the term of the mean is missing: the mean of dn": (dn - n * _mean(dn * n)) / r,
                 "dy must be multiplied by the weight first: dn = dy * weight": (
                     (dy - _mean(dy) - n * _mean(dy * n)) / r
                 ),
-                "sums over the channels in place of means": (
+                "divided by variance + eps; wanted by its square root": (
+                    (dn - _mean(dn) - n * _mean(dn * n)) / r**2
+                ),
+                "the two terms subtracted are means over the channels; one of yours is a sum": (
+                    (dn - _mean(dn) - n * (dn * n).sum(axis=-1, keepdims=True)) / r
+                ),
+                "the order of the results is dx, dweight, dbias": _rows(dy * n).sum(axis=0),
+                "the two terms subtracted are means over the channels; yours are sums": (
                     dn - dn.sum(axis=-1, keepdims=True) - n * (dn * n).sum(axis=-1, keepdims=True)
                 )
                 / r,
-                "the two terms are to be taken away, not added": (dn + _mean(dn) + n * _mean(dn * n)) / r,
+                "subtract the two terms; yours adds them": (dn + _mean(dn) + n * _mean(dn * n)) / r,
                 "the term of the variance has x - mean where n is wanted": (
                     (dn - _mean(dn) - c * _mean(dn * c)) / r
                 ),
             },
             "weight": {
+                "this is the sum of dn * n; y = n * weight + bias, so wanted that of dy * n": (
+                    _rows(dn * n).sum(axis=0)
+                ),
                 "one for each token; the weight serves them all, so sum over all axes but the last": dy * n,
                 "summed over the batch alone; wanted over the tokens too": (dy * n).sum(axis=0),
                 "wanted the sum over tokens of dy * n; this has x where n is wanted": (
@@ -122,6 +133,9 @@ def ex_07_2(layer_norm_backward):
                 "the bias comes after the weight: its gradient has no factor weight": _rows(dn).sum(axis=0),
             },
         }
+        if x.ndim == 2:
+            over_all = "summed over axes 0 and 1, here the channels too; wanted over all axes but the last"
+            mistakes["weight"][over_all] = (dy * n).sum()
         gradients(
             layer_norm_backward(dy, x, w), _layer_norm, (x, w, b), dy, "x weight bias", f"x {shape}", mistakes
         )
@@ -160,10 +174,12 @@ def ex_07_3(gelu):
                 "this is the tanh approximation; wanted the exact one, with erf": (
                     0.5 * x * (1.0 + np.tanh(inner))
                 ),
-                "erf wants x / sqrt(2)": x * Psi,
+                "wanted erf(x / sqrt(2)); this is erf(x)": x * Psi,
+                "the 1 is missing in Phi: 0.5 * (1 + erf(...))": x * (Phi - 0.5),
+                "this is the slope; the order of the results is y, slope": Phi + x * phi,
                 "this is Phi alone; GELU is x times it": Phi,
                 "the half is missing in Phi: 0.5 * (1 + erf(...))": 2.0 * x * Phi,
-                "this is max(x, 0), which has a corner": np.maximum(x, 0.0),
+                "this is max(x, 0), called ReLU": np.maximum(x, 0.0),
                 "this is x sigmoid(x), called SiLU": x / (1.0 + np.exp(-x)),
             },
         )
@@ -176,8 +192,10 @@ def ex_07_3(gelu):
                 "this is x phi; the product rule has a first term, Phi": x * phi,
                 "the second term is x phi; the factor x is missing": Phi + phi,
                 "phi lacks its factor 1 / sqrt(2 pi)": Phi + x * np.exp(-0.5 * x * x),
+                "phi is divided by sqrt(2 pi); yours by sqrt(pi)": Phi + x * phi * math.sqrt(2.0),
+                "the product rule adds its two terms; yours subtracts": Phi - x * phi,
                 "phi's exponent is - x^2 / 2": Phi + x * np.exp(-x * x) / math.sqrt(2.0 * math.pi),
-                "the derivative of Phi is phi alone; the inner 1 / sqrt(2) is in it already": (
+                "the derivative of Phi is phi, which already contains the inner 1 / sqrt(2)": (
                     Phi + x * phi / math.sqrt(2.0)
                 ),
             },
@@ -242,7 +260,7 @@ def _block(x, p, *, mixed_from="u", fed_from="h", residual8=True, residual9=True
 
 
 def _first_departure(block, x, p) -> str:
-    """Say which of E1 to E9 departs first, by parameters with which the others do nothing."""
+    """Return which of E1 to E9 differs first, found with parameters that switch the others off."""
     C, K = x.shape[-1], p["conv.weight"].shape[1]
     silent = p | {"feed.contract.weight": np.zeros((C, 4 * C)), "feed.contract.bias": np.zeros(C)}
     open_, shut = np.full(C, 50.0), np.full(C, -50.0)  # sigmoid 1 and 0
@@ -256,11 +274,11 @@ def _first_departure(block, x, p) -> str:
         ("E3, E4 or E5", shared),
         ("E6 or E7", silent),
     ):
-        got = np.asarray(block(x, {name: a.copy() for name, a in parameters.items()}))
+        got = numbers(block(x, {name: a.copy() for name, a in parameters.items()}), "x")
         want = _block(x, parameters)
         if got.shape != want.shape or not np.allclose(got, want, rtol=0.0, atol=1e-4 * np.abs(want).max()):
-            return f"the first equation that departs is {equations}"
-    return "E1 to E8 agree; E9 departs"
+            return f"the first equation that differs is {equations}"
+    return "E1 to E8 are right; E9 differs"
 
 
 def expect_by_parts(got, want, where: str, mistakes: dict, look) -> None:
@@ -279,12 +297,16 @@ def ex_07_4(block):
     for B, T, C, S, K in ((2, 6, 4, 3, 3), (1, 1, 4, 1, 4), (3, 2, 3, 5, 3), (2, 4, 5, 2, 1)):
         x, p = rng.standard_normal((B, T, C)), _parameters(rng, C, S, K)
         where = f"x {x.shape}, {S} slots, kernel size {K}"
+        got = block(x, {name: a.copy() for name, a in p.items()})
+        require(
+            np.ndim(got) < 4, f"{where}: four axes; gelu returns the pair (y, slope), and E9 needs y only"
+        )
         expect_by_parts(
-            block(x, {name: a.copy() for name, a in p.items()}),
+            got,
             _block(x, p),
             where,
             {
-                "E8 adds x to what is fused; yours does not": _block(x, p, residual8=False),
+                "E8 adds x to the fused context; yours does not": _block(x, p, residual8=False),
                 "E9 adds h to the feed-forward branch; yours does not": _block(x, p, residual9=False),
                 "neither E8 nor E9 adds its input": _block(x, p, residual8=False, residual9=False),
                 "E9 adds h, which is after E8; yours adds x": _block(x, p, onto="x"),
@@ -292,10 +314,10 @@ def ex_07_4(block):
                 "E9 has a LayerNorm of its own, norm2; yours has none": _block(x, p, no_norm2=True),
                 "E2 to E6 read u, the normalised x; yours read x itself": _block(x, p, mixed_from="x"),
                 "the gate reads u, the normalised x; yours reads x": _block(x, p, gate_of_x=True),
-                "the kernel of E2 is turned round: place K - 1 belongs to the present token": (
+                "the kernel of E2 is reversed: tap K - 1 belongs to the present token": (
                     _block(x, p, flipped=True)
                 ),
-                "E2 looks ahead: the zeros belong before the first token": _block(x, p, ahead=True),
+                "E2 reads later tokens: the zeros belong before the first token": _block(x, p, ahead=True),
                 "the scores of E3 are divided by sqrt(C); GAM does not": _block(x, p, scaled=True),
                 "the gates are swapped: the first C belong to the local context": _block(x, p, swapped=True),
                 "the gates of E7 need a sigmoid": _block(x, p, no_sigmoid=True),
@@ -308,7 +330,7 @@ def ex_07_4(block):
     p["memory"] = p["memory"] * 1e4
     with np.errstate(over="ignore", invalid="ignore"):
         got = numbers(block(x, p), "x")
-    require(bool(np.isfinite(got).all()), "large scores give nan: take the largest away before np.exp")
+    require(bool(np.isfinite(got).all()), "large scores give nan: subtract the largest before np.exp")
     expect(got, _block(x, p), "a memory of large numbers")
     return "four shapes, one token, one slot, T below K, large scores"
 
@@ -316,7 +338,7 @@ def ex_07_4(block):
 @exercise
 def ex_07_5(count):
     """The number of parameters of a gated GAM."""
-    for V, T, C, L, S, K in ((11, 7, 5, 3, 4, 2), (20, 16, 8, 1, 6, 3), (10_000, 256, 512, 6, 512, 3)):
+    for V, T, C, L, S, K in ((29, 17, 11, 3, 13, 5), (20, 16, 8, 1, 6, 3), (10_000, 256, 512, 6, 512, 3)):
         norms, conv, memory = 4 * C, C * K + C, S * C
         gate, feed = 2 * C * C + 2 * C, 8 * C * C + 5 * C
         block = norms + conv + memory + gate + feed
@@ -326,16 +348,19 @@ def ex_07_5(count):
             n,
             f"V {V}, T {T}, C {C}, L {L}, S {S}, K {K}",
             {
-                "the head is counted twice; it is the token embedding again": n + V * C,
+                "the head is counted too; it is the token embedding again": n + V * C,
                 "the positions are missing, T C of them": n - T * C,
+                "the token embedding is missing, V C numbers": n - V * C,
+                "the head has no bias": n + V,
                 "the LayerNorm before the head is missing": n - 2 * C,
-                "there is only one LayerNorm outside of the blocks": n + 2 * C,
-                "a block has two LayerNorms; yours has one": n - L * 2 * C,
-                "a LayerNorm has a weight and a bias; yours have one of them": n - (2 * L + 1) * C,
+                "there is only one LayerNorm outside the blocks": n + 2 * C,
+                "2C numbers of each block are missing: a second LayerNorm, or the bias of the gate": n
+                - L * 2 * C,
+                "the LayerNorms of the blocks are missing": n - L * norms,
+                "a LayerNorm has a weight and a bias; yours has only one of them": n - (2 * L + 1) * C,
                 "this counts one block; there are L": n - (L - 1) * block,
                 "the biases of the feed-forward maps are missing, 4C and C": n - L * 5 * C,
                 "the feed-forward biases are 4C and C; one of them has another size": n + L * 3 * C,
-                "the bias of the gate is missing, 2C numbers": n - L * 2 * C,
                 "the bias of the convolution is missing": n - L * C,
                 "no bias is counted in the linear maps and the convolution": n - L * 8 * C,
                 "the gate has 2C outputs, C for each context; yours has C": n - L * (C * C + C),

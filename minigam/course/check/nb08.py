@@ -22,7 +22,7 @@ def _hits(logits, targets):
 
 @exercise
 def ex_08_1(cross_entropy):
-    """The loss of every place, in nats."""
+    """The loss of every position, in nats."""
     rng = np.random.default_rng(81)
     for shape in ((2, 5, 7), (4, 3), (6,), (3, 1)):
         z = rng.standard_normal(shape) * 2.0
@@ -35,16 +35,14 @@ def ex_08_1(cross_entropy):
             want,
             f"logits of shape {shape}",
             {
-                "the sign is turned round: the loss is minus the logarithm of the probability": -want,
-                "this is the mean; wanted the loss of every place": want.mean(),
-                "this is the sum; wanted the loss of every place": want.sum(),
+                "the sign is wrong: the loss is minus the logarithm of the probability": -want,
+                "this is the mean; wanted the loss of every position": want.mean(),
+                "this is the sum; wanted the loss of every position": want.sum(),
                 "this is the probability of the target; wanted minus its logarithm": np.exp(-want),
                 "these are bits; wanted nats, with the natural logarithm": want / math.log(2.0),
-                "the target's score is not taken away": want + at_target,
-                "the largest score was taken out of the sum and not put back (or not out of the target's)": (
-                    want - largest
-                ),
-                "the largest score was taken out of the target's score, not out of the sum": want + largest,
+                "the target's score is not subtracted": want + at_target,
+                "the largest score is subtracted in the sum, and not added back": (want - largest),
+                "the largest score is subtracted from the target's score, but not in the sum": want + largest,
                 "this is - log p of every word; wanted that of the target alone": -_log_softmax(z),
             },
         )
@@ -56,15 +54,15 @@ def ex_08_1(cross_entropy):
     if got.shape == want.shape and got.dtype.kind == "f" and not np.isfinite(got).all():
         softened = np.isinf(got[0]) and np.isfinite(got[2])
         raise NotYet(
-            "a probability too small for a float became 0, and its logarithm infinite: do not go by way of "
-            "the softmax, take the target's score from the logarithm of the sum"
+            "a probability too small for a float became 0, and its logarithm infinite: do not compute the "
+            "softmax; subtract the target's score from the logarithm of the sum"
             if softened
-            else "scores of 10,000 overflow: take the largest of each place out of the sum first"
+            else "scores of 10,000 overflow: first subtract the largest score of each position"
         )
     if got.shape == want.shape and abs(got[0] - 2e4) > 1.0 and abs(got[2] - want[2]) < 1e-3:
         raise NotYet(
-            f"a target that scores 20,000 below the best has a loss of 20,000 nats; got {got[0]:.6g}: is "
-            "something added to a probability, or cut off?"
+            f"a target with a score 20,000 below the best has a loss of 20,000 nats; got {got[0]:.6g}: is "
+            "something added to a probability, or is it clipped?"
         )
     expect(got, want, "scores of 10,000")
     return "any number of axes, one word, scores of 10,000"
@@ -87,19 +85,18 @@ def ex_08_2(cross_entropy_backward):
             f"logits {shape}",
             {
                 "logits": {
-                    "each place has the share 1 / N of a mean: divide by the count of targets": p - hit,
-                    "divided by V, the count of words; wanted by the count of targets": (p - hit) / shape[-1],
-                    "divided by the count of logits; wanted by the count of targets": (p - hit) / z.size,
-                    "divided by the length of the first axis alone; N counts all places": (
-                        (p - hit) / shape[0]
-                    ),
-                    "the sign is turned round": (hit - p) / n,
-                    "this is the softmax; 1 is still to be taken away at the target": p / n,
-                    "the 1 is taken away after dividing by N; its share is 1 / N too": p / n - hit,
-                    "this is zero but at the target: a wrong word gets its own probability": (p - 1)
+                    "each position has the share 1 / N in a mean: divide by the number of targets": p - hit,
+                    "divided by V, the number of words; divide by the number of targets": (p - hit)
+                    / shape[-1],
+                    "divided by the number of logits; divide by the number of targets": (p - hit) / z.size,
+                    "divided by the length of the first axis; N counts all positions": ((p - hit) / shape[0]),
+                    "the sign is wrong": (hit - p) / n,
+                    "this is the softmax; subtract 1 at the target": p / n,
+                    "the 1 is subtracted after dividing by N; divide it by N too": p / n - hit,
+                    "this is zero except at the target; at a wrong word it is the probability": (p - 1)
                     * hit
                     / n,
-                    "1 is taken away at every word; wanted at the target alone": (p - 1.0) / n,
+                    "1 is subtracted at every word; subtract it at the target alone": (p - 1.0) / n,
                 }
             },
         )
@@ -107,13 +104,13 @@ def ex_08_2(cross_entropy_backward):
     with np.errstate(over="ignore", invalid="ignore"):
         got = cross_entropy_backward(large, np.array([1, 0]))
     got = numbers(got[0] if isinstance(got, tuple) and len(got) == 1 else got, "scores of 10,000")
-    require(bool(np.isfinite(got).all()), "scores of 10,000 give nan: take the largest away before np.exp")
+    require(bool(np.isfinite(got).all()), "scores of 10,000 give nan: subtract the largest before np.exp")
     expect(got, np.array([[0.5, -0.5], [-0.25, 0.25]]), "scores of 10,000")
-    return "against finite differences on three shapes, scores of 10,000"
+    return "finite differences on three shapes, scores of 10,000"
 
 
 def _adamw(theta, g, m, v, t, lr, betas, weight_decay, eps, **wrong):
-    """One step; each keyword of `wrong` makes one mistake."""
+    """Return theta after one step; each keyword of `wrong` makes one mistake."""
     (b1, b2), decay = betas, 0.0 if wrong.get("no_decay") else lr * weight_decay
     if wrong.get("l2"):
         g, decay = g + weight_decay * theta, 0.0
@@ -158,32 +155,29 @@ def ex_08_3(adamw):
             message: _adamw(*given, **{name: True})
             for name, message in (
                 ("uncorrected", "the moments are not corrected: divide by 1 - beta ** t"),
-                (
-                    "l2",
-                    "the decay goes through the moments; it belongs on theta alone: theta * (1 - lr * decay)",
-                ),
+                ("l2", "the decay is in the moments; apply it to theta alone: theta * (1 - lr * decay)"),
                 ("no_decay", "the weight decay is missing: theta * (1 - lr * weight_decay)"),
                 ("no_lr_in_decay", "the decay is lr * weight_decay; lr is missing"),
-                ("decay_last", "the decay comes before the step, and is of the old theta"),
+                ("decay_last", "the decay comes before the step; it multiplies the old theta"),
                 ("eps_inside", "eps is added to the root, not under it"),
                 ("no_root", "the step is divided by the root of v_hat; the root is missing"),
                 ("unsquared", "v averages the square of the gradient"),
-                ("plain_gradient", "the step is made of m_hat, not of the gradient itself"),
-                ("uphill", "this goes uphill: the step is taken away"),
+                ("plain_gradient", "the step uses m_hat, not the gradient itself"),
+                ("uphill", "this goes uphill: subtract the step"),
             )
         }
         if t > 1:
             after["corrected for t - 1; t begins at 1, so the power is t"] = _adamw(*given, late=True)
         expect(got[1], m2, f"m, {where}", {
-            "the factors are changed round: beta1 goes with the old m": (1 - b1) * m + b1 * g,
-            "the corrected m is returned; the next step wants the plain one": m2 / (1 - b1**t),
+            "the factors are exchanged: beta1 goes with the old m": (1 - b1) * m + b1 * g,
+            "this is the corrected m; return the uncorrected one": m2 / (1 - b1**t),
             "this is m as it was given": m,
-            "m lacks the factor 1 - beta1 at the gradient": b1 * m + g,
-            "the decay is in it; it belongs on theta alone": b1 * m + (1 - b1) * (g + decay * theta),
+            "the factor 1 - beta1 of the gradient is missing": b1 * m + g,
+            "the decay is in it; apply it to theta alone": b1 * m + (1 - b1) * (g + decay * theta),
         })  # fmt: skip
         expect(got[2], v2, f"v, {where}", {
-            "the factors are changed round: beta2 goes with the old v": (1 - b2) * v + b2 * g * g,
-            "the corrected v is returned; the next step wants the plain one": v2 / (1 - b2**t),
+            "the factors are exchanged: beta2 goes with the old v": (1 - b2) * v + b2 * g * g,
+            "this is the corrected v; return the uncorrected one": v2 / (1 - b2**t),
             "v averages the square of the gradient": b2 * v + (1 - b2) * g,
             "this is v as it was given": v,
             "v uses beta1; its own is beta2": b1 * v + (1 - b1) * g * g,
@@ -205,34 +199,32 @@ def ex_08_4(schedule):
             mistakes = {}
             if rising:
                 mistakes = {
-                    "the warm-up begins with step 1, which has a rate above 0: t / W, not (t - 1) / W": (
-                        peak * (t - 1) / warmup
-                    ),
+                    "the rate of step 1 is above 0: t / W, not (t - 1) / W": (peak * (t - 1) / warmup),
                     "the peak is reached one step late: t / W, not t / (W + 1)": peak * t / (warmup + 1),
-                    "that is the peak already; the warm-up climbs to it in a line": peak,
+                    "this is the peak already; the warm-up rises to it along a line": peak,
                     "the peak is missing as a factor": t / warmup,
                 }
             else:
                 mistakes = {
-                    "the cosine runs over all steps; wanted over those after the warm-up": (
+                    "the cosine runs over all steps; it runs over those after the warm-up": (
                         peak * 0.5 * (1 + math.cos(math.pi * t / steps))
                     ),
-                    "the cosine counts from step 1; wanted from the end of the warm-up": (
+                    "the cosine counts from step 1; count from the end of the warm-up": (
                         peak * 0.5 * (1 + math.cos(math.pi * t / rest))
                     ),
-                    "that is a line down; wanted half a cosine": peak * (steps - t) / rest,
-                    "a quarter of a cosine; wanted half of one, (1 + cos) / 2": (
+                    "this is a line down; wanted half a cosine": peak * (steps - t) / rest,
+                    "this is a quarter of a cosine; wanted half of one, (1 + cos) / 2": (
                         peak * math.cos(0.5 * math.pi * (t - warmup) / rest)
                     ),
-                    "the half is missing: (1 + cos) / 2": peak
+                    "the factor 1/2 is missing: (1 + cos) / 2": peak
                     * (1 + math.cos(math.pi * (t - warmup) / rest)),
                     "the cosine alone falls below 0: (1 + cos) / 2": (
                         peak * math.cos(math.pi * (t - warmup) / rest)
                     ),
-                    "a whole cosine, which climbs again; wanted half of one: pi, not 2 pi": (
+                    "this is a whole cosine, which rises again; wanted half of one: pi, not 2 pi": (
                         peak * 0.5 * (1 + math.cos(2 * math.pi * (t - warmup) / rest))
                     ),
-                    "after the warm-up the rate is to fall": peak,
+                    "after the warm-up the rate falls": peak,
                     "the peak is missing as a factor": (0.5 * (1 + math.cos(math.pi * (t - warmup) / rest))),
                 }
             expect(
@@ -241,7 +233,7 @@ def ex_08_4(schedule):
                 f"step {t} of {steps}, warm-up {warmup}, peak {peak}",
                 mistakes,
             )
-    return "first, last and middle steps, no warm-up, nothing but warm-up"
+    return "first, last and middle steps, no warm-up, warm-up alone"
 
 
 @exercise
@@ -272,11 +264,11 @@ def ex_08_5(floor_of):
                 "this is the sum; wanted nats per word": sum(every),
                 "this is per story; wanted per word": sum(every) / len(stories),
                 "these are bits; wanted nats, with the natural logarithm": floor / math.log(2.0),
-                "the sign is turned round: - log p": -floor,
+                "the sign is wrong: - log p": -floor,
                 "this is the logarithm of the mean probability; wanted the mean of the logarithms": (
                     -math.log(np.mean(np.exp(-np.array(every))))
                 ),
-                "an entropy is - p log p; here each word came once, so its share is 1 / N": (
+                "an entropy is a sum of - p log p; here each word occurred once, so its share is 1 / N": (
                     np.mean([x * math.exp(-x) for x in every])
                 ),
             },
@@ -288,8 +280,8 @@ def ex_08_5(floor_of):
             {
                 "the mean comes first, then the exponential": np.mean(np.exp(every)),
                 "this is 2 to the power of nats; wanted e": 2.0**floor,
-                "the sign is turned round: perplexity is 1 or more": math.exp(-floor),
+                "the sign is wrong: a perplexity is 1 or more": math.exp(-floor),
                 "this is the floor again": floor,
             },
         )
-    return "three texts, words that had to come, stories of different lengths"
+    return "three texts, words of probability 1, stories of different lengths"

@@ -23,7 +23,7 @@ def _inputs(rng, b, T, E, N):
 
 
 def _scan(x, delta, A, B, C, skip, *, a=None, write=None, late=False):
-    """Return y and the states; `a` and `write` replace what they are, `late` reads the state before."""
+    """Return y and the states; `a` and `write` replace decay and write, `late` reads the state before."""
     a = np.exp(delta[..., None] * A) if a is None else a
     write = (delta * x)[..., None] * B[:, :, None] if write is None else write
     h, states, read = np.zeros_like(a[:, 0]), [], []
@@ -48,9 +48,9 @@ def ex_11_1(discretise):
             np.exp(delta * A),
             f"a, delta {shape}",
             {
-                "this is 1 + delta A, the first two terms of the exponential": 1.0 + delta * A,
-                "the sign of A is turned round; A is below 0 already": np.exp(-delta * A),
-                "a and b are in each other's place": exact,
+                "this is 1 + delta A, only the first two terms of the exponential": 1.0 + delta * A,
+                "the sign of A is wrong; A is already below 0": np.exp(-delta * A),
+                "a and b are swapped; return (a, b)": exact,
             },
         )
         expect(
@@ -58,10 +58,10 @@ def ex_11_1(discretise):
             exact,
             f"b, delta {shape}",
             {
-                "this is delta B, as Mamba's code has it; wanted the exact hold": delta * B,
+                "this is delta B, as in Mamba's code; wanted the exact step": delta * B,
                 "the sign is wrong: e^(delta A) - 1 and A are both below 0": -exact,
                 "the division by A is missing": np.expm1(delta * A) * B,
-                "this divides by delta A; the delta of the integral stays": exact / delta,
+                "divided by delta A; wanted divided by A": exact / delta,
                 "B is missing": exact / B,
             },
         )
@@ -70,11 +70,14 @@ def ex_11_1(discretise):
     share = np.asarray(b, dtype=np.float64) / (2.0 * small)
     require(
         bool(np.abs(share - 1.0).max() < 1e-4),
-        f"delta A = -1e-15: b is {share[-1]:.3f} times what it should be; np.exp(z) - 1 loses the "
-        "digits of a small z, np.expm1(z) does not",
+        f"delta A = -1e-15: b is {share[-1]:.3f} times what it should be; np.exp(z) - 1 loses "
+        "the digits of a small z, np.expm1(z) does not",
     )
     expect(np.asarray(a, dtype=np.float64), np.exp(-small), "a, a tiny delta")
-    return "three shapes that broadcast, delta down to 1e-15"
+    a, b = pair(discretise(0.3, -2.0, 1.5), "numbers", "a, b")
+    expect(a, np.exp(-0.6), "a, numbers instead of arrays")
+    expect(b, np.expm1(-0.6) / -2.0 * 1.5, "b, numbers instead of arrays")
+    return "numbers, and three shapes that broadcast; delta down to 1e-15"
 
 
 @exercise
@@ -88,18 +91,18 @@ def ex_11_2(selective_scan):
         y, h = _scan(*z)
         exact = np.expm1(delta[..., None] * A) / A * (x[..., None] * B[:, :, None])
         write = (delta * x)[..., None] * B[:, :, None]
-        told = {
-            "the skip connection is missing, skip x": (y - skip * x, h),
-            "the input is written without delta; b is delta B": _scan(*z, write=write / delta[..., None]),
-            "this writes the exact zero-order hold; wanted the code's delta B": _scan(*z, write=exact),
-            "the decay is exp(A); it depends on the token, exp(delta A)": _scan(
+        mistakes = {
+            "the last term, skip x, is missing": (y - skip * x, h),
+            "delta is missing in what is written; b is delta B": _scan(*z, write=write / delta[..., None]),
+            "b is that of the exact zero-order hold; wanted delta B": _scan(*z, write=exact),
+            "the decay is exp(A); wanted exp(delta A), which depends on the token": _scan(
                 *z, a=np.broadcast_to(np.exp(A), h.shape)
             ),
-            "the state before the token is read; wanted the one after it": _scan(*z, late=True),
+            "y reads the state before the token; wanted the state after it": _scan(*z, late=True),
             "the state is not carried from token to token": _scan(*z, a=np.zeros_like(h)),
-            "B and C are in each other's place: B is written, C is read": _scan(x, delta, A, C, B, skip),
+            "B and C are swapped: B is for the write, C for the read": _scan(x, delta, A, C, B, skip),
         }
-        expect(got_y, y, f"y, {where}", {k: v[0] for k, v in told.items()})
+        expect(got_y, y, f"y, {where}", {k: v[0] for k, v in mistakes.items()})
         start = np.concatenate([np.zeros_like(h[:, :1]), h], axis=1)
         expect(
             got_h,
@@ -107,9 +110,9 @@ def ex_11_2(selective_scan):
             f"h, {where}",
             {
                 "these are the states before each token; wanted those after it": start[:, :-1],
-                "the state before the first token is there too; wanted T states": start,
-                "this is the last state alone; wanted that after every token": h[:, -1],
-                "time comes first; wanted (b, T, E, N)": h.swapaxes(0, 1),
+                "the state before the first token is included; wanted T states": start,
+                "this is only the last state; wanted the states after every token": h[:, -1],
+                "the first axis is time; wanted (b, T, E, N)": h.swapaxes(0, 1),
             },
         )
     return "outputs and states, three shapes, one token, one state"
@@ -132,28 +135,28 @@ def ex_11_3(hold):
         kept, old, size = math.exp(1000 * without * A), math.exp(marked * A), marked * c
         require(
             without < marked,
-            f"A = {A:g}: delta is {without:.2g} without a mark and {marked:.2g} with one; it must rise with "
-            "the mark, w > 0",
+            f"A = {A:g}: delta is {without:.2g} without a mark and {marked:.2g} with one; it must be larger "
+            "with a mark: w > 0",
         )
         require(
             kept >= 0.99,
             f"A = {A:g}: delta is {without:.2g} without a mark, and 1,000 such tokens leave {kept:.1%} of "
-            "the state; a smaller beta forgets less",
+            "the state; choose a smaller beta",
         )
         require(
             old <= 0.01,
-            f"A = {A:g}: delta is {marked:.2g} at a mark, which leaves {old:.1%} of the old state; delta |A| "
-            "must be larger there",
+            f"A = {A:g}: delta is {marked:.2g} at a mark, which leaves {old:.1%} of the old state; choose "
+            "a larger w",
         )
         require(
             abs(size - 1.0) <= 0.01,
-            f"A = {A:g}: a marked value is written {size:.3g} times as large as it is; delta c must be 1",
+            f"A = {A:g}: a marked value is written at {size:.3g} times its size; delta c must be 1",
         )
-    return "1,000 tokens kept, old values wiped, new ones whole, for A = -1, -0.2, -16"
+    return "kept for 1,000 tokens, old values erased, new values at full size, for A = -1, -0.2, -16"
 
 
 def _backward(dy, x, delta, A, B, C, skip, *, carried=True, before=True, decay=True):
-    """Return the two roads to delta, and dA; the switches make it wrong."""
+    """Return the two parts of ddelta (write, decay), dA and dz; the switches make them wrong."""
     h = _scan(x, delta, A, B, C, skip)[1]
     a = np.exp(delta[..., None] * A)
     dh, carry = np.zeros_like(h), np.zeros_like(h[:, 0])
@@ -175,25 +178,25 @@ def ex_11_4(step_gradient):
         dy = rng.standard_normal(x.shape)
         written, kept, _, dz = _backward(dy, *z)
         wrong = {
-            "the gradient does not go back from token to token: dh_t needs a_{t+1} dh_{t+1}": _backward(
+            "the gradient is not carried from token to token: dh_t needs a_{t+1} dh_{t+1}": _backward(
                 dy, *z, carried=False
             ),
-            "dz takes the state before the token, h_{t-1}; yours takes h_t": _backward(dy, *z, before=False),
+            "dz needs the state before the token, h_{t-1}; yours uses h_t": _backward(dy, *z, before=False),
             "the derivative of exp(z) is exp(z): dz needs the factor a": _backward(dy, *z, decay=False),
         }
         mistakes = {
             "delta": {
-                "only the way through the write is there; delta also decides how much is kept": written,
-                "only the way through the decay is there; delta also decides how much is written": kept,
-                "through the decay: dz meets A in delta A, so multiply by A before the sum over n": (
-                    written + dz.sum(axis=-1)
-                ),
-                "through the write: x is missing": written / x + kept,
+                "the part through the decay is missing; delta also decides how much is kept": written,
+                "the part through the write is missing; delta also decides how much is written": kept,
+                "z is delta A, so multiply dz by A before the sum over n": (written + dz.sum(axis=-1)),
+                "in the part through the write, x is missing": written / x + kept,
                 **{k: v[0] + v[1] for k, v in wrong.items()},
             },
             "A": {
-                "dz meets delta in delta A: multiply by delta before the sum": dz.sum(axis=(0, 1)),
-                "A serves every token of every sequence: sum over both": (dz * delta[..., None]).sum(axis=1),
+                "z is delta A, so multiply dz by delta before the sum": dz.sum(axis=(0, 1)),
+                "every token of every sequence uses A: sum over both axes": (dz * delta[..., None]).sum(
+                    axis=1
+                ),
                 **{k: v[2] for k, v in wrong.items()},
             },
         }
@@ -224,7 +227,7 @@ def _rounds(a, b, rounds: int, join=_join):
 
 @exercise
 def ex_11_5(combine, parallel_scan):
-    """The join of two maps, and the scan made of it."""
+    """The join of two maps, and the scan that uses it."""
     rng = np.random.default_rng(115)
     for shape in ((3,), (2, 4)):
         (a1, b1), (a2, b2) = first, second = rng.standard_normal((2, 2, *shape))
@@ -242,9 +245,9 @@ def ex_11_5(combine, parallel_scan):
             want[1],
             f"{where}: b",
             {
-                "the wrong map acts first: b1 goes through the second map, a2 b1 + b2": a1 * b2 + b1,
-                "b1 is multiplied by the a of its own map; wanted that of the second": a1 * b1 + b2,
-                "b1 has to go through the second map: a2 b1, not b1": b1 + b2,
+                "the order is reversed: first acts first, so b is a2 b1 + b2": a1 * b2 + b1,
+                "b1 is multiplied by a1; wanted a2, because the second map is applied to b1": a1 * b1 + b2,
+                "b1 is not multiplied by a2; the second map is applied to b1": b1 + b2,
                 "b2 is missing": a2 * b1,
             },
         )
@@ -255,36 +258,34 @@ def ex_11_5(combine, parallel_scan):
         def counting(first, second, T=T):
             nonlocal calls
             calls += 1
-            require(calls <= 2 * T + 2, f"T = {T}: combine was called {calls} times; does a loop not end?")
-            return _join(*(pair(z, f"T = {T}: what combine is given", "a, b") for z in (first, second)))
+            require(calls <= 2 * T + 2, f"T = {T}: combine was called {calls} times; does a loop never end?")
+            return _join(*(pair(z, f"T = {T}: an argument of combine", "a, b") for z in (first, second)))
 
         rounds = math.ceil(math.log2(T))
         want = _rounds(a, b, rounds)
         got = parallel_scan(counting, a, b)
         require(
             not (isinstance(got, tuple | list) and len(got) == 2 and T != 2),
-            f"T = {T}: a pair came back; wanted the states alone, which are its b",
+            f"T = {T}: got a pair; wanted only the states, which are its b",
         )
         expect(
             got,
             want[1],
             f"scan of T = {T}, a {a.shape}",
             {
-                "the last round is missing: repeat while the offset is below T": _rounds(a, b, rounds - 1)[1],
-                "this is after one round alone; double the offset and repeat": _rounds(a, b, 1)[1],
-                "combine is given the later tokens first; the earlier act first": _rounds(
+                "the last round is missing; repeat while the offset is below T": _rounds(a, b, rounds - 1)[1],
+                "this is the result of one round; double the offset and repeat": _rounds(a, b, 1)[1],
+                "combine gets the later tokens first; pass the earlier ones first": _rounds(
                     a, b, rounds, lambda p, q: _join(q, p)
                 )[1],
-                "these are the products of the a; the states from 0 are the b": want[0],
+                "these are the a of the joins; the states are their b": want[0],
                 "this is b itself; nothing was joined": b,
             },
         )
-        require(
-            T < 13 or calls > 0, f"T = {T}: right, but combine was never called; the scan is to be made of it"
-        )
+        require(T < 13 or calls > 0, f"T = {T}: right, but combine was never called; use it for the joins")
         require(
             T < 13 or calls <= 2 * rounds + 2,
-            f"T = {T}: right, but combine was called {calls} times, one after another; {rounds} calls do, "
-            "each on many tokens at once",
+            f"T = {T}: right, but combine was called {calls} times, one after another; {rounds} calls are "
+            "enough, each on many tokens at once",
         )
     return "the join; scans of 1 to 100 tokens, in a number of calls that grows with log T"

@@ -8,7 +8,7 @@ from minigam.course.judge import exercise, expect, require
 
 
 def _results(got, names: str, where: str) -> tuple:
-    """Return as many results as there are names."""
+    """Return the results as a tuple. Raises NotYet unless there is one for each name."""
     count = len(names.split(", "))
     one_axis = isinstance(got, tuple | list) or getattr(got, "ndim", 0) == 1
     found = len(got) if one_axis else 1
@@ -40,11 +40,15 @@ def ex_13_1(units):
             math.exp(whole / words),
             f"{where}, perplexity per word",
             {
-                "the ratio is turned round: tokens / words": math.exp(loss * words / tokens),
+                "the ratio is inverted: wanted tokens / words": math.exp(loss * words / tokens),
                 "multiply the loss, not the perplexity, by tokens / words": math.exp(loss) * tokens / words,
                 "this is nats per word; wanted its exponential": whole / words,
                 "this is the perplexity per token": math.exp(loss),
-                "the tokens of the text are left out: the whole costs loss * tokens": math.exp(loss / words),
+                "the tokens of the text are missing: the loss of the whole text is loss * tokens": (
+                    math.exp(loss / words)
+                ),
+                "this is 2 to the power of the nats per word; wanted e": 2.0 ** (whole / words),
+                "these are the bits per byte; they come last": whole / (size * ln2),
             },
         )
         expect(
@@ -56,30 +60,43 @@ def ex_13_1(units):
                 "multiplied by ln 2; a bit is less than a nat, so divide": whole * ln2 / size,
                 "these are bits per token; wanted per byte": loss / ln2,
                 "these are bits per word; wanted per byte": whole / (words * ln2),
-                "the tokens of the text are left out: the whole costs loss * tokens": loss / (size * ln2),
-                "a byte's bits are not to be divided by 8": whole / (8 * size * ln2),
+                "the tokens of the text are missing: the loss of the whole text is loss * tokens": (
+                    loss / (size * ln2)
+                ),
+                "the ratio is inverted: wanted tokens / bytes": loss * size / (tokens * ln2),
+                "this divides by log10(2); wanted the natural logarithm": whole / (size * math.log10(2.0)),
+                "do not divide by 8: bits per byte is the loss of a whole byte, in bits": whole
+                / (8 * size * ln2),
             },
         )
     return "three texts, one of them without any loss"
 
 
-def _probability(text, context, word, V, *, at_end=False, smooth="shorter", apart=False):
+def _probability(text, context, word, V, *, at_end=False, smooth="shorter", apart=False, empty="", last=True):
+    """Return the wanted probability; each keyword makes one mistake.
+
+    empty : mistake at the empty context: "uniform" returns 1 / V, "counts" counts alone, "zero" mixes in 0
+    """
     k = len(context)
-    places = [i for i in range(len(text) - k + (at_end and k > 0)) if text[i : i + k] == context]
+    if not k and empty in {"uniform", "counts"}:
+        return 1.0 / V if empty == "uniform" else text.count(word) / max(len(text), 1)
+    end = len(text) - k + (at_end and k > 0) - (not last)
+    places = [i for i in range(end) if text[i : i + k] == context]
     if apart:  # as str.count does: the next place begins where the last ends
         places = [i for n, i in enumerate(places) if all(i - j >= k for j in places[:n][-1:])]
     hits = sum(text[i + k : i + k + 1] == [word] for i in places)
-    if smooth == "add-one":
-        return (hits + 1) / (len(places) + V)
-    if smooth == "none":
-        return hits / len(places) if places else 0.0
-    if smooth == "uniform":
-        return (hits + 1.0 / V) / (len(places) + 1)
-    again = {"at_end": at_end, "smooth": smooth, "apart": apart}
-    shorter = _probability(text, context[1:], word, V, **again) if k else 1.0 / V
-    if smooth == "back-off":
-        return hits / len(places) if hits else shorter
-    return (hits + shorter) / (len(places) + 1)
+    again = {"at_end": at_end, "smooth": smooth, "apart": apart, "empty": empty, "last": last}
+    below = 0.0 if empty == "zero" else 1.0 / V
+    shorter = _probability(text, context[1:], word, V, **again) if k else below
+    n = len(places)
+    return {
+        "shorter": (hits + shorter) / (n + 1),
+        "add-one": (hits + 1) / (n + V),
+        "none": hits / n if n else 0.0,
+        "no one": (hits + shorter) / n if n else shorter,
+        "uniform": (hits + 1.0 / V) / (n + 1),
+        "back-off": hits / n if hits else shorter,
+    }[smooth]
 
 
 @exercise
@@ -105,24 +122,35 @@ def ex_13_2(probability):
             _probability(toy, context, word, V),
             where,
             {
-                "the context at the very end counts, and has no word after it": (
+                "the context at the end of the text is counted, but no word follows it": (
                     _probability(toy, context, word, V, at_end=True)
                 ),
-                "every word has one more count; wanted the shorter context's answer, counted once": (
+                "the last word of the text is never counted": _probability(toy, context, word, V, last=False),
+                "the denominator is c(h .) + 1; the 1 is missing": (
+                    _probability(toy, context, word, V, smooth="no one")
+                ),
+                "the empty context mixes in 1/V; yours mixes in nothing": (
+                    _probability(toy, context, word, V, empty="zero")
+                ),
+                "the empty context counts too: 1/V takes the place of the shorter context's answer": (
+                    _probability(toy, context, word, V, empty="uniform")
+                ),
+                "the empty context is counts alone; mix in 1/V": (
+                    _probability(toy, context, word, V, empty="counts")
+                ),
+                "every word has one more count; wanted the answer for the shorter context, as one count": (
                     _probability(toy, context, word, V, smooth="add-one")
                 ),
-                "these are bare counts; mix in the shorter context's answer": (
+                "these are counts alone; mix in the answer for the shorter context": (
                     _probability(toy, context, word, V, smooth="none")
                 ),
-                "mixed with 1/V at once; wanted the answer for the shorter context": (
+                "mixed with 1/V; wanted the answer for the shorter context": (
                     _probability(toy, context, word, V, smooth="uniform")
                 ),
-                "the shorter context is asked only where nothing was seen; it is always mixed in": (
+                "the shorter context is used only where the count is 0; it is always mixed in": (
                     _probability(toy, context, word, V, smooth="back-off")
                 ),
-                "the shorter context lacks its last word; take away the first": _cut_last(
-                    toy, context, word, V
-                ),
+                "the shorter context lacks the last word; remove the first": _cut_last(toy, context, word, V),
                 "the context is not used; this is the answer for the word alone": (
                     _probability(toy, [], word, V)
                 ),
@@ -136,7 +164,7 @@ def ex_13_2(probability):
             _probability(tricky, context, word, V),
             f"P({word} | {' '.join(context)}) in the text {' '.join(tricky)}",
             {
-                "places that overlap count too: a a a holds a a twice": (
+                "occurrences that overlap count too: a a a contains a a twice": (
                     _probability(tricky, context, word, V, apart=True)
                 ),
                 "a word is counted inside a longer one; compare whole words, in lists": (
@@ -154,14 +182,14 @@ def ex_13_2(probability):
             f"after {context} the probabilities of all words add up to {total:.4f}, wanted 1",
         )
     got = probability([], ["a"], "b", 4)
-    expect(got, 0.25, "a text without words", {"nothing was counted, so all V words are alike": 0.0})
+    expect(got, 0.25, "a text without words", {"nothing was counted, so all V words are equally likely": 0.0})
     return "seen and unseen contexts, none to three words, sums of 1, an empty text"
 
 
 def _by_letters(text, context, word, V, alone=None):
-    """The counts of someone who joins the words to one string, and counts in that.
+    """Return the answer of a learner who joins the words to one string and counts in that.
 
-    alone : how often the word is counted without a context; None for in the string
+    alone : the count of the word without a context; None counts in the string
     """
     joined, h = " ".join(text), " ".join(context)
     if not context:
@@ -194,10 +222,21 @@ def ex_13_3(difference):
             blocks.mean(),
             f"{where}, mean",
             {
-                "the sign is turned round; wanted a - b": -blocks.mean(),
-                "the rest that fills no block is in the mean; leave it out of both": (a - b).mean(),
+                "the sign is wrong; wanted a - b": -blocks.mean(),
+                "the tokens after the last full block are in the mean; leave them out": (a - b).mean(),
+                "the last block has fewer than m tokens; leave it out": (
+                    np.mean([(a - b)[i : i + m].mean() for i in range(0, n, m)])
+                ),
+                "the blocks have different lengths; each has m tokens, and the rest is left out": (
+                    np.mean([z.mean() for z in np.array_split(a - b, K)])
+                ),
+                "blocks begin at the first token; yours leave out tokens at the start": (a - b)[
+                    -K * m :
+                ].mean(),
+                "these are sums over the blocks; wanted the mean per token": used.sum() / K,
+                "this is the standard error; the mean comes first": blocks.std(ddof=1) / K**0.5,
                 "this is the mean of a alone": a[: K * m].mean(),
-                "the absolute value of each difference; keep its sign": np.abs(used).mean(),
+                "these are absolute values; keep the sign of each difference": np.abs(used).mean(),
             },
         )
         spread = blocks.std(ddof=1)
@@ -206,20 +245,22 @@ def ex_13_3(difference):
             spread / K**0.5,
             f"{where}, standard error",
             {
-                "the tokens are taken as independent; take the mean of each block first": (
+                "this treats the tokens as independent; take the mean of each block first": (
                     used.std(ddof=1) / (K * m) ** 0.5
                 ),
-                "the tokens are taken as independent; take the mean of each block first ": (
+                "this treats the tokens as independent; take the mean of each block first ": (
                     (a - b).std(ddof=1) / n**0.5
                 ),
-                "this is the spread of the blocks; divide by the root of their number": spread,
-                "divide the squares by K - 1, not by K (ddof=1)": blocks.std() / K**0.5,
+                "this is the standard deviation of the blocks; divide by the root of their number": spread,
+                "divide the sum of squares by K - 1, not by K (ddof=1)": blocks.std() / K**0.5,
                 "divided by the root of n; there are only K independent blocks": spread / n**0.5,
                 "this adds the errors of two separate means; take the difference of each token first": (
                     math.hypot(*apart) / K**0.5
                 ),
+                "this is the square of the standard error": spread**2 / K,
+                "divided by the root of K - 1; wanted of K": spread / max(K - 1, 1) ** 0.5,
                 "divided by K; wanted by its root": spread / K,
-                "a block is m tokens that follow each other; reshape to (K, m), not (m, K)": (
+                "a block is m consecutive tokens; reshape to (K, m), not (m, K)": (
                     used.reshape(m, K).mean(axis=0).std(ddof=1) / K**0.5
                 ),
             },

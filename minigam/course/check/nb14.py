@@ -46,12 +46,12 @@ def ex_14_1(mean_by_kind):
             _means(values, kinds, counted, n_kinds),
             f"{N} stories of at most {T} tokens, {n_kinds} kinds",
             {
-                "places after the end of a story are in the mean; leave out those where counted is False": (
+                "places after the end of a story are in the mean; omit those where counted is False": (
                     _means(values, kinds, everywhere, n_kinds)
                 ),
-                "these are sums; divide by how many tokens of the kind the story has": total,
-                "divided by T; wanted by how many tokens of the kind the story has": total / T,
-                "divided by all counted tokens of the story; wanted by those of the kind": (
+                "these are sums; divide by the number of tokens of the kind in the story": total,
+                "divided by T; divide by the number of tokens of the kind in the story": total / T,
+                "divided by all counted tokens of the story; divide by those of the kind": (
                     total / counted.sum(axis=1, keepdims=True)
                 ),
                 "one mean over all stories; wanted one for each story": pooled,
@@ -73,17 +73,17 @@ def ex_14_1(mean_by_kind):
             ]
         },
     )
-    return "values, one story, one kind, places after the end, a kind that a story lacks"
+    return "values, one story, one kind, places after the end, a story without a kind"
 
 
 def _words(share, words, n):
-    known = [i for i in range(len(share)) if not np.isnan(share[i])]
-    return [words[i] for i in sorted(known, key=lambda i: -share[i])[:n]]
+    valid = [i for i in range(len(share)) if not np.isnan(share[i])]
+    return [words[i] for i in sorted(valid, key=lambda i: -share[i])[:n]]
 
 
 @exercise
 def ex_14_2(top_words):
-    """The words that excite a slot most."""
+    """The words with the largest share of a slot."""
     rng = np.random.default_rng(142)
     words = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay"]
     for n, unknown in ((3, 0), (4, 3), (1, 5), (0, 2)):
@@ -100,12 +100,14 @@ def ex_14_2(top_words):
             continue
         require(
             all(isinstance(w, str) for w in got),
-            f"{where}: what the list holds are no words; wanted words[i] for each place i",
+            f"{where}: the list does not contain words; wanted words[i] for each index i",
         )
         bad = [w for w in got if w in words and np.isnan(share[words.index(w)])]
-        require(not bad, f"{where}: {' '.join(bad[:1])} has nan and is not known; argsort puts nan last")
+        require(
+            not bad, f"{where}: {' '.join(bad[:1])} has nan, and is never returned; argsort puts nan last"
+        )
         require(len(got) == len(want), f"{where}: {len(got)} words, wanted {len(want)}")
-        require(got != want[::-1], f"{where}: the words are right, and the wrong way round: largest first")
+        require(got != want[::-1], f"{where}: the words are right, but in reverse order: largest first")
         least = _words(-share, words, n)
         require(
             got not in (least, least[::-1]), f"{where}: these have the smallest share; wanted the largest"
@@ -124,7 +126,7 @@ def _entropy(a):
 
 @exercise
 def ex_14_3(slots_in_use):
-    """How many slots are in use, by all tokens and by one."""
+    """How many slots are in use, by all tokens together and by one token."""
     rng = np.random.default_rng(143)
     names = ("of all tokens together", "of one token")
     for N, T, S in ((3, 8, 5), (1, 6, 1), (2, 9, 12)):
@@ -141,7 +143,7 @@ def ex_14_3(slots_in_use):
                 ),
                 "this is the entropy itself; wanted its exponential": mean,
                 "places after the end of a story are counted too": np.exp(_entropy(every.mean(axis=0))),
-                "this is the mean of the tokens' own counts; first the mean of the shares": np.exp(H).mean(),
+                "this is the mean of exp(H) over tokens; first the mean of the shares": np.exp(H).mean(),
             },
             {
                 "this is the mean of exp(H); first the mean of the entropies, then its exponential": (
@@ -190,9 +192,9 @@ def ex_14_4(cost):
             rise.mean(),
             f"{where}, mean",
             {
-                "the sign is turned round; wanted after minus before": -rise.mean(),
+                "the sign is wrong; wanted after minus before": -rise.mean(),
                 "places that are not chosen are in the mean": (after - before).mean(),
-                "the mean over tokens; wanted a mean for each story first, so that a long one counts once": (
+                "this is the mean over tokens; first take a mean for each story, then over stories": (
                     tokens.mean()
                 ),
             },
@@ -202,19 +204,19 @@ def ex_14_4(cost):
             se,
             f"{where}, standard error",
             {
-                "the tokens are taken as independent; the unit is the story": (
+                "this treats tokens as independent; the unit is the story": (
                     tokens.std(ddof=1) / len(tokens) ** 0.5
                 ),
-                "the tokens are taken as independent; the unit is the story ": tokens.std()
+                "this treats tokens as independent; the unit is the story ": tokens.std()
                 / len(tokens) ** 0.5,
-                "this adds the errors of two separate means; take the difference of each token first": (
+                "this combines the errors of two separate means; take the difference of each token first": (
                     np.hypot(b.std(ddof=1), a.std(ddof=1)) / N**0.5
                 ),
-                "this is the spread of the stories; divide by the root of how many there are": rise.std(
+                "this is the standard deviation of the stories; divide by the root of their number": rise.std(
                     ddof=1
                 ),
                 "divide the squares by N - 1, not by N (ddof=1)": rise.std() / N**0.5,
-                "divided by N; wanted by the root of N": rise.std(ddof=1) / N,
+                "divided by N; divide by the root of N": rise.std(ddof=1) / N,
             },
         )
     before = np.zeros((3, 2))
@@ -227,7 +229,7 @@ def ex_14_4(cost):
         mean,
         2.0,
         "a story without a chosen token",
-        {"it has no mean; leave it out": np.nan, "it counts as 0; leave it out": 4.0 / 3.0},
+        {"it has no mean; omit it": np.nan, "it counts as 0; omit it": 4.0 / 3.0},
     )
     expect(error, 1.0, "a story without a chosen token, standard error")
     return "mean, standard error, a story without a chosen token"
@@ -235,7 +237,7 @@ def ex_14_4(cost):
 
 @exercise
 def ex_14_5(conv_step):
-    """One step of the causal convolution, and the past it leaves."""
+    """One step of the causal convolution, and the next past."""
     rng = np.random.default_rng(145)
     names = "the local context and the next past"
     for B, C, K in ((2, 3, 4), (1, 1, 2), (3, 2, 1)):
@@ -249,12 +251,12 @@ def ex_14_5(conv_step):
             bias + (window * weight.T).sum(axis=1),
             f"{where}, local context",
             {
-                "the filter is turned round: its last column meets the present token": (
+                "the filter is reversed: its last column multiplies the present token": (
                     bias + (window * weight.T[::-1]).sum(axis=1)
                 ),
                 "the bias is missing": (window * weight.T).sum(axis=1),
-                "only the present token is in it": bias + u * weight[:, -1],
-                "only the past is in it; the present token is missing": (
+                "this uses the present token alone; the past is missing": bias + u * weight[:, -1],
+                "this uses the past alone; the present token is missing": (
                     bias + (past * weight.T[:-1]).sum(axis=1)
                 ),
             },
@@ -264,14 +266,14 @@ def ex_14_5(conv_step):
             window[:, 1:],
             f"{where}, next past",
             {
-                "it is the old past; the present token belongs into it": past,
+                "this is the old past; the present token must be in it": past,
                 "the present token belongs at its end: the oldest comes first": (
                     np.concatenate([u[:, None], past[:, 1:]], axis=1)[:, : K - 1]
                 ),
-                "the youngest of the past was dropped; drop the oldest": (
+                "the newest input of the past is dropped; drop the oldest": (
                     np.concatenate([past[:, : max(K - 2, 0)], u[:, None]], axis=1)[:, : K - 1]
                 ),
-                "it has K inputs; the oldest is no longer seen, drop it": window,
+                "it has K inputs; drop the oldest, which is no longer needed": window,
             },
         )
     B, T, C, K = 2, 7, 3, 4
@@ -281,4 +283,4 @@ def ex_14_5(conv_step):
     for t in range(T):
         y, past = _pair(conv_step(u[:, t], np.asarray(past), weight, bias), f"token {t}", names)
         expect(y, want[:, t], f"a text of {T} tokens read one by one, token {t}")
-    return "K of 4, 2 and 1, and a text read token by token"
+    return "K = 4, 2 and 1, and a text read token by token"

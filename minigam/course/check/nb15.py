@@ -1,4 +1,4 @@
-"""Checks of notebook 15: make it fast. Results, and the memory that was taken for them."""
+"""Checks of notebook 15: make it fast. They check results and peak memory."""
 
 import numpy as np
 
@@ -16,23 +16,23 @@ def _several(got, names: str, where: str) -> tuple:
 
 
 def _thrifty(call, limit: int, where: str, what: str):
-    """Return what call() gives; raise NotYet where it took more than `limit` bytes at a time."""
+    """Return call(); raise NotYet if its peak memory is more than `limit` bytes."""
     with track_memory(np) as memory:
         got = call()
     taken, allowed = memory.peak_bytes / 2**10, limit / 2**10
     require(
         memory.peak_bytes <= limit,
-        f"{where}: {taken:,.0f} KiB at a time, wanted under {allowed:,.0f}; {what}",
+        f"{where}: peak memory {taken:,.0f} KiB, wanted at most {allowed:,.0f}; {what}",
     )
     return got
 
 
 def _written(out, got, want, where: str, mistakes: dict) -> None:
-    """Raise NotYet unless `out`, nan before, holds what is wanted, and was returned."""
+    """Raise NotYet unless `out`, nan before the call, equals `want`, and was returned."""
     empty = np.isnan(out).all(axis=1)
     if empty.all():
         require(
-            False, f"{where}: nothing was written into out; e = f(e) names a new array, e[...] = f(e) writes"
+            False, f"{where}: nothing was written into out; e = f(e) makes a new array, e[...] = f(e) writes"
         )
     if empty.any() and not np.isnan(want).any():
         first, n = int(empty.argmax()), int(empty.sum())
@@ -57,10 +57,10 @@ def ex_15_1(softmax_rows):
         require(np.array_equal(s, before), f"{where}: s was changed, though out is another array")
         by_columns = [_softmax(s[i : i + tile], axis=0) for i in range(0, N, tile)]
         mistakes = {
-            "the shares of a row must add up to 1; yours do over the columns": np.concatenate(by_columns),
+            "your columns add up to 1; each row must": np.concatenate(by_columns),
             "the exponentials are not divided by their sum": np.exp(s - s.max(axis=1, keepdims=True)),
             "the exponentials are not divided by their sum ": np.exp(s),
-            "a tile has one sum; wanted one for each row": np.concatenate(
+            "divided by the sum of the whole tile; wanted the sum of each row": np.concatenate(
                 [np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in np.split(s, range(tile, N, tile))]
             ),
         }
@@ -72,14 +72,16 @@ def ex_15_1(softmax_rows):
     large = np.array([[1e4, 1e4 - 1.0], [-1e4, -1e4]])
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         got = np.asarray(softmax_rows(s=large, out=np.full((2, 2), np.nan), tile=1))
-    require(bool(np.isfinite(got).all()), "scores of 10,000 give nan: subtract the largest of each row first")
+    require(
+        bool(np.isfinite(got).all()), "entries of 10,000 give nan: subtract the largest of each row first"
+    )
     s = rng.standard_normal((4096, 32))
     out = np.empty_like(s)
-    what = "work on the rows of one tile, and write into out"
+    what = "compute one tile at a time, and write it into out"
     _thrifty(
         lambda: softmax_rows(s=s, out=out, tile=32), 5 * s.nbytes // 8, "4,096 rows in tiles of 32", what
     )
-    return "values, a short last tile, in place, scores of 10,000, memory"
+    return "values, a shorter last tile, in place, entries of 10,000, memory"
 
 
 def _sigmoid(z):
@@ -103,17 +105,17 @@ def ex_15_2(fuse_into):
         got = fuse_into(**given, out=out, tile=tile)
         for name, was in before.items():
             same = np.array_equal(given[name], was)
-            require(same, f"{where}: {name} was changed; opened = gate[part] * 0.5 is a new array, *= is not")
+            require(same, f"{where}: {name} was changed; z = gate[part] * 0.5 makes a new array, *= does not")
         p, q = _sigmoid(z[:, :C]), _sigmoid(z[:, C:])
         mistakes = {
-            "the halves of the gate are exchanged: the local one comes first": q * m + p * g,
+            "the halves of the gate are swapped: the local one comes first": q * m + p * g,
             "the sigmoid is missing": z[:, :C] * m + z[:, C:] * g,
-            "only the local context is in it": p * m,
-            "only the global context is in it; the second line must add, not overwrite": q * g,
+            "the global context is missing": p * m,
+            "the local context is missing; add the global side, do not overwrite out": q * g,
             "this is tanh of the gate; the sigmoid is (1 + tanh(z / 2)) / 2": (
                 np.tanh(z[:, :C]) * m + np.tanh(z[:, C:]) * g
             ),
-            "tanh wants half of z": (
+            "this is sigmoid(2 z); take tanh of z / 2": (
                 0.5 * (1.0 + np.tanh(z[:, :C])) * m + 0.5 * (1.0 + np.tanh(z[:, C:])) * g
             ),
         }
@@ -127,7 +129,7 @@ def ex_15_2(fuse_into):
     out, limit = np.empty((4096, 16)), given["gate"].nbytes // 2
     what = "take the sigmoid of one tile at a time"
     _thrifty(lambda: fuse_into(**given, out=out, tile=32), limit, "4,096 rows in tiles of 32", what)
-    return "values, a short last tile, inputs unchanged, gates of 10,000, memory"
+    return "values, a shorter last tile, inputs unchanged, gates of 10,000, memory"
 
 
 @exercise
@@ -159,7 +161,7 @@ def ex_15_3(in_parts):
         def call(size=size, ids=ids, targets=targets, f=loss_and_gradient):
             return in_parts(f, ids, targets, size)
 
-        what = "add each part's gradient to the sum and let it go"
+        what = "add the gradient of each part to the sum at once, and do not keep it"
         got = _thrifty(call, 8 * 8 * width + 2**17, where, what)
         got = _several(got, "loss, gradient", where)
         most = max(asked, default=0)
@@ -176,25 +178,23 @@ def ex_15_3(in_parts):
 
         for k, name in enumerate(("loss", "gradient")):
             mistakes = {
-                "a mean of the parts' means; each part counts by its share of the targets": (
+                "this is the plain mean over the parts; weight each part by its share of the targets": (
                     mixed(np.full(len(each), 1.0 / len(each)), k)
                 ),
-                "a mean of the parts' means; each part counts by its share of the targets ": (
+                "this is the plain mean over the parts; weight each part by its share of the targets ": (
                     mixed(np.full(len(each), 1.0 / len(places)), k)
                 ),
-                "each part counts by its rows; wanted by its targets, those that are not negative": (
+                "each part is weighted by its rows; weight it by its targets that are not negative": (
                     mixed(lengths / B, k)
                 ),
-                "the parts are added up as they are; each counts by its share of the targets": (
+                "this is the plain sum over the parts; weight each part by its share of the targets": (
                     mixed(np.ones(len(each)), k)
                 ),
-                "weighted by the targets of each part, but not divided by those of the whole": mixed(
-                    counts, k
-                ),
+                "weighted by the targets of each part, but not divided by all targets": mixed(counts, k),
                 "the last part, which has fewer rows, is missing": sum(
                     (counts[i] / counts.sum() * each[i][k] for i in full), 0.0 * each[0][k]
                 ),
-                "this is the last part's; add the parts up": each[-1][k],
+                "this is only the last part; add up all parts": each[-1][k],
             }
             expect(got[k], want[k], f"{where}, {name}", mistakes)
     return "loss and gradient, a shorter last part, rows without a target, memory"
@@ -233,26 +233,31 @@ def ex_15_4(head_loss):
             losses.sum() / n,
             f"{where}, loss",
             {
-                "the mean counts negative targets too; divide by how many are not negative": losses.mean(),
-                "this is the sum; wanted the mean over the targets": losses.sum(),
-                "the sign is turned round": -losses.sum() / n,
-                "the loss of the last chunk alone; add the chunks up": (
+                "the mean counts negative targets, too; divide by the number of the others": losses.mean(),
+                "this is the sum over the targets; wanted the mean": losses.sum(),
+                "the sign is wrong": -losses.sum() / n,
+                "this is only the loss of the last chunk; add up all chunks": (
                     losses[(N - 1) // rows * rows :].sum() / n
                 ),
             },
         )
         wrong = {
-            "rows with a negative target have a gradient; there is nothing to predict": (a - hot) / n,
-            "rows with a negative target have a gradient; there is nothing to predict ": (a - wrap) / n,
-            "the rows with a negative target keep the softmax's part": (a - hot * counts[:, None]) / n,
+            "rows with a negative target have a gradient here; it must be 0": (a - hot) / n,
+            "rows with a negative target have a gradient here; it must be 0 ": (a - wrap) / n,
+            "rows with a negative target keep the softmax; their gradient must be 0": (
+                a - hot * counts[:, None]
+            )
+            / n,
             "the 1 at the target is not subtracted": a * counts[:, None] / n,
             "dz is not divided by n": dz * n,
-            "dz is divided by all rows; wanted by how many targets are not negative": dz * n / N,
-            "the sign is turned round": -dz,
+            "dz is divided by the number of rows; divide by the number of targets that are not negative": dz
+            * n
+            / N,
+            "the sign is wrong": -dz,
         }
         expect(dx, dz @ weight, f"{where}, dx", {k: z @ weight for k, z in wrong.items()})
         last = (N - 1) // rows * rows
-        mistakes = {"only the last chunk is in it; add the chunks up": dz[last:].T @ x[last:]}
+        mistakes = {"this is only the last chunk; add up all chunks": dz[last:].T @ x[last:]}
         mistakes |= {k: z.T @ x for k, z in wrong.items()}
         expect(dweight, dz.T @ x, f"{where}, dweight", mistakes)
     x, weight, targets = np.array([[100.0], [-100.0]]), np.array([[100.0], [-100.0]]), np.array([0, 0])
@@ -260,14 +265,14 @@ def ex_15_4(head_loss):
         loss, dx, dweight = _several(head_loss(x, weight, targets, 1), names, "logits of 10,000")
     require(
         bool(np.isfinite(loss)),
-        "logits of 10,000 overflow: take the largest of each row out of the exponential",
+        "logits of 10,000 overflow: subtract the largest of each row before the exponential",
     )
     expect(loss, 10_000.0, "logits of 10,000, loss")
     expect(dx, [[0.0], [-100.0]], "logits of 10,000, dx")
     expect(dweight, [[50.0], [-50.0]], "logits of 10,000, dweight")
     N, C, V = 512, 8, 512
     x, weight, targets = rng.standard_normal((N, C)), rng.standard_normal((V, C)), rng.integers(V, size=N)
-    what = "compute the logits of a few rows, use them up, then those of the next"
+    what = "compute the logits of a few rows, use them, and drop them before the next rows"
     where, limit = f"{N} rows of {V} logits, 16 at a time", 8 * N * V // 2
     _thrifty(lambda: head_loss(x, weight, targets, 16), limit, where, what)
     return "loss, both gradients, negative targets, a shorter last chunk, logits of 10,000, memory"

@@ -9,7 +9,7 @@ from minigam.course.judge import exercise, expect, gradients, pair
 SHAPES = ((6, 4, 3), (1, 3, 2), (5, 2, 1), (9, 3, 5))  # T, C, S
 WITH_PRIOR = tuple(zip((*SHAPES, (6, 4, 3)), (0.3, 1.0, 0.25, 0.2, 2.5), strict=True))
 UNDER_U = "written under u; X1 takes the address from local, softmax(local M^T)"
-STRICT = "a token reads what it has just written: the diagonal, j = t, belongs to it"
+STRICT = "a token also reads what it has just written: keep the diagonal, j = t"
 
 
 def _inputs(rng, T, C, S):
@@ -41,7 +41,7 @@ def _read(a, w, u, N, n):
 
 
 def _written(u, local, M, prior, write=None, read=None):
-    """Return y; `write` and `read` replace what the addresses are taken from."""
+    """Return y; `write` and `read` replace the inputs of the addresses."""
     a, w = _softmax((u if read is None else read) @ M.T), _softmax((local if write is None else write) @ M.T)
     return _read(a, w, u, prior * M, prior)
 
@@ -63,12 +63,12 @@ def ex_16_1(write):
             f"n, {where}",
             {
                 UNDER_U: n + under_u,
-                "these are N and n in each other's place; return (N, n)": new_N,
-                "this is w alone; X2 adds it to what the slots held": w,
+                "N and n are swapped; return (N, n)": new_N,
+                "this is w; X2 adds it to the old n": w,
                 "n has not changed; X2 adds w_t": n,
-                "every slot counts a whole token; it holds only its share, w_t": n + 1.0,
-                "the scores are added without their softmax": n + scores,
-                "this is the sum over the slots; wanted one number for each": new_n.sum(),
+                "1 is added to n; a slot gets only its share of the token, w_t": n + 1.0,
+                "the scores are added; apply the softmax first": n + scores,
+                "this is the sum over the slots; wanted one number for each slot": new_n.sum(),
                 "n is multiplied by 1 - w before w is added; X2 only adds": (1.0 - w) * n + w,
             },
         )
@@ -78,25 +78,23 @@ def ex_16_1(write):
             f"N, {where}",
             {
                 UNDER_U: N + np.outer(under_u, u),
-                "local itself is written; it is the address, and u is what is written": (
+                "local is written here; it is the address, and u is what is written": (
                     N + np.outer(w, local)
                 ),
                 "this is what the token writes; X3 adds it to the old N": np.outer(w, u),
                 "N has not changed; X3 adds w_t^T u_t": N,
-                "u is added to every slot alike; each gets its share, w_t": N + u,
-                "N is divided by n here; it stays a sum, and X4 divides when it is read": (
+                "every slot gets all of u; each gets only its share, w_t": N + u,
+                "N is divided by n here; N stays a sum, and X4 divides for the read": (
                     new_N / new_n[:, None]
                 ),
-                "divided by n before adding: N / n is a mean; X3 adds to the sum N": (
-                    N / n[:, None] + np.outer(w, u)
-                ),
-                "what is written is divided by n; X3 adds w_t^T u_t, and X4 divides": (
+                "the old N is divided by n; X3 adds to the sum N itself": (N / n[:, None] + np.outer(w, u)),
+                "what is written is divided by n; X3 adds w_t^T u_t, and only X4 divides": (
                     N + np.outer(w, u) / new_n[:, None]
                 ),
-                "this erases the share w of a slot first; X3 only adds": (
+                "the share w of a slot is erased first; X3 only adds": (
                     (1.0 - w)[:, None] * N + np.outer(w, u)
                 ),
-                "the scores are used without their softmax": N + np.outer(scores, u),
+                "the scores are used as the shares; apply the softmax first": N + np.outer(scores, u),
                 "this is its transpose; wanted one row for each slot, (S, C)": new_N.T,
             },
         )
@@ -126,36 +124,36 @@ def ex_16_2(written):
             f"u {u.shape}, M {M.shape}, prior {prior:g}",
             {
                 UNDER_U: other(write=u),
-                "u and local are in each other's place: read under u, write under local": (
+                "u and local are swapped: read under u, write under local": (
                     other(write=u, read=local)
                 ),
                 "read under local; X5 reads under u, softmax(u M^T)": other(read=local),
                 "local is written; X3 writes u": _read(a, w, local, prior * M, prior),
-                "reads the state before the token is written; write first, then read": read(*before),
+                "y reads the state before the token is written; write first, then read": read(*before),
                 "the prior is missing in n: n_0 is lambda, not 0": read(N, n - prior),
                 "the prior is missing in N: N_0 is lambda M, not 0": read(N - prior * M, n),
                 "N_0 is lambda M; yours is M": read(N + (1.0 - prior) * M, n),
                 "n_0 is lambda; yours is 1": read(N, n + 1.0 - prior),
                 "the prior is missing: n_0 is lambda and N_0 is lambda M": read(N - prior * M, n - prior),
-                "the prior is always 1/S here; use the one that is given": (
+                "the prior is always 1/S here; use the argument prior": (
                     _read(a, w, u, M / S, 1.0 / S)
                 ),
-                "divided before adding: N stays a sum, and N / n is only read": np.stack(fed_back),
+                "N is replaced by N / n; N stays a sum, and N / n is only for the read": np.stack(fed_back),
                 "the division by n, X4, is missing": np.einsum("ts,tsc->tc", a, N),
-                "divided by all that the slots hold together; X4 divides each row by its own n": (
+                "divided by the sum of n; X4 divides each row by its own n": (
                     read(N, n.sum(axis=-1, keepdims=True))
                 ),
-                "every slot is divided by the number of tokens; it holds only its share of each": (
+                "every slot is divided by the number of tokens; X4 divides by n": (
                     read(N, prior + np.arange(1.0, T + 1)[:, None] + 0.0 * n)
                 ),
                 "the state is not carried from token to token": (
                     read(prior * M + w[:, :, None] * u[:, None], prior + w)
                 ),
-                "every token reads the last state, which later tokens have written": (
+                "every token reads the last state; token t must read the state after token t": (
                     read(N[-1:] + 0.0 * N, n[-1:] + 0.0 * n)
                 ),
-                "this is the learned memory alone, E3 to E5; nothing was written": a @ M,
-                "these are the states; X5 reads them": N / n[:, :, None],
+                "this is the learned memory, E3 to E5; nothing was written": a @ M,
+                "these are the states M_t; X5 reads them": N / n[:, :, None],
             },
         )  # fmt: skip
     return "five sizes and priors, one token, one slot"
@@ -180,21 +178,19 @@ def ex_16_3(sources):
             {
                 UNDER_U: np.tril((a / (prior + np.cumsum(under_u, axis=0))) @ under_u.T),
                 STRICT: np.tril(A, -1),
-                "above the diagonal it is 0: no token reads a later one": r @ w.T,
-                "this is its transpose: row t is the reader, column j what it reads": A.T,
+                "entries above the diagonal must be 0: no token reads a later one": r @ w.T,
+                "this is the transpose: row t is the token that reads, column j the token that is read": A.T,
                 "the division by n is missing": np.tril(a @ w.T),
-                "divided by n_j, what the slots held when j was written; wanted n_t, when t reads": (
+                "divided by n_j, the n after token j; wanted n_t, the n when t reads": (
                     np.tril(a @ (w / n).T)
                 ),
                 "n has no prior here: n_0 is lambda": np.tril((a / np.cumsum(w, axis=0)) @ w.T),
-                "n of the token before is used; t reads after it has written": (np.tril((a / (n - w)) @ w.T)),
-                "the rows were scaled to add up to 1; the prior has its share of them": (
+                "n of the token before is used; t reads after its own write": (np.tril((a / (n - w)) @ w.T)),
+                "the rows are scaled to add up to 1; they do so only with the share of the prior": (
                     A / A.sum(axis=-1, keepdims=True)
                 ),
-                "a and w are in each other's place: t reads with a, j was written with w": (
-                    np.tril((w / n) @ a.T)
-                ),
-                "n is the last one for all; token t reads with n_t": np.tril((a / n[-1]) @ w.T),
+                "a and w are swapped: t reads with a, j was written with w": (np.tril((w / n) @ a.T)),
+                "the last n is used for all tokens; token t reads with n_t": np.tril((a / n[-1]) @ w.T),
             },
         )
         share = (prior * r).sum(axis=-1)
@@ -203,11 +199,11 @@ def ex_16_3(sources):
             share,
             f"share, {where}",
             {
-                "lambda is missing: a slot holds lambda of its n from the start": r.sum(axis=-1),
-                "this is the share of the text; the prior has the rest": A.sum(axis=-1),
-                "this is each slot's; wanted their sum for each token": prior * r,
-                "the address a is missing: a slot counts as far as it is read": (prior / n).sum(axis=-1),
-                "this is the mean over the slots; a is a share already": (prior / n).mean(axis=-1),
+                "lambda is missing: the prior's part of n_t[s] is lambda": r.sum(axis=-1),
+                "this is the share of the text; wanted the rest, the share of the prior": A.sum(axis=-1),
+                "this is the share in each slot; wanted the sum over the slots for each token": prior * r,
+                "the address a is missing: weight each slot by a": (prior / n).sum(axis=-1),
+                "this is the plain mean over the slots; weight each slot by a": (prior / n).mean(axis=-1),
             },
         )
     return "five sizes and priors; with the prior's share each row adds up to 1"
@@ -240,34 +236,34 @@ def _backward(
 
 @exercise
 def ex_16_4(written_backward):
-    """The backward pass: u in two roles, M in three."""
+    """The backward pass: u has two roles, M has three."""
     rng = np.random.default_rng(164)
     for (T, C, S), prior in zip(SHAPES, (0.3, 1.0, 0.25, 0.2), strict=True):
         z = u, local, M = _inputs(rng, T, C, S)
         dy = rng.standard_normal((T, C))
         wrong = partial(_backward, dy, u, local, M, prior)
         shared = {
-            "n_t contains w_t too: dn, the gradient through X2, is missing": wrong(n_back=0.0),
-            "n is a running sum: its gradient runs back, dn adds up from the last token to the first": (
+            "dn, the gradient through X2, is missing: n_t contains w_t, too": wrong(n_back=0.0),
+            "dn is not summed: n is a running sum, so dn adds up from the last token to the first": (
                 wrong(running=False)
             ),
             "dN is not carried from later tokens to earlier ones": wrong(carried=0.0),
-            "token t reads N_t, with its own write in it: add r_t^T dy_t to dN before dw and du": (
+            "N_t contains the write of token t: add r_t^T dy_t to dN before you compute dw and du": (
                 wrong(late=True)
             ),
-            "r = a / n: da is dr / n": wrong(slot=True),
-            "through the softmax: subtract the sum of da * a, and of dw * w, over the slots": (
+            "da is dr / n, because r = a / n": wrong(slot=True),
+            "in the softmax: subtract the sum of da * a, and of dw * w, over the slots": (
                 wrong(centred=False)
             ),
         }
         roles = {
             "M's role as where to read, ds^T u, is missing": wrong(reads=0.0),
             "M's role as where to write, dq^T local, is missing": wrong(writes=0.0),
-            "M's role as what the slots hold at first, N_0 = lambda M, is missing": wrong(first=0.0),
+            "M's role as what is held at first, N_0 = lambda M, is missing": wrong(first=0.0),
             "N_0 is lambda M, so the last term of dM is lambda dN, not dN": wrong(first=1.0),
-            "only M's role as where to read is there; it has three": wrong(writes=0.0, first=0.0),
-            "only M's role as where to write is there; it has three": wrong(reads=0.0, first=0.0),
-            "only M's role as N_0 is there; it has three": wrong(reads=0.0, writes=0.0),
+            "only M's role as where to read is included; it has three roles": wrong(writes=0.0, first=0.0),
+            "only M's role as where to write is included; it has three roles": wrong(reads=0.0, first=0.0),
+            "only M's role as N_0 is included; it has three roles": wrong(reads=0.0, writes=0.0),
         }
         gradients(
             written_backward(dy, *z, prior),
@@ -278,8 +274,8 @@ def ex_16_4(written_backward):
             f"u {u.shape}, M {M.shape}, prior {prior:g}",
             {
                 "u": {
-                    "only u's role as the query is there; it is also what is written": wrong(value=0.0)[0],
-                    "only u's role as what is written is there; it is also the query": wrong(query=0.0)[0],
+                    "only u's role as the query is included; it is also what is written": wrong(value=0.0)[0],
+                    "only u's role as what is written is included; it is also the query": wrong(query=0.0)[0],
                     **{message: gradient[0] for message, gradient in shared.items()},
                 },
                 "local": {message: gradient[1] for message, gradient in shared.items()},
@@ -322,9 +318,9 @@ def ex_16_5(in_chunks):
         wrong = partial(_chunks, r, w, u, N, length)
         mistakes = {
             STRICT: wrong(diagonal=-1),
-            "within a chunk no token reads a later one: P is tril(r w^T)": wrong(mask=False),
+            "a token reads later tokens of its chunk; P is tril(r w^T)": wrong(mask=False),
             "N is not carried from chunk to chunk": wrong(carried=False),
-            "what the chunk writes is read twice: y takes the N before the chunk, and P u": wrong(
+            "what the chunk writes is read twice; y is r N + P u with the N before the chunk": wrong(
                 read="after"
             ),
             "what was written before the chunk, r N, is missing": wrong(read="nothing"),
@@ -337,12 +333,12 @@ def ex_16_5(in_chunks):
             want_N,
             f"N, {where}",
             {
-                "this is N before the first token; wanted that after the last": N,
-                "the last chunk has not been written into N": N
+                "this is N before the first token; wanted N after the last": N,
+                "the last chunk is missing in N": N
                 + w[: (T - 1) // length * length].T @ u[: (T - 1) // length * length],
-                "N is what the last chunk writes; add it to the old N": want_N - N,
-                "this is its transpose; wanted (S, C)": want_N.T,
+                "the old N is missing; add what the chunks write to it": want_N - N,
+                "this is the transpose; wanted (S, C)": want_N.T,
                 **{k: v[1] for k, v in mistakes.items()},
             },
         )
-    return "chunks of 1 to 9 tokens, whole and broken ones; the state after the last token"
+    return "chunks of 1 to 9 tokens, a shorter last chunk; the state after the last token"

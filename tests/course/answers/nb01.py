@@ -5,7 +5,7 @@ import numpy as np
 from answers import wrong, wrong_value
 
 
-@wrong("01_1", says="wrong way round")
+@wrong("01_1", says="are exchanged")
 def exchanged(dy, a, b):
     return dy * a, dy * b
 
@@ -41,13 +41,13 @@ def loses_axes(g, shape):
     return g.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1))
 
 
-@wrong("01_2", says="so sum")
+@wrong("01_2", says="wanted the sum")
 def averages(g, shape):
     total = right_unbroadcast(g, shape)
     return total * (total.size / g.size)
 
 
-@wrong("01_2", says="one of the repeats is kept")
+@wrong("01_2", says="one copy is kept")
 def takes_the_first(g, shape):
     g = g[(0,) * (g.ndim - len(shape))]
     return g[tuple(slice(0, 1) if n == 1 else slice(None) for n in shape)]
@@ -58,23 +58,23 @@ def does_nothing(g, shape):
     return g
 
 
-def turn(z):
+def transposed(z):
     return z.swapaxes(-1, -2)
 
 
-@wrong("01_3", says="b must be turned")
+@wrong("01_3", says="transpose b")
 def nothing_turned(dy, a, b):
     return dy @ b, a @ dy
 
 
 @wrong("01_3", says="still there; sum over them")
 def batch_kept(dy, a, b):
-    return dy @ turn(b), turn(a) @ dy
+    return dy @ transposed(b), transposed(a) @ dy
 
 
-@wrong("01_3", says="wrong way round: da = dy times b turned")
+@wrong("01_3", says="wrong order: da = dy times b transposed")
 def products_exchanged(dy, a, b):
-    return turn(b) @ dy, dy @ turn(a)
+    return transposed(b) @ dy, dy @ transposed(a)
 
 
 @wrong("01_3", says="sides of @ do not fit")
@@ -105,12 +105,12 @@ def leaves_first(root):
     return postorder(root)
 
 
-@wrong("01_4", says="a loop, and a list of the nodes still to do")
+@wrong("01_4", says="a loop, and a list of the values still to do")
 def recursive_order(root):
     return postorder(root)[::-1]
 
 
-@wrong("01_4", says="which uses it; it must wait for all its users")
+@wrong("01_4", says="which uses it; wanted after all its users")
 def first_meeting(root):
     done, waiting = [], [root]
     while waiting:
@@ -131,12 +131,17 @@ def every_meeting(root):
     return done
 
 
+@wrong("01_4", says="a set, which has no order")
+def unordered(root):
+    return set(right_order(root))
+
+
 @wrong("01_4", says="a is missing")
 def nodes_only(root):
     return [node for node in right_order(root) if node.inputs]
 
 
-@wrong("01_4", says="your walk follows every path")
+@wrong("01_4", says="your code follows every path")
 def counts_along_every_path(root):
     users, waiting = {}, [root]
     while waiting:
@@ -144,6 +149,18 @@ def counts_along_every_path(root):
         for x in node.inputs:
             users[x] = users.get(x, 0) + 1
             waiting.append(x)
+    return right_order(root)
+
+
+@wrong("01_4", says="use a set or a dictionary")
+def searches_a_list(root):
+    """Right, but it takes a time in proportion to the square of the length."""
+    users, met = {root: 0}, [root]
+    for node in met:
+        for x in node.inputs:
+            users[x] = users.get(x, 0) + 1
+            if x not in met:
+                met.append(x)
     return right_order(root)
 
 
@@ -166,10 +183,10 @@ def right_order(root):
     return done
 
 
-# -------------------------------------------------------------------------------------- the walk
+# --------------------------------------------------------------------------- the backward pass
 
 
-def walk(root, dy, order=right_order, add=lambda old, new: old + new):
+def backpropagate(root, dy, order=right_order, add=lambda old, new: old + new):
     arrived = {root: dy}
     for node in order(root):
         if node.inputs:
@@ -181,10 +198,10 @@ def walk(root, dy, order=right_order, add=lambda old, new: old + new):
 
 @wrong("01_5", says="add them up")
 def keeps_the_last(root, dy):
-    return walk(root, dy, add=lambda old, new: new)
+    return backpropagate(root, dy, add=lambda old, new: new)
 
 
-@wrong("01_5", says="added to in place")
+@wrong("01_5", says="changed in place")
 def in_place(root, dy):
     dy = dy.copy() if isinstance(dy, np.ndarray) else dy
 
@@ -192,15 +209,15 @@ def in_place(root, dy):
         old += new
         return old
 
-    return walk(root, dy, add=add)
+    return backpropagate(root, dy, add=add)
 
 
-@wrong("01_5", says="the walk starts with 1")
+@wrong("01_5", says="the gradient of the root is 1 here")
 def starts_with_one(root, dy):
-    return walk(root, np.ones_like(dy))
+    return backpropagate(root, np.ones_like(dy))
 
 
-@wrong("01_5", says="every time something arrived")
+@wrong("01_5", says="every time a gradient arrived")
 def impatient(root, dy):
     arrived = {}
 
@@ -228,7 +245,7 @@ def passes_on_once_too_early(root, dy):
     return arrived
 
 
-@wrong("01_5", says="b passed on 2 times; wanted once")
+@wrong("01_5", says="b passed its gradient on 2 times; wanted once")
 def along_every_path(root, dy):
     arrived, waiting = {}, [(root, dy)]
     while waiting:
@@ -248,9 +265,20 @@ def asks_leaves(root, dy):
     return arrived
 
 
+@wrong("01_5", says="backward was called on the leaf")
+def knows_leaves_by_a_missing_backward(root, dy):
+    """Fails later in the notebook, where Tensor, the leaves' class, gets a method `backward`."""
+    arrived = {root: dy}
+    for node in right_order(root):
+        if hasattr(node, "backward"):
+            for x, dx in zip(node.inputs, node.backward(arrived[node]), strict=True):
+                arrived[x] = arrived[x] + dx if x in arrived else dx
+    return arrived
+
+
 @wrong("01_5", says="wanted the leaves themselves")
 def by_name(root, dy):
-    return {node.name: g for node, g in walk(root, dy).items()}
+    return {node.name: g for node, g in backpropagate(root, dy).items()}
 
 
 wrong_value("01_4", "still to be written", None)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from answers import wrong
+from minigam.engine.tensor import Tensor
 
 
 @wrong("02_1", says="one-sided difference to x + h")
@@ -20,7 +21,7 @@ def brackets_forgotten(f, x, h):
     return (f(x + h) - f(x - h)) / 2 * h
 
 
-@wrong("02_1", says="sign is turned")
+@wrong("02_1", says="the sign is wrong")
 def turned(f, x, h):
     return (f(x - h) - f(x + h)) / (2 * h)
 
@@ -33,6 +34,12 @@ def divides_one_value(f, x, h):
 @wrong("02_1", says="h is not used")
 def own_small_step(f, x, h):
     return (f(x + 1e-6) - f(x - 1e-6)) / 2e-6
+
+
+@wrong("02_1", says="f was called with float64: do not convert x or h")
+def converts(f, x, h):
+    x, h = float(x), float(h)
+    return (f(x + h) - f(x - h)) / (2 * h)
 
 
 @wrong("02_2", says="the real part")
@@ -50,7 +57,7 @@ def still_complex(f, x, h=1e-20):
     return f(x + 1j * h) / h
 
 
-@wrong("02_2", says="step is lost in x")
+@wrong("02_2", says="x + h is rounded to x")
 def real_step(f, x, h=1e-20):
     return (f(x + h) - f(x)) / h
 
@@ -60,7 +67,7 @@ def own_step(f, x, h=1e-20):
     return f(x + 1e-20j).imag / 1e-20
 
 
-@wrong("02_2", says="the two parts change places")
+@wrong("02_2", says="the two parts are exchanged")
 def divided_by_ih(f, x, h=1e-20):
     return (f(x + 1j * h) - f(x)) / (1j * h)
 
@@ -161,12 +168,12 @@ def compared(
     return bool((error <= atol + rtol * scale).all())
 
 
-@wrong("02_4", says="softmax, zeros: this wrong rule was let pass; weigh the outputs by random c")
+@wrong("02_4", says="softmax, zeros: this wrong rule passed; multiply the outputs by random c")
 def plain_sum(rule, x):
     return compared(rule, x, c=np.ones)
 
 
-@wrong("02_4", says="the same c weighs the outputs and enters backward")
+@wrong("02_4", says="the same c multiplies the outputs and is given to backward")
 def backward_of_ones(rule, x):
     return compared(rule, x, dy=np.ones)
 
@@ -206,12 +213,12 @@ def lets_shapes_pass(rule, x):
     return compared(rule, x, shape=False)
 
 
-@wrong("02_4", says="0.1 % too large: this wrong rule was let pass")
+@wrong("02_4", says="0.1 % too large: this wrong rule passed")
 def generous(rule, x):
     return compared(rule, x, rtol=0.01)
 
 
-@wrong("02_4", says="the sign turned: this wrong rule was let pass")
+@wrong("02_4", says="the wrong sign: this wrong rule passed")
 def ignores_signs(rule, x):
     y, backward = rule(x)
     c = np.random.default_rng(0).standard_normal(y.shape)
@@ -232,13 +239,13 @@ def softmax(x, axis=-1):
     return e / e.sum(axis=axis, keepdims=True)
 
 
-@wrong("02_5", says="every entry is divided by Z as well")
-def own_road(dy, x):
+@wrong("02_5", says="the term through Z is missing")
+def own_term(dy, x):
     return softmax(x) * dy
 
 
-@wrong("02_5", says="only the road through Z")
-def road_through_z(dy, x):
+@wrong("02_5", says="the term through Z alone")
+def term_through_z(dy, x):
     y = softmax(x)
     return -y * (dy * y).sum(axis=-1, keepdims=True)
 
@@ -249,13 +256,13 @@ def plus(dy, x):
     return y * (dy + (dy * y).sum(axis=-1, keepdims=True))
 
 
-@wrong("02_5", says="the Jacobian's diagonal")
+@wrong("02_5", says="the diagonal of the Jacobian")
 def diagonal(dy, x):
     y = softmax(x)
     return dy * y * (1.0 - y)
 
 
-@wrong("02_5", says="this is that of dy")
+@wrong("02_5", says="here it is of dy")
 def sum_of_dy(dy, x):
     return softmax(x) * (dy - dy.sum(axis=-1, keepdims=True))
 
@@ -281,13 +288,24 @@ def another_axis(dy, x):
     return y * (dy - (dy * y).sum(axis=-2, keepdims=True))
 
 
+@wrong("02_5", says="got a tuple; return dx alone")
+def in_a_tuple(dy, x):
+    y = softmax(x)
+    return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
+
+
+@wrong("02_5", says="got a Tensor")
+def as_a_tensor(dy, x):
+    return Tensor(in_a_tuple(dy, x)[0])
+
+
 @wrong("02_5", says="these are the values")
 def values(dy, x):
     return softmax(x)
 
 
-@wrong("02_5", says="have changed places")
-def changed_places(dy, x):
+@wrong("02_5", says="dy and x are exchanged")
+def exchanged(dy, x):
     y = softmax(dy)
     return y * (x - (x * y).sum(axis=-1, keepdims=True))
 
@@ -298,7 +316,7 @@ def bracket_lost(dy, x):
     return y * dy - (dy * y).sum(axis=-1, keepdims=True)
 
 
-@wrong("02_5", says="dZ has e_i / Z ** 2 in it")
+@wrong("02_5", says="dZ contains e_i / Z ** 2")
 def square_lost(dy, x):
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     Z = e.sum(axis=-1, keepdims=True)

@@ -69,24 +69,24 @@ def without_dtype(xp, x):
     return scaled(xp, x, dtype=False)
 
 
-@wrong("03_2", says="take roots by math.sqrt")
+@wrong("03_2", says="take roots with math.sqrt")
 def a_root_of_numpy(xp, x):
     T, C = x.shape[1:]
     scale = 1.0 / (np.sqrt(C) * xp.sqrt(xp.arange(1, T + 1, dtype=x.dtype)))[:, None]
     return xp.cumsum(x, axis=1) * scale, lambda dy: (xp.cumsum((dy * scale)[:, ::-1], axis=1)[:, ::-1],)
 
 
-@wrong("03_2", says="C is in the scale as well")
+@wrong("03_2", says="C is part of the scale, too")
 def no_channels(xp, x):
     return scaled(xp, x, by_C=False)
 
 
-@wrong("03_2", says="backward sums forwards")
+@wrong("03_2", says="backward sums from the first token on")
 def forwards(xp, x):
     return scaled(xp, x, forwards=True)
 
 
-@wrong("03_2", says="backward leaves the scale out")
+@wrong("03_2", says="the scale is missing in backward")
 def unscaled_back(xp, x):
     return scaled(xp, x, back_scale=False)
 
@@ -96,7 +96,7 @@ def no_tuple(xp, x):
     return scaled(xp, x, wrapped=False)
 
 
-@wrong("03_2", says="wanted two things returned")
+@wrong("03_2", says="return y and backward, an array and a function")
 def no_backward(xp, x):
     return scaled(xp, x)[0]
 
@@ -108,7 +108,7 @@ def written_once(xp, n_rows, ids, values):
     return total
 
 
-@wrong("03_3", says="add.at is not there")
+@wrong("03_3", says="add.at is not available")
 def with_add_at(xp, n_rows, ids, values):
     return numeric.scatter_add(xp, n_rows, ids, values)
 
@@ -156,12 +156,12 @@ def timed(
     return of(times)
 
 
-@wrong("03_4", says="the time to ask for the work")
+@wrong("03_4", says="this is the time of the launch")
 def not_waiting(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
     return timed(work, synchronize, clock, warmup, repeats, after=False)
 
 
-@wrong("03_4", says="synchronise before it too")
+@wrong("03_4", says="this includes earlier work")
 def waits_after_only(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
     return timed(work, synchronize, clock, warmup, repeats, before=False)
 
@@ -171,12 +171,12 @@ def mean(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
     return timed(work, synchronize, clock, warmup, repeats, of=statistics.mean)
 
 
-@wrong("03_4", says="this is the least")
+@wrong("03_4", says="this is the shortest")
 def least(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
     return timed(work, synchronize, clock, warmup, repeats, of=min)
 
 
-@wrong("03_4", says="includes the warm-up")
+@wrong("03_4", says="the times of the warm-up")
 def warm_up_too(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
     return timed(work, synchronize, clock, warmup, repeats, all_runs=True)
 
@@ -201,3 +201,23 @@ def no_warm_up(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
 @wrong("03_4", says="never read")
 def own_clock(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
     return timed(work, synchronize, time.perf_counter, warmup, repeats) * math.pi
+
+
+@wrong("03_4", says="an even number of times")
+def upper_middle(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
+    return timed(work, synchronize, clock, warmup, repeats, of=lambda times: sorted(times)[len(times) // 2])
+
+
+@wrong("03_4", says="an even number of times")
+def lower_middle(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
+    return timed(work, synchronize, clock, warmup, repeats, of=statistics.median_low)
+
+
+@wrong("03_2", says="return y and backward, an array and a function")
+def both_arrays(xp, x):
+    return xp.cumsum(x, axis=1), x
+
+
+@wrong("03_4", says="this is in milliseconds")
+def in_milliseconds(work, synchronize, clock=time.perf_counter, warmup=2, repeats=7):
+    return 1e3 * timed(work, synchronize, clock, warmup, repeats)

@@ -15,7 +15,7 @@ def conv(u, w, b, left=None):
     return b + sum(w[:, j] * padded[:, j : j + T] for j in range(K))
 
 
-@wrong("04_1", says="every output would see the future")
+@wrong("04_1", says="every output would depend on later tokens")
 def zeros_after(u, K):
     return pad(u, 0, K - 1)
 
@@ -35,9 +35,15 @@ def pads_channels(u, K):
     return np.pad(u, ((0, 0), (0, 0), (K - 1, 0)))
 
 
-@wrong("04_2", says="the filter is the wrong way round")
+@wrong("04_2", says="the taps are in reverse order; column K-1 of w meets the present")
 def mirrored(u, w, b):
     return conv(u, w[:, ::-1], b)
+
+
+@wrong("04_2", says="tap j of all channels is w[:, j]")
+def filters_for_taps(u, w, b):
+    T, K = u.shape[1], w.shape[1]
+    return b + sum(w[j] * pad(u, K - 1)[:, j : j + T] for j in range(K))
 
 
 @wrong("04_2", says="looks ahead")
@@ -123,18 +129,18 @@ def to_the_last_bit(f, u):
     return not any((moves(f, u, t, change)[:, :t] > 0).any() for t in range(u.shape[1]))
 
 
-@wrong("04_3", says="an output may see its own token")
+@wrong("04_3", says="an output may depend on its own token")
 def present_forbidden(f, u):
     change = np.random.default_rng(0).standard_normal(u.shape[2])
     return not any((moves(f, u, t, change)[:, : t + 1] > 1e-9).any() for t in range(u.shape[1]))
 
 
-@wrong("04_3", says="would be nan")
+@wrong("04_3", says="0 times nan is nan")
 def by_nan(f, u):
     return not any(np.isnan(moves(f, u, t, np.nan)[:, :t]).any() for t in range(u.shape[1]))
 
 
-@wrong("04_3", says="look at those before the changed one")
+@wrong("04_3", says="compare only the outputs before the changed token")
 def wrong_side(f, u):
     change = np.random.default_rng(0).standard_normal(u.shape[2])
     return not any((moves(f, u, t, change)[:, t + 1 :] > 1e-9).any() for t in range(u.shape[1]))
@@ -163,7 +169,7 @@ def backward(dy, u, w, *, du=None, flip=False):
     )
 
 
-@wrong("04_4", says="the window of a gradient lies ahead")
+@wrong("04_4", says="the window of the gradient extends to later tokens")
 def forwards_again(dy, u, w):
     return backward(dy, u, w, du=lambda _: conv(dy, w, 0.0))
 
@@ -173,7 +179,7 @@ def padding_kept(dy, u, w):
     return backward(dy, u, w, du=lambda dpadded: dpadded)
 
 
-@wrong("04_4", says="the columns are the wrong way round")
+@wrong("04_4", says="the columns are in reverse order")
 def taps_mirrored(dy, u, w):
     return backward(dy, u, w, flip=True)
 
@@ -188,13 +194,13 @@ def window(past, u_t):
     return np.concatenate([past, u_t[:, None]], axis=1)
 
 
-@wrong("04_5", says="beware of [-(K-1):] if K is 1")
+@wrong("04_5", says="is everything if K is 1")
 def minus_zero(past, u_t, w, b):
     seen = window(past, u_t)
     return b + (seen * w.T).sum(axis=1), seen[:, -(w.shape[1] - 1) :]
 
 
-@wrong("04_5", says="the past was not moved on")
+@wrong("04_5", says="this is the old past")
 def past_stands_still(past, u_t, w, b):
     return b + (window(past, u_t) * w.T).sum(axis=1), past
 
@@ -205,7 +211,7 @@ def step_mirrored(past, u_t, w, b):
     return b + (seen * w[:, ::-1].T).sum(axis=1), seen[:, 1:]
 
 
-@wrong("04_5", says="the past is made of inputs")
+@wrong("04_5", says="the past consists of inputs")
 def remembers_outputs(past, u_t, w, b):
     y_t = b + (window(past, u_t) * w.T).sum(axis=1)
     return y_t, window(past, y_t)[:, 1:]

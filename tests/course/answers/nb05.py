@@ -40,6 +40,16 @@ def mixed_tokens(u, M):
     return softmax(u @ M.T, axis=1) @ M
 
 
+@wrong("05_2", says="softmax runs over the batch")
+def mixed_batches(u, M):
+    return softmax(u @ M.T, axis=0) @ M
+
+
+@wrong("05_2", says="the mix of the slots alone")
+def with_the_residual(u, M):
+    return u + softmax(u @ M.T) @ M
+
+
 @wrong("05_2", says="E5 is missing")
 def shares_only(u, M):
     return softmax(u @ M.T)
@@ -52,12 +62,12 @@ def backward(dy, u, M, *, values=1.0, keys=1.0, centred=1.0):
     return ds @ M, values * flat[0].T @ flat[1] + keys * flat[2].T @ flat[3]
 
 
-@wrong("05_3", says="only the term of M as values")
+@wrong("05_3", says="the term of M as values alone")
 def values_only(dy, u, M):
     return backward(dy, u, M, keys=0.0)
 
 
-@wrong("05_3", says="only the term of M as keys")
+@wrong("05_3", says="the term of M as keys alone")
 def keys_only(dy, u, M):
     return backward(dy, u, M, values=0.0)
 
@@ -77,6 +87,16 @@ def diagonal_of_the_jacobian_alone(dy, u, M):
 def one_gradient_a_batch(dy, u, M):
     each = [backward(dy[b : b + 1], u[b : b + 1], M)[1] for b in range(len(u))]
     return backward(dy, u, M)[0], np.stack(each)
+
+
+@wrong("05_3", says="the gradient of the softmax is missing")
+def softmax_skipped(dy, u, M):
+    return (dy @ M.T) @ M, backward(dy, u, M)[1]
+
+
+@wrong("05_3", says="return (du, dM), in that order")
+def other_order(dy, u, M):
+    return backward(dy, u, M)[::-1]
 
 
 @wrong("05_4", says="0 log 0 counts as 0")
@@ -116,7 +136,7 @@ def forgets_the_largest(x, M, beta):
     return -np.log(np.exp(z).sum(axis=-1)) / beta + 0.5 * (x * x).sum(axis=-1)
 
 
-@wrong("05_5", says="the largest of each question")
+@wrong("05_5", says="the largest score of each query")
 def one_largest_for_all(x, M, beta):
     z = beta * (x @ M.T)
     return -(z.max() + np.log(np.exp(z - z.max()).sum(axis=-1))) / beta + 0.5 * (x * x).sum(axis=-1)

@@ -24,7 +24,7 @@ def second_form(z):
     return np.exp(z) / (1.0 + np.exp(z))
 
 
-@wrong("06_1", says="tanh wants half of z")
+@wrong("06_1", says="take tanh of z / 2")
 def twice_as_steep(z):
     return 0.5 * (1.0 + np.tanh(z))
 
@@ -40,13 +40,13 @@ def swapped(local_context, global_context, g):
     return a * local_context + b * global_context
 
 
-@wrong("06_2", says="as by a softmax")
+@wrong("06_2", says="as in a softmax")
 def choice(local_context, global_context, g):
     a, b = halves(g)
     return sigmoid(a - b) * local_context + sigmoid(b - a) * global_context
 
 
-@wrong("06_2", says="through the sigmoid first")
+@wrong("06_2", says="the sigmoid is missing")
 def bare(local_context, global_context, g):
     a, b = halves(g)
     return a * local_context + b * global_context
@@ -64,7 +64,7 @@ def backward(dy, local_context, global_context, g, slope=lambda p: p * (1.0 - p)
     return dy * p, dy * q, np.concatenate([dg[i] for i in order], axis=-1)
 
 
-@wrong("06_3", says="derivative is missing")
+@wrong("06_3", says="the derivative of the sigmoid, p (1 - p), is missing")
 def no_sigmoid_derivative(dy, local_context, global_context, g):
     return backward(dy, local_context, global_context, g, slope=np.ones_like)
 
@@ -79,7 +79,7 @@ def global_first(dy, local_context, global_context, g):
     return backward(dy, local_context, global_context, g, order=(1, 0))
 
 
-@wrong("06_3", says="this is dy alone")
+@wrong("06_3", says="so its gradient is dy times p")
 def through_open_gates(dy, local_context, global_context, g):
     return dy, dy, backward(dy, local_context, global_context, g)[2]
 
@@ -93,7 +93,7 @@ def at_most_a_quarter(g):
     return each(g).mean(axis=(0, 1)) / 4.0
 
 
-@wrong("06_4", says="averaged over the channels too")
+@wrong("06_4", says="averaged over the channels, too")
 def one_number(g):
     return each(g).mean()
 
@@ -122,7 +122,7 @@ def no_conv_bias(C, S, K, mixer):
     return count(C, S, K, mixer, conv=C * K)
 
 
-@wrong("06_5", says="keys and values are one M")
+@wrong("06_5", says="one matrix M is keys and values")
 def two_memories(C, S, K, mixer):
     return count(C, S, K, mixer, memory=2 * S * C)
 
@@ -132,6 +132,21 @@ def gates_everywhere(C, S, K, mixer):
     return count(C, S, K, mixer, always=True)
 
 
-@wrong("06_5", says="depthwise, C K weights")
+@wrong("06_5", says="depthwise and has C K weights")
 def dense_convolution(C, S, K, mixer):
     return count(C, S, K, mixer, conv=C * C * K + C)
+
+
+@wrong("06_5", says="right, but a float; return an int")
+def a_float(C, S, K, mixer):
+    return float(count(C, S, K, mixer))
+
+
+@wrong("06_3", says="dy is missing; the gradient is dy times p")
+def without_dy(dy, local_context, global_context, g):
+    return backward(np.ones_like(dy), local_context, global_context, g)
+
+
+@wrong("06_1", says="do not clip z so early")
+def clipped(z):
+    return 1.0 / (1.0 + np.exp(-np.clip(z, -20.0, 20.0)))

@@ -38,7 +38,7 @@ def no_root(x, weight, bias, eps=1e-5):
     return c / (mean(c * c) + eps) * weight + bias
 
 
-@wrong("07_1", says="eps is left out")
+@wrong("07_1", says="eps is missing")
 def no_eps(x, weight, bias, eps=1e-5):
     c = x - mean(x)
     return c / np.sqrt(mean(c * c)) * weight + bias
@@ -72,6 +72,34 @@ def weight_of_each_token(dy, x, weight, eps=1e-5):
     c = x - mean(x)
     n = c / np.sqrt(mean(c * c) + eps)
     return layer_norm_back(dy, x, weight)[0], dy * n, rows(dy).sum(axis=0)
+
+
+@wrong("07_1", says="eps is ignored")
+def fixed_eps(x, weight, bias, eps=1e-5):
+    return layer_norm(x, weight, bias)
+
+
+@wrong("07_2", says="the order of the results is dx, dweight, dbias")
+def dx_last(dy, x, weight, eps=1e-5):
+    dx, dw, db = layer_norm_back(dy, x, weight, eps)
+    return dw, db, dx
+
+
+@wrong("07_2", says="one of yours is a sum")
+def dot_product_for_mean(dy, x, weight, eps=1e-5):
+    return layer_norm_back(dy, x, weight, eps, of_variance=x.shape[-1])
+
+
+@wrong("07_2", says="wanted that of dy * n")
+def weight_from_dn(dy, x, weight, eps=1e-5):
+    dx, dw, db = layer_norm_back(dy, x, weight, eps)
+    return dx, dw * weight, db
+
+
+@wrong("07_2", says="here the channels too")
+def sum_over_axes_0_and_1(dy, x, weight, eps=1e-5):
+    dx, dw, db = layer_norm_back(dy, x, weight, eps)
+    return (dx, dw, db) if x.ndim > 2 else (dx, dw.sum(), db.sum())
 
 
 @wrong("07_2", says="eps is ignored")
@@ -110,6 +138,18 @@ def no_factor(x):
     return x * Phi, Phi + phi
 
 
+@wrong("07_3", says="the order of the results is y, slope")
+def slope_first(x):
+    Phi, phi = normal(x)
+    return Phi + x * phi, x * Phi
+
+
+@wrong("07_3", says="yours by sqrt(pi)")
+def root_of_pi(x):
+    Phi, phi = normal(x)
+    return x * Phi, Phi + x * phi * math.sqrt(2.0)
+
+
 @wrong("07_3", says="wanted the pair (y, slope)")
 def value_alone(x):
     return x * normal(x)[0]
@@ -133,7 +173,7 @@ def block(x, p, *, e8=True, reads="h", tanh=False, scale=1.0, flip=False, on_x=F
     return h + y @ p["feed.contract.weight"].T + p["feed.contract.bias"]
 
 
-@wrong("07_4", says="E8 adds x to what is fused")
+@wrong("07_4", says="E8 adds x to the fused context")
 def no_residual(x, p):
     return block(x, p, e8=False)
 
@@ -148,9 +188,14 @@ def not_normalised(x, p):
     return block(x, p, on_x=True)
 
 
-@wrong("07_4", says="place K - 1 belongs to the present token")
-def turned_round(x, p):
+@wrong("07_4", says="tap K - 1 belongs to the present token")
+def reversed_kernel(x, p):
     return block(x, p, flip=True)
+
+
+@wrong("07_4", says="E9 needs y only")
+def pair_of_gelu(x, p):
+    return np.stack([block(x, p), block(x, p)])
 
 
 @wrong("07_4", says="divided by sqrt(C)")
@@ -163,22 +208,22 @@ def block_with_tanh(x, p):
     return block(x, p, tanh=True)
 
 
-@wrong("07_4", says="the first equation that departs is E1 or E2")
+@wrong("07_4", says="the first equation that differs is E1 or E2")
 def half_a_kernel(x, p):
     return block(x, p | {"conv.weight": 0.5 * p["conv.weight"]})
 
 
-@wrong("07_4", says="the first equation that departs is E3, E4 or E5")
+@wrong("07_4", says="the first equation that differs is E3, E4 or E5")
 def memory_forgets_its_first_slot(x, p):
     return block(x, p | {"memory": np.concatenate([0.0 * p["memory"][:1], p["memory"][1:]])})
 
 
-@wrong("07_4", says="the first equation that departs is E6 or E7")
+@wrong("07_4", says="the first equation that differs is E6 or E7")
 def gates_half_open(x, p):
     return block(x, p | {"gate.bias": 0.5 * p["gate.bias"]})
 
 
-@wrong("07_4", says="E1 to E8 agree; E9 departs")
+@wrong("07_4", says="E1 to E8 are right; E9 differs")
 def half_fed(x, p):
     return block(x, p | {"feed.expand.bias": 0.5 * p["feed.expand.bias"]})
 
@@ -188,7 +233,7 @@ def number(V, T, C, L, S, K):
     return V * C + T * C + L * per_block + 2 * C
 
 
-@wrong("07_5", says="the head is counted twice")
+@wrong("07_5", says="the head is counted too")
 def untied(V, T, C, L, S, K):
     return number(V, T, C, L, S, K) + V * C
 

@@ -21,8 +21,8 @@ def overflowing(logits, targets):
     return np.log(np.exp(logits).sum(axis=-1)) - at(logits, targets)
 
 
-@wrong("08_1", says="do not go by way of the softmax")
-def by_way_of_softmax(logits, targets):
+@wrong("08_1", says="do not compute the softmax")
+def through_the_softmax(logits, targets):
     return -np.log(at(np.exp(log_softmax(logits)), targets))
 
 
@@ -36,7 +36,7 @@ def mean_loss(logits, targets):
     return -at(log_softmax(logits), targets).mean()
 
 
-@wrong("08_1", says="not put back")
+@wrong("08_1", says="not added back")
 def maximum_lost(logits, targets):
     z = logits - logits.max(axis=-1, keepdims=True)
     return np.log(np.exp(z).sum(axis=-1)) - at(logits, targets)
@@ -46,24 +46,24 @@ def parts(logits, targets):
     return np.exp(log_softmax(logits)), np.arange(logits.shape[-1]) == targets[..., None]
 
 
-@wrong("08_2", says="share 1 / N of a mean")
+@wrong("08_2", says="share 1 / N in a mean")
 def of_the_sum(logits, targets):
     p, hit = parts(logits, targets)
     return p - hit
 
 
-@wrong("08_2", says="still to be taken away at the target")
+@wrong("08_2", says="subtract 1 at the target")
 def softmax_alone(logits, targets):
     return parts(logits, targets)[0] / targets.size
 
 
-@wrong("08_2", says="sign is turned round")
+@wrong("08_2", says="the sign is wrong")
 def uphill(logits, targets):
     p, hit = parts(logits, targets)
     return (hit - p) / targets.size
 
 
-@wrong("08_2", says="divided by the count of logits")
+@wrong("08_2", says="divided by the number of logits")
 def mean_over_logits(logits, targets):
     p, hit = parts(logits, targets)
     return (p - hit) / logits.size
@@ -83,7 +83,7 @@ def uncorrected(theta, g, m, v, t, lr, betas, weight_decay, eps):
     return step(theta, g, m, v, t, lr, betas, weight_decay, eps, correct=0)
 
 
-@wrong("08_3", says="it belongs on theta alone")
+@wrong("08_3", says="apply it to theta alone")
 def decay_in_the_gradient(theta, g, m, v, t, lr, betas, weight_decay, eps):
     return step(theta, g, m, v, t, lr, betas, weight_decay, eps, l2=1)
 
@@ -93,7 +93,7 @@ def eps_under_the_root(theta, g, m, v, t, lr, betas, weight_decay, eps):
     return step(theta, g, m, v, t, lr, betas, weight_decay, eps, inside=1)
 
 
-@wrong("08_3", says="the next step wants the plain one")
+@wrong("08_3", says="return the uncorrected one")
 def corrected_moments(theta, g, m, v, t, lr, betas, weight_decay, eps):
     return step(theta, g, m, v, t, lr, betas, weight_decay, eps, store=1)
 

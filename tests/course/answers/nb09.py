@@ -32,7 +32,7 @@ def from_k(n_layers, kernel_size, mixer="gated"):
     return kernel_size + n_layers * (kernel_size - 1)
 
 
-@wrong("09_1", says="the memory is the same for every text")
+@wrong("09_1", says="carries nothing between tokens")
 def global_sees_all(n_layers, kernel_size, mixer="gated"):
     return math.inf if mixer == "global" else 1 + n_layers * (kernel_size - 1)
 
@@ -52,13 +52,18 @@ def moved(f, ids, s, tokens):
     return False
 
 
-@wrong("09_2", says="the present one counts")
+@wrong("09_1", says="return an int")
+def as_a_float(n_layers, kernel_size, mixer="gated"):
+    return 1.0 if mixer == "global" else 1.0 + n_layers * (kernel_size - 1)
+
+
+@wrong("09_2", says="the present token counts")
 def largest_d(f, ids, vocab_size):
     T = len(ids)
     return max((d for d in range(T) if moved(f, ids, T - 1 - d, range(vocab_size))), default=0)
 
 
-@wrong("09_2", says="were counted")
+@wrong("09_2", says="this is the number of tokens that matter")
 def how_many(f, ids, vocab_size):
     return sum(moved(f, ids, s, range(vocab_size)) for s in range(len(ids)))
 
@@ -116,7 +121,7 @@ def from_the_front(f, ids, vocab_size):
     return max((1 + d for d in range(len(ids)) if moved(f, ids, d, range(vocab_size))), default=0)
 
 
-@wrong("09_2", says="copy ids for each")
+@wrong("09_2", says="copy ids for each replacement")
 def one_copy_for_all(f, ids, vocab_size):
     changed, found = ids.copy(), 0
     for d in range(len(ids)):
@@ -148,12 +153,12 @@ def k_taps(d, kernel_size):
     return math.ceil(d / kernel_size)
 
 
-@wrong("09_3", says="this is for one nearer")
+@wrong("09_3", says="this is enough for d - 1 only")
 def one_nearer(d, kernel_size):
     return math.ceil((d - 1) / (kernel_size - 1))
 
 
-@wrong("09_3", says="rounded to the nearest")
+@wrong("09_3", says="rounded to the nearest whole number")
 def rounded(d, kernel_size):
     return round(d / (kernel_size - 1))
 
@@ -198,12 +203,12 @@ def answers(tokens, n_keys, reach, after=1, blank=-1, first_key=1):
     return found
 
 
-@wrong("09_5", says="out of sight are given too")
+@wrong("09_5", says="some answers lie out of reach")
 def sees_all(tokens, n_keys, reach):
     return answers(tokens, n_keys, len(tokens))
 
 
-@wrong("09_5", says="one token too far")
+@wrong("09_5", says="one token too many")
 def one_too_far(tokens, n_keys, reach):
     return answers(tokens, n_keys, reach + 1)
 
@@ -213,7 +218,7 @@ def one_too_few(tokens, n_keys, reach):
     return answers(tokens, n_keys, reach - 1)
 
 
-@wrong("09_5", says="this is the key again")
+@wrong("09_5", says="this is the key itself")
 def the_key_again(tokens, n_keys, reach):
     return answers(tokens, n_keys, reach, after=0)
 
@@ -234,7 +239,7 @@ def negative_start(tokens, n_keys, reach):
     return found
 
 
-@wrong("09_5", says="taken for a place in the row")
+@wrong("09_5", says="used as a place in the row")
 def place_in_the_row(tokens, n_keys, reach):
     found = np.full(len(tokens), -1)
     for t, key in enumerate(tokens):
@@ -244,7 +249,7 @@ def place_in_the_row(tokens, n_keys, reach):
     return found
 
 
-@wrong("09_5", says="the token itself")
+@wrong("09_5", says="the value itself")
 def numbered_values(tokens, n_keys, reach):
     right = answers(tokens, n_keys, reach)
     return np.where(right < 0, right, right - n_keys)

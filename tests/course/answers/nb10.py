@@ -45,7 +45,7 @@ def largest_of_all(s):
     return e / e.sum(axis=-1, keepdims=True)
 
 
-@wrong("10_1", says="a query may ask itself")
+@wrong("10_1", says="a token may attend to itself")
 def not_itself(s):
     e = np.exp(s) * allowed(s, -1)
     return e / np.maximum(e.sum(axis=-1, keepdims=True), 1e-300)
@@ -55,6 +55,22 @@ def not_itself(s):
 def strictly_before(s):
     with np.errstate(invalid="ignore"):
         return softmax(np.where(allowed(s, -1) > 0, s, -np.inf))
+
+
+@wrong("10_1", says="choose between score and -np.inf with np.where")
+def zero_times_infinity(s):
+    with np.errstate(invalid="ignore"):
+        return softmax(allowed(s) * s + (1.0 - allowed(s)) * -np.inf)
+
+
+@wrong("10_1", says="a key in the future has a weight")
+def not_far_enough_below(s):
+    return softmax(np.where(allowed(s), s, -1e3))
+
+
+@wrong("10_2", says="divide the scores, before the softmax")
+def result_scaled(q, k, v):
+    return causal(q @ turned(k)) @ v / math.sqrt(q.shape[-1])
 
 
 @wrong("10_2", says="not divided by sqrt(D)")
@@ -122,13 +138,29 @@ def softmax_gradient_without_its_sum(dy, q, k, v):
     return backward(dy, q, k, v, centred=0.0)
 
 
+@wrong("10_4", says="wanted over the keys, the last axis")
+def sum_over_queries(dy, q, k, v):
+    root = 1.0 / math.sqrt(q.shape[-1])
+    a, da = causal(q @ turned(k) * root), dy @ turned(v)
+    ds = a * (da - (da * a).sum(axis=-2, keepdims=True)) * root
+    return ds @ k, turned(ds) @ q, turned(a) @ dy
+
+
+@wrong("10_4", says="computed without the mask")
+def backward_without_mask(dy, q, k, v):
+    root = 1.0 / math.sqrt(q.shape[-1])
+    a, da = softmax(q @ turned(k) * root), dy @ turned(v)
+    ds = a * (da - (da * a).sum(axis=-1, keepdims=True)) * root
+    return ds @ k, turned(ds) @ q, turned(a) @ dy
+
+
 @wrong("10_4", says="the order is dq, dk, dv")
 def other_order(dy, q, k, v):
     dq, dk, dv = backward(dy, q, k, v)
     return dk, dq, dv
 
 
-@wrong("10_4", says="turn a round")
+@wrong("10_4", says="transpose a")
 def values_not_turned(dy, q, k, v):
     dq, dk, _ = backward(dy, q, k, v)
     return dq, dk, causal(q @ turned(k) / math.sqrt(q.shape[-1])) @ dy
@@ -148,9 +180,25 @@ def masked_step(qkv, past, n_heads):
     return step(qkv, past, n_heads, see=1)
 
 
-@wrong("10_5", says="does not ask itself")
+@wrong("10_5", says="does not attend to itself")
 def without_itself(qkv, past, n_heads):
     return step(qkv, past, n_heads, own=False)
+
+
+@wrong("10_5", says="no mask is needed")
+def through_the_causal_head(qkv, past, n_heads):
+    C = qkv.shape[-1] // 3
+    past = np.concatenate([past, qkv[..., C:]], axis=1)
+    q, k, v = (split(z, n_heads) for z in (qkv[..., :C], past[..., :C], past[..., C:]))
+    s = q @ turned(k) / math.sqrt(q.shape[-1])
+    size = s.shape[-1]
+    return merge(softmax(np.where(np.tril(np.ones((size, size), dtype=bool)), s, -np.inf)) @ v), past
+
+
+@wrong("10_5", says="its last C channels are the value")
+def value_before_key(qkv, past, n_heads):
+    q, k, v = np.split(qkv, 3, axis=-1)
+    return step(np.concatenate([q, v, k], axis=-1), past, n_heads)
 
 
 @wrong("10_5", says="divided by sqrt(C)")
@@ -158,7 +206,7 @@ def scaled_by_all_channels(qkv, past, n_heads):
     return step(qkv, past, n_heads, divide=math.sqrt(qkv.shape[-1] // 3))
 
 
-@wrong("10_5", says="returned as it came")
+@wrong("10_5", says="returned unchanged")
 def cache_not_grown(qkv, past, n_heads):
     return step(qkv, past, n_heads)[0], past
 

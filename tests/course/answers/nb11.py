@@ -5,7 +5,7 @@ import numpy as np
 from answers import wrong, wrong_value
 
 
-@wrong("11_1", says="as Mamba's code has it")
+@wrong("11_1", says="as in Mamba's code")
 def as_in_the_code(delta, A, B):
     return np.exp(delta * A), delta * B
 
@@ -16,7 +16,7 @@ def digits_lost(delta, A, B):
     return a, (a - 1.0) / A * B
 
 
-@wrong("11_1", says="the first two terms of the exponential")
+@wrong("11_1", says="only the first two terms of the exponential")
 def first_order(delta, A, B):
     return 1.0 + delta * A, delta * B
 
@@ -24,6 +24,14 @@ def first_order(delta, A, B):
 @wrong("11_1", says="the sign is wrong")
 def wrong_sign(delta, A, B):
     return np.exp(delta * A), -np.expm1(delta * A) / A * B
+
+
+@wrong("11_1", says="arrays_only(0.3, -2.0, 1.5) raised AttributeError")
+def arrays_only(delta, A, B):
+    z = delta * A
+    ratio = np.ones(z.shape)
+    ratio[z != 0.0] = np.expm1(z[z != 0.0]) / z[z != 0.0]
+    return np.exp(z), ratio * delta * B
 
 
 def scan(x, delta, A, B, C, skip, *, written=None, token_decay=True, skipped=True):
@@ -39,22 +47,22 @@ def scan(x, delta, A, B, C, skip, *, written=None, token_decay=True, skipped=Tru
     return (y + skip * x if skipped else y), h
 
 
-@wrong("11_2", says="the skip connection is missing")
+@wrong("11_2", says="the last term, skip x, is missing")
 def no_skip(x, delta, A, B, C, skip):
     return scan(x, delta, A, B, C, skip, skipped=False)
 
 
-@wrong("11_2", says="written without delta")
+@wrong("11_2", says="delta is missing in what is written")
 def written_whole(x, delta, A, B, C, skip):
     return scan(x, delta, A, B, C, skip, written=x)
 
 
-@wrong("11_2", says="it depends on the token")
+@wrong("11_2", says="which depends on the token")
 def not_selective(x, delta, A, B, C, skip):
     return scan(x, delta, A, B, C, skip, token_decay=False)
 
 
-@wrong("11_2", says="the state before the first token is there too")
+@wrong("11_2", says="the state before the first token is included")
 def one_state_too_many(x, delta, A, B, C, skip):
     y, h = scan(x, delta, A, B, C, skip)
     return y, np.concatenate([np.zeros_like(h[:, :1]), h], axis=1)
@@ -65,7 +73,7 @@ def outputs_alone(x, delta, A, B, C, skip):
     return scan(x, delta, A, B, C, skip)[0]
 
 
-@wrong("11_3", says="a smaller beta forgets less")
+@wrong("11_3", says="choose a smaller beta")
 def forgets(A):
     return 20.0 / abs(A), -5.0, 1.0 / np.logaddexp(0.0, 20.0 / abs(A) - 5.0)
 
@@ -75,12 +83,12 @@ def written_too_large(A):
     return 20.0 + 10.0 / abs(A), -20.0, 1.0
 
 
-@wrong("11_3", says="delta |A| must be larger there")
+@wrong("11_3", says="choose a larger w")
 def does_not_wipe(A):
     return 20.0 + 0.5 / abs(A), -20.0, 1.0 / np.logaddexp(0.0, 0.5 / abs(A))
 
 
-@wrong("11_3", says="it must rise with the mark")
+@wrong("11_3", says="it must be larger with a mark")
 def upside_down(A):
     return -30.0, 10.0, 0.1
 
@@ -97,27 +105,27 @@ def backward(dy, x, delta, A, B, C, skip, *, carried=1.0, written=1.0, kept=1.0,
     return ddelta, (dz * delta[..., None]).sum(axis=(0, 1))
 
 
-@wrong("11_4", says="only the way through the write")
+@wrong("11_4", says="the part through the decay is missing")
 def the_write_alone(*z):
     return backward(*z, kept=0.0)
 
 
-@wrong("11_4", says="only the way through the decay")
+@wrong("11_4", says="the part through the write is missing")
 def the_decay_alone(*z):
     return backward(*z, written=0.0)
 
 
-@wrong("11_4", says="does not go back from token to token")
+@wrong("11_4", says="is not carried from token to token")
 def no_time(*z):
     return backward(*z, carried=0.0)
 
 
-@wrong("11_4", says="yours takes h_t")
+@wrong("11_4", says="yours uses h_t")
 def the_state_after(*z):
     return backward(*z, shift=False)
 
 
-@wrong("11_4", says="sum over both")
+@wrong("11_4", says="sum over both axes")
 def one_gradient_a_sequence(dy, x, delta, A, B, C, skip):
     whole = backward(dy, x, delta, A, B, C, skip)[0]
     each = [backward(*(z[i : i + 1] for z in (dy, x, delta)), A, B[i : i + 1], C[i : i + 1], skip)[1]
@@ -168,8 +176,8 @@ def a_loop(combine, a, b):
     return np.concatenate(h)
 
 
-wrong_value("11_5", "the wrong map acts first", wrong_way_round, parallel_scan)
+wrong_value("11_5", "the order is reversed", wrong_way_round, parallel_scan)
 wrong_value("11_5", "wanted their product", sum_of_decays, parallel_scan)
-wrong_value("11_5", "the earlier act first", combine, later_first)
+wrong_value("11_5", "pass the earlier ones first", combine, later_first)
 wrong_value("11_5", "the last round is missing", combine, stops_early)
 wrong_value("11_5", "one after another", combine, a_loop)

@@ -14,7 +14,7 @@ def gam(T, C, S, K):
     }
 
 
-@wrong("12_1", says="memory is multiplied with twice")
+@wrong("12_1", says="both multiply by the memory")
 def memory_once(T, C, S, K):
     return gam(T, C, S, K) | {"memory": 2 * T * S * C}
 
@@ -38,7 +38,7 @@ def transformer(T, C, H):
     return {"projections": 8 * T * C * C, "attention": 4 * T * T * C, "feed-forward": 16 * T * C * C}
 
 
-@wrong("12_2", says="H cancels out")
+@wrong("12_2", says="H cancels")
 def heads_times_everything(T, C, H):
     return transformer(T, C, H) | {"attention": 4 * T * T * C * H}
 
@@ -48,7 +48,7 @@ def no_output_projection(T, C, H):
     return transformer(T, C, H) | {"projections": 6 * T * C * C}
 
 
-@wrong("12_2", says="wanted every pair")
+@wrong("12_2", says="count every pair")
 def masked_half(T, C, H):
     return transformer(T, C, H) | {"attention": 2 * T * (T + 1) * C}
 
@@ -58,7 +58,7 @@ def another_name(T, C, H):
     return transformer(T, C, H) | {"qkv": 0}
 
 
-@wrong("12_3", says="attention alone costs what the memory alone costs")
+@wrong("12_3", says="attention alone and memory alone")
 def slots(C, S, K):
     return S
 
@@ -68,7 +68,7 @@ def below_nothing(C, S, K):
     return S - C + K / 2
 
 
-@wrong("12_3", says="the convolution is left out")
+@wrong("12_3", says="the convolution is missing")
 def no_convolution(C, S, K):
     return max(0, S - C)
 

@@ -11,7 +11,7 @@ def means(values, kinds, counted, n_kinds, none=np.nan):
     return np.where(many > 0, (values[..., None] * chosen).sum(axis=1) / np.maximum(many, 1), none)
 
 
-@wrong("14_1", says="leave out those where counted is False")
+@wrong("14_1", says="omit those where counted is False")
 def counts_the_end(values, kinds, counted, n_kinds):
     return means(values, kinds, np.ones_like(counted), n_kinds)
 
@@ -37,13 +37,13 @@ def nan_first(share, words, n):
     return [words[i] for i in np.argsort(share)[::-1][:n]]
 
 
-@wrong("14_2", says="wrong way round")
+@wrong("14_2", says="in reverse order")
 def smallest_first(share, words, n):
     order = np.argsort(-np.nan_to_num(share, nan=-1.0))[:n]
     return [words[i] for i in order[::-1]]
 
 
-@wrong("14_2", says="wanted words")
+@wrong("14_2", says="does not contain words")
 def places(share, words, n):
     return list(np.argsort(-np.nan_to_num(share, nan=-1.0))[:n])
 
@@ -91,7 +91,7 @@ def unpaired(before, after, chosen):
     return (a - b).mean(), np.hypot(a.std(ddof=1), b.std(ddof=1)) / np.sqrt(len(a))
 
 
-@wrong("14_4", says="divide by the root of how many")
+@wrong("14_4", says="divide by the root of their number")
 def standard_deviation(before, after, chosen):
     rise = story_means(after - before, chosen)
     return rise.mean(), rise.std(ddof=1)
@@ -103,7 +103,7 @@ def fall(before, after, chosen):
     return rise.mean(), rise.std(ddof=1) / np.sqrt(len(rise))
 
 
-@wrong("14_5", says="last column meets the present token")
+@wrong("14_5", says="last column multiplies the present token")
 def turned_round(u, past, weight, bias):
     window = np.concatenate([past, u[:, None]], axis=1)
     return bias + (window * weight.T[::-1]).sum(axis=1), window[:, 1:]
@@ -117,7 +117,7 @@ def drops_the_youngest(u, past, weight, bias):
     return bias + (window * weight.T).sum(axis=1), later
 
 
-@wrong("14_5", says="it is the old past")
+@wrong("14_5", says="this is the old past")
 def never_moves_on(u, past, weight, bias):
     window = np.concatenate([past, u[:, None]], axis=1)
     return bias + (window * weight.T).sum(axis=1), past

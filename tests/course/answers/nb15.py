@@ -23,7 +23,7 @@ def names_a_new_array(s, out, tile):
     return out
 
 
-@wrong("15_1", says="at a time, wanted under")
+@wrong("15_1", says="peak memory")
 def all_at_once(s, out, tile):
     out[...] = softmax(s)
     return out
@@ -44,7 +44,7 @@ def overflows(s, out, tile):
     return out
 
 
-@wrong("15_1", says="one for each row")
+@wrong("15_1", says="wanted the sum of each row")
 def one_sum_a_tile(s, out, tile):
     for i in range(0, len(s), tile):
         e = np.exp(s[i : i + tile] - s[i : i + tile].max())
@@ -62,7 +62,7 @@ def fused(m, g, gate, out, tile, *, swap=False, squash=sigmoid):
     return out
 
 
-@wrong("15_2", says="halves of the gate are exchanged")
+@wrong("15_2", says="halves of the gate are swapped")
 def exchanged(local_context, global_context, gate, out, tile):
     return fused(local_context, global_context, gate, out, tile, swap=True)
 
@@ -78,7 +78,7 @@ def writes_into_the_gate(local_context, global_context, gate, out, tile):
     return fused(local_context, global_context, gate, out, tile, squash=lambda z: 0.5 * (1 + np.tanh(z)))
 
 
-@wrong("15_2", says="must add, not overwrite")
+@wrong("15_2", says="do not overwrite out")
 def overwrites(local_context, global_context, gate, out, tile):
     C = out.shape[1]
     for i in range(0, len(out), tile):
@@ -99,13 +99,13 @@ def parts_of(f, ids, targets, size):
             yield i, f(ids[i : i + size], targets[i : i + size])
 
 
-@wrong("15_3", says="a mean of the parts' means")
+@wrong("15_3", says="this is the plain mean over the parts")
 def mean_of_means(f, ids, targets, size):
     found = [part for _, part in parts_of(f, ids, targets, size)]
     return sum(p[0] for p in found) / len(found), sum(p[1] for p in found) / len(found)
 
 
-@wrong("15_3", says="counts by its rows")
+@wrong("15_3", says="each part is weighted by its rows")
 def by_rows(f, ids, targets, size):
     loss, gradient = 0.0, 0.0
     for i, (a, b) in parts_of(f, ids, targets, size):
@@ -129,7 +129,7 @@ def asks_for_nothing(f, ids, targets, size):
     return loss, gradient
 
 
-@wrong("15_3", says="let it go")
+@wrong("15_3", says="and do not keep it")
 def keeps_every_gradient(f, ids, targets, size):
     n = (targets >= 0).sum()
     found = [((targets[i : i + size] >= 0).sum() / n, p) for i, p in parts_of(f, ids, targets, size)]
@@ -154,12 +154,12 @@ def head(x, weight, targets, rows, *, count=None, mask=True, hot=1.0, safe=True)
     return loss / n, dx, dweight
 
 
-@wrong("15_4", says="counts negative targets too")
+@wrong("15_4", says="counts negative targets, too")
 def mean_over_rows(x, weight, targets, rows):
     return head(x, weight, targets, rows, count=len(x))
 
 
-@wrong("15_4", says="there is nothing to predict")
+@wrong("15_4", says="have a gradient here; it must be 0")
 def gradient_of_nothing(x, weight, targets, rows):
     return head(x, weight, targets, rows, mask=False)
 
@@ -169,7 +169,7 @@ def softmax_alone(x, weight, targets, rows):
     return head(x, weight, targets, rows, hot=0.0)
 
 
-@wrong("15_4", says="take the largest of each row out")
+@wrong("15_4", says="subtract the largest of each row before")
 def overflowing(x, weight, targets, rows):
     return head(x, weight, targets, rows, safe=False)
 
@@ -179,7 +179,7 @@ def whole_logits(x, weight, targets, rows):
     return head(x, weight, targets, len(x))
 
 
-@wrong("15_4", says="only the last chunk is in it")
+@wrong("15_4", says="this is only the last chunk")
 def does_not_add(x, weight, targets, rows):
     loss, dx, dweight = head(x, weight, targets, rows)
     n, last = (targets >= 0).sum(), (len(x) - 1) // rows * rows

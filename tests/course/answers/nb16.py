@@ -16,24 +16,24 @@ def one_address(N, n, u, local, M):
     return N + np.outer(w, u), n + w
 
 
-@wrong("16_1", says="local itself is written")
+@wrong("16_1", says="local is written here")
 def writes_the_context(N, n, u, local, M):
     w = softmax(local @ M.T)
     return N + np.outer(w, local), n + w
 
 
-@wrong("16_1", says="a whole token")
+@wrong("16_1", says="1 is added to n")
 def counts_tokens(N, n, u, local, M):
     return N + np.outer(softmax(local @ M.T), u), n + 1.0
 
 
-@wrong("16_1", says="it stays a sum, and X4 divides")
+@wrong("16_1", says="N stays a sum, and X4 divides")
 def returns_the_mean(N, n, u, local, M):
     w = softmax(local @ M.T)
     return (N + np.outer(w, u)) / (n + w)[:, None], n + w
 
 
-@wrong("16_1", says="divided by n before adding")
+@wrong("16_1", says="the old N is divided by n")
 def divides_before_adding(N, n, u, local, M):
     w = softmax(local @ M.T)
     return N / n[:, None] + np.outer(w, u), n + w
@@ -45,13 +45,13 @@ def erases(N, n, u, local, M):
     return (1.0 - w)[:, None] * N + np.outer(w, u), n + w
 
 
-@wrong("16_1", says="without their softmax")
+@wrong("16_1", says="apply the softmax first")
 def scores_alone(N, n, u, local, M):
     w = local @ M.T
     return N + np.outer(w, u), n + w
 
 
-@wrong("16_1", says="in each other's place")
+@wrong("16_1", says="are swapped")
 def wrong_order(N, n, u, local, M):
     w = softmax(local @ M.T)
     return n + w, N + np.outer(w, u)
@@ -87,7 +87,7 @@ def written_as_read(u, local, M, prior):
     return written(u, local, M, prior, write=u)
 
 
-@wrong("16_2", says="in each other's place")
+@wrong("16_2", says="are swapped")
 def swapped(u, local, M, prior):
     N, n, y = prior * M, np.full(len(M), prior), []
     for t in range(len(u)):
@@ -132,7 +132,7 @@ def starts_with_one(u, local, M, prior):
     return written(u, local, M, prior, n_0=np.ones(len(M)))
 
 
-@wrong("16_2", says="always 1/S")
+@wrong("16_2", says="the prior is always 1/S")
 def ignores_the_prior(u, local, M, prior):
     return written(u, local, M, 1.0 / len(M))
 
@@ -142,7 +142,7 @@ def no_division(u, local, M, prior):
     return written(u, local, M, prior, divide=False)
 
 
-@wrong("16_2", says="divided before adding")
+@wrong("16_2", says="N is replaced by N / n")
 def divides_the_state(u, local, M, prior):
     N, n, y = prior * M, np.full(len(M), prior), []
     for t in range(len(u)):
@@ -153,7 +153,7 @@ def divides_the_state(u, local, M, prior):
     return np.stack(y)
 
 
-@wrong("16_2", says="which later tokens have written")
+@wrong("16_2", says="every token reads the last state")
 def reads_the_future(u, local, M, prior):
     w = softmax(local @ M.T)
     N, n = prior * M + w.T @ u, prior + w.sum(axis=0)
@@ -172,7 +172,7 @@ def sources_under_u(u, local, M, prior):
     return sources(u, local, M, prior, write=u)
 
 
-@wrong("16_3", says="the diagonal, j = t, belongs to it")
+@wrong("16_3", says="keep the diagonal, j = t")
 def strictly_earlier(u, local, M, prior):
     return sources(u, local, M, prior, k=-1)
 
@@ -187,12 +187,12 @@ def sources_without_a_prior(u, local, M, prior):
     return sources(u, local, M, prior, n_0=0.0)
 
 
-@wrong("16_3", says="after it has written")
+@wrong("16_3", says="t reads after its own write")
 def sources_before_the_write(u, local, M, prior):
     return sources(u, local, M, prior, late=True)
 
 
-@wrong("16_3", says="the prior has its share")
+@wrong("16_3", says="only with the share of the prior")
 def scaled_rows(u, local, M, prior):
     A, share = sources(u, local, M, prior)
     return A / A.sum(axis=-1, keepdims=True), share
@@ -210,7 +210,7 @@ def share_of_the_text(u, local, M, prior):
     return A, 1.0 - share
 
 
-@wrong("16_3", says="this is its transpose")
+@wrong("16_3", says="this is the transpose")
 def columns_read(u, local, M, prior):
     A, share = sources(u, local, M, prior)
     return A.T, share
@@ -254,7 +254,7 @@ def not_where_to_write(*z):
     return backward(*z, roles=(1.0, 0.0, None))
 
 
-@wrong("16_4", says="what the slots hold at first")
+@wrong("16_4", says="what is held at first")
 def not_what_is_there_at_first(*z):
     return backward(*z, roles=(1.0, 1.0, 0.0))
 
@@ -269,7 +269,7 @@ def as_in_the_paper(*z):
     return backward(*z, roles=(1.0, 0.0, 0.0))
 
 
-@wrong("16_4", says="n_t contains w_t too")
+@wrong("16_4", says="the gradient through X2, is missing")
 def n_is_a_constant(*z):
     return backward(*z, n_back=0.0)
 
@@ -279,7 +279,7 @@ def no_time(*z):
     return backward(*z, carry=0.0)
 
 
-@wrong("16_4", says="with its own write in it")
+@wrong("16_4", says="N_t contains the write of token t")
 def own_write_last(*z):
     return backward(*z, late=True)
 
@@ -311,7 +311,7 @@ def in_chunks(r, w, u, N, length, *, k=0, first=False, after=False, inside=1.0, 
     return y, N
 
 
-@wrong("16_5", says="the diagonal, j = t, belongs to it")
+@wrong("16_5", says="keep the diagonal, j = t")
 def strict_chunks(*z):
     return in_chunks(*z, k=-1)
 
@@ -351,7 +351,7 @@ def returns_the_old_state(r, w, u, N, length):
     return in_chunks(r, w, u, N, length)[0], N
 
 
-@wrong("16_5", says="has not been written into N")
+@wrong("16_5", says="the last chunk is missing in N")
 def last_chunk_not_written(r, w, u, N, length):
     earlier = (len(u) - 1) // length * length
     return in_chunks(r, w, u, N, length)[0], N + w[:earlier].T @ u[:earlier]
