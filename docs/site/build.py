@@ -77,6 +77,8 @@ class Site:
             if code or not target or not (ROOT / found).exists():
                 return match[0]
             self.wanted.append(found)
+            if anchor and found.suffix == ".ipynb":  # JupyterLab's anchor of a heading, as MkDocs makes it
+                anchor = "#" + re.sub(r"[^\w-]", "", anchor).lower()
             there = os.path.relpath(self.place(found), self.place(page).parent)
             return f"{start}{Path(there).as_posix()}{anchor or ''})"
 
