@@ -325,16 +325,10 @@ CASES = [
 ]  # fmt: skip
 
 # Not smaller: the norm of very few channels is too curved for finite differences.
-SMALL: dict[str, Any] = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
-MAMBA: dict[str, Any] = {
-    "vocab_size": 7,
-    "block_size": 6,
-    "d_model": 8,
-    "n_layers": 2,
-    "d_state": 3,
-    "expand": 2,
-}
-TRANSFORMER = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
+SHARED: dict[str, Any] = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2}
+SMALL = SHARED | {"n_slots": 3}
+MAMBA = SHARED | {"d_state": 3, "expand": 2}
+TRANSFORMER = SHARED | {"n_heads": 2}
 BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
 
 

@@ -81,7 +81,8 @@ def _read_index(path: Path, dtype: str | None) -> dict[str, np.ndarray]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{path}: wanted an index with a weight_map from names to files")
     for file in weight_map.values():
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file:
+        plain = isinstance(file, str) and file.isprintable() and not set(file) & {"/", "\\"}
+        if not plain or not file.strip("."):
             raise InputError(f"{path}: file {shortened(repr(file))}, wanted a name in the same folder")
     arrays: dict[str, np.ndarray] = {}
     wrong = []

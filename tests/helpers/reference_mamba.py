@@ -57,15 +57,11 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def mixer(a: dict, u: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
-    (E, N), R, K = (
-        a["mixer.A_log"].shape,
-        a["mixer.dt_proj.weight"].shape[1],
-        a["mixer.conv1d.weight"].shape[2],
-    )
-    T = u.shape[1]
+    (E, N), R, T = a["mixer.A_log"].shape, a["mixer.dt_proj.weight"].shape[1], u.shape[1]
     both = u @ a["mixer.in_proj.weight"].T
     x, z = both[..., :E], both[..., E:]
     filters, convolved = a["mixer.conv1d.weight"][:, 0], []  # (E, K)
+    K = filters.shape[1]
     for t in range(T):
         past = sum(filters[:, K - 1 - j] * x[:, t - j] for j in range(min(K, t + 1)))
         convolved.append(F.silu(past + a["mixer.conv1d.bias"]))

@@ -139,7 +139,7 @@ def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path):
     refused(tmp_path, SECOND, "No such file")
 
 
-@pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "", "..\\x", 3])
+@pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", "a/b", "", "..", "..\\x", "a\n", 3])
 def test_an_index_names_files_of_its_own_folder_alone(tmp_path, file):
     refused(sharded(tmp_path, PARTS, a=file), repr(file), "wanted a name in the same folder")
 
