@@ -38,8 +38,8 @@ LONGEST = 20_000  # characters of a stored file that its page shows
 DOCUMENTS = {
     "Start": ["README.md", "docs/install.md", "docs/commands.md", "docs/interop.md", "explain.md",
               "docs/glossary.md"],
-    "Results": ["docs/results.md", "docs/extension.md", "docs/performance.md", "docs/scaling.md",
-                "docs/gpu.md", "docs/status.md", "docs/trust.md", "paper/paper.md"],
+    "Results": ["docs/results.md", "docs/paper.md", "docs/extension.md", "docs/performance.md",
+                "docs/scaling.md", "docs/gpu.md", "docs/status.md", "docs/trust.md", "paper/paper.md"],
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "data/README.md"],
 }  # fmt: skip
 
@@ -78,6 +78,8 @@ class Site:
             if code or not target or not (ROOT / found).exists():
                 return match[0]
             self.wanted.append(found)
+            if anchor and found.suffix == ".ipynb":  # JupyterLab's anchor of a heading, as MkDocs makes it
+                anchor = "#" + re.sub(r"[^\w-]", "", anchor).lower()
             there = os.path.relpath(self.place(found), self.place(page).parent)
             return f"{start}{Path(there).as_posix()}{anchor or ''})"
 

@@ -84,7 +84,12 @@ def _open(out: Path, flags: list[str]) -> int:
     """Write the missing copies and run JupyterLab in their folder until it is stopped."""
     _exercises(notebooks.sources(), out, overwrite=False)
     first = out / f"{notebooks.sources()[0].stem}.ipynb"
-    return subprocess.run([sys.executable, "-m", "jupyterlab", *flags, str(first)]).returncode
+    return run_lab([*flags, str(first)])
+
+
+def run_lab(args: list[str]) -> int:
+    """Run JupyterLab until it is stopped; return its exit code."""
+    return subprocess.run([sys.executable, "-m", "jupyterlab", *args]).returncode
 
 
 def _times(write: bool) -> int:

@@ -282,6 +282,7 @@ def test_open_writes_the_copies_and_runs_jupyterlab(project, tmp_path, monkeypat
     called = []
     done = subprocess.CompletedProcess([], 0)
     monkeypatch.setattr(command.subprocess, "run", lambda args: called.append(args) or done)
+    monkeypatch.setattr(command, "find_spec", lambda name: True)
     out = tmp_path / "mine"
     assert command.main(["open", "--out", str(out), "--", "--no-browser", "--ip=0.0.0.0"]) == 0
     assert (out / "77_test.ipynb").is_file()
