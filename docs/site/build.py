@@ -36,7 +36,8 @@ LANGUAGES = {
 LINK = re.compile(r"(`+[^`]*`+|^ *(?:```|~~~).*?^ *(?:```|~~~)$)|(\]\()([^)\s#:]*)(#[^)\s]*)?\)", re.M | re.S)
 LONGEST = 20_000  # characters of a stored file that its page shows
 DOCUMENTS = {
-    "Start": ["README.md", "docs/install.md", "docs/commands.md", "explain.md", "docs/glossary.md"],
+    "Start": ["README.md", "docs/install.md", "docs/commands.md", "docs/interop.md", "explain.md",
+              "docs/glossary.md"],
     "Results": ["docs/results.md", "docs/paper.md", "docs/extension.md", "docs/performance.md",
                 "docs/scaling.md", "docs/gpu.md", "docs/status.md", "docs/trust.md", "paper/paper.md"],
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "data/README.md"],
