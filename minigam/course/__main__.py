@@ -1,5 +1,6 @@
 """The course: execute its notebooks, write copies with gaps, check what is solved, prepare a class, grade."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -88,8 +89,14 @@ def _open(out: Path, flags: list[str]) -> int:
 
 
 def run_lab(args: list[str]) -> int:
-    """Run JupyterLab until it is stopped; return its exit code."""
-    return subprocess.run([sys.executable, "-m", "jupyterlab", *args]).returncode
+    """Run JupyterLab until it is stopped; return its exit code. Ctrl-C is its own matter: it asks first, and
+    ends its kernels."""
+    with subprocess.Popen([sys.executable, "-m", "jupyterlab", *args]) as lab:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return lab.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _times(write: bool) -> int:
