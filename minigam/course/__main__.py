@@ -110,15 +110,11 @@ def _times(write: bool) -> int:
 def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
     cli.require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    existing = []
-    for source in sources:
-        path = out / f"{source.stem}.ipynb"
-        if path.exists() and not overwrite:
-            existing.append(source)
-            continue
-        if path.exists():
-            path.replace(path.with_name(f"{source.stem}-before.ipynb"))
-        notebooks.store(notebooks.for_learners(source), path)
+    existing = [
+        source
+        for source in sources
+        if not notebooks.put(out / f"{source.stem}.ipynb", notebooks.for_learners, source, overwrite)
+    ]
     glossary.copy(out / glossary.FILE.name)
     print(f"{out}: {len(sources) - len(existing)} notebooks written, {len(existing)} kept unchanged")
     outdated = [s.stem[:2] for s in existing if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]

@@ -53,10 +53,10 @@ def _lesson(source: Path) -> Lesson:
     text = re.sub(r"^# ?", "", first, flags=re.M)
     title = re.search(r"^# \d\d · (.*)", text, re.M)
     goal = re.search(r"\*\*Goal\.\*\* (.*?[.!?])(?:\s|$)", text, re.S)
-    time, needs = TIME.search(text), re.search(r"\*\*Needs\*\*([^.]*)", text)
+    time, needs = TIME.search(text), re.search(r"\*\*Needs\*\*([^.;]*)", text)  # after ; is what helps
     if title is None or goal is None or time is None:
         raise ValueError(f"{source.name}: the first cell needs a title, **Goal.** and **Time.**")
-    earlier = tuple(n for n in re.findall(r"\b\d\d\b", needs[1] if needs else "") if n < number)
+    earlier = tuple(sorted(n for n in re.findall(r"\b\d\d\b", needs[1] if needs else "") if n < number))
     file, goal_line = f"{source.stem}.ipynb", " ".join(goal[1].split())
     return Lesson(number, title[1], file, goal_line, int(time[1]), int(time[2]), earlier)
 

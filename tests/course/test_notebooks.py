@@ -147,8 +147,9 @@ def test_links_of_a_copy_lead_somewhere(tmp_path):
 
 def test_badges_come_from_one_setting(source, monkeypatch):
     assert hosting.badges(source) == "", "no repository, no badge that leads nowhere"
-    assert hosting.requirement() == f"minigam[notebooks]=={minigam.__version__}"
+    assert hosting.requirement() == f"./minigam-{minigam.__version__}-py3-none-any.whl[notebooks]"
     monkeypatch.setattr(hosting, "REPOSITORY", "owner/name")
+    monkeypatch.setattr(hosting, "ADDRESS", "https://github.com/owner/name")
     monkeypatch.setattr(hosting, "TAG", "v1")
     assert hosting.requirement() == "minigam[notebooks] @ git+https://github.com/owner/name@v1"
     colab, binder = (
