@@ -72,6 +72,7 @@ def lint(session: nox.Session) -> None:
     packages = [*group("test"), *group("lint")]  # mypy reads the types of what the tests need
     session.install("--constraint", "requirements.lock", "--editable", ".[data]", *packages)
     session.run("ruff", "check", ".")
+    session.run("ruff", "check", "--quiet", "--preview", "--select", "PLW1514", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("codespell")

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from benchmarks import generate, measure, ranks, ranks_model, scaling, threads, train_step
 from minigam import cli
+from minigam.config import InputError
 from minigam.experiments import comparison, reach, recall
 from minigam.experiments import scaling as table2
 from minigam.files import read_json, replacing
@@ -41,10 +42,13 @@ def figure_of(png: Path):
 
 def main(argv: list[str] | None = None) -> int:
     p = cli.Parser(prog=f"python -m {PROG}", description=__doc__)
-    p.add_argument("--out", type=Path, default=measure.RESULTS,
+    p.add_argument("folder", nargs="?", type=Path, default=measure.RESULTS,
                    help="folder with folders of results (default: benchmarks/results)")  # fmt: skip
     args = p.parse_args(argv)
-    for png in tqdm(sorted(args.out.glob("*/*.png")), disable=None, unit="plot"):
+    pictures = sorted(args.folder.glob("*/*.png"))
+    if not pictures:
+        raise InputError(f"{args.folder}: no */*.png in it, wanted a folder with folders of results")
+    for png in tqdm(pictures, disable=None, unit="plot"):
         if (figure := figure_of(png)) is not None:
             with replacing(png) as temporary:
                 figure.savefig(temporary, dpi=DPI, format="png")

@@ -19,7 +19,7 @@ from minigam.engine.tensor import Tensor, no_grad, observing, reference_only
 from minigam.gradcheck import gradcheck  # the function, which hides the package of the same name
 from minigam.models import GAM, GAMBlock, Mamba, MambaBlock, Transformer, TransformerBlock, interop, nn
 from minigam.models.decoding import Stream
-from minigam.models.interop import from_official, to_official
+from minigam.models.interop import from_mamba, from_official, to_mamba, to_official
 from minigam.training.optim import AdamW
 from minigam.training.schedule import warmup_cosine
 from minigam.training.step import train_step
@@ -29,15 +29,16 @@ LATER = {  # module, or module:name
     "experiments": "experiments", "from_pocketstories": "data.corpus:from_pocketstories",
     "from_text": "data.corpus:from_text", "inputs_and_targets": "data.corpus:inputs_and_targets",
     "mqar": "data.mqar", "pocketstories": "data.pocketstories", "profile": "training.profile",
+    "read_weights": "models.weights:read_weights",
     "validation": "training.validation", "viz": "viz",
 }  # fmt: skip
 __all__ = [
     "GAM", "AdamW", "GAMBlock", "GAMConfig", "Mamba", "MambaBlock", "MambaConfig", "NGram", "Stream",
     "Tensor", "TrainConfig", "Transformer", "TransformerBlock", "TransformerConfig", "anatomy", "backend",
-    "config", "course", "experiments", "from_official", "from_pocketstories", "from_text", "gradcheck",
-    "inputs_and_targets", "interop", "masks", "memory", "mqar", "nn", "no_grad", "numeric", "observing",
-    "op", "ops", "pocketstories", "profile", "reference_only", "sequence", "to_official", "train_step",
-    "validation", "viz", "warmup_cosine",
+    "config", "course", "experiments", "from_mamba", "from_official", "from_pocketstories", "from_text",
+    "gradcheck", "inputs_and_targets", "interop", "masks", "memory", "mqar", "nn", "no_grad", "numeric",
+    "observing", "op", "ops", "pocketstories", "profile", "read_weights", "reference_only", "sequence",
+    "to_mamba", "to_official", "train_step", "validation", "viz", "warmup_cosine",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -47,6 +47,7 @@ PAPER_MIXERS, WRITTEN = ("gated", "sum", "local", "global"), "written"  # the la
 WRITTEN_LABEL = "GAM, written memory (ours)"
 LEAST_PRIOR = 1e-6  # a slot holds at least that: a share of it, and its gradient, stay far from float32's end
 MIXERS = (*PAPER_MIXERS, WRITTEN)
+NORMS = ("layer", "rms")
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
@@ -140,6 +141,16 @@ class ModelConfig(Checked):
         """The name of the model, for people."""
         return type(self).__name__.removesuffix("Config")
 
+    @property
+    def norm(self) -> str:
+        """The norm of the blocks and before the head, one of NORMS; a setting of Mamba alone."""
+        return "layer"
+
+    @property
+    def positions(self) -> bool:
+        """Whether the model has position embeddings; a setting of Mamba alone."""
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class GAMConfig(ModelConfig):
@@ -203,6 +214,9 @@ class TransformerConfig(ModelConfig):
 class MambaConfig(ModelConfig):
     """The baseline with a selective state space; a block reads all earlier tokens through its states.
 
+    The published Mamba models have norm="rms", positions=False and expand=2; GAM's authors compare with
+    another one, the default here.
+
     >>> mg.MambaConfig(residual=False).residual
     False
     """
@@ -211,11 +225,15 @@ class MambaConfig(ModelConfig):
     d_conv: int = setting(4, "width of the convolution, in tokens")
     expand: int = setting(3, "ratio of expanded channels E to d_model")
     residual: bool = setting(True, "x + block(LayerNorm(x)); if off, block(x) alone, as GAM's authors did")
+    norm: str = setting("layer", "LayerNorm, or the published Mamba's RMSNorm", choices=NORMS, late=True)
+    positions: bool = setting(True, "learned position embeddings; the published Mamba has none", late=True)
 
     def __post_init__(self):
         super().__post_init__()
         self.require_counts("d_state", "d_conv", "expand")
-        self.require(isinstance(self.residual, bool), "residual", "True or False")
+        for name in ("residual", "positions"):
+            self.require(isinstance(getattr(self, name), bool), name, "True or False")
+        self.require(self.norm in NORMS, "norm", f"one of {', '.join(NORMS)}")
 
 
 POCKETSTORIES, MQAR = "pocketstories", "mqar"  # corpora that need no file

@@ -68,7 +68,7 @@ print(fill(story, 100))
 
 # %% [markdown]
 # Why does it forget? Test it on one word. The sentence *"But that year ..."* goes on with *he* or *she*. Which of the two
-# is right depends on the name at the beginning. We ask the GAM, and beside it a Transformer of about the same size that was
+# is right depends on the name at the beginning. We ask the GAM, and next to it a Transformer of about the same size that was
 # trained on the same stories:
 
 # %%
@@ -126,9 +126,8 @@ show(
 # %% [markdown]
 # ## 3. How to work with it
 #
-# Run `make exercises` once, in the project's folder. It writes your own copies of the notebooks into
-# `notebooks/exercises/`, with gaps for your answers. If you run it again after an update, it keeps the copies that are
-# there. Then `make notebooks-open` starts JupyterLab.
+# `minigam course open` (in a clone of the project: `make notebooks-open`) writes your own copies of the notebooks, with gaps
+# for your answers, and opens them in JupyterLab. It keeps copies that exist. On Colab this already is such a copy.
 #
 # Every exercise has the same parts:
 #
@@ -140,8 +139,8 @@ show(
 #   its inputs and leaves the inputs unchanged.
 # * A folded **solution**. Later cells use *your* answer, so do not leave a gap open: copy the solution if you must.
 #
-# The notebooks in `notebooks/` itself are the solved ones, with all their output. Below every equation there is code in the same
-# letters, and an `assert` that it holds. Change numbers and see what breaks.
+# The solved notebooks, with all their output, are in the project's folder `notebooks`. Below every equation there is code in the
+# same letters, and an `assert` that it holds. Change numbers and see what breaks.
 #
 # ## 4. Is your machine ready?
 
@@ -390,7 +389,7 @@ assert np.abs(compare(x, np.ones((1, 4)))[..., 0] - x.sum(axis=-1)).max() < 1e-1
 #
 # In the code:
 #
-# * `minigam/models/gam.py` is the block in fewer than sixty lines
+# * `minigam/models/gam.py` is the block
 # * `minigam/viz/block.py` draws the picture above
 #
 # Elsewhere:

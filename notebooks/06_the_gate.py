@@ -752,7 +752,7 @@ assert abs(losses["global side closed"] - losses["as trained"]) < 0.05
 # In the code:
 #
 # * `minigam/engine/sequence.py`: `gated_fusion`
-# * `minigam/models/gam.py`: the four mixers, in ten lines
+# * `minigam/models/gam.py`: `GAMBlock.mix`, all mixers
 # * `minigam/engine/numeric.py`: `sigmoid`
 #
 # Elsewhere:

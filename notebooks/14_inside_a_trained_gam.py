@@ -5,7 +5,7 @@
 # slot predict, and which of these parts does the model need? At the end you can distinguish a part that is
 # *readable* from a part that is *needed*. In this model they are not the same.
 #
-# **Time.** 105 minutes, 5 exercises. **Needs** 04 to 07 (the parts of a block), 08 (training). Letters: N
+# **Time.** 105 minutes, 5 exercises. **Needs** 04, 05, 06 and 07 (the parts of a block), 08 (training). Letters: N
 # stories (not Mamba's states), T tokens, C channels, S memory slots, K kernel size, L layers, V vocabulary, M
 # the memory, E the token embedding (not Mamba's channels), H an entropy (not the number of heads). p and q
 # are the two gates. P and Q are the probabilities of generator and model.

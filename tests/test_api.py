@@ -16,7 +16,7 @@ PROMISED = {
     "Tensor", "no_grad", "reference_only", "gradcheck", "ops", "sequence", "nn", "backend", "viz", "GAM",
     "GAMConfig",
     "Transformer", "TransformerConfig", "Mamba", "MambaConfig", "AdamW", "train_step", "warmup_cosine",
-    "from_official", "to_official",
+    "from_official", "to_official", "from_mamba", "to_mamba", "read_weights",
 }  # fmt: skip
 
 

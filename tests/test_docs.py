@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def test_the_stored_run_is_the_default_run():
     defaults = {k: v for part in parts for k, v in part.to_dict().items()} | PRESETS["small"]
     vocabulary = len(pocketstories.vocabulary())
     assert stored == defaults | {"vocab_size": vocabulary}
+
+
+def test_what_pip_is_told_to_install_exists():
+    """Every extra and every group of packages that a document names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for name, text in DOCUMENTS.items():
+        for extras in re.findall(r"(?:\.|minigam|\.whl)\[([a-z0-9,]+)\]", text):
+            assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys(), name
+        assert set(re.findall(r"--group (\w+)", text)) <= project["dependency-groups"].keys(), name
 
 
 def test_the_table_of_the_course_is_what_the_notebooks_say():

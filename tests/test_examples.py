@@ -1,4 +1,5 @@
-"""Every public function and class has a runnable example, in its docstring or in docs/examples.md."""
+"""Every public function and class has a runnable example, in its docstring or in docs/examples.md. Those of
+docs/interop.md run as well."""
 
 import ast
 import doctest
@@ -16,8 +17,15 @@ from minigam.engine import backend, dispatch
 from minigam.engine.dispatch import Op
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```pycon\n(.*?)^```", PAGE, re.M | re.S)
+
+
+def blocks(page: str) -> list[str]:
+    """Return the examples of a page of docs."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```pycon\n(.*?)^```", text, re.M | re.S)
+
+
+BLOCKS = blocks("examples.md")
 PARSER = doctest.DocTestParser()
 
 NEEDS_MORE = {  # examples that are shown and not run, each with its reason
@@ -111,6 +119,13 @@ def test_an_example_prints_what_it_says(text, monkeypatch):
     monkeypatch.setattr(dispatch, "OPS", {**dispatch.OPS})  # an example adds an operation,
     monkeypatch.setattr(backend, "_OWNER", {**backend._OWNER})  # and another one a type of array
     assert failures(text) == ""
+
+
+def test_the_examples_of_interop_run_one_after_the_other(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # they write files
+    examples = blocks("interop.md")
+    assert len(examples) > 3
+    assert failures("\n".join(examples)) == ""
 
 
 def test_a_wrong_example_is_noticed():

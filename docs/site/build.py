@@ -1,10 +1,11 @@
-"""Build the docs site into build/site, without a network: `make docs`. An argument names another folder.
+"""Build the docs site into build/site, without a network: `make docs`.
 
 The pages are collected in build/pages, in the folders of the repository, so that links stay as they are:
 documents, solved notebooks, stored results, and each source file that a page links to. The reference is made
 from docstrings. MkDocs turns the pages into HTML, and stops at a link that leads nowhere.
 """
 
+import argparse
 import json
 import os
 import re
@@ -16,7 +17,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "docs" / "site"
-BUILD = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "build"
+PARSER = argparse.ArgumentParser(
+    prog="python docs/site/build.py", description=(__doc__ or "").splitlines()[0]
+)
+PARSER.add_argument("folder", nargs="?", type=Path, default=ROOT / "build",
+                    help="folder to write, with pages and site in it (default: build)")  # fmt: skip
+BUILD = PARSER.parse_args().folder.resolve()
 PAGES, SITE = BUILD / "pages", BUILD / "site"
 sys.path[:0] = [str(ROOT), str(HERE)]
 
@@ -36,14 +42,16 @@ LANGUAGES = {
 LINK = re.compile(r"(`+[^`]*`+|^ *(?:```|~~~).*?^ *(?:```|~~~)$)|(\]\()([^)\s#:]*)(#[^)\s]*)?\)", re.M | re.S)
 LONGEST = 20_000  # characters of a stored file that its page shows
 DOCUMENTS = {
-    "Start": ["README.md", "docs/install.md", "docs/commands.md", "explain.md", "docs/glossary.md"],
-    "Results": ["docs/results.md", "docs/extension.md", "docs/performance.md", "docs/scaling.md",
-                "docs/gpu.md", "docs/status.md", "docs/trust.md", "paper/paper.md"],
+    "Start": ["README.md", "docs/install.md", "docs/commands.md", "docs/interop.md", "explain.md",
+              "docs/glossary.md"],
+    "Results": ["docs/results.md", "docs/paper.md", "docs/extension.md", "docs/performance.md",
+                "docs/scaling.md", "docs/gpu.md", "docs/status.md", "docs/trust.md", "paper/paper.md"],
     "Project": ["CONTRIBUTING.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "data/README.md"],
 }  # fmt: skip
 
 
-LISTED = {name for group in DOCUMENTS.values() for name in group} | {"docs/course.md", "docs/examples.md"}
+LISTED = {name for group in DOCUMENTS.values() for name in group}
+LISTED |= {"docs/course.md", "docs/capstone.md", "docs/examples.md"}
 OTHERS = [f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")) if f"docs/{p.name}" not in LISTED]
 if OTHERS:
     DOCUMENTS["More"] = OTHERS  # a new document has a place before anyone gives it one
@@ -77,6 +85,8 @@ class Site:
             if code or not target or not (ROOT / found).exists():
                 return match[0]
             self.wanted.append(found)
+            if anchor and found.suffix == ".ipynb":  # JupyterLab's anchor of a heading, as MkDocs makes it
+                anchor = "#" + re.sub(r"[^\w-]", "", anchor).lower()
             there = os.path.relpath(self.place(found), self.place(page).parent)
             return f"{start}{Path(there).as_posix()}{anchor or ''})"
 
@@ -181,10 +191,8 @@ def folder(path: Path) -> str:
 def explain_page() -> str:
     """Make the explain page of a model that comes with the package, and return the page around it."""
     runs, module = ROOT / "minigam" / "course" / "runs", [sys.executable, "-m", "minigam", "explain"]
-    command = [*module, runs / "gam", "--backend", "numpy", "--out", PAGES / "explain-gam.html"]
-    known = subprocess.run([*module, "--help"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    if "--rival" in known:
-        command += ["--rival", runs / "transformer"]
+    command = [*module, runs / "gam", "--rival", runs / "transformer", "--backend", "numpy"]
+    command += ["--out", PAGES / "explain-gam.html"]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return """# Inside a trained model
 
@@ -202,7 +210,7 @@ def settings(notebooks: list[Path], modules: list[str]) -> str:
     places = lambda names: [site.place(Path(name)).as_posix() for name in names]  # noqa: E731
     reference_pages = ["api/index.md", *(f"api/{name}.md" for name in modules), "docs/examples.md"]
     nav = [{name: places(pages)} for name, pages in DOCUMENTS.items()]
-    nav.insert(1, {"Course": places(["docs/course.md", *notebooks])})
+    nav.insert(1, {"Course": places(["docs/course.md", *notebooks, "docs/capstone.md"])})
     nav.insert(2, {"Reference": reference_pages})
     content = {"INHERIT": str(HERE / "mkdocs.yml"), "docs_dir": str(PAGES), "site_dir": str(SITE),
                "hooks": [str(HERE / "hooks.py")], "nav": nav}  # fmt: skip
@@ -221,7 +229,8 @@ def main() -> int:
     notebooks = sorted(p.relative_to(ROOT) for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
     (PAGES / "notebooks").mkdir()
     names = [name for group in DOCUMENTS.values() for name in group if name != "explain.md"]
-    site.wanted += [*map(Path, names), Path("docs/course.md"), Path("docs/examples.md"), *notebooks]
+    site.wanted += [*map(Path, names), *notebooks]
+    site.wanted += [Path(f"docs/{name}.md") for name in ("course", "capstone", "examples")]
     while site.wanted:
         site.add(site.wanted.pop())
     modules = [name for name in reference.modules() if name != "index"]

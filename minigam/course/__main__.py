@@ -1,5 +1,6 @@
 """The course: execute its notebooks, write copies with gaps, check what is solved, prepare a class, grade."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -84,7 +85,18 @@ def _open(out: Path, flags: list[str]) -> int:
     """Write the missing copies and run JupyterLab in their folder until it is stopped."""
     _exercises(notebooks.sources(), out, overwrite=False)
     first = out / f"{notebooks.sources()[0].stem}.ipynb"
-    return subprocess.run([sys.executable, "-m", "jupyterlab", *flags, str(first)]).returncode
+    return run_lab([*flags, str(first)])
+
+
+def run_lab(args: list[str]) -> int:
+    """Run JupyterLab until it is stopped; return its exit code. Ctrl-C is its own matter: it asks first, and
+    ends its kernels."""
+    with subprocess.Popen([sys.executable, "-m", "jupyterlab", *args]) as lab:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return lab.wait()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _times(write: bool) -> int:
@@ -98,15 +110,11 @@ def _times(write: bool) -> int:
 def _exercises(sources: list[Path], out: Path, overwrite: bool) -> int:
     cli.require_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    existing = []
-    for source in sources:
-        path = out / f"{source.stem}.ipynb"
-        if path.exists() and not overwrite:
-            existing.append(source)
-            continue
-        if path.exists():
-            path.replace(path.with_name(f"{source.stem}-before.ipynb"))
-        notebooks.store(notebooks.for_learners(source), path)
+    existing = [
+        source
+        for source in sources
+        if not notebooks.put(out / f"{source.stem}.ipynb", notebooks.for_learners, source, overwrite)
+    ]
     glossary.copy(out / glossary.FILE.name)
     print(f"{out}: {len(sources) - len(existing)} notebooks written, {len(existing)} kept unchanged")
     outdated = [s.stem[:2] for s in existing if notebooks.is_outdated(out / f"{s.stem}.ipynb", s)]

@@ -21,8 +21,8 @@ SESSION = 150  # minutes of a session in a term, at most
 INTRODUCTION = """# Teacher's guide
 
 `student` has the notebooks with gaps, hints and checks, without solutions. `answers` has them with solutions.
-The students need minigam itself, and its project is public, with all solutions. So these exercises are for
-learning; a mark needs something else as well, such as a conversation about an answer.
+The students install minigam, and the package contains all solutions. So these exercises are for learning; a
+mark needs something else as well, such as a conversation about an answer.
 
 A student sees at once whether an answer is right, and `minigam course status --folder FOLDER` lists what is
 solved. `minigam course grade FOLDER --csv grades.csv` runs the same checks on the notebooks that you collect.
@@ -109,19 +109,12 @@ def write(out: Path, overwrite: bool) -> tuple[int, int]:
         written.append((out / folder / glossary.FILE.name, glossary.copy))
     written.append((out / "guide.md", lambda path: write_text(path, guide())))
     bar = tqdm(written, unit="file", disable=None, leave=False, delay=2)
-    done = sum(put(path, make, overwrite) for path, make in bar)
+    done = 0
+    for path, make in bar:
+        if not notebooks.keeps(path, overwrite):
+            make(path)
+            done += 1
     return done, len(written) - done
-
-
-def put(path: Path, make: Callable[[Path], object], overwrite: bool) -> bool:
-    """Make a file; return False if it exists and is kept. An overwritten one is renamed to NAME-before."""
-    if path.exists():
-        if not overwrite:
-            return False
-        path.replace(path.with_name(f"{path.stem}-before{path.suffix}"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    make(path)
-    return True
 
 
 def _storing(build: Callable, source: Path) -> Callable[[Path], None]:

@@ -8,7 +8,6 @@ the limits are in `sandbox`.
 import argparse
 import csv
 import io
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minigam import cli
+from minigam import cli, threads
 from minigam.config import InputError
 from minigam.course import sandbox
 from minigam.course.progress import add_limits, limits_of
@@ -129,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv.suffix.lower() != ".csv" or args.csv.is_dir():
         raise InputError(f"--csv {args.csv}: wanted the name of a file, NAME.csv")
     cli.require_folder(args.csv.absolute().parent)
-    grades = grade(args.submitted, limits_of(args), args.jobs or os.cpu_count() or 1)
+    grades = grade(args.submitted, limits_of(args), args.jobs or threads.cores())
     args.csv.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_text(args.csv, table(grades))
     refused = sum(bool(g.reason) for g in grades)

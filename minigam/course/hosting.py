@@ -1,7 +1,7 @@
 """Where the project is hosted, and the links that follow from it: badges for Colab and Binder.
 
 REPOSITORY and TAG are the one setting. While REPOSITORY is empty, no badge is written, because it
-would lead nowhere, and Colab installs the package of this version by its name.
+would lead nowhere, and Colab installs a wheel that the reader has uploaded.
 """
 
 from pathlib import Path
@@ -16,16 +16,17 @@ COLAB = "colab"  # folder in notebooks/ of the copies with gaps; never the solve
 
 
 def requirement() -> str:
-    """Return what pip installs: this version, from the tag of the repository or by name."""
-    if not REPOSITORY:
-        return f"minigam[notebooks]=={minigam.__version__}"
-    return f"minigam[notebooks] @ git+https://github.com/{REPOSITORY}@{TAG}"
+    """Return what pip installs: this version, from the tag of the repository, or else its wheel, uploaded."""
+    if not REPOSITORY:  # nobody has published the name, so it would be somebody else's package
+        return f"./minigam-{minigam.__version__}-py3-none-any.whl[notebooks]"
+    return f"minigam[notebooks] @ git+{ADDRESS}@{TAG}"
 
 
 def install_cell() -> str:
     """Return the code of the first cell on Colab. It does nothing where minigam is installed."""
+    how = "" if REPOSITORY else " Upload the wheel first: python -m hatchling build -t wheel makes it."
     return (
-        "# Installs minigam where it is missing, for instance on Colab.\n"
+        f"# Installs minigam where it is missing, for instance on Colab.{how}\n"
         "from importlib.util import find_spec\n\n"
         'if find_spec("minigam") is None:\n'
         f'    %pip install --quiet "{requirement()}"'

@@ -11,6 +11,7 @@ jupytext, nbformat and nbclient are imported only when they are needed.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -28,7 +29,7 @@ STUB = 'raise NotImplementedError("replace this line")'
 _SOLUTION = re.compile(r"^(?P<indent>[ ]*)# SOLUTION\n(?P<body>.*?)^[ ]*# END[ ]*(?:\n|\Z)", re.M | re.S)
 _CHECK = re.compile(r"check\.(?P<name>ex_\d\d_\d+)\((?P<answer>.*)\)\s*\Z", re.S)
 _PROMISE = re.compile(r"^\* A folded \*\*solution\*\*[^\n]*(?:\n  [^\n]*)*", re.M)  # in notebook 00
-_INSTEAD = "* Your teacher has the solutions. Later cells use *your* answer, so do not leave a gap open."
+_INSTEAD = "* The solutions are not in this copy. Later cells use *your* answer, so do not leave a gap open."
 TIMEOUT_S = 300  # seconds a cell may take
 _MADE_FROM = "minigam_source_sha256"
 
@@ -220,6 +221,25 @@ def store(notebook: "NotebookNode", path: Path) -> None:
 
     nbformat.validate(notebook)
     write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def put(path: Path, build: Callable[[Path], "NotebookNode"], source: Path, overwrite: bool) -> bool:
+    """Write build(source); return False if the file exists and is kept. An overwritten one is renamed to
+    NAME-before."""
+    if keeps(path, overwrite):
+        return False
+    store(build(source), path)
+    return True
+
+
+def keeps(path: Path, overwrite: bool) -> bool:
+    """Return whether a file exists and is kept. One that is to be replaced is renamed to NAME-before."""
+    if path.exists():
+        if not overwrite:
+            return True
+        path.replace(path.with_name(f"{path.stem}-before{path.suffix}"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return False
 
 
 def stored(source: Path) -> "NotebookNode":

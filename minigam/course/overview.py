@@ -53,10 +53,10 @@ def _lesson(source: Path) -> Lesson:
     text = re.sub(r"^# ?", "", first, flags=re.M)
     title = re.search(r"^# \d\d · (.*)", text, re.M)
     goal = re.search(r"\*\*Goal\.\*\* (.*?[.!?])(?:\s|$)", text, re.S)
-    time, needs = TIME.search(text), re.search(r"\*\*Needs\*\*([^.]*)", text)
+    time, needs = TIME.search(text), re.search(r"\*\*Needs\*\*([^.;]*)", text)  # after ; is what helps
     if title is None or goal is None or time is None:
         raise ValueError(f"{source.name}: the first cell needs a title, **Goal.** and **Time.**")
-    earlier = tuple(n for n in re.findall(r"\b\d\d\b", needs[1] if needs else "") if n < number)
+    earlier = tuple(sorted(n for n in re.findall(r"\b\d\d\b", needs[1] if needs else "") if n < number))
     file, goal_line = f"{source.stem}.ipynb", " ".join(goal[1].split())
     return Lesson(number, title[1], file, goal_line, int(time[1]), int(time[2]), earlier)
 
@@ -119,8 +119,8 @@ def minutes(source: Path) -> int:
 
 
 def write_times() -> int:
-    """Write the minutes of every notebook into its source and docs/course.md, and the hours there and in
-    README.md; return the total in minutes."""
+    """Write the minutes of every notebook into its source and docs/course.md, and the hours there, in
+    README.md and in paper/paper.md; return the total in minutes."""
     total, course = 0, in_clone(PROJECT / "docs" / "course.md")
     for source in notebooks.sources():
         spent = minutes(source)
@@ -128,8 +128,8 @@ def write_times() -> int:
         _replace(source, TIME, rf"{spent} minutes, \2 exercises")
         row = rf"(?<=^\| )(\[{source.stem[:2]} · .*?\) \|) \d+ min"
         _replace(course, re.compile(row, re.M), rf"\1 {spent} min")
-    for path in (course, PROJECT / "README.md"):
-        _replace(path, re.compile(r"about \d+ hours"), f"about {total / 60:.0f} hours")
+    for path in (course, PROJECT / "README.md", PROJECT / "paper" / "paper.md"):
+        _replace(path, re.compile(r"(about|planned for) \d+ hours"), rf"\1 {total / 60:.0f} hours")
     return total
 
 

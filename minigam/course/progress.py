@@ -4,7 +4,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minigam import cli
+from minigam import cli, threads
 from minigam.config import InputError
 from minigam.course import notebooks, sandbox
 from minigam.course.sandbox import Limits, Verdict
@@ -65,7 +64,7 @@ def progress(folder: Path, numbers: list[str], limits: Limits, checks: Any = Non
     def one(number: str, worker: sandbox.Worker) -> Progress:
         return _one(folder, number, known[number], limits, worker)
 
-    with sandbox.workers(os.cpu_count() or 1, package.__name__) as each:
+    with sandbox.workers(threads.cores(), package.__name__) as each:
         bar = tqdm(each(one, chosen), total=len(chosen), unit="notebook", disable=None, leave=False, delay=2)
         return list(bar)
 

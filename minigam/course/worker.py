@@ -60,8 +60,7 @@ def steps(cells: list[str]) -> tuple[list[Item], dict[str, str]]:
     broken: dict[str, str] = {}
     for i, text in enumerate(cells):
         try:
-            statements = ast.parse(_without_magics(text)).body
-            items += [item for node in statements for item in _items(node, i)]
+            items += [item for node in _statements(text) for item in _items(node, i)]
         except SyntaxError as e:
             reason = f"line {e.lineno} of its cell is not Python ({e.msg})"
             broken |= dict.fromkeys(_CALL_IN_TEXT.findall(text), reason)
@@ -70,9 +69,12 @@ def steps(cells: list[str]) -> tuple[list[Item], dict[str, str]]:
     return _needed(items), broken
 
 
-def _without_magics(text: str) -> str:
-    """Replace the lines that only IPython understands, which begin with % or !."""
-    return re.sub(r"^([ \t]*)[%!].*", r"\1pass", text, flags=re.M)
+def _statements(text: str) -> list[ast.stmt]:
+    """Return the statements of a cell. If it is not Python, lines that begin with % or ! are IPython's."""
+    try:
+        return ast.parse(text).body
+    except SyntaxError:
+        return ast.parse(re.sub(r"^([ \t]*)[%!].*", r"\1pass", text, flags=re.M)).body
 
 
 def _items(node: ast.stmt, cell: int) -> Iterator[Item]:
@@ -109,14 +111,14 @@ def _names(node: ast.AST) -> tuple[set[str], set[str]]:
 
 
 def _changed(node: ast.AST) -> set[str]:
-    """Return the names whose objects a statement may change: a.b = 1, a[0] = 1, a.append(1)."""
+    """Return the names whose objects a statement may change: a.b = 1, a[0] = 1, a.append(1), fill(a)."""
     roots: list[ast.expr] = []
     for n in ast.walk(node):
         if isinstance(n, ast.Attribute | ast.Subscript) and not isinstance(n.ctx, ast.Load):
             roots.append(n)
         elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Call):
-            roots.append(n.value.func)
-    names = set()
+            roots += [n.value.func, *n.value.args, *(k.value for k in n.value.keywords)]
+    names = {root.id for root in roots if isinstance(root, ast.Name)}
     for root in (r for r in roots if isinstance(r, ast.Attribute | ast.Subscript)):
         value: ast.expr = root
         while isinstance(value, ast.Attribute | ast.Subscript | ast.Call):

@@ -312,6 +312,36 @@ def _(x, weight, bias, *, eps=0.0):
 
 
 @op
+def rms_norm(xp, x, weight, *, eps: float = 1e-5):
+    """Divide the last axis by its root mean square, then scale it: a layer_norm without mean and bias.
+
+        n = x / sqrt(mean of x^2 + eps),   y = n * weight
+
+    x : (..., C)   weight : (C)   returns (..., C)
+    Raises ShapeError if weight is not (C).
+    Source: Zhang and Sennrich, arXiv 1910.07467.
+    """
+    C = x.shape[-1]
+    scale = 1.0 / xp.sqrt((x * x).sum(axis=-1, keepdims=True) / C + eps)
+    n = x * scale
+    y = n * weight
+
+    def backward(dy):
+        dn = dy * weight
+        mean_dn_n = (dn * n).sum(axis=-1, keepdims=True) / C  # through the root mean square
+        return scale * (dn - n * mean_dn_n), rows(dy * n).sum(axis=0)
+
+    return y, backward
+
+
+@rms_norm.check
+def _(x, weight, *, eps=0.0):
+    C = x.shape[-1:]
+    if weight.shape != C or C in ((), (0,)):
+        raise ShapeError(f"rms_norm: x {x.shape}, weight {weight.shape}, wanted (..., C) and (C), not empty")
+
+
+@op
 def embedding(xp, table, ids):
     """Look up rows.   y_i = table[ids_i]
 

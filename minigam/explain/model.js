@@ -75,7 +75,7 @@ function polynomial(coefficients, x) {
 const sigmoid = (z) => 1 / (1 + Math.exp(-z));
 
 class Model {
-  // spec    : { type, mixer, layers, channels, heads, prior, size, arrays: { name: [start, length] } }
+  // spec    : { type, mixer, layers, channels, heads, prior, arrays: { name: [start, length] } }
   // weights : Float32Array that holds all parameters
   // normal  : { p, q, end }, the coefficients of Phi(-x) / phi(x) = p(x) / q(x), as minigam.engine.numeric has them
   constructor(spec, weights, normal) {

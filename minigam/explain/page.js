@@ -199,8 +199,10 @@ function sampleOn(n) {
   for (let i = 0; i < n && ids.length < longest && after === null; i += 1) {
     const id = sample(records.at(-1).logits, temperature, Math.random());
     if (id === data.end) after = id;
-    else records = model.readAll([...ids, id], records);
-    if (id !== data.end) ids.push(id);
+    else {
+      ids.push(id);
+      records = model.readAll(ids, records);
+    }
   }
   write(ids, after !== null ? "The model ends the story here." : ids.length === longest ? FULL : "");
   open(ids, after, start, title);

@@ -82,13 +82,12 @@ def embedded(models: list[LanguageModel]) -> tuple[list[dict], str]:
     """Return what model.js needs: a description of each model, and all parameters as base64 of float32."""
     specs, weights, start = [], [], 0
     for model in models:
-        c: Any = model.config
         arrays = {}
         for name, array in model.state_dict().items():
             arrays[name] = [start, array.size]
             weights.append(array.astype("<f4").tobytes())
             start += array.size
-        specs.append(described(model) | {"channels": c.d_model, "arrays": arrays})
+        specs.append(described(model) | {"arrays": arrays})
     return specs, base64.b64encode(b"".join(weights)).decode()
 
 

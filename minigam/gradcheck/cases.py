@@ -26,7 +26,7 @@ from minigam.models.lm import LanguageModel
 from minigam.models.mamba import Mamba, MambaBlock, SelectiveSSM, StepSize
 
 from minigam.models.nn import (  # isort: skip
-    CausalConv, Dropout, Embedding, FeedForward, LayerNorm, Linear, MaskCounter, Module,
+    CausalConv, Dropout, Embedding, FeedForward, LayerNorm, Linear, MaskCounter, Module, RMSNorm,
 )  # fmt: skip
 from minigam.models.transformer import Attention, Transformer, TransformerBlock
 
@@ -239,6 +239,12 @@ CASES = [
     case(ops.layer_norm, (2, 3, 5), (5,), (5,), eps=0.5, label="large-eps"),
     case(ops.layer_norm, huge(2, 3, 4), (4,), (4,), label="near-1e4", step=2.0**-17),
     case(ops.layer_norm, transposed(2, 3, 5), strided(5), strided(5), label="not-contiguous"),
+    case(ops.rms_norm, (2, 3, 5), (5,)),
+    case(ops.rms_norm, (1, 1, 4), (4,), label="one-token"),
+    case(ops.rms_norm, (2, 3, 1), (1,), label="one-channel, large-eps", eps=0.5),
+    case(ops.rms_norm, scaled(1e-3, 2, 3, 5), (5,), label="small", step=1e-7),
+    case(ops.rms_norm, huge(2, 3, 4), (4,), label="near-1e4", step=2.0**-17),
+    case(ops.rms_norm, transposed(2, 3, 5), strided(5), label="not-contiguous"),
     case(ops.embedding, (6, 4), ids(2, 9, below=6), label="repeated-ids"),
     case(ops.embedding, (6, 4), ids(2, 3, below=2), label="unused-rows"),
     case(ops.embedding, (1, 4), ids(1, 1, below=1), label="one-row"),
@@ -319,9 +325,10 @@ CASES = [
 ]  # fmt: skip
 
 # Not smaller: the norm of very few channels is too curved for finite differences.
-SMALL: dict[str, Any] = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_slots": 3}
-MAMBA = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "d_state": 3, "expand": 2}
-TRANSFORMER = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2, "n_heads": 2}
+SHARED: dict[str, Any] = {"vocab_size": 7, "block_size": 6, "d_model": 8, "n_layers": 2}
+SMALL = SHARED | {"n_slots": 3}
+MAMBA = SHARED | {"d_state": 3, "expand": 2}
+TRANSFORMER = SHARED | {"n_heads": 2}
 BLOCK = {"d_model": 5, "n_slots": 2, "kernel_size": 2}
 
 
@@ -339,6 +346,7 @@ LAYERS = [
     layer(Linear, lambda rng: Linear(4, 3, rng), (2, 5, 4)),
     layer(Linear, lambda rng: Linear(4, 3, rng, bias=False), (2, 5, 4), label="no-bias"),
     layer(LayerNorm, lambda rng: LayerNorm(4), (2, 5, 4)),
+    layer(RMSNorm, lambda rng: RMSNorm(4), (2, 5, 4)),
     layer(Embedding, lambda rng: Embedding(np.zeros((6, 4))), ids(2, 9, below=6)),
     layer(Dropout, lambda rng: Dropout(0.3, MaskCounter(0)), (2, 5, 4)),
     layer(FeedForward, lambda rng: FeedForward(3, 12, 0.0, MaskCounter(0), rng), (2, 5, 3)),
@@ -378,4 +386,5 @@ MODELS = [
         model(Mamba, MambaConfig(**MAMBA, dropout=0.2, residual=r), label=label)
         for r, label in ((True, "residual"), (False, "bare"))
     ),
+    model(Mamba, MambaConfig(**MAMBA, norm="rms", positions=False), label="as published"),
 ]

@@ -1,23 +1,27 @@
-"""Weights of the authors' PyTorch code: the same numbers under other names.
+"""Weights of other programs: the same numbers under other names.
 
     arrays = {name: t.numpy() for name, t in torch.load("gam.pt", weights_only=True).items()}
     model = from_official(arrays)
+    mamba = from_mamba(read_weights("model.safetensors", dtype="float32"))
 
-NAMES is the whole translation; the functions below only apply it. `*` stands for the number of a
-block. An architecture is a mixer of the paper's GAM, or "transformer". Shapes are the published ones, in the
-usual letters: V vocabulary, T positions, C channels, S slots, K kernel size; "2C" is twice C, and
-"1" an axis of length 1 that minigam omits.
+NAMES is the whole translation for the GAM authors' PyTorch code, MAMBA_NAMES for the published Mamba; the
+functions below only apply them. `*` stands for the number of a block. An architecture is a mixer of the
+paper's GAM, or "transformer". Shapes are the published ones, in the usual letters: V vocabulary,
+T positions, C channels, S slots, K kernel size; of Mamba E expanded channels, N states, R rank of the step
+size; "2C" is twice C, and "1" an axis of length 1 that minigam omits.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from minigam.config import PAPER_MIXERS, WRITTEN, GAMConfig, TransformerConfig
+from minigam.config import PAPER_MIXERS, WRITTEN, GAMConfig, MambaConfig, TransformerConfig
 from minigam.engine.tensor import ShapeError
 from minigam.models.gam import GAM
 from minigam.models.lm import LanguageModel
+from minigam.models.mamba import Mamba
 from minigam.models.transformer import Transformer
 
 ARCHITECTURES = (*PAPER_MIXERS, "transformer")
@@ -56,6 +60,26 @@ NAMES = (
 )
 FIELDS = {"V": "vocab_size", "T": "block_size", "C": "d_model", "S": "n_slots", "K": "kernel_size"}
 
+MAMBA_NAMES = (
+    # published name                           name here                       shape
+    ("backbone.embedding.weight", "token_embedding.weight", "V C"),
+    ("backbone.layers.*.norm.weight", "blocks.*.norm.weight", "C"),
+    ("backbone.layers.*.mixer.in_proj.weight", "blocks.*.ssm.expand.weight", "2E C"),
+    ("backbone.layers.*.mixer.conv1d.weight", "blocks.*.ssm.conv.weight", "E 1 K"),
+    ("backbone.layers.*.mixer.conv1d.bias", "blocks.*.ssm.conv.bias", "E"),
+    ("backbone.layers.*.mixer.x_proj.weight", "blocks.*.ssm.select.weight", "R+2N E"),
+    ("backbone.layers.*.mixer.dt_proj.weight", "blocks.*.ssm.step_size.weight", "E R"),
+    ("backbone.layers.*.mixer.dt_proj.bias", "blocks.*.ssm.step_size.bias", "E"),
+    ("backbone.layers.*.mixer.A_log", "blocks.*.ssm.A_log", "E N"),
+    ("backbone.layers.*.mixer.D", "blocks.*.ssm.D", "E"),
+    ("backbone.layers.*.mixer.out_proj.weight", "blocks.*.ssm.contract.weight", "C E"),
+    ("backbone.norm_f.weight", "norm.weight", "C"),
+    ("lm_head.weight", "token_embedding.weight", "V C"),  # tied: a file may hold it once
+)
+MAMBA_FIELDS = {"V": "vocab_size", "C": "d_model", "N": "d_state", "K": "d_conv"}  # and E, R: see from_mamba
+EMBEDDING, HEAD = "backbone.embedding.weight", "lm_head.weight"
+TRANSFORMERS_EMBEDDING = "backbone.embeddings.weight"  # the one name that the library transformers changed
+
 
 def from_official(
     arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: int = 8, written: bool = False
@@ -80,32 +104,22 @@ def from_official(
     """
     arrays = {name: a for name, a in arrays.items() if not name.endswith(CAUSAL_MASK)}
     n_layers = max(1, len({name.split(".")[1] for name in arrays if name.startswith("blocks.")}))
-    best = min(ARCHITECTURES, key=lambda a: len(_names(a, n_layers).keys() ^ arrays.keys()))
-    names = _names(best, n_layers)
-    missing, unknown = sorted(names.keys() - arrays.keys()), sorted(arrays.keys() - names.keys())
-    if missing or unknown:
-        raise KeyError(
-            f"from_official: missing {missing}, unknown {unknown}, "
-            f"read as {n_layers} blocks of architecture {best!r}; see minigam.interop.NAMES"
-        )
+    best = min(ARCHITECTURES, key=lambda a: len(_names(_rows(a), n_layers).keys() ^ arrays.keys()))
+    names = _names(_rows(best), n_layers)
+    read_as = f"{n_layers} blocks of architecture {best!r}; see minigam.interop.NAMES"
+    _require_names("from_official", names, arrays, read_as)
     if written and best != "gated":
         raise ValueError(f"from_official: weights of architecture {best!r}, wanted 'gated' to be written")
-    dtype = _dtype(arrays)
-    sizes = _sizes(names, arrays)
-    if not np.array_equal(arrays["head.weight"], arrays["token_embedding.weight"], equal_nan=True):
-        raise ValueError(
-            "from_official: head.weight is not token_embedding.weight, wanted the same numbers under both "
-            "names; the model has one matrix for both"
-        )
+    dtype = _dtype("from_official", "token_embedding.weight", arrays)
+    sizes = _sizes("from_official", FIELDS, names, arrays)
+    _require_tied("from_official", "head.weight", "token_embedding.weight", arrays)
     settings: dict[str, Any] = {FIELDS[letter]: n for letter, n in sizes.items()}
     settings |= {"n_layers": n_layers, "dropout": dropout}
     if best == "transformer":
         model: GAM | Transformer = Transformer(TransformerConfig(n_heads=n_heads, **settings), dtype=dtype)
     else:
         model = GAM(GAMConfig(mixer=WRITTEN if written else best, **settings), dtype=dtype)
-    model.load_state_dict(
-        {ours: np.squeeze(arrays[name], _extra_axes(dims)) for name, (ours, dims) in names.items()}
-    )
+    _load(model, names, arrays)
     return model
 
 
@@ -122,53 +136,155 @@ def to_official(model: LanguageModel) -> dict[str, np.ndarray]:
     """
     if not isinstance(model, (GAM, Transformer)):
         raise TypeError(f"to_official: {type(model).__name__}, wanted a GAM or a Transformer")
-    own = model.state_dict()
     architecture = model.config.mixer if isinstance(model, GAM) else "transformer"
-    names = _names("gated" if architecture == WRITTEN else architecture, model.config.n_layers)
-    return {name: np.expand_dims(own[ours], _extra_axes(dims)) for name, (ours, dims) in names.items()}
+    rows = _rows("gated" if architecture == WRITTEN else architecture)
+    return _published(model, _names(rows, model.config.n_layers))
 
 
-def _names(architecture: str, n_layers: int) -> dict[str, tuple[str, list[str]]]:
-    """Return {published name: (name here, published shape in letters)} of one model."""
+def from_mamba(arrays: dict[str, np.ndarray], block_size: int = 2048, dropout: float = 0.0) -> Mamba:
+    """Build the Mamba that published weights describe, in their dtype: RMSNorm and no position embeddings.
+
+    arrays     : by published name, of state-spaces/mamba or of the library transformers; all float32 or all
+                 float64 (`read_weights` converts). lm_head.weight may be absent: it is the embedding
+    block_size : tokens that a pass and `Stream` read at most; no shape determines it, and it costs no
+                 parameter
+    dropout    : of the embeddings, in training
+    V is the length of the published matrix, which has more rows than the tokenizer has tokens.
+    Raises KeyError listing missing and unknown names, TypeError or ShapeError listing misfits, ValueError if
+    lm_head.weight is not the embedding.
+
+    >>> config = mg.MambaConfig(vocab_size=16, d_model=4, n_layers=2, norm="rms", positions=False)
+    >>> arrays = mg.to_mamba(mg.Mamba(config, seed=1))
+    >>> copy = mg.from_mamba(arrays)
+    >>> copy.config.expand, copy.generate([1, 2], 3).shape
+    (3, (5,))
+    """
+    name_of = {TRANSFORMERS_EMBEDDING: EMBEDDING} if EMBEDDING not in arrays else {}
+    arrays = {name_of.get(name, name): a for name, a in arrays.items()}
+    n_layers = max(1, len({name.split(".")[2] for name in arrays if name.startswith("backbone.layers.")}))
+    names = _names(MAMBA_NAMES, n_layers)
+    if HEAD not in arrays:
+        del names[HEAD]
+    _require_names("from_mamba", names, arrays, f"{n_layers} blocks; see minigam.interop.MAMBA_NAMES")
+    dtype = _dtype("from_mamba", EMBEDDING, arrays)
+    sizes = _sizes("from_mamba", (*MAMBA_FIELDS, "E", "R"), names, arrays)
+    C, E, R = (sizes[letter] for letter in "CER")
+    if not C or E % C or R != -(-C // 16):
+        raise ShapeError(
+            f"from_mamba: C {C}, E {E}, R {R}; wanted E a multiple of C, and R = C / 16, rounded up"
+        )
+    if HEAD in arrays:
+        _require_tied("from_mamba", HEAD, EMBEDDING, arrays)
+    settings: dict[str, Any] = {field: sizes[letter] for letter, field in MAMBA_FIELDS.items()}
+    settings |= {"expand": E // C, "n_layers": n_layers, "block_size": block_size, "dropout": dropout}
+    model = Mamba(MambaConfig(norm="rms", positions=False, **settings), dtype=dtype)
+    _load(model, names, arrays)
+    return model
+
+
+def to_mamba(model: Mamba, transformers: bool = False) -> dict[str, np.ndarray]:
+    """Return a copy of every weight on the host, under the published names and in their shapes.
+
+    transformers : the embedding has the name that the library transformers gives it, with an s
+    lm_head.weight and the embedding share one array, because the model has one matrix for both.
+    Raises TypeError for another model, ValueError for a Mamba that is not built as the published ones.
+
+    >>> config = mg.MambaConfig(vocab_size=16, d_model=4, n_layers=2, norm="rms", positions=False)
+    >>> arrays = mg.to_mamba(mg.Mamba(config))
+    >>> len(arrays), arrays["backbone.layers.1.mixer.conv1d.weight"].shape
+    (23, (12, 1, 4))
+    """
+    if not isinstance(model, Mamba):
+        raise TypeError(f"to_mamba: {type(model).__name__}, wanted a Mamba")
+    c = model.config
+    if (c.norm, c.positions, c.residual) != ("rms", False, True):
+        raise ValueError(
+            f"to_mamba: norm {c.norm!r}, positions {c.positions}, residual {c.residual}; "
+            "wanted 'rms', False, True, as published"
+        )
+    arrays = _published(model, _names(MAMBA_NAMES, c.n_layers))
+    name_of = {EMBEDDING: TRANSFORMERS_EMBEDDING} if transformers else {}
+    return {name_of.get(name, name): a for name, a in arrays.items()}
+
+
+Names = dict[str, tuple[str, list[str]]]  # published name: (name here, published shape in letters)
+
+
+def _rows(architecture: str) -> list[tuple[str, str, str]]:
+    """Return the rows of NAMES of one architecture."""
+    return [(name, ours, shape) for name, ours, shape, having in NAMES if architecture in having]
+
+
+def _names(rows: Iterable[tuple[str, str, str]], n_layers: int) -> Names:
+    """Return the names of one model."""
     return {
         name.replace("*", str(i)): (ours.replace("*", str(i)), shape.split())
-        for name, ours, shape, architectures in NAMES
-        if architecture in architectures
+        for name, ours, shape in rows
         for i in (range(n_layers) if "*" in name else [0])
     }
+
+
+def _require_names(who: str, names: Names, arrays: dict[str, np.ndarray], read_as: str) -> None:
+    missing, unknown = sorted(names.keys() - arrays.keys()), sorted(arrays.keys() - names.keys())
+    if missing or unknown:
+        raise KeyError(f"{who}: missing {missing}, unknown {unknown}, read as {read_as}")
+
+
+def _require_tied(who: str, head: str, embedding: str, arrays: dict[str, np.ndarray]) -> None:
+    if not np.array_equal(arrays[head], arrays[embedding], equal_nan=True):
+        raise ValueError(
+            f"{who}: {head} is not {embedding}, wanted the same numbers under both names; "
+            "the model has one matrix for both"
+        )
+
+
+def _load(model: LanguageModel, names: Names, arrays: dict[str, np.ndarray]) -> None:
+    """Put the arrays into the model."""
+    model.load_state_dict(
+        {ours: np.squeeze(arrays[name], _extra_axes(dims)) for name, (ours, dims) in names.items()}
+    )
+
+
+def _published(model: LanguageModel, names: Names) -> dict[str, np.ndarray]:
+    """Return the weights of the model by published name."""
+    own = model.state_dict()
+    return {name: np.expand_dims(own[ours], _extra_axes(dims)) for name, (ours, dims) in names.items()}
 
 
 def _extra_axes(dims: list[str]) -> tuple[int, ...]:
     return tuple(axis for axis, dim in enumerate(dims) if dim == "1")
 
 
-def _dtype(arrays: dict[str, Any]) -> np.dtype:
-    """Return the dtype that all arrays share. Raises TypeError listing the arrays with another."""
+def _dtype(who: str, reference: str, arrays: dict[str, Any]) -> np.dtype:
+    """Return the dtype that all arrays share with the one called `reference`. Raises TypeError listing those
+    with another."""
     wrong = [f"{name} {type(a).__name__}" for name, a in arrays.items() if not isinstance(a, np.ndarray)]
     if wrong:
-        raise TypeError(f"from_official: {', '.join(wrong)}; wanted NumPy arrays")
-    first = arrays["token_embedding.weight"].dtype
+        raise TypeError(f"{who}: {', '.join(wrong)}; wanted NumPy arrays")
+    first = arrays[reference].dtype
     allowed = [first] if first in (np.float32, np.float64) else []
     wrong = [f"{name} {a.dtype}" for name, a in arrays.items() if a.dtype not in allowed]
     if wrong:
-        raise TypeError(f"from_official: {', '.join(wrong)}; wanted float32, or float64, for all")
+        raise TypeError(f"{who}: {', '.join(wrong)}; wanted float32, or float64, for all")
     return first
 
 
-def _sizes(names: dict[str, tuple[str, list[str]]], arrays: dict[str, np.ndarray]) -> dict[str, int]:
+def _sizes(who: str, letters: Iterable[str], names: Names, arrays: dict[str, np.ndarray]) -> dict[str, int]:
     """Return the length that each letter stands for, by majority vote of the shapes.
 
     Raises ShapeError listing the arrays whose shape disagrees.
     """
-    votes: dict[str, Counter[int]] = {letter: Counter() for letter in FIELDS}
+    votes: dict[str, Counter[int]] = {letter: Counter() for letter in letters}
     for name, (_, dims) in names.items():
         if arrays[name].ndim == len(dims):
             for dim, n in zip(dims, arrays[name].shape, strict=True):
-                if dim in FIELDS:
+                if dim in votes:
                     votes[dim][n] += 1
     sizes = {letter: count.most_common(1)[0][0] for letter, count in votes.items() if count}
 
-    def length(dim: str) -> int:  # "2C" is twice "C", "1" is 1
+    def length(dim: str) -> int:  # "2C" is twice "C", "R+2N" a sum, "1" is 1
+        if "+" in dim:
+            return sum(map(length, dim.split("+")))
         return int(dim) if dim.isdigit() else int(dim[:-1] or 1) * sizes.get(dim[-1], -1)
 
     wrong = [
@@ -178,5 +294,5 @@ def _sizes(names: dict[str, tuple[str, list[str]]], arrays: dict[str, np.ndarray
     ]
     if wrong:
         lengths = ", ".join(f"{letter} {n}" for letter, n in sizes.items())
-        raise ShapeError(f"from_official: {'; '.join(wrong)}; with {lengths}")
+        raise ShapeError(f"{who}: {'; '.join(wrong)}; with {lengths}")
     return sizes

@@ -3,6 +3,8 @@
 x = Dropout(token_embedding[ids] + position_embedding[0..T-1])
 x = block(x) for each of L blocks
 logits = LayerNorm(x) E^T,   E the token embedding again (tied)
+
+A Mamba may have an RMSNorm for the LayerNorm, and no position_embedding.
 """
 
 import math
@@ -49,12 +51,14 @@ class LanguageModel(nn.Module):
         # The embedding is also the head, so it has the initial values of a head (a Linear).
         bound = 1.0 / math.sqrt(C)
         self.token_embedding = nn.Embedding(nn.uniform(rng, (config.vocab_size, C), bound))
-        self.position_embedding = nn.Embedding(
-            config.position_std * rng.standard_normal((config.block_size, C))
+        self.position_embedding = (
+            nn.Embedding(config.position_std * rng.standard_normal((config.block_size, C)))
+            if config.positions
+            else None
         )
         self.dropout = nn.Dropout(config.dropout, self.mask_counter)
         self.blocks = [self.Block(config, self.mask_counter, rng) for _ in range(config.n_layers)]
-        self.norm = nn.LayerNorm(C)
+        self.norm = nn.NORMS[config.norm](C)
         for name, p in self.named_parameters():
             p.name, p.data = name, p.data.astype(dtype)
         self.to(backend)
@@ -63,8 +67,8 @@ class LanguageModel(nn.Module):
     def count_parameters(cls, config: Any) -> int:
         """Return `num_parameters()` of a model of this configuration, computed without making the model."""
         c = config
-        embeddings_and_norm = (c.vocab_size + c.block_size + 2) * c.d_model
-        return embeddings_and_norm + c.n_layers * cls.Block.count_parameters(c)
+        rows = c.vocab_size + (c.block_size if c.positions else 0) + nn.NORMS[c.norm].rows
+        return rows * c.d_model + c.n_layers * cls.Block.count_parameters(c)
 
     @classmethod
     def require_memory(
@@ -75,7 +79,8 @@ class LanguageModel(nn.Module):
         bytes_each : bytes for each parameter
         rest       : bytes of all else that is needed at the same time, by the setting that determines them
         """
-        n, values = cls.count_parameters(config), config.to_dict()
+        n = cls.count_parameters(config)
+        values = {"norm": config.norm, "positions": config.positions} | vars(config)
         without = {  # parameters left if a setting were 1
             name: cls.count_parameters(SimpleNamespace(**values | {name: 1}))
             for name, value in values.items()
@@ -117,7 +122,9 @@ class LanguageModel(nn.Module):
         T, longest = ids.shape[1], self.config.block_size
         if start + T > longest:
             raise ShapeError(f"ids: {T} tokens from position {start}, wanted at most block_size {longest}")
-        x = self.token_embedding(ids) + self.position_embedding.weight[start : start + T]  # (B, T, C)
+        x = self.token_embedding(ids)  # (B, T, C)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[start : start + T]
         x = self.dropout(x)
         for block, state in zip(self.blocks, states or [None] * len(self.blocks), strict=True):
             x = block(x, state)

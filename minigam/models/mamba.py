@@ -17,7 +17,7 @@ from minigam.engine.tensor import Array, Tensor
 from minigam.models.lm import LanguageModel
 
 from minigam.models.nn import (  # isort: skip
-    BlockState, CausalConv, LayerNorm, Linear, MaskCounter, Module, Parameter, uniform,
+    NORMS, BlockState, CausalConv, Linear, MaskCounter, Module, Parameter, uniform,
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class MambaState:
 
 
 class MambaBlock(Module):
-    """x + ssm(LayerNorm(x)); with `residual=False` ssm(x) alone, as the authors of GAM stacked it.
+    """x + ssm(norm(x)); with `residual=False` ssm(x) alone, as the authors of GAM stacked it.
 
     >>> config = mg.MambaConfig(d_model=4, d_state=2)
     >>> block = mg.MambaBlock(config, mg.nn.MaskCounter(0), np.random.default_rng(0))
@@ -92,7 +92,7 @@ class MambaBlock(Module):
     def __init__(self, config: MambaConfig, masks: MaskCounter, rng: np.random.Generator):
         self.residual = config.residual
         if self.residual:
-            self.norm = LayerNorm(config.d_model)
+            self.norm = NORMS[config.norm](config.d_model)
         self.ssm = SelectiveSSM(config, rng)
 
     @staticmethod
@@ -101,7 +101,7 @@ class MambaBlock(Module):
         C, E, N, R = config.d_model, config.expand * config.d_model, config.d_state, -(-config.d_model // 16)
         conv, select, step_size = E * config.d_conv + E, E * (R + 2 * N), E * R + E
         ssm = 2 * E * C + conv + select + step_size + E * N + E + E * C
-        return ssm + 2 * C if config.residual else ssm
+        return ssm + NORMS[config.norm].rows * C if config.residual else ssm
 
     def __call__(self, x: Tensor, state: MambaState | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         return x + self.ssm(self.norm(x), state) if self.residual else self.ssm(x, state)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from textwrap import indent
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -208,11 +208,32 @@ class LayerNorm(Module):
     (0.0, 1.0)
     """
 
+    rows: ClassVar = 2  # parameters per channel
+
     def __init__(self, c: int) -> None:
         self.weight, self.bias = Parameter(np.ones(c)), Parameter(np.zeros(c))
 
     def __call__(self, x: Tensor) -> Tensor:
         return ops.layer_norm(x, self.weight, self.bias, eps=1e-5)
+
+
+class RMSNorm(Module):
+    """Divide the C channels of every token by their root mean square, then scale them.
+
+    >>> mg.nn.RMSNorm(2)(mg.Tensor([[3.0, -3.0]])).numpy().round(3).tolist()
+    [[1.0, -1.0]]
+    """
+
+    rows: ClassVar = 1
+
+    def __init__(self, c: int) -> None:
+        self.weight = Parameter(np.ones(c))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, eps=1e-5)
+
+
+NORMS: dict[str, type[LayerNorm] | type[RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
 
 
 class Embedding(Module):

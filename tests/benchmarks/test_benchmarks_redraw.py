@@ -6,6 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from benchmarks import redraw
+from minigam.config import InputError
 from minigam.files import read_json
 
 STORED = sorted(p for p in redraw.measure.RESULTS.glob("*/*.png") if p.stem != "explain")
@@ -34,7 +35,7 @@ def test_the_command_writes_the_plot_and_nothing_else(tmp_path):
     content = redraw.measure.RESULTS / "recall" / "recall.json"
     (folder / "recall.json").write_bytes(content.read_bytes())
     (folder / "recall.png").write_bytes(b"old")
-    assert redraw.main(["--out", str(tmp_path)]) == 0
+    assert redraw.main([str(tmp_path)]) == 0
     assert (folder / "recall.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "recall.json").read_bytes() == content.read_bytes()
     assert sorted(p.name for p in folder.iterdir()) == ["recall.json", "recall.png"]
@@ -58,3 +59,8 @@ def test_scaling_names_its_lines_at_their_ends():
     for axes in redraw.figure_of(stored).axes:
         assert len(axes.texts) == len(axes.lines) == 5
         assert axes.get_legend() is None
+
+
+def test_a_folder_without_plots_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"nothing: no \*/\*\.png in it, wanted a folder"):
+        redraw.main([str(tmp_path / "nothing")])

@@ -58,6 +58,7 @@ LINES: dict[str, list[tuple[list[str], list[str]]]] = {
     "course build": [(["0"], [])],
     "course exercises": [(["0"], ["--out=new"])],
     "course times": [([], [])],
+    "course open": [([], ["--out=new"])],
     "course status": [(["0"], ["--folder=folder"]), (["0"], ["--folder=folder", "--json"])],
     "course class": [([], ["--out=new"])],
     "course grade": [(["folder"], ["--csv=new.csv", "--jobs=1"])],

@@ -177,6 +177,21 @@ def test_only_what_the_answers_need_is_run(tmp_path):
     assert states(graded(tmp_path)["a.ipynb"]) == ["solved", "solved"]
 
 
+@pytest.mark.parametrize(
+    "half",
+    [
+        "def half(x):\n    if x is None:\n        raise ValueError('%s'\n            % x)\n    return x / 2",
+        'note = """\n% not a magic\n! nor this\n"""\n%time 1 + 1\n' + RIGHT,
+        "table = {}\ndef fill(t):\n    t['by'] = 2\nfill(table)\ndef half(x):\n    return x / table['by']",
+        "class A:\n    pass\nsetattr(A, 'by', 2)\ndef half(x):\n    return x / A.by",
+    ],
+    ids=["% in Python", "magics", "a call fills a table", "setattr"],
+)
+def test_right_answers_in_unusual_forms_are_solved(half, tmp_path):
+    write(tmp_path / "a.ipynb", notebook(half=half))
+    assert states(graded(tmp_path)["a.ipynb"])[0] == "solved"
+
+
 def test_without_fork_the_grades_are_the_same(tmp_path, monkeypatch):
     """As on Windows and macOS, where each notebook has a process of its own."""
     write(tmp_path / "a.ipynb", notebook(third=THIRD.format("x / 2")))

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -21,6 +23,7 @@ pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `
 pytest.importorskip("nbclient", reason="needs jupytext and nbclient (the group `test`)")
 import nbformat
 
+PROJECT = Path(__file__).parents[2]
 SMALL = {
     "block_size": 128, "d_model": 4, "n_layers": 1, "n_slots": 2,
     "steps": 3, "batch_size": 2, "warmup_steps": 1,
@@ -144,8 +147,9 @@ def test_links_of_a_copy_lead_somewhere(tmp_path):
 
 def test_badges_come_from_one_setting(source, monkeypatch):
     assert hosting.badges(source) == "", "no repository, no badge that leads nowhere"
-    assert hosting.requirement() == f"minigam[notebooks]=={minigam.__version__}"
+    assert hosting.requirement() == f"./minigam-{minigam.__version__}-py3-none-any.whl[notebooks]"
     monkeypatch.setattr(hosting, "REPOSITORY", "owner/name")
+    monkeypatch.setattr(hosting, "ADDRESS", "https://github.com/owner/name")
     monkeypatch.setattr(hosting, "TAG", "v1")
     assert hosting.requirement() == "minigam[notebooks] @ git+https://github.com/owner/name@v1"
     colab, binder = (
@@ -278,15 +282,62 @@ def test_building_needs_a_clone(monkeypatch, tmp_path):
         command.main(["build"])
 
 
+LAB = """
+import signal, sys, time
+
+def stop(*_):
+    print("ended", *sys.argv[1:])
+    sys.exit(7)
+
+signal.signal(signal.SIGINT, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="sends Ctrl-C to a group of processes, as a terminal does"
+)
+def test_open_leaves_ctrl_c_to_jupyterlab(tmp_path):
+    """Which ends its kernels; one that is killed would leave them."""
+    (tmp_path / "jupyterlab").mkdir()
+    (tmp_path / "jupyterlab" / "__init__.py").touch()
+    (tmp_path / "jupyterlab" / "__main__.py").write_text(LAB, encoding="utf-8")
+    paths = os.pathsep.join([str(tmp_path), str(PROJECT)])
+    command_line = [
+        sys.executable,
+        "-m",
+        "minigam",
+        "course",
+        "open",
+        "--out",
+        tmp_path / "mine",
+        "--",
+        "--x",
+    ]
+    with subprocess.Popen(
+        command_line, env=os.environ | {"PYTHONPATH": paths}, cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, start_new_session=True,
+    ) as opened:  # fmt: skip
+        for line in opened.stdout:
+            if line == "ready\n":
+                break
+        os.killpg(opened.pid, signal.SIGINT)
+        rest = opened.communicate(timeout=60)[0]
+    assert (opened.returncode, rest) == (
+        7,
+        f"ended --x {tmp_path / 'mine' / notebooks.sources()[0].stem}.ipynb\n",
+    )
+
+
 def test_open_writes_the_copies_and_runs_jupyterlab(project, tmp_path, monkeypatch):
     called = []
-    done = subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(command.subprocess, "run", lambda args: called.append(args) or done)
+    monkeypatch.setattr(command, "run_lab", lambda args: called.append(args) or 3)
+    monkeypatch.setattr(command, "find_spec", lambda name: True)
     out = tmp_path / "mine"
-    assert command.main(["open", "--out", str(out), "--", "--no-browser", "--ip=0.0.0.0"]) == 0
+    assert command.main(["open", "--out", str(out), "--", "--no-browser", "--ip=0.0.0.0"]) == 3
+    assert called == [["--no-browser", "--ip=0.0.0.0", str(out / "77_test.ipynb")]]
     assert (out / "77_test.ipynb").is_file()
-    flags = ["--no-browser", "--ip=0.0.0.0", str(out / "77_test.ipynb")]
-    assert called == [[sys.executable, "-m", "jupyterlab", *flags]]
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "jupyterlab" else True)
     with pytest.raises(InputError, match=r"jupyterlab is not installed; .* 'minigam\[notebooks\]'"):
         command.main(["open", "--out", str(out)])

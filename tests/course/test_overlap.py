@@ -12,7 +12,7 @@ import pytest
 
 from minigam.course import notebooks
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
 
 RUN = 14  # tokens in a row that count as the same code
 MOST = 0.55  # share of a solution that may stand above it; 02.4, at 0.53, combines what is shown

@@ -81,6 +81,8 @@ def test_write_puts_the_minutes_everywhere(source, tmp_path, monkeypatch):
     table = tmp_path / "docs" / "course.md"
     table.write_text("about 1 hours\n| [77 · A title](x.ipynb) | 1 min | 3 | what |\n", encoding="utf-8")
     (tmp_path / "README.md").write_text("It takes about 9 hours.\n", encoding="utf-8")
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "paper.md").write_text("planned for 9 hours\n", encoding="utf-8")
     monkeypatch.setattr(overview, "PROJECT", tmp_path)
     monkeypatch.setattr(notebooks, "sources", lambda: [source])
     monkeypatch.setattr(overview, "minutes", lambda source: 185)

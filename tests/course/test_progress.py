@@ -13,7 +13,7 @@ from minigam.course import __main__ as command
 from minigam.course import notebooks, progress, sandbox
 from minigam.course.sandbox import Limits, Verdict
 
-pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the extra `test`)")
+pytest.importorskip("jupytext", reason="needs jupytext and nbclient (the group `test`)")
 
 SOURCES = notebooks.sources()
 LIMITS = Limits(seconds=20)

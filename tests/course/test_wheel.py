@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hatchling", reason="needs hatchling, jupytext and nbclient (the extra `test`)")
-pytest.importorskip("jupytext", reason="needs hatchling, jupytext and nbclient (the extra `test`)")
-pytest.importorskip("nbclient", reason="needs hatchling, jupytext and nbclient (the extra `test`)")
+pytest.importorskip("hatchling", reason="needs hatchling, jupytext and nbclient (the group `test`)")
+pytest.importorskip("jupytext", reason="needs hatchling, jupytext and nbclient (the group `test`)")
+pytest.importorskip("nbclient", reason="needs hatchling, jupytext and nbclient (the group `test`)")
 
 PROJECT = Path(__file__).parents[2]
 NO_NETWORK = """

@@ -44,6 +44,8 @@ CASES = [
     case(ops.softmax, (0, 3)),
     case(ops.layer_norm, (0, 3), (3,), (3,)),
     case(ops.layer_norm, (2, 0, 3), (3,), (3,), label="no-tokens"),
+    case(ops.rms_norm, (0, 3), (3,)),
+    case(ops.rms_norm, (2, 0, 3), (3,), label="no-tokens"),
     case(ops.cross_entropy, (0, 5), ids(0)),
     case(ops.linear, (0, 3), (4, 3), (4,)),
     case(ops.linear, (2, 0, 3), (4, 3), (4,), label="no-tokens"),
@@ -105,6 +107,7 @@ def test_what_the_results_are():
     assert results["causal_attention no-tokens, past"][0].shape == (2, 0, 4)
     np.testing.assert_array_equal(results["matmul no-terms"][0], np.zeros((2, 4)))
     np.testing.assert_array_equal(results["layer_norm"][2], np.zeros(3))
+    np.testing.assert_array_equal(results["rms_norm"][2], np.zeros(3))
     np.testing.assert_allclose(results["linear_cross_entropy no-channels"][0], np.log(5))
 
 
@@ -112,6 +115,7 @@ REFUSED = [
     (case(ops.softmax, (3, 0)), "softmax: x (3, 0), wanted a last axis that is not empty"),
     (case(ops.softmax, (0, 0)), "softmax: x (0, 0), wanted a last axis that is not empty"),
     (case(ops.layer_norm, (3, 0), (0,), (0,)), "wanted (0,), not empty"),
+    (case(ops.rms_norm, (3, 0), (0,)), "wanted (..., C) and (C), not empty"),
     (case(ops.cross_entropy, (2, 0), ids(2, value=-1)), "logits (2, 0), wanted at least one class"),
     (
         case(ops.linear_cross_entropy, (2, 3), (0, 3), ids(2, value=-1)),

@@ -247,6 +247,7 @@ def torch_twins(torch) -> dict:
         "softmax": lambda x: F.softmax(x, dim=-1),
         "linear": F.linear,
         "layer_norm": lambda x, weight, bias, eps=1e-5: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
+        "rms_norm": lambda x, weight, eps=1e-5: F.rms_norm(x, x.shape[-1:], weight, eps),
         "embedding": lambda table, ids: F.embedding(ids, table),
         "cross_entropy": cross_entropy,
         "linear_cross_entropy": linear_cross_entropy,

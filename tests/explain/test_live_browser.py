@@ -16,7 +16,7 @@ from minigam.files import read_json
 from minigam.models import anatomy
 from minigam.training.run import Run
 
-pytest.importorskip("selenium.webdriver", reason="needs selenium (the extra `browser`)")
+pytest.importorskip("selenium.webdriver", reason="needs selenium (the group `browser`)")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

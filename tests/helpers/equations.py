@@ -243,6 +243,20 @@ def layer_norm(x, weight, bias, eps):
     return each_row(x, normalise)
 
 
+def divided(d: Draw) -> tuple[list, dict]:
+    C = d.size(1, 4)
+    return [d.array(*d.shape(), C), d.array(C)], {"eps": d.one_of(1e-5, 0.5)}
+
+
+@equation(ops.rms_norm, divided, "weight")
+def rms_norm(x, weight, eps):
+    def divide(row):
+        root_mean_square = math.sqrt(dot(row, row) / len(row) + eps)
+        return [v / root_mean_square * w for v, w in zip(row, weight, strict=True)]
+
+    return each_row(x, divide)
+
+
 def looked_up(d: Draw) -> tuple[list, dict]:
     V = d.size(1)
     return [d.array(V, d.size(1)), d.ids(*d.shape(2), below=V)], {}

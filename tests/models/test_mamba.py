@@ -78,7 +78,28 @@ def test_it_learns():
     assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.parametrize("change", [{"d_state": 0}, {"d_conv": 0}, {"expand": -1}, {"residual": 1}], ids=str)
+def test_settings_that_older_runs_lack_leave_their_files_as_they_are():
+    """And their hash: a default is not written."""
+    stored = MambaConfig().to_dict()
+    assert not {"norm", "positions"} & stored.keys()
+    assert MambaConfig.from_dict(stored) == MambaConfig()
+    published = MambaConfig(norm="rms", positions=False)
+    assert published.to_dict() == stored | {"norm": "rms", "positions": False}
+    assert MambaConfig.from_dict(published.to_dict()) == published
+
+
+def test_without_positions_a_text_means_the_same_wherever_it_starts():
+    model = mamba(positions=False, norm="rms")
+    assert not [name for name, _ in model.named_parameters() if "position" in name or "norm.bias" in name]
+    ids = tiny.draw_ids(model, 1, 3)
+    np.testing.assert_array_equal(model(ids, start=3).data, model(ids).data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"d_state": 0}, {"d_conv": 0}, {"expand": -1}, {"residual": 1}, {"norm": "batch"}, {"positions": 0}],
+    ids=str,
+)
 def test_numbers_that_mean_nothing_are_refused(change):
     with pytest.raises(InputError, match=next(iter(change))):
         MambaConfig(**change)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigam import GAM, Mamba, Transformer
-from minigam.config import MIXERS, InputError
+from minigam.config import MIXERS, NORMS, InputError
 from minigam.engine import memory
 
 small = st.integers(1, 7)
@@ -21,8 +21,11 @@ SHARED = {
 OWN = {
     GAM: {"n_slots": small, "kernel_size": small, "mixer": st.sampled_from(MIXERS)},
     Transformer: {"n_heads": st.just(1)},
-    Mamba: {"d_state": small, "d_conv": small, "expand": small, "residual": st.booleans()},
-}
+    Mamba: {
+        "d_state": small, "d_conv": small, "expand": small, "residual": st.booleans(),
+        "norm": st.sampled_from(NORMS), "positions": st.booleans(),
+    },
+}  # fmt: skip
 each_model = pytest.mark.parametrize("model", OWN)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigam import GAM, Mamba, Transformer
-from minigam.config import MIXERS, WRITTEN
+from minigam.config import MIXERS, NORMS, WRITTEN
 from minigam.engine.tensor import ShapeError
 from minigam.models.decoding import Stream
 from minigam.models.lm import LanguageModel
@@ -37,6 +37,7 @@ def models(draw, kinds) -> LanguageModel:
         parts = {"n_heads": draw(st.sampled_from([1, 2, 4]))}
     else:
         parts = {"d_state": 2, "d_conv": width, "expand": 2, "residual": draw(st.booleans())}
+        parts |= {"norm": draw(st.sampled_from(NORMS)), "positions": draw(st.booleans())}
     config = kind.Config(**SIZES, block_size=draw(st.integers(1, 9)), **parts)
     return tiny.randomise(kind(config, dtype=dtype)).eval()
 

@@ -1,0 +1,135 @@
+"""docs/paper.md: every figure is in the file that stands with it, or computed here; commands are stored."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from minigam.experiments import paper
+
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "docs"
+TEXT = (HERE / "paper.md").read_text(encoding="utf-8")
+FIGURE = re.compile(r"(?<![\w.])\d[\d,]*\.\d+")
+OURS = ("gated", "sum", "local")
+
+
+def stored(folder: str) -> dict:
+    path = ROOT / "benchmarks" / "results" / folder / f"{folder.partition('_')[0]}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def losses(folder: str, model: str) -> list[float]:
+    """Return the validation loss of each seed."""
+    cells = stored(folder)["cells"]
+    return [c["result"]["loss"] for name, c in cells.items() if name.startswith(f"{model}-seed")]
+
+
+def flat(value: object) -> list[float]:
+    if isinstance(value, dict | tuple):
+        return [x for v in (value.values() if isinstance(value, dict) else value) for x in flat(v)]
+    return [] if value is None else [float(value)]
+
+
+PAPERS = {f"{x:.{digits}f}" for x in flat((paper.TABLE1, paper.TABLE2, paper.TABLE3)) for digits in (1, 2, 4)}
+
+
+def nats(a: float, b: float) -> str:
+    """Return the difference of two perplexities in nats, as the page writes it."""
+    return f"{math.log(a / b):.4f}"
+
+
+def differences() -> dict[str, str]:
+    """Return the figures that the page computes, by a few words that stand before or after them."""
+    wiki, tiny, parts = paper.TABLE1["wikitext-2"], paper.TABLE1["tinystories"], paper.TABLE3
+    full = parts["gated"][1]
+    spread = max(np.ptp(losses("table1_wikitext", m)) for m in ("gam", "transformer", "mamba"))
+    here = {m: losses("table3_small", m) for m in (*OURS, "global")}
+    mean = {m: float(np.mean(values)) for m, values in here.items()}
+    return {
+        "They are X nats apart": f"{wiki['transformer'][2] - wiki['gam'][2]:.4f}",
+        "900.84 in table 3: X nats": nats(full, wiki["gam"][3]),
+        "up to X nats apart, at another scale": f"{spread:.4f}",
+        "One seed, X nats apart": f"{tiny['transformer'][2] - tiny['gam'][2]:.4f}",
+        "puts it second, X nats": nats(parts["global"][1], full),
+        "differs by X nats between tables 1 and 3": nats(full, wiki["gam"][3]),
+        "the other two are X and": nats(parts["sum"][1], full),
+        "and X nats behind": nats(parts["local"][1], full),
+        "differ by up to X nats": f"{max(np.ptp(v) for v in here.values()):.4f}",
+        "Removing the convolution costs X nats": f"{mean['global'] - mean['gated']:.4f}",
+    }
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_differences_are_computed_from_the_papers_and_the_stored_numbers():
+    for words, figure in differences().items():
+        assert words.replace("X", figure) in plain(TEXT), (words, figure)
+
+
+def rows() -> list[list[str]]:
+    """Return the cells of the rows of the two tables of claims."""
+    tables = TEXT.partition("## No global context")[0]
+    lines = [line.strip("|").split(" | ") for line in tables.splitlines() if re.match(r"\| (?!-)", line)]
+    return [[cell.strip() for cell in line] for line in lines if line[-1].strip(" |") != "command and result"]
+
+
+def test_figures_of_a_claim_are_in_the_file_beside_it():
+    """A figure is the paper's, is computed above, or is in a stored file that the row links to."""
+    checked = 0
+    for claim, found, source in rows():
+        linked = [(HERE / target).resolve() for target in re.findall(r"\]\(([^)#]+\.md)\)", source)]
+        numbers = {n for path in linked for n in FIGURE.findall(path.read_text(encoding="utf-8"))}
+        for figure in FIGURE.findall(f"{claim} {found}"):
+            assert figure in numbers | PAPERS | set(differences().values()), (claim, figure)
+            checked += figure in numbers
+    assert checked > 30
+
+
+def test_figures_of_the_text_are_the_papers_or_computed_or_in_the_quoted_table():
+    table = (ROOT / "benchmarks" / "results" / "ngrams" / "ngrams.md").read_text(encoding="utf-8")
+    known = PAPERS | set(differences().values()) | set(FIGURE.findall(table)) | {"2509.00605"}
+    text = TEXT.partition("## No global context")[2]
+    assert set(FIGURE.findall(text)) <= known
+    quoted = [line for line in text.splitlines() if line.startswith("| wikitext-2")]
+    assert len(quoted) == 3 and all(line in table.splitlines() for line in quoted)
+
+
+def test_commands_of_a_claim_are_those_of_its_result():
+    pairs = [p for *_, source in rows() for p in re.findall(r"`([^`]+)`, \[\w+\]\(([^)]+)\)", source)]
+    assert len(pairs) > 10
+    for command, target in pairs:
+        text = (HERE / target).resolve().read_text(encoding="utf-8")
+        assert command.removesuffix(" RUN") in text, (command, target)
+
+
+def test_what_the_sentences_say_is_so():
+    """Orders and factors that the page states in words."""
+    mean = {m: float(np.mean(losses("table1_wikitext", m))) for m in ("gam", "transformer", "mamba")}
+    assert mean["mamba"] < stored("table1_wikitext")["ngrams"]["trigram"]["loss"] < mean["gam"]
+    assert mean["gam"] < mean["transformer"]
+    stories = {m: max(losses("table1_pocketstories", m)) for m in ("transformer", "mamba")}
+    assert max(stories.values()) < min(losses("table1_pocketstories", "gam"))
+    block = stored("table2_small")["cells"]
+    for T in paper.LENGTHS:
+        gam, *others = (block[m][str(T)]["time_ms"] for m in ("gam", "transformer", "mamba"))
+        assert gam < min(others), T
+    step = stored("scaling")["cells"]
+    gam, other = (
+        [step[f"PyTorch {m}"][str(T)]["time_ms"] for T in paper.LENGTHS] for m in ("GAM", "Transformer")
+    )
+    ratios = [a / b for a, b in zip(gam, other, strict=True)]
+    assert min(ratios[:2]) > 0.95 and max(ratios[2:]) < 0.9, "level up to 512 tokens, faster from 1,024"
+    parts = {m: losses("table3_small", m) for m in OURS}
+    highest = max(np.mean(values) for values in parts.values())
+    assert highest - np.mean(parts["gated"]) < max(np.ptp(values) for values in parts.values())
+    corpora = stored("ngrams")["corpora"].values()
+    gam = paper.TABLE1["wikitext-2"]["gam"][3]
+    factors = [round(gam / math.exp(c["ngrams"]["bigram"]["loss"])) for c in corpora]
+    assert factors == [4, 4, 2]
+    near = [math.exp(c["ngrams"]["unigram"]["loss"]) / gam for c in corpora]
+    assert all(0.5 < factor < 2 for factor in near)
