@@ -5,7 +5,6 @@ models, and `minigam.to_official` hands over the weights.
 """
 
 from dataclasses import dataclass, replace
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from minigam.experiments import report
 from minigam.models import MODELS
 from minigam.training import provenance
 from minigam.training.schedule import batch_of
+from minigam.viz.style import LEGEND, draw, finish
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,28 +150,34 @@ def markdown(cells: dict[str, dict]) -> str:
         for name, cell in cells.items()
     ]  # fmt: skip
     return (
-        "Same initial weights, same batches, dropout 0. Differences are relative: of the loss at any step, and "
-        "of the Euclidean norm of any parameter after the last.\n\n" + report.table(heads, lines)
+        "Same initial weights, same batches, dropout 0. Differences are relative: of the loss at any step, "
+        "and of the Euclidean norm of any parameter after the last.\n\n" + report.table(heads, lines)
     )
 
 
 def plot(cells: dict[str, dict]) -> "Figure":
-    """Draw the losses of both, and their relative difference at every step."""
-    figure, (left, right) = viz.panels("step", n=2, size=(11, 4.2))
-    for (name, cell), style in zip(cells.items(), cycle(viz.STYLES)):
-        steps = range(1, len(cell["minigam"]) + 1)
-        every = max(1, len(steps) // 10)
-        if name.endswith("float64"):
-            left.plot(steps, cell["minigam"], style, markevery=every, markersize=4, label=f"{name}, minigam")
-            left.plot(steps, cell["PyTorch"], "+", markevery=every, markersize=9, color="0.5")
-        floor = np.finfo("float64").eps / 4  # equal losses have no logarithm
-        right.semilogy(steps, np.maximum(cell["differences"], floor), style, markevery=every, markersize=4,
-                       label=name)  # fmt: skip
-    left.set_ylabel("loss (nats per token); + is PyTorch's")
-    right.set_ylabel("relative difference of the losses")
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
-    return figure
+    """Draw the losses of both programs, and their relative difference at every step, for each size."""
+    by_size: dict[str, dict[str, dict]] = {}
+    for name, cell in cells.items():
+        label, size, dtype = name.split(", ")
+        by_size.setdefault(size, {})[f"{label}, {dtype}"] = cell
+    figure, grid = viz.panels("step", n=2, rows=len(by_size), size=(10.0, 3.6 * len(by_size)))
+    for (left, right), (size, named) in zip(np.reshape(grid, (-1, 2)), by_size.items(), strict=True):
+        losses, differences = {}, {}
+        for name, cell in named.items():
+            steps = list(range(1, len(cell["minigam"]) + 1))
+            label, dtype = name.split(", ")
+            if dtype == "float64":
+                losses |= {f"{program} {label}": (steps, cell[program]) for program in ("minigam", "PyTorch")}
+            least = np.finfo("float64").eps / 2  # equal losses have no logarithm
+            differences[name] = steps, np.maximum(cell["differences"], least).tolist()
+        draw(left, losses)
+        draw(right, differences)
+        left.set(ylabel="loss (nats per token)", title=f"{size}, float64")
+        right.set(ylabel="relative difference of the losses", yscale="log", title=size)
+        for axes in (left, right):
+            axes.legend(**LEGEND)
+    return finish(figure)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""Training here and in PyTorch, step for step: the comparison, and that it can fail."""
+
+import json
+
+import pytest
+from helpers.bench import needs_torch
+
+from benchmarks import trajectory
+
+TINY = {"block_size": 128, "d_model": 8, "n_layers": 1, "n_slots": 4, "n_heads": 2, "position_std": 0.02}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    size = trajectory.Size(TINY, batch=2, steps=6, of_steps=8, warmup_steps=3, peak=3e-3)
+    monkeypatch.setattr(trajectory, "SIZES", {"tiny": size})
+    return size
+
+
+@needs_torch
+def test_both_programs_train_alike(tiny, tmp_path, capsys):
+    assert trajectory.main(["--size", "tiny", "--out", str(tmp_path)]) == 0
+    cells = json.loads((tmp_path / "trajectory.json").read_text(encoding="utf-8"))["cells"]
+    assert list(cells) == [
+        f"{label}, tiny, {dtype}" for label in ("GAM", "Transformer") for dtype in ("float64", "float32")
+    ]
+    for name, cell in cells.items():
+        bound = 1e-12 if name.endswith("float64") else 1e-4
+        assert len(cell["differences"]) == 6
+        assert max(cell["differences"]) < bound
+        assert cell["minigam"][-1] < cell["minigam"][0], "it has learned"
+    assert (tmp_path / "trajectory.png").is_file()
+    assert " ".join(capsys.readouterr().out.split()).count("| yes |") == 4
+
+
+@needs_torch
+def test_another_schedule_is_noticed(tiny, tmp_path, monkeypatch, capsys):
+    rates = iter([1e-3, 1e-3 * (1 + 1e-6)] * 99)
+    step = trajectory.train_step
+
+    def slightly_off(model, optimizer, *batch, **settings):
+        optimizer.lr = next(rates)
+        return step(model, optimizer, *batch, **settings)
+
+    monkeypatch.setattr(trajectory, "train_step", slightly_off)
+    assert trajectory.main(["--size", "tiny", "--out", str(tmp_path)]) == 1
+    assert "| no" in " ".join(capsys.readouterr().out.split())
