@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import generate, measure, ranks, ranks_model, scaling, threads, train_step
+from benchmarks import generate, measure, ranks, ranks_model, scaling, threads, train_step, trajectory
 from minigam import cli
 from minigam.config import InputError
 from minigam.experiments import comparison, reach, recall
@@ -28,6 +28,7 @@ PLOTS: dict[str, Callable] = {  # the name of a PNG and of its JSON file: the fi
     "table3": lambda c: comparison.plot(c, comparison.TABLE3),
     "threads": lambda c: threads.plot(c["configs"], c["threads"]),
     "train_step": lambda c: train_step.plot(c["configs"]),
+    "trajectory": lambda c: trajectory.plot(c["cells"]),
 }
 DPI = 120  # as the commands that measure
 

@@ -156,7 +156,7 @@ def markdown(cells: dict[str, dict]) -> str:
 
 
 def plot(cells: dict[str, dict]) -> "Figure":
-    """Draw the losses of both programs, and their relative difference at every step, for each size."""
+    """Draw the losses of both programs, and their largest relative difference so far, for each size."""
     by_size: dict[str, dict[str, dict]] = {}
     for name, cell in cells.items():
         label, size, dtype = name.split(", ")
@@ -170,11 +170,11 @@ def plot(cells: dict[str, dict]) -> "Figure":
             if dtype == "float64":
                 losses |= {f"{program} {label}": (steps, cell[program]) for program in ("minigam", "PyTorch")}
             least = np.finfo("float64").eps / 2  # equal losses have no logarithm
-            differences[name] = steps, np.maximum(cell["differences"], least).tolist()
+            differences[name] = steps, np.maximum.accumulate([least, *cell["differences"]])[1:].tolist()
         draw(left, losses)
         draw(right, differences)
         left.set(ylabel="loss (nats per token)", title=f"{size}, float64")
-        right.set(ylabel="relative difference of the losses", yscale="log", title=size)
+        right.set(ylabel="largest relative difference so far", yscale="log", title=size)
         for axes in (left, right):
             axes.legend(**LEGEND)
     return finish(figure)

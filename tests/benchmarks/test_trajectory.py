@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers.bench import needs_torch
 
-from benchmarks import trajectory
+from benchmarks import measure, trajectory
 
 TINY = {"block_size": 128, "d_model": 8, "n_layers": 1, "n_slots": 4, "n_heads": 2, "position_std": 0.02}
 
@@ -31,6 +31,15 @@ def test_both_programs_train_alike(tiny, tmp_path, capsys):
         assert cell["minigam"][-1] < cell["minigam"][0], "it has learned"
     assert (tmp_path / "trajectory.png").is_file()
     assert " ".join(capsys.readouterr().out.split()).count("| yes |") == 4
+
+
+def test_the_stored_trajectories_are_within_their_bounds():
+    stored = json.loads((measure.RESULTS / "trajectory" / "trajectory.json").read_text(encoding="utf-8"))
+    assert len(stored["cells"]) == 8
+    assert stored["bars"] == trajectory.BARS == {"float64": 1e-9, "float32": 1e-3}
+    for name, cell in stored["cells"].items():
+        assert len(cell["differences"]) == (200 if "small" in name else 10), name
+        assert trajectory.within(name, cell), name
 
 
 @needs_torch
