@@ -5,35 +5,8 @@ calls to minigam: one token after the other, one state after the other. `w` hold
 name, with lm_head.weight or without.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-
-SIZES = {"V": 16, "C": 20, "E": 40, "N": 3, "K": 4, "R": 2, "L": 2}  # R = 20 / 16, rounded up
-
-
-def random_arrays(dtype: str = "float64", seed: int = 0, **changes: int) -> dict[str, np.ndarray]:
-    """Return random weights in the published names and shapes, the head stored like the embedding."""
-    s = SIZES | changes
-    V, C, E, N, K, R = (s[letter] for letter in "VCENKR")
-    layer = {
-        "norm.weight": (C,),
-        "mixer.in_proj.weight": (2 * E, C),
-        "mixer.conv1d.weight": (E, 1, K),
-        "mixer.conv1d.bias": (E,),
-        "mixer.x_proj.weight": (R + 2 * N, E),
-        "mixer.dt_proj.weight": (E, R),
-        "mixer.dt_proj.bias": (E,),
-        "mixer.A_log": (E, N),
-        "mixer.D": (E,),
-        "mixer.out_proj.weight": (C, E),
-    }
-    shapes = {"backbone.embedding.weight": (V, C), "backbone.norm_f.weight": (C,)}
-    for i in range(s["L"]):
-        shapes |= {f"backbone.layers.{i}.{name}": shape for name, shape in layer.items()}
-    rng = np.random.default_rng(seed)
-    arrays = {name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
-    return arrays | {"lm_head.weight": arrays["backbone.embedding.weight"].copy()}
 
 
 def leaves(arrays: dict) -> dict[str, torch.Tensor]:
