@@ -71,9 +71,7 @@ SCALES = {
         },
         {"mamba": {"lr": 6e-3}},  # Mamba recalls later at 3e-3, the Transformer at 6e-3
     ),
-    "published": Scale(
-        {}, {"eval_every": 500, "eval_rows": 500, "checkpoint_every": 500}, {}, {}, epochs=5
-    ),
+    "published": Scale({}, {"eval_every": 500}, {}, {}, epochs=5),
 }  # fmt: skip
 
 
@@ -87,6 +85,8 @@ def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, se
             if scale.epochs is not None:
                 batch = TrainConfig(**settings).batch_size
                 settings["steps"] = math.ceil(scale.epochs * rows / batch)
+                # An epoch of a small corpus is short; each one should be a point of the curve.
+                settings["eval_every"] = min(settings["eval_every"], math.ceil(rows / batch))
             if steps is not None:
                 settings["steps"] = steps
             model = MODELS[line.model_type].Config(**numbers)

@@ -146,6 +146,13 @@ def test_the_steps_of_a_scale(scale):
     assert cell.train.steps == 7
 
 
+@pytest.mark.parametrize(("rows", "every"), [(1000, 32), (100_000, 500)])
+def test_the_published_scale_validates_after_every_epoch_of_a_small_corpus(rows, every):
+    lines = {"gam": comparison.TABLE1["gam"]}
+    (cell,) = comparison.cells(lines, comparison.SCALES["published"], None, rows, [0])
+    assert cell.train.eval_every == every
+
+
 def test_the_small_scale_gives_all_models_the_same_number_of_parameters():
     sizes = {}
     for cell in comparison.cells(comparison.TABLE1, comparison.SCALES["small"], None, 1, [0]):
