@@ -132,6 +132,12 @@ def add_backend_flag(parser: argparse.ArgumentParser, default: str = "auto") -> 
     parser.add_argument("--kernels", choices=("compiled", "reference"), default="compiled", help=help)
 
 
+def add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --trust-download, for a command that downloads."""
+    help = "accept a file whose SHA-256 differs from the recorded one"
+    parser.add_argument("--trust-download", action="store_true", help=help)
+
+
 def require_at_least(args: argparse.Namespace, **least: float) -> None:
     """Raise InputError for a flag whose value is below its minimum; flags not given are skipped."""
     for name, bound in least.items():

@@ -9,7 +9,7 @@ from minigam.config import InputError
 from minigam.data.corpus import read_meta
 from minigam.data.datasets import DATASETS, SPLITS, find_texts
 from minigam.data.hub import fetch
-from minigam.data.prepare import fetched_parts, local_parts, prepare
+from minigam.data.prepare import ROWS, VOCAB_SIZE, fetched_parts, local_parts, prepare
 
 PROG = "minigam data"
 
@@ -29,14 +29,10 @@ def parser() -> cli.Parser:
                          "(default: data)")  # fmt: skip
         return sub
 
-    def trust(sub: cli.Parser) -> None:
-        sub.add_argument("--trust-download", action="store_true",
-                         help="accept a file whose SHA-256 differs from the recorded one")  # fmt: skip
-
     action("list", "list the datasets and their files, and show which are on disk", dataset=False)
     sub = action("fetch", "download a dataset from the Hugging Face hub, or from the server in HF_ENDPOINT")
     sub.add_argument("--offline", action="store_true", help="download nothing; check the files on disk")
-    trust(sub)
+    cli.add_trust_flag(sub)
 
     sub = action("prepare", "tokenise a dataset as the paper does")
     sub.add_argument("--from", dest="folder", type=Path, metavar="FOLDER",
@@ -47,15 +43,15 @@ def parser() -> cli.Parser:
     sub.add_argument("--out", type=Path, metavar="FOLDER",
                      help="folder to write (default: NAME-prepared, next to the downloads)")  # fmt: skip
     for flag, default, meaning in (
-        ("--train-rows", 50_000, "maximum number of training rows"),
-        ("--valid-rows", 5_000, "maximum number of validation rows"),
-        ("--vocab-size", 10_000, "V, maximum size of the vocabulary, exceeded only to hold every character"),
+        ("--train-rows", ROWS["train"], "maximum number of training rows"),
+        ("--valid-rows", ROWS["valid"], "maximum number of validation rows"),
+        ("--vocab-size", VOCAB_SIZE, "V, maximum size of the vocabulary; more only to hold every character"),
     ):
         sub.add_argument(flag, type=int, default=default, help=f"{meaning} (default: {default})")
     sub.add_argument("--tokenizer-on", choices=("train", "all"), default="train",
                      help="rows to train the tokenizer on: train, or all splits, including test, as the "
                      "authors do (default: train)")  # fmt: skip
-    trust(sub)
+    cli.add_trust_flag(sub)
     return p
 
 

@@ -17,15 +17,17 @@ END_OF_STORY = "<|endoftext|>"
 class Dataset:
     """One dataset of the paper.
 
-    row   : "line" or "story": what one row of a text file is
-    hub   : split -> the file to download
-    local : names that its text files go by; {} stands for the split
+    row    : "line" or "story": what one row of a text file is
+    hub    : split -> the file to download
+    local  : names that its text files go by; {} stands for the split
+    tokens : split -> about how many tokens the paper's rows have, to foresee what training takes
     """
 
     licence: str
     row: str
     hub: dict[str, HubFile]
     local: tuple[str, ...]
+    tokens: dict[str, int]
 
 
 def _wikitext(split: str, size: int, sha256: str) -> HubFile:
@@ -55,6 +57,7 @@ DATASETS = {
             ),
         },
         local=("wiki.{}.raw", "wiki.{}.tokens", "{}.txt"),
+        tokens={"train": 2_600_000, "valid": 280_000},
     ),
     "tinystories": Dataset(
         licence="CDLA-Sharing-1.0",
@@ -72,6 +75,7 @@ DATASETS = {
             ),
         },
         local=("TinyStories-{}.txt", "TinyStoriesV2-GPT4-{}.txt", "{}.txt"),
+        tokens={"train": 10_000_000, "valid": 1_000_000},
     ),
 }
 

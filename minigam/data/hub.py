@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -88,19 +90,26 @@ class _Progress(tqdm):
         return super().update(n)
 
 
-def _download(file: HubFile, folder: Path) -> None:
-    endpoint = _endpoint()  # first: the library cannot be imported with a malformed one
-    hub = _library()
-    where = {"repo_type": "dataset", "revision": file.revision, "endpoint": endpoint}
-    try:
-        # Probe the server first: hf_hub_download keeps retrying a dead or silent one for minutes.
+def probe(file: HubFile) -> str:
+    """Return the address of the server, after asking it for the size of `file`.
+
+    Raises InputError when the server cannot be reached or has no such file.
+    """
+    with _asking(file) as (hub, where):
+        # hf_hub_download keeps retrying a dead or silent server for minutes; this does not.
         # No token: public files need none, and a mirror should not see the user's.
         hub.get_hf_file_metadata(
             hub.hf_hub_url(file.repo, file.path, **where),
             timeout=hub.constants.HF_HUB_ETAG_TIMEOUT,
-            endpoint=endpoint,
+            endpoint=where["endpoint"],
             token=False,
         )
+    return where["endpoint"]
+
+
+def _download(file: HubFile, folder: Path) -> None:
+    probe(file)
+    with _asking(file) as (hub, where):
         hub.hf_hub_download(
             file.repo,
             file.path,
@@ -110,16 +119,25 @@ def _download(file: HubFile, folder: Path) -> None:
             token=False,
             tqdm_class=_Progress,
         )
+
+
+@contextmanager
+def _asking(file: HubFile) -> Iterator[tuple[ModuleType, dict]]:
+    """Yield huggingface_hub and where it finds `file`; whatever it raises becomes an InputError."""
+    server = endpoint()  # first: the library cannot be imported with a malformed one
+    hub = library()
+    try:
+        yield hub, {"repo_type": "dataset", "revision": file.revision, "endpoint": server}
     except Exception as e:  # from the library, from its HTTP client, or from the system
         reason = e.__cause__ or e
         text = shortened(" ".join(f"{type(reason).__name__}: {reason}".split()), 300)
         raise InputError(
-            f"{endpoint}: cannot download {file.path} of {file.repo} ({text}); "
+            f"{server}: cannot download {file.path} of {file.repo} ({text}); "
             "try again later, or set HF_ENDPOINT to a mirror"
         ) from e
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     """Return the address of the server. Raises InputError if HF_ENDPOINT is not one."""
     given = os.environ.get("HF_ENDPOINT") or HUB
     try:
@@ -132,7 +150,8 @@ def _endpoint() -> str:
     return given.rstrip("/")
 
 
-def _library() -> ModuleType:
+def library() -> ModuleType:
+    """Return huggingface_hub. Raises InputError if it is not installed, or cannot be imported here."""
     # huggingface_hub reads both variables when imported. Its Xet protocol and its telemetry write to a
     # cache outside our folder, and mirrors support neither.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")

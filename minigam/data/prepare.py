@@ -23,6 +23,9 @@ from minigam.data.tokenizer import PaperTokenizer
 from minigam.files import read_json, replacing_folder, sha256_of, write_sealed
 
 FILES = ("train.bin", "valid.bin", "tokenizer.json")
+# What the paper uses: so many rows at most, and so many entries of the tokenizer.
+ROWS = {"train": 50_000, "valid": 5_000}
+VOCAB_SIZE = 10_000
 
 
 def fetched_parts(name: str, folder: Path, trust: bool = False) -> dict[str, Part]:
@@ -61,7 +64,7 @@ def prepare(
     out: Path,
     *,
     rows: dict[str, int],
-    vocab_size: int = 10_000,
+    vocab_size: int = VOCAB_SIZE,
     tokenizer_on: str = "train",
 ) -> dict:
     """Write a prepared folder, completely or not at all, and return the content of its meta.json.

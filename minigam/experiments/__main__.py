@@ -9,6 +9,7 @@ from pathlib import Path
 from minigam import cli
 from minigam.config import POCKETSTORIES, DataConfig
 from minigam.data.corpus import find_prepared
+from minigam.data.download import Download
 from minigam.experiments import comparison, paper, reach, recall, scaling
 from minigam.experiments.training_cell import Interrupted
 from minigam.files import locked
@@ -21,7 +22,8 @@ PROG = "minigam experiments"
 SCALE_HELP = "small: minutes on two cores; published: the paper's sizes and protocol (default: published)"
 DATASET_HELP = (
     "pocketstories, or a dataset from `minigam data prepare`, by name or folder "
-    "(default: wikitext-2; at the small scale pocketstories, which needs no download)"
+    "(default: wikitext-2; at the small scale pocketstories, which needs no download). wikitext-2 and "
+    "tinystories are downloaded and prepared if they are not there"
 )
 
 TABLES = {
@@ -54,6 +56,7 @@ def parser() -> cli.Parser:
                        help="models to train (default: all that the scale includes)")  # fmt: skip
         c.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run per seed (default: 0)")
         c.add_argument("--steps", type=int, help="optimizer steps (default: set by the scale)")
+        cli.add_trust_flag(c)
     c = add("table2", "time and memory of one block against the length of the text")
     c.add_argument("--scale", choices=scaling.SCALES, default="published", help=SCALE_HELP)
     c.add_argument("--lengths", nargs="+", type=int, default=[*paper.LENGTHS],
@@ -110,14 +113,18 @@ def _planned(args: Namespace, backend: str) -> tuple[Path, Callable[[Path], None
         dataset = args.dataset
         if dataset is None:
             dataset = POCKETSTORIES if args.scale == "small" else "wikitext-2"
+        default = f"{experiment}-{args.scale}-{Path(dataset).name}"
         lines, _ = TABLES[experiment]
         # mamba-bare is the authors' own stack. It trains badly, and the small scale has no time for it.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
         seeds = list(dict.fromkeys(args.seeds))  # without duplicates
-        data = DataConfig(dataset=dataset if dataset == POCKETSTORIES else str(find_prepared(dataset)))
+        download = Download.needed(dataset, args.trust_download)
+        if dataset != POCKETSTORIES:
+            dataset = str(download.prepared.resolve() if download else find_prepared(dataset))
+        data = DataConfig(dataset=dataset)
         chosen = {n: lines[n] for n in names}
-        default = f"{experiment}-{args.scale}-{Path(dataset).name}"
-        work = partial(comparison.compare, experiment, chosen, args.scale, data, args.steps, seeds, backend)
+        settings = (experiment, chosen, args.scale, data, args.steps, seeds, backend, download)
+        work = partial(comparison.compare, *settings)
     elif experiment == "table2":
         measured = (args.scale, args.lengths, args.models, args.repeats, args.memory, args.seed, backend)
         default, work = f"table2-{args.scale}", partial(scaling.table2, *measured)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from minigam.config import POCKETSTORIES, WRITTEN, WRITTEN_LABEL, DataConfig, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus, read_meta
+from minigam.data.download import Download
 from minigam.experiments import paper, report
+from minigam.experiments.plan import Size, announce
 from minigam.experiments.training_cell import Cell, trained
 from minigam.models import MODELS
 from minigam.training.run import make_corpus
@@ -83,10 +85,10 @@ def cells(lines: dict[str, Line], scale: Scale, steps: int | None, rows: int, se
             numbers = scale.model | scale.each_model.get(line.model_type, {}) | line.changes
             settings = scale.train | scale.each_train.get(line.model_type, {}) | {"seed": seed}
             if scale.epochs is not None:
-                batch = TrainConfig(**settings).batch_size
-                settings["steps"] = math.ceil(scale.epochs * rows / batch)
+                c = TrainConfig(**settings)
+                settings["steps"] = math.ceil(scale.epochs * rows / c.batch_size)
                 # An epoch of a small corpus is short; each one should be a point of the curve.
-                settings["eval_every"] = min(settings["eval_every"], math.ceil(rows / batch))
+                settings["eval_every"] = min(c.eval_every, math.ceil(rows / c.batch_size))
             if steps is not None:
                 settings["steps"] = steps
             model = MODELS[line.model_type].Config(**numbers)
@@ -102,15 +104,25 @@ def compare(
     steps: int | None,
     seeds: list[int],
     backend: str,
+    download: Download | None,
     out: Path,
 ) -> None:
-    """Train every unfinished cell; write NAME.json, NAME.md and NAME.png into `out`.
+    """Say what it will take, train every unfinished cell, and write NAME.json, NAME.md and NAME.png into
+    `out`.
 
-    lines : the models to train, by the name of their cells
-    steps : override those of the scale; None keeps them
+    lines    : the models to train, by the name of their cells
+    steps    : override those of the scale; None keeps them
+    download : what `data` is made from first; None if it is there
     """
-    corpus = make_corpus(data, ModelConfig(**SCALES[scale].model).block_size, progress=True)
+    block_size = ModelConfig(**SCALES[scale].model).block_size
+    if download is not None:
+        size = Size.expected(download, block_size)
+        announce(cells(lines, SCALES[scale], steps, size.train, seeds), out, size, backend, download)
+        download.run()
+    corpus = make_corpus(data, block_size, progress=True)
     todo = {c.name: c for c in cells(lines, SCALES[scale], steps, len(corpus.train), seeds)}
+    if download is None:
+        announce([*todo.values()], out, Size.of(corpus), backend, None)
     print(
         f"{out}: {len(todo)} runs on {corpus.name}, {len(corpus.train):,} training rows, "
         f"vocabulary {len(corpus.tokenizer):,}"

@@ -123,6 +123,14 @@ def make_corpus(data: DataConfig, block_size: int, progress: bool = False) -> Co
     )
 
 
+def new_optimizer(model: LanguageModel, c: TrainConfig, world: World = ALONE, shard: bool = False) -> AdamW:
+    """Return the optimizer that a configuration describes. world, shard : see `AdamW`"""
+    return AdamW(
+        model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay,
+        loss_scale=LossScale() if c.precision == "float16" else None, world=world, shard=shard,
+    )  # fmt: skip
+
+
 class Run:
     """One run folder. `Run.create` makes a new one, `Run(path)` opens an existing one.
 
@@ -172,7 +180,7 @@ class Run:
                 f"{path}: not empty; --resume {shlex.quote(str(path))} continues it, or choose another --out"
             )
         model = config.new_model(backend)
-        optimizer, machine = run.new_optimizer(model, world, shard), provenance.measured_by(backend)
+        optimizer, machine = new_optimizer(model, config.train, world, shard), provenance.measured_by(backend)
         if not run.writes:
             return run, model, optimizer
         machine["threads"] = threads.count()
@@ -252,13 +260,6 @@ class Run:
             reason = shortened(str(e.args[0]), 300)
             raise InputError(f"{path}: not the weights that config.json describes; {reason}") from e
 
-    def new_optimizer(self, model: LanguageModel, world: World = ALONE, shard: bool = False) -> AdamW:
-        c = self.config.train
-        return AdamW(
-            model.parameters(), lr=c.lr, betas=(c.beta1, c.beta2), weight_decay=c.weight_decay,
-            loss_scale=LossScale() if c.precision == "float16" else None, world=world, shard=shard,
-        )  # fmt: skip
-
     def save(self, model: LanguageModel, optimizer: AdamW, step: int) -> None:
         """Write a checkpoint. The file that resuming reads comes first and is complete without the other,
         so a crash between the two files loses nothing. Every rank calls this: rank 0 gets its moments."""
@@ -303,7 +304,7 @@ class Run:
         model = self.config.new_model(backend)
         names = [name for name, _ in model.named_parameters()]
         self._load(path, model, {k[2:]: a for k, a in arrays.items() if k.startswith("p.")})
-        optimizer = self.new_optimizer(model, world, shard)
+        optimizer = new_optimizer(model, self.config.train, world, shard)
         try:
             step, model.mask_counter.drawn = int(metadata["step"]), int(metadata["dropout_drawn"])
             if not 0 <= step <= self.config.train.steps or model.mask_counter.drawn < 0:

@@ -19,7 +19,7 @@ def root(tmp_path, monkeypatch) -> Path:
         content = write_parquet(tmp_path / "root" / "tiny" / f"{split}.parquet", rows)
         sha256 = hashlib.sha256(content).hexdigest()
         files[split] = HubFile("someone/tiny", "0" * 40, f"{split}.parquet", len(content), sha256)
-    tiny = datasets.Dataset("a licence", "line", files, ("{}.txt",))
+    tiny = datasets.Dataset("a licence", "line", files, ("{}.txt",), {"train": 1, "valid": 1})
     monkeypatch.setitem(datasets.DATASETS, "tiny", tiny)
     return tmp_path / "root"
 

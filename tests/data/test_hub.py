@@ -19,7 +19,7 @@ from minigam.data.hub import HubFile
 
 if find_spec("huggingface_hub") is None:
     pytest.skip("the extra `data` is not installed", allow_module_level=True)
-huggingface_hub = hub._library()  # with the settings that the commands import it with
+huggingface_hub = hub.library()  # with the settings that the commands import it with
 
 CONTENT = {split: f"{split} ".encode() * 40_000 for split in ("train", "valid")}
 PATHS = {"train": "raw/train.parquet", "valid": "raw/valid.parquet"}
@@ -36,7 +36,7 @@ FILES = {split: known(split, content) for split, content in CONTENT.items()}
 @pytest.fixture
 def server(monkeypatch):
     """A server that has the files of a dataset called tiny, in an environment that leads to it."""
-    tiny = datasets.Dataset("a licence", "line", FILES, ("{}.txt",))
+    tiny = datasets.Dataset("a licence", "line", FILES, ("{}.txt",), {"train": 1, "valid": 1})
     monkeypatch.setitem(datasets.DATASETS, "tiny", tiny)
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 25_000)  # kept when cut: whole ones
     with hubserver.running() as server:

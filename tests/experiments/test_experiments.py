@@ -44,6 +44,7 @@ def compare(out, lines=("gam", "mamba"), **changes):
         "seeds": [0, 1],
         "out": out,
         "backend": "numpy",
+        "download": None,
     }
     comparison.compare("table1", chosen, **(arguments | changes))
     return json.loads((out / "table1.json").read_text())
