@@ -13,9 +13,9 @@ from minigam.experiments import paper, report
 from minigam.experiments.plan import Size, announce
 from minigam.experiments.training_cell import Cell, trained
 from minigam.models import MODELS
-from minigam.training.run import make_corpus
+from minigam.training.run import Run, make_corpus
 from minigam.training.validation import ngrams
-from minigam.viz import comparison_plot
+from minigam.viz import comparison_plot, curves_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,13 +142,13 @@ def compare(
                 "model": c.model.to_dict(),
                 "train": c.train.to_dict(),
                 "result": results[c.name],
+                "curve": curve(Run(out / "cells" / c.name)),
             }
             for c in todo.values()
         },
     }
     by_line = {line: [results[f"{line}-seed{seed}"] for seed in seeds] for line in lines}
     trainings = {line: todo[f"{line}-seed{seeds[0]}"].train for line in lines}
-    figure = plot(content, lines)
     theirs = {"table1": _paper_table1, "table3": _paper_table3}[name](corpus.name)
     markdown = _head(name, corpus, trainings, seeds) + _losses(lines, by_line, trainings, counted, theirs)
     if theirs:
@@ -158,7 +158,24 @@ def compare(
             markdown += f"The corpus was prepared from other files than the published ones ({files}).\n"
     if corpus.kinds is not None:
         markdown += _by_kind(lines, by_line, counted)
-    report.write(out, name, content, list(results.values()), markdown, figure)
+    figures = {name: plot(content, lines), f"{name}_curves": plot_curves(content, lines)}
+    report.write(out, name, content, list(results.values()), markdown, figures)
+
+
+CURVE = 100  # training losses that are stored for a run, at most: means of as many steps each
+
+
+def curve(run: Run) -> dict[str, list[list[float]]]:
+    """Return the losses of a run as [step, loss]: "train", the mean of several steps at the last of them,
+    and "valid"."""
+    metrics = run.metrics()
+    train = [(m["step"], m["loss"]) for m in metrics if "lr" in m]
+    n = math.ceil(len(train) / CURVE)
+    groups = [train[i : i + n] for i in range(0, len(train), n)]
+    return {
+        "train": [[group[-1][0], mean(loss for _, loss in group)] for group in groups],
+        "valid": [[m["step"], m["loss"]] for m in metrics if "lr" not in m],
+    }
 
 
 def plot(content: dict, lines: dict[str, Line]) -> "Figure":
@@ -166,15 +183,24 @@ def plot(content: dict, lines: dict[str, Line]) -> "Figure":
 
     lines : the models, by the name of their cells
     """
-    cells, counted = content["cells"], content["ngrams"]
-    runs = {
-        line.label: [cells[f"{name}-seed{seed}"]["result"] for seed in content["seeds"]]
+    counted = {label: content["ngrams"][label]["loss"] for label in ("trigram", "unigram")}
+    return comparison_plot(_by_label(content, lines, "result"), counted, content["data"]["dataset"])
+
+
+def plot_curves(content: dict, lines: dict[str, Line]) -> "Figure":
+    """Return the figure of the losses against the steps, drawn from the content of a table's JSON file."""
+    counted = {label: c["loss"] for label, c in content["ngrams"].items()}
+    return curves_plot(_by_label(content, lines, "curve"), counted, content["data"]["dataset"])
+
+
+def _by_label(content: dict, lines: dict[str, Line], what: str) -> dict[str, list[dict]]:
+    """Return a part of the cells, seed by seed, by the label of their line."""
+    cells, seeds = content["cells"], content["seeds"]
+    return {
+        line.label: [cells[f"{name}-seed{seed}"][what] for seed in seeds]
         for name, line in lines.items()
-        if f"{name}-seed{content['seeds'][0]}" in cells
+        if f"{name}-seed{seeds[0]}" in cells
     }
-    return comparison_plot(
-        runs, {label: counted[label]["loss"] for label in ("trigram", "unigram")}, content["data"]["dataset"]
-    )
 
 
 PAPER_NOTE = (

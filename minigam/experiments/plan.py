@@ -81,7 +81,7 @@ def announce(cells: list[Cell], out: Path, size: Size, backend: str, download: D
     if download is not None and missing:
         size_left = _bytes(sum(file.size for file in missing))
         print(f"  download  {size_left} from {server} into {download.folder}")
-    # Runs that have begun have their files; a checkpoint is written next to the one before it.
+    # A run that was stopped has its files; a checkpoint is written next to the one before it.
     new = sum(steps[name].parameters for name in todo if not Run.exists(out / "cells" / name))
     needed = (STATE + WEIGHTS) * new + STATE * max(steps[name].parameters for name in todo)
     free = shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free

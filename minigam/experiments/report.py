@@ -23,12 +23,13 @@ def command() -> str:
 
 
 def write(
-    out: Path, name: str, content: dict, cells: list[dict], markdown: str, figure: "Figure | None",
-    *, quiet: bool = False,
+    out: Path, name: str, content: dict, cells: list[dict], markdown: str,
+    figures: "Figure | dict[str, Figure] | None", *, quiet: bool = False,
 ) -> None:  # fmt: skip
-    """Write NAME.json, NAME.md and, if there is a figure, NAME.png; print the Markdown unless `quiet`.
+    """Write NAME.json, NAME.md and the figures; print the Markdown unless `quiet`.
 
-    cells : the measurements, each with its provenance under "measured"
+    cells   : the measurements, each with its provenance under "measured"
+    figures : one, written as NAME.png, or several by their names; None for none
     """
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"{name}.json", {"experiment": name, "command": command(), **content})
@@ -36,12 +37,13 @@ def write(
     source = f"Command: `{command()}` on {' and on '.join(sorted(devices))}; "
     source += f"numbers, versions and settings in {name}.json.\n"
     write_text(out / f"{name}.md", f"{markdown}\n{source}")
-    if figure is not None:
-        with replacing(out / f"{name}.png") as temporary:
+    drawn = figures if isinstance(figures, dict) else {name: figures} if figures else {}
+    for stem, figure in drawn.items():
+        with replacing(out / f"{stem}.png") as temporary:
             figure.savefig(temporary, dpi=120, format="png")
-    files = ", ".join(f"{name}.{kind}" for kind in ("json", "md", "png")[: 2 + (figure is not None)])
     if not quiet:
-        print(f"\n{markdown}\nSaved in {out}: {files}")
+        files = [f"{name}.json", f"{name}.md", *(f"{stem}.png" for stem in drawn)]
+        print(f"\n{markdown}\nSaved in {out}: {', '.join(files)}")
 
 
 def table(heads: list[str], lines: list[list[str]]) -> str:

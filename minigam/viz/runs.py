@@ -11,6 +11,7 @@ from minigam.viz.style import (
     STYLES,
     VERMILION,
     blank,
+    draw,
     finish,
     range_of,
     styles_of,
@@ -99,6 +100,43 @@ def comparison_plot(
         recall = {label: [r["kinds"]["recall"]["loss"] for r in seeds] for label, seeds in runs.items()}
         _rows(grid[0, 1], recall, {"floor": 0.0}, {}, "recall tokens alone")
     grid[0, 0].invert_yaxis()  # of both, which share it
+    return finish(figure)
+
+
+def curves_plot(
+    runs: Mapping[str, Sequence[dict]], baselines: dict[str, float] | None = None, title: str = ""
+) -> "Figure":
+    """Plot the losses of several runs against the step: for each label the validation losses, the mean over
+    its seeds, and the training losses of each seed as a thin line.
+
+    The axis shows the range of the losses after the first tenth of the steps.
+
+    runs      : for each label the curves of its seeds, each {"train": [[step, loss], ...], "valid": the same}
+    baselines : losses in nats, such as those of n-grams; lines if they are near, else named under the axis
+    """
+    figure, grid = blank(7.5, 4.5)
+    axes, styles = grid[0, 0], styles_of(runs)
+    means: dict[str, tuple[list[int], list[float]]] = {}
+    late: list[float] = []
+    for label, seeds in runs.items():
+        for curve in seeds:
+            axes.plot(*zip(*curve["train"]), color=styles[label]["color"], linewidth=0.7, alpha=0.5)
+            late += _late(dict(curve["train"]))
+        by_step = [dict(curve["valid"]) for curve in seeds]
+        steps = [step for step in by_step[0] if all(step in losses for losses in by_step)]
+        means[label] = steps, [sum(losses[step] for losses in by_step) / len(by_step) for step in steps]
+        late += _late(dict(zip(*means[label])))
+    draw(axes, means)
+    (bottom, top), far = range_of(late, baselines or {})
+    near = {label: value for label, value in (baselines or {}).items() if label not in far}
+    for (label, value), dash in zip(near.items(), ("--", ":", "-."), strict=False):
+        axes.axhline(value, color=INK, linestyle=dash, linewidth=1.2, label=f"{label}, {value:.2f}")
+    axes.set_ylim(bottom, top)
+    outside = ", ".join(f"{label} {(baselines or {})[label]:.2f}" for label in far)
+    axes.set_xlabel("step (thin: training)" + (f"\noutside: {outside}" if far else ""))
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.legend(**LEGEND, ncols=2)
     return finish(figure)
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,24 @@ def test_a_table_says_what_its_json_does(small, tmp_path, capsys):
     assert f"{results[0]['floor']:.4f}" in text
     assert text.split("\nCommand:")[0] in capsys.readouterr().out
     assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_keeps_its_curves(small, tmp_path):
+    content = compare(tmp_path, seeds=[0])
+    for name, cell in content["cells"].items():
+        metrics = Run(tmp_path / "cells" / name).metrics()
+        assert cell["curve"]["train"] == [[m["step"], m["loss"]] for m in metrics if "lr" in m]
+        assert cell["curve"]["valid"][-1] == [3, cell["result"]["loss"]]
+    assert (tmp_path / "table1_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_long_curve_is_kept_as_means():
+    metrics = [{"step": n, "loss": float(n), "lr": 1.0} for n in range(1, 252)] + [{"step": 251, "loss": 7.0}]
+    stored = comparison.curve(SimpleNamespace(metrics=lambda: metrics))
+    assert len(stored["train"]) == 84
+    assert stored["train"][:2] == [[3, 2.0], [6, 5.0]]
+    assert stored["train"][-1] == [251, 250.5]
+    assert stored["valid"] == [[251, 7.0]]
 
 
 def test_each_cell_is_a_run_folder_like_any_other(small, tmp_path):

@@ -79,6 +79,9 @@ PLOTS = {
     "map of the course": lambda m: overview.needs_plot(),
     "comparison": lambda m: viz.comparison_plot({n: [{"loss": 1.0}] for n in MODELS}, {"trigram": 1.1}),
     "complexity": lambda m: viz.complexity_plot([8, 16], MEASURED, {"GAM": (1.0, 0.1)}),
+    "curves": lambda m: viz.curves_plot(
+        {n: [{"train": [[1, 2.0], [2, 1.0]], "valid": [[2, 1.1]]}] for n in MODELS}, {"trigram": 1.1}
+    ),
     "free hand": lambda m: free_hand(),
     "gates": lambda m: viz.gates_plot(["a", "b"], [[0.1, 0.2]], [[0.3, 0.4]]),
     "gradcheck": gradcheck_plot,

@@ -1,6 +1,8 @@
 """The plots show the curves they claim to."""
 
-from minigam.viz import comparison_plot, loss_plot, panels, reach_plot, recall_plot, scaling_plot
+import pytest
+
+from minigam.viz import comparison_plot, curves_plot, loss_plot, panels, reach_plot, recall_plot, scaling_plot
 
 
 def lines(axes):
@@ -82,6 +84,23 @@ def test_comparison_plot_is_filled_by_the_runs():
     assert "trigram, 0.62" in lines(axes)
     assert not any("unigram" in label for label in lines(axes))
     assert "outside: unigram 5.00" in axes.get_xlabel()
+
+
+def test_curves_plot_shows_the_mean_of_the_seeds_and_each_training():
+    seeds = [
+        {"train": [[5, 9.0], [90, 2.0]], "valid": [[50, 3.0], [100, 2.0]]},
+        {"train": [[5, 9.5], [90, 2.2]], "valid": [[50, 3.4], [75, 2.5], [100, 2.2]]},
+    ]
+    (axes,) = curves_plot({"GAM": seeds}, {"trigram": 1.9, "unigram": 6.0}, "a title").axes
+    mean = lines(axes)["GAM"]
+    assert [*mean.get_xdata()] == [50, 100], "the steps at which all seeds were validated"
+    assert [*mean.get_ydata()] == pytest.approx([3.2, 2.1])
+    thin = [line for line in axes.lines if [*line.get_xdata()] == [5, 90]]
+    assert [line.get_ydata()[1] for line in thin] == [2.0, 2.2]
+    assert {line.get_color() for line in thin} == {mean.get_color()}
+    assert axes.get_ylim()[1] < 6.0, "what comes before a tenth of the steps need not fit"
+    assert "trigram, 1.90" in lines(axes)
+    assert "outside: unigram 6.00" in axes.get_xlabel()
 
 
 def test_scaling_plot_leaves_out_what_was_too_long():
