@@ -18,7 +18,7 @@ from benchmarks import environment, measure
 from minigam import GAM, GAMConfig, cli, reference_only
 from minigam.engine.tensor import observing
 from minigam.experiments import report
-from minigam.models import interop
+from minigam.models import MODELS, interop
 from minigam.training import provenance
 from minigam.training.optim import AdamW
 from minigam.training.profile import Product, Watch, flops, matrix_products
@@ -63,12 +63,14 @@ MALLOC = {"default malloc": {}} | ({"malloc keeps memory": KEEP} if platform.lib
 # ------------------------------------------------------------------------------- in a worker
 
 
-def work(kind: str, model: dict, batch: int, warm_up: int, steps: int, **settings) -> dict:
+def work(
+    kind: str, model: dict, batch: int, warm_up: int, steps: int, model_type: str = "gam", **settings
+) -> dict:
     """Time steps of one competitor: {"seconds": median, "times": all, "first_loss": nats}.
 
     kind : a key of STEPS; or "products", a step's matrix products alone, with "flops" and no loss
     """
-    config = GAMConfig.from_dict(model)
+    config = MODELS[model_type].Config.from_dict(model)
     rng, shape = np.random.default_rng(0), (batch, config.block_size)
     ids, targets = (rng.integers(config.vocab_size, size=shape) for _ in range(2))
     if kind == "products":
@@ -81,7 +83,8 @@ def work(kind: str, model: dict, batch: int, warm_up: int, steps: int, **setting
 
 
 def _minigam(config, ids, targets, micro_batch=None):
-    model = GAM(config).train()
+    (Model,) = (M for M in MODELS.values() if M.Config is type(config))
+    model = Model(config).train()
     optimizer = AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1)
     return lambda: train_step(model, optimizer, ids, targets, micro_batch=micro_batch, max_norm=1.0)
 
