@@ -71,7 +71,7 @@ def competitors(name: str, steps: int) -> dict:
 
 def markdown(content: dict) -> str:
     """Return the table: for each model the step here and in PyTorch, tokens per second, and the ratios."""
-    tokens = content["batch"] * content["block_size"]
+    tokens, dropout = content["batch"] * content["block_size"], SIZE.model.dropout
     lines = [
         [label, f"{r['seconds']:.2f}", f"{tokens / r['seconds']:,.0f}", f"{r['peak_mib']:.0f}",
          measure.shown(r["time_ratio"]), measure.shown(r["memory_ratio"])]
@@ -82,10 +82,10 @@ def markdown(content: dict) -> str:
     return (
         f"{content['environment']}\n\n"
         f"published: one training step at the published size, {content['batch']} rows of "
-        f"{content['block_size']} tokens, float32, dropout 0.1; the median of {content['steps']} steps; each "
-        f"measurement in its own process, {content['pairs']} rounds in alternation. Ratios to minigam's step "
-        "of the same model are taken within a round: median (least to most). PyTorch is eager, with its "
-        "defaults. Memory is the peak of the whole process, its libraries included.\n\n"
+        f"{content['block_size']} tokens, float32, dropout {dropout}; the median of {content['steps']} "
+        f"steps; each measurement in its own process, {content['pairs']} rounds in alternation. Ratios to "
+        "minigam's step of the same model are taken within a round: median (least to most). PyTorch is "
+        "eager, with its defaults. Memory is the peak of the whole process, its libraries included.\n\n"
         + report.table(heads, lines)
     )
 

@@ -8,7 +8,7 @@ from minigam import cli
 from minigam.config import InputError
 from minigam.data.corpus import read_meta
 from minigam.data.datasets import DATASETS, SPLITS, find_texts
-from minigam.data.hub import fetch
+from minigam.data.download import Download
 from minigam.data.prepare import ROWS, VOCAB_SIZE, fetched_parts, local_parts, prepare
 
 PROG = "minigam data"
@@ -63,29 +63,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def _list(args: Namespace) -> None:
     for name, dataset in DATASETS.items():
-        first = next(iter(dataset.hub.values()))
+        download, first = Download(name, args.data_root), next(iter(dataset.hub.values()))
         print(f"{name}   {first.repo} at {first.revision[:8]}, licence {dataset.licence}")
         for split, file in dataset.hub.items():
-            path = args.data_root / name / file.path
+            path = download.folder / file.path
             size = path.stat().st_size if path.is_file() else None
             state = {None: "not here", file.size: "here"}.get(size, f"wrong size, {size} bytes")
             print(f"  {split:<6} {file.size:>12,} bytes  {file.path}  ({state})")
-        out = args.data_root / f"{name}-prepared"
-        if out.is_dir():
+        if download.prepared.is_dir():
             try:
-                splits = read_meta(out)["splits"]
+                splits = read_meta(download.prepared)["splits"]
             except InputError as e:
                 print(f"  prepared, but not usable: {e}")
                 continue
             counts = ", ".join(f"{split} {n['tokens']:,} tokens" for split, n in splits.items())
-            print(f"  prepared in {out}: {counts}")
+            print(f"  prepared in {download.prepared}: {counts}")
 
 
 def _fetch(args: Namespace) -> None:
-    folder = args.data_root / args.dataset
-    for file in DATASETS[args.dataset].hub.values():
-        status = fetch(file, folder, trust=args.trust_download, offline=args.offline)
-        print(f"{folder / file.path}: {status}")
+    Download(args.dataset, args.data_root, args.trust_download).fetch(args.offline)
 
 
 def _prepare(args: Namespace) -> None:
@@ -94,14 +90,15 @@ def _prepare(args: Namespace) -> None:
         raise InputError("--from finds the files by name, wanted no --train or --valid; omit them, or --from")
     if args.valid is not None and args.train is None:
         raise InputError("--valid without a training file, wanted both; add --train FILE")
+    download = Download(args.dataset, args.data_root)
     if args.folder is not None:
         parts = local_parts(args.dataset, find_texts(args.dataset, args.folder))
     elif args.train is not None:
         paths = {s: p for s, p in zip(SPLITS, (args.train, args.valid)) if p is not None}
         parts = local_parts(args.dataset, paths)
     else:
-        parts = fetched_parts(args.dataset, args.data_root / args.dataset, args.trust_download)
-    out = args.out or args.data_root / f"{args.dataset}-prepared"
+        parts = fetched_parts(args.dataset, download.folder, args.trust_download)
+    out = args.out or download.prepared
     meta = prepare(
         args.dataset,
         parts,

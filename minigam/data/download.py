@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigam.config import InputError
-from minigam.data.corpus import find_prepared
+from minigam.data.corpus import find_prepared, read_meta
 from minigam.data.datasets import DATASETS
-from minigam.data.hub import HubFile, fetch
-from minigam.data.prepare import ROWS, fetched_parts, prepare
+from minigam.data.hub import HubFile, fetch, probe
+from minigam.data.prepare import ROWS, fetched_parts, prepare, require_ours
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,34 @@ class Download:
         return self.root / f"{self.name}-prepared"
 
     def missing(self) -> list[HubFile]:
-        """Return the files that are not here yet."""
-        return [f for f in DATASETS[self.name].hub.values() if not (self.folder / f.path).is_file()]
+        """Return the files that will be downloaded."""
+        files = DATASETS[self.name].hub.values()
+        return [file for file in files if not self._is_here(file)]
+
+    def _is_here(self, file: HubFile) -> bool:
+        path = self.folder / file.path
+        return path.is_file() and (self.trust or path.stat().st_size == file.size)
+
+    def require_possible(self) -> None:
+        """Raise InputError if the server does not answer, or if something else is where to prepare it."""
+        require_ours(self.prepared)
+        for file in self.missing()[:1]:
+            probe(file)
+
+    def fetch(self, offline: bool = False) -> None:
+        """Download what is not here, verify all, and print what was done. Raises InputError as `hub.fetch`
+        does."""
+        for file in DATASETS[self.name].hub.values():
+            print(f"{self.folder / file.path}: {fetch(file, self.folder, trust=self.trust, offline=offline)}")
 
     def run(self) -> None:
-        """Fetch what is missing, prepare it as the paper does, and print what was done.
+        """Fetch and prepare it as the paper does, unless another process has done so meanwhile.
 
-        Raises InputError where `hub.fetch` and `prepare.prepare` do.
+        Raises InputError where `fetch` and `prepare.prepare` do.
         """
-        for file in DATASETS[self.name].hub.values():
-            print(f"{self.folder / file.path}: {fetch(file, self.folder, trust=self.trust)}")
-        parts = fetched_parts(self.name, self.folder, self.trust)
-        meta = prepare(self.name, parts, self.prepared, rows=ROWS)
-        counts = ", ".join(f"{split} {n['tokens']:,} tokens" for split, n in meta["splits"].items())
+        self.fetch()
+        if Download.needed(self.name) is not None:
+            prepare(self.name, fetched_parts(self.name, self.folder, self.trust), self.prepared, rows=ROWS)
+        splits = read_meta(self.prepared)["splits"]
+        counts = ", ".join(f"{split} {n['tokens']:,} tokens" for split, n in splits.items())
         print(f"{self.prepared}: {counts}")

@@ -1,5 +1,6 @@
 """Files of public datasets: downloaded from the Hugging Face hub and checked against a recorded SHA-256."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from minigam.config import InputError, shortened
 from minigam.files import is_same, sha256_of
 
 HUB = "https://huggingface.co"
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # not of the server
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,15 @@ def _download(file: HubFile, folder: Path) -> None:
 
 @contextmanager
 def _asking(file: HubFile) -> Iterator[tuple[ModuleType, dict]]:
-    """Yield huggingface_hub and where it finds `file`; whatever it raises becomes an InputError."""
+    """Yield huggingface_hub and where it finds `file`; what it raises becomes an InputError, but for what is
+    wrong with our own disk."""
     server = endpoint()  # first: the library cannot be imported with a malformed one
     hub = library()
     try:
         yield hub, {"repo_type": "dataset", "revision": file.revision, "endpoint": server}
     except Exception as e:  # from the library, from its HTTP client, or from the system
+        if isinstance(e, OSError) and e.errno in OF_THE_DISK:
+            raise
         reason = e.__cause__ or e
         text = shortened(" ".join(f"{type(reason).__name__}: {reason}".split()), 300)
         raise InputError(

@@ -77,7 +77,7 @@ def prepare(
     of the tokenizer. Raises InputError for any other folder that is not empty, for rows without text or
     without a known character, and while another process prepares the same folder.
     """
-    _require_ours(out)
+    require_ours(out)
     parts = {split: part.at_most(rows.get(split)) for split, part in parts.items()}
     tokenizer_parts = {"train": parts["train"]} if tokenizer_on == "train" else parts
     with replacing_folder(out) as folder:
@@ -127,11 +127,11 @@ def prepare(
             },
         }
         write_sealed(folder / "meta.json", PREPARED, meta)
-        _require_ours(out)  # again: somebody may have put a file there meanwhile
+        require_ours(out)  # again: somebody may have put a file there meanwhile
     return meta
 
 
-def _require_ours(out: Path) -> None:
+def require_ours(out: Path) -> None:
     """Raise InputError unless `out` is new, an empty folder, or an earlier prepared folder, with or without
     damage, that nobody put another file into."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -141,7 +141,8 @@ def _require_ours(out: Path) -> None:
         ours = ours and str(read_json(out / "meta.json").get("format")).startswith("minigam prepared")
     if not ours:
         raise InputError(
-            f"{out}: exists and is not a prepared dataset, or has other files too; choose another --out"
+            f"{out}: exists and is not a prepared dataset, or has other files too; "
+            "move it, or choose another --out"
         )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from minigam import cli
-from minigam.config import POCKETSTORIES, DataConfig
+from minigam.config import POCKETSTORIES, DataConfig, InputError
 from minigam.data.corpus import find_prepared
 from minigam.data.download import Download
 from minigam.experiments import comparison, paper, reach, recall, scaling
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\ninterrupted; {again}", file=sys.stderr)
         return 130
     except NonFinite as e:
-        print(f"{PROG}: {e}; leave this model out with --models, or choose other --seeds", file=sys.stderr)
+        print(f"{PROG}: {e}; leave this model out with --models, or choose another seed", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of our output has quit
         print(f"{PROG}: nobody reads the output any more; {again}", file=sys.stderr)
@@ -118,6 +118,8 @@ def _planned(args: Namespace, backend: str) -> tuple[Path, Callable[[Path], None
         # mamba-bare is the authors' own stack. It trains badly, and the small scale has no time for it.
         names = args.models or [n for n in lines if n != "mamba-bare" or args.scale == "published"]
         seeds = list(dict.fromkeys(args.seeds))  # without duplicates
+        if args.trust_download and dataset == POCKETSTORIES:
+            raise InputError("--trust-download has no effect on pocketstories, which is generated; omit it")
         download = Download.needed(dataset, args.trust_download)
         if dataset != POCKETSTORIES:
             dataset = str(download.prepared.resolve() if download else find_prepared(dataset))

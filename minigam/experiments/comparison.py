@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from minigam.config import POCKETSTORIES, WRITTEN, WRITTEN_LABEL, DataConfig, ModelConfig, TrainConfig
 from minigam.data.corpus import Corpus, read_meta
 from minigam.data.download import Download
+from minigam.data.prepare import ROWS, VOCAB_SIZE
 from minigam.experiments import paper, report
 from minigam.experiments.plan import Size, announce
-from minigam.experiments.training_cell import Cell, trained
+from minigam.experiments.training_cell import Cell, require_own, trained
 from minigam.models import MODELS
-from minigam.training.run import Run, make_corpus
+from minigam.training.run import make_corpus
 from minigam.training.validation import ngrams
 from minigam.viz import comparison_plot, curves_plot
 
@@ -121,6 +122,8 @@ def compare(
         download.run()
     corpus = make_corpus(data, block_size, progress=True)
     todo = {c.name: c for c in cells(lines, SCALES[scale], steps, len(corpus.train), seeds)}
+    for cell in todo.values():
+        require_own(cell, out / "cells", data, corpus)  # now, not when its turn comes
     if download is None:
         announce([*todo.values()], out, Size.of(corpus), backend, None)
     print(
@@ -142,7 +145,6 @@ def compare(
                 "model": c.model.to_dict(),
                 "train": c.train.to_dict(),
                 "result": results[c.name],
-                "curve": curve(Run(out / "cells" / c.name)),
             }
             for c in todo.values()
         },
@@ -153,29 +155,11 @@ def compare(
     markdown = _head(name, corpus, trainings, seeds) + _losses(lines, by_line, trainings, counted, theirs)
     if theirs:
         markdown += PAPER_NOTE
-        if not all(source["verified"] for source in sources.values()):
-            files = ", ".join(f"{split} {source['file']}" for split, source in sources.items())
-            markdown += f"The corpus was prepared from other files than the published ones ({files}).\n"
+        markdown += _deviations(read_meta(Path(data.dataset)))
     if corpus.kinds is not None:
         markdown += _by_kind(lines, by_line, counted)
     figures = {name: plot(content, lines), f"{name}_curves": plot_curves(content, lines)}
     report.write(out, name, content, list(results.values()), markdown, figures)
-
-
-CURVE = 100  # training losses that are stored for a run, at most: means of as many steps each
-
-
-def curve(run: Run) -> dict[str, list[list[float]]]:
-    """Return the losses of a run as [step, loss]: "train", the mean of several steps at the last of them,
-    and "valid"."""
-    metrics = run.metrics()
-    train = [(m["step"], m["loss"]) for m in metrics if "lr" in m]
-    n = math.ceil(len(train) / CURVE)
-    groups = [train[i : i + n] for i in range(0, len(train), n)]
-    return {
-        "train": [[group[-1][0], mean(loss for _, loss in group)] for group in groups],
-        "valid": [[m["step"], m["loss"]] for m in metrics if "lr" not in m],
-    }
 
 
 def plot(content: dict, lines: dict[str, Line]) -> "Figure":
@@ -184,20 +168,24 @@ def plot(content: dict, lines: dict[str, Line]) -> "Figure":
     lines : the models, by the name of their cells
     """
     counted = {label: content["ngrams"][label]["loss"] for label in ("trigram", "unigram")}
-    return comparison_plot(_by_label(content, lines, "result"), counted, content["data"]["dataset"])
+    return comparison_plot(_by_label(content, lines), counted, content["data"]["dataset"])
 
 
 def plot_curves(content: dict, lines: dict[str, Line]) -> "Figure":
     """Return the figure of the losses against the steps, drawn from the content of a table's JSON file."""
-    counted = {label: c["loss"] for label, c in content["ngrams"].items()}
-    return curves_plot(_by_label(content, lines, "curve"), counted, content["data"]["dataset"])
+    runs = _by_label(content, lines)
+    constants = {label: c["loss"] for label, c in content["ngrams"].items()}
+    first = next(iter(runs.values()))[0]
+    constants |= {"floor": first["floor"]} if "floor" in first else {}
+    curves = {label: [result["curve"] for result in seeds] for label, seeds in runs.items()}
+    return curves_plot(curves, constants, content["data"]["dataset"])
 
 
-def _by_label(content: dict, lines: dict[str, Line], what: str) -> dict[str, list[dict]]:
-    """Return a part of the cells, seed by seed, by the label of their line."""
+def _by_label(content: dict, lines: dict[str, Line]) -> dict[str, list[dict]]:
+    """Return the results of the cells, seed by seed, by the label of their line."""
     cells, seeds = content["cells"], content["seeds"]
     return {
-        line.label: [cells[f"{name}-seed{seed}"][what] for seed in seeds]
+        line.label: [cells[f"{name}-seed{seed}"]["result"] for seed in seeds]
         for name, line in lines.items()
         if f"{name}-seed{seeds[0]}" in cells
     }
@@ -207,6 +195,23 @@ PAPER_NOTE = (
     "\nThe paper's seconds were measured on its authors' GPU; its losses are per token of their tokeniser. "
     "They are comparable with these only at the published scale and on the published files.\n"
 )
+
+
+def _deviations(meta: dict) -> str:
+    """Return what of a prepared dataset is not as in the paper, a sentence for each."""
+    sources, tokenizer, text = meta["sources"], meta["tokenizer"], ""
+    if not all(source["verified"] for source in sources.values()):
+        files = ", ".join(f"{split} {source['file']}" for split, source in sources.items())
+        text += f"The corpus was prepared from other files than the published ones ({files}).\n"
+    if tokenizer["vocab_size"] != VOCAB_SIZE:
+        text += f"Its vocabulary was limited to {tokenizer['vocab_size']:,} entries, not to {VOCAB_SIZE:,}.\n"
+    used = {split: sources[split]["rows"] for split in ROWS}
+    if any(start != 0 or stop not in (None, ROWS[split]) for split, (start, stop) in used.items()):
+        ranges = ", ".join(
+            f"{split} {start} to {stop or 'the last'}" for split, (start, stop) in used.items()
+        )
+        text += f"It was prepared from other rows than the paper's ({ranges}).\n"
+    return text
 
 
 def _sources(data: DataConfig) -> dict:

@@ -1,6 +1,6 @@
 """What the runs of a table will take, said before they start: download, disk, memory and time.
 
-No list of devices is looked up. A step of each model is measured on the device that will train it.
+A step of each model is measured on the device that will train it.
 """
 
 import math
@@ -16,30 +16,31 @@ from minigam.config import InputError
 from minigam.data.corpus import Corpus
 from minigam.data.datasets import DATASETS
 from minigam.data.download import Download
-from minigam.data.hub import probe
+from minigam.data.hub import endpoint
 from minigam.data.prepare import VOCAB_SIZE
 from minigam.engine import backend as backends
 from minigam.engine.memory import GIB, physical_memory, ran_out, release_freed_memory, track_memory
 from minigam.engine.precision import using
-from minigam.experiments.training_cell import Cell
+from minigam.experiments.training_cell import Cell, finished
 from minigam.models import MODELS
 from minigam.training.run import Run, new_optimizer
 from minigam.training.size import require_memory
 from minigam.training.step import places, train_step
 
 # Bytes of a run folder for each parameter: its value and two moments to resume with, and its value to use.
-STATE, WEIGHTS = 12, 4
+CHECKPOINT_BYTES, WEIGHTS_BYTES = 12, 4
+TOKEN_BYTES = 2  # of a prepared token
 FORWARD = 1 / 3  # share of a step that a validation of its rows takes: backward costs twice a forward
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a corpus: rows of each split, entries of the vocabulary; `about` if it is an estimate."""
+    """The size of a corpus: rows of each split, entries of the vocabulary, and whether it is estimated."""
 
     train: int
     valid: int
     vocab_size: int
-    about: bool = False
+    estimated: bool = False
 
     @classmethod
     def of(cls, corpus: Corpus) -> "Size":
@@ -47,18 +48,17 @@ class Size:
 
     @classmethod
     def expected(cls, download: Download, block_size: int) -> "Size":
-        """Return the size that a dataset will have once it is prepared."""
-        tokens = DATASETS[download.name].tokens
-        return cls(tokens["train"] // block_size, tokens["valid"] // block_size, VOCAB_SIZE, about=True)
+        """Return the size of a dataset once it is prepared; a row has one token more than a block."""
+        rows = {split: n // (block_size + 1) for split, n in DATASETS[download.name].tokens.items()}
+        return cls(rows["train"], rows["valid"], VOCAB_SIZE, estimated=True)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step of a model takes: seconds, the peak of its memory in bytes, its parameters."""
+    """What one training step of a model takes: seconds, and the peak of its arrays in bytes."""
 
     seconds: float
-    memory: int
-    parameters: int
+    peak_bytes: int
 
 
 def announce(cells: list[Cell], out: Path, size: Size, backend: str, download: Download | None) -> None:
@@ -68,31 +68,54 @@ def announce(cells: list[Cell], out: Path, size: Size, backend: str, download: D
     download is due that is not possible here.
     """
     todo = {c.name: (c, left) for c in cells if (left := steps_left(c, out / "cells"))}
+    if not todo and download is None:
+        return
+    if download is not None:
+        download.require_possible()
+    about, steps = "about " if size.estimated else "", [left for _, left in todo.values()]
+    runs = f"{len(steps)} run{'s' * (len(steps) != 1)}"
+    if steps:
+        runs += f" of {'up to ' * (len({*steps}) > 1)}{about}{max(steps):,} steps"
+    block = cells[0].model.block_size
+    print(f"plan: {runs} on {about}{size.train:,} training rows of {block} tokens")
+    if download is not None:
+        size_left = _bytes(sum(file.size for file in download.missing()))
+        print(f"  download  {size_left} from {endpoint()} into {download.folder}")
+    _require_disk(todo, out, size, download)
     if not todo:
         return
-    missing = [] if download is None else download.missing()
-    server = probe(missing[0]) if missing else None
-    steps = _measured([cell for cell, _ in todo.values()], size.vocab_size, backend)
-    seconds = {name: _seconds(cell, left, steps[name].seconds, size) for name, (cell, left) in todo.items()}
-    about = "about " if size.about else ""
-    block, longest = cells[0].model.block_size, max(left for _, left in todo.values())
-    runs = f"{len(todo)} runs of {about}{longest:,} steps" if len(todo) > 1 else f"{about}{longest:,} steps"
-    print(f"plan: {runs} on {about}{size.train:,} rows of {block} tokens")
-    if download is not None and missing:
-        size_left = _bytes(sum(file.size for file in missing))
-        print(f"  download  {size_left} from {server} into {download.folder}")
-    # A run that was stopped has its files; a checkpoint is written next to the one before it.
-    new = sum(steps[name].parameters for name in todo if not Run.exists(out / "cells" / name))
-    needed = (STATE + WEIGHTS) * new + STATE * max(steps[name].parameters for name in todo)
-    free = shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free
-    print(f"  disk      about {_bytes(needed)} of checkpoints in {out}; {_bytes(free)} are free")
-    largest = max(todo, key=lambda name: steps[name].memory)
-    there = physical_memory(backend)
-    owner = "this machine" if backend == "numpy" else "the GPU"
+    measured = _measured([cell for cell, _ in todo.values()], size.vocab_size, backend)
+    largest = max(todo, key=lambda name: measured[name].peak_bytes)
+    there, owner = physical_memory(backend), "this machine" if backend == "numpy" else "the GPU"
     has = f"; {owner} has {there / GIB:.1f} GiB" if math.isfinite(there) else ""
-    print(f"  memory    about {steps[largest].memory / GIB:.1f} GiB of arrays in {largest}, the most{has}")
+    peak = measured[largest].peak_bytes / GIB
+    print(f"  memory    about {peak:.1f} GiB of arrays in {largest}, the most{has}")
+    seconds = {
+        name: _seconds(cell, left, measured[name].seconds, size) for name, (cell, left) in todo.items()
+    }
     each = ", ".join(f"{name} {_time(s)}" for name, s in seconds.items())
     print(f"  time      about {_time(sum(seconds.values()))}, by a measured step of each: {each}")
+
+
+def _require_disk(
+    todo: dict[str, tuple[Cell, int]], out: Path, size: Size, download: Download | None
+) -> None:
+    """Print how much disk the cells, and a download to the same disk, will take. Raises InputError if that is
+    more than is free."""
+    sizes = {
+        name: MODELS[cell.model_type].count_parameters(replace(cell.model, vocab_size=size.vocab_size))
+        for name, (cell, _) in todo.items()
+    }
+    # A run that was stopped has its files; a checkpoint is written next to the one before it.
+    new = sum(n for name, n in sizes.items() if not Run.exists(out / "cells" / name))
+    needed = (CHECKPOINT_BYTES + WEIGHTS_BYTES) * new + CHECKPOINT_BYTES * max(sizes.values(), default=0)
+    what, here = "checkpoints", _nearest(out)
+    if download is not None and _nearest(download.root).stat().st_dev == here.stat().st_dev:
+        needed += sum(f.size for f in download.missing())
+        needed += TOKEN_BYTES * sum(DATASETS[download.name].tokens.values())
+        what += " and data"
+    free = shutil.disk_usage(here).free
+    print(f"  disk      about {_bytes(needed)} for {what}, the checkpoints in {out}; {_bytes(free)} are free")
     if needed > free:
         raise InputError(
             f"{out}: about {_bytes(needed)} of disk needed, {_bytes(free)} are free; "
@@ -100,26 +123,32 @@ def announce(cells: list[Cell], out: Path, size: Size, backend: str, download: D
         )
 
 
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    return next(p for p in (path, *path.absolute().parents) if p.exists())
+
+
 def steps_left(cell: Cell, folder: Path) -> int:
     """Return how many steps of a cell are not trained yet; 0 for one that is finished."""
     path = folder / cell.name
     if not Run.exists(path):
         return cell.train.steps
-    if (path / "result.json").exists():
+    if finished(path):
         return 0
     return max(1, cell.train.steps - Run(path).saved_step())  # at the end, the last validation is left
 
 
 def _measured(cells: list[Cell], vocab_size: int, backend: str) -> dict[str, Step]:
     """Return the step of each cell by its name; seeds share a measurement."""
-    found: dict[str, Step] = {}
+    by_name: dict[str, Step] = {}
     by_settings: dict[tuple, Step] = {}
     for cell in tqdm(cells, desc="measuring a step of each model", leave=False, delay=1, disable=None):
         settings = cell.model_type, cell.model, replace(cell.train, seed=0)
         if settings not in by_settings:
             by_settings[settings] = measured_step(cell, vocab_size, backend)
-        found[cell.name] = by_settings[settings]
-    return found
+            release_freed_memory(backends.get(backend))
+        by_name[cell.name] = by_settings[settings]
+    return by_name
 
 
 def measured_step(cell: Cell, vocab_size: int, backend: str) -> Step:
@@ -147,6 +176,8 @@ def measured_step(cell: Cell, vocab_size: int, backend: str) -> Step:
                 part, *_ = next(places(network, B, T, c.micro_batch or None))
                 few = part.stop - part.start
                 seconds(few)  # it also starts threads and compiles kernels
+            if xp is not np:
+                seconds(few)  # fills the memory pool that training uses
             step = seconds(few)
             if more := min(B - few, few):
                 step += max(0.0, seconds(few + more) - step) * (B - few) / more
@@ -154,9 +185,7 @@ def measured_step(cell: Cell, vocab_size: int, backend: str) -> Step:
         if not ran_out(e):
             raise
         raise InputError(f"{cell.name}: memory ran out in a step of it; leave it out with --models") from e
-    finally:
-        release_freed_memory(xp)
-    return Step(step, memory.peak_bytes, network.num_parameters())
+    return Step(step, memory.peak_bytes)
 
 
 def _seconds(cell: Cell, steps: int, step: float, size: Size) -> float:

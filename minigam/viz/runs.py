@@ -1,6 +1,7 @@
 """Plots of training runs: losses against steps, and the final losses of several runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from minigam.viz.style import (
@@ -127,17 +128,26 @@ def curves_plot(
         means[label] = steps, [sum(losses[step] for losses in by_step) / len(by_step) for step in steps]
         late += _late(dict(zip(*means[label])))
     draw(axes, means)
-    (bottom, top), far = range_of(late, baselines or {})
-    near = {label: value for label, value in (baselines or {}).items() if label not in far}
-    for (label, value), dash in zip(near.items(), ("--", ":", "-."), strict=False):
-        axes.axhline(value, color=INK, linestyle=dash, linewidth=1.2, label=f"{label}, {value:.2f}")
-    axes.set_ylim(bottom, top)
-    outside = ", ".join(f"{label} {(baselines or {})[label]:.2f}" for label in far)
-    axes.set_xlabel("step (thin: training)" + (f"\noutside: {outside}" if far else ""))
+    limits, outside = _constants(axes.axhline, late, baselines or {})
+    axes.set_ylim(limits)
+    axes.set_xlabel(f"step (thin: training){outside}")
     axes.set_ylabel("loss (nats per token)")
     axes.set_title(title, fontsize=10, parse_math=False)
     axes.legend(**LEGEND, ncols=2)
     return finish(figure)
+
+
+def _constants(
+    draw_line: Callable, values: list[float], constants: dict[str, float]
+) -> tuple[tuple[float, float], str]:
+    """Draw the constants that are near some values as lines, with their labels; return the limits of the
+    axis, and a line for its label that names the others."""
+    limits, far = range_of(values, constants)
+    near = {label: value for label, value in constants.items() if label not in far}
+    for (label, value), dash in zip(near.items(), cycle(("--", ":", "-.", (0, (1, 4))))):
+        draw_line(value, color=INK, linestyle=dash, linewidth=1.2, label=f"{label}, {value:.2f}")
+    outside = ", ".join(f"{label} {constants[label]:.2f}" for label in far)
+    return limits, f"\noutside: {outside}" if far else ""
 
 
 def _rows(
@@ -155,17 +165,14 @@ def _rows(
         mean = f"{sum(values) / len(values):.3f}"
         axes.text(1.02, i, mean, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
     drawn = [value for values in losses.values() for value in values] + [*floor.values()]
-    (left, right), far = range_of(drawn, others)
-    constants = floor | {label: value for label, value in others.items() if label not in far}
-    for (label, value), dash in zip(constants.items(), ("--", ":", "-."), strict=False):
-        axes.axvline(value, color=INK, linestyle=dash, linewidth=1.2, label=f"{label}, {value:.2f}")
-    axes.set_xlim(left, right)
+    n = len(axes.lines)
+    limits, outside = _constants(axes.axvline, drawn, floor | others)
+    constants = axes.lines[n:]
+    axes.set_xlim(limits)
     axes.set_ylim(-0.6, len(losses) + 0.2)  # a free row, for the legend
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)  # or the means would seem to be the next panel's
     axes.set_yticks(range(len(losses)), [*losses], parse_math=False)
-    outside = ", ".join(f"{label} {others[label]:.2f}" for label in far)
-    axes.set_xlabel("validation loss (nats per token)" + (f"\noutside: {outside}" if far else ""))
+    axes.set_xlabel(f"validation loss (nats per token){outside}")
     axes.set_title(title, fontsize=10, parse_math=False)
-    handles = [axes.lines[-1 - i] for i in reversed(range(len(constants)))]
-    axes.legend(handles=handles, **LEGEND, ncols=2, loc="best")
+    axes.legend(handles=[*constants], **LEGEND, ncols=2, loc="best")

@@ -44,6 +44,7 @@ def test_one_command_goes_from_the_hub_to_the_published_table(tmp_path):
             cwd=tmp_path, env=os.environ | {"HF_ENDPOINT": server.url}, capture_output=True, text=True,
             timeout=3000,
         )  # fmt: skip
+        c.count("commands")
         if result.returncode:
             c.fault(f"exit code {result.returncode}: {result.stderr[-2000:]}")
             return

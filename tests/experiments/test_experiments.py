@@ -4,7 +4,6 @@ import json
 import math
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +11,14 @@ from helpers import tiny
 from helpers.commands import assert_refused
 
 from minigam import Mamba, MambaConfig, Transformer, TransformerConfig, cli, evaluate, generate
-from minigam.config import DataConfig, InputError
+from minigam.config import DataConfig, GAMConfig, InputError, TrainConfig
 from minigam.data.corpus import inputs_and_targets
 from minigam.data.mqar import from_mqar
 from minigam.data.pocketstories import vocabulary
 from minigam.experiments import __main__ as command
-from minigam.experiments import comparison, paper, reach, recall, report, scaling
+from minigam.experiments import comparison, paper, reach, recall, report, scaling, training_cell
 from minigam.training import loop, provenance, validation
-from minigam.training.run import Run
+from minigam.training.run import Run, RunConfig
 from minigam.training.step import NonFinite
 
 DATA = DataConfig(stories=40, valid_stories=6)
@@ -29,6 +28,9 @@ SMALL = comparison.Scale(
     {"gam": {"n_slots": 4}, "transformer": {"n_heads": 2}, "mamba": {"expand": 2, "d_state": 2}},
     {"mamba": {"lr": 2e-2}},
 )
+
+
+SMALL_RUN = RunConfig("gam", GAMConfig(), DataConfig(), TrainConfig(), "0")
 
 
 @pytest.fixture
@@ -81,14 +83,15 @@ def test_a_table_keeps_its_curves(small, tmp_path):
     content = compare(tmp_path, seeds=[0])
     for name, cell in content["cells"].items():
         metrics = Run(tmp_path / "cells" / name).metrics()
-        assert cell["curve"]["train"] == [[m["step"], m["loss"]] for m in metrics if "lr" in m]
-        assert cell["curve"]["valid"][-1] == [3, cell["result"]["loss"]]
+        curve = cell["result"]["curve"]
+        assert curve["train"] == [[m["step"], m["loss"]] for m in metrics if "lr" in m]
+        assert curve["valid"][-1] == [3, cell["result"]["loss"]]
     assert (tmp_path / "table1_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_long_curve_is_kept_as_means():
     metrics = [{"step": n, "loss": float(n), "lr": 1.0} for n in range(1, 252)] + [{"step": 251, "loss": 7.0}]
-    stored = comparison.curve(SimpleNamespace(metrics=lambda: metrics))
+    stored = training_cell.curve(metrics)
     assert len(stored["train"]) == 84
     assert stored["train"][:2] == [[3, 2.0], [6, 5.0]]
     assert stored["train"][-1] == [251, 250.5]
@@ -135,6 +138,61 @@ def test_results_of_other_settings_are_refused(small, tmp_path):
         InputError, match=r"gam-seed0: a run of other settings \(steps 3, now 4\); choose another --out"
     ):
         compare(tmp_path, seeds=[0], steps=4)
+
+
+def test_a_cell_of_other_settings_is_refused_before_any_is_trained(small, tmp_path, monkeypatch):
+    compare(tmp_path, lines=["mamba"], seeds=[0], steps=2)
+    monkeypatch.setattr(comparison, "announce", None)  # it would fail
+    with pytest.raises(InputError, match="mamba-seed0: a run of other settings"):
+        compare(tmp_path, seeds=[0])
+
+
+def test_a_finished_cell_does_not_read_its_metrics_again(small, tmp_path):
+    first = compare(tmp_path, seeds=[0])
+    (tmp_path / "cells" / "gam-seed0" / "metrics.jsonl").write_text("")
+    assert compare(tmp_path, seeds=[0])["cells"] == first["cells"]
+
+
+def test_a_cell_of_another_backend_is_refused(small, tmp_path):
+    compare(tmp_path, lines=["gam"], seeds=[0])
+    result, machine = (tmp_path / "cells" / "gam-seed0" / f"{name}.json" for name in ("result", "machine"))
+    result.unlink()
+    machine.write_text(json.dumps(json.loads(machine.read_text()) | {"backend": "cupy"}))
+    with pytest.raises(
+        InputError, match="started with --backend cupy, now numpy, wanted the same; give --ba"
+    ):
+        compare(tmp_path, lines=["gam"], seeds=[0])
+
+
+def test_a_folder_of_prepared_data_may_have_moved(tmp_path):
+    config = SMALL_RUN
+    moved = replace(config, data=replace(config.data, dataset="elsewhere"))
+    assert training_cell._differences(config, moved) == ""
+    other = replace(moved, corpus_sha256="1")
+    assert training_cell._differences(config, other) == "corpus_sha256 0, now 1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"verified": None}, "prepared from other files than the published ones (train t.txt, valid v.txt)"),
+        ({"vocab_size": 2000}, "vocabulary was limited to 2,000 entries, not to 10,000"),
+        ({"rows": [0, 100]}, "other rows than the paper's (train 0 to 100, valid 0 to the last)"),
+    ],
+)
+def test_what_is_not_as_in_the_paper_is_said(changes, said):
+    source = {
+        "file": "t.txt",
+        "verified": changes.get("verified", True),
+        "rows": changes.get("rows", [0, 50_000]),
+    }
+    meta = {
+        "sources": {"train": source, "valid": source | {"file": "v.txt", "rows": [0, None]}},
+        "tokenizer": {"vocab_size": changes.get("vocab_size", 10_000)},
+    }
+    assert said in comparison._deviations(meta)
+    assert bool(comparison._deviations(meta)) == bool(said)
 
 
 def test_the_papers_numbers_stand_next_to_ours_on_its_data():
@@ -435,7 +493,10 @@ def test_a_loss_that_is_nan_says_what_to_do(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(command.recall, "recall", diverged)
     assert command.main(["recall", "--backend=numpy", f"--out={tmp_path}"]) == 1
-    assert "step 3: loss nan; leave this model out with --models" in capsys.readouterr().err
+    assert (
+        "step 3: loss nan; leave this model out with --models, or choose another seed"
+        in capsys.readouterr().err
+    )
 
 
 def test_tables_are_markdown():
