@@ -1,21 +1,23 @@
 """Count n-grams in prepared corpora and measure their perplexity on the validation rows.
 
 The paper's table 1 has no counted model. This table has, with the paper's row length and, if the corpora were
-prepared with the defaults, its tokenisation: byte pairs, 10,000 entries.
+prepared with the defaults, its tokenisation: byte pairs, 10,000 entries. The smoothing is interpolated
+Kneser-Ney.
 """
 
 import math
 from pathlib import Path
 
 from benchmarks import measure
-from minigam import cli
+from minigam import GAMConfig, cli
+from minigam.config import InputError
 from minigam.data.corpus import find_prepared, from_prepared, read_meta
 from minigam.experiments import paper, report
 from minigam.training import provenance
 from minigam.training.validation import ngrams
 
 PROG = "benchmarks.ngrams"
-ROW = 256  # T, tokens of a row, as in the paper
+ROW = GAMConfig().block_size  # T, tokens of a row, as in the paper
 ORDER = 3
 
 
@@ -27,9 +29,8 @@ def parser() -> cli.Parser:
     return p
 
 
-def counted(name: str) -> dict:
+def counted(folder: Path) -> dict:
     """Return what was counted in one corpus, and the loss of each n-gram model in nats per token."""
-    folder = find_prepared(name)
     corpus, meta = from_prepared(folder, ROW), read_meta(folder)
     return {
         "sources": meta["sources"],
@@ -43,7 +44,11 @@ def counted(name: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cli.require_folder(args.out)
-    corpora = {Path(name).name: counted(name) for name in args.corpora}
+    folders = [find_prepared(name) for name in args.corpora]  # before the first is counted
+    names = [folder.name for folder in folders]
+    if len({*names}) < len(names):
+        raise InputError(f"folders are called {', '.join(names)}, wanted different names; rename one")
+    corpora = {folder.name: counted(folder) for folder in folders}
     measured = provenance.measured_by("numpy")
     lines = []
     for name, corpus in corpora.items():
@@ -54,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     heads = ["perplexity per token of", "vocabulary", "counted tokens", "validation tokens"]
     text = report.table([*heads, "unigram", "bigram", "trigram"], lines)
     published = ", ".join(f"{name} {row[3]}" for name, row in paper.TABLE1["wikitext-2"].items())
-    text += f"\nThe paper's perplexities on WikiText-2: {published}. Other files, and another tokenizer,"
-    text += "\ntrained on more text, without a token at the end of a row: only a large factor means much.\n"
+    text += "\nInterpolated Kneser-Ney smoothing. The paper's perplexities on WikiText-2, with its own "
+    text += f"tokenizer: {published}.\n"
     content = {"measured": measured, "corpora": corpora}
     report.write(args.out, "ngrams", content, [{"measured": measured}], text, None)
     return 0
 
 
 if __name__ == "__main__":
-    measure.run(main, lambda: {}, PROG)
+    cli.run(main, PROG)

@@ -214,8 +214,8 @@ class TransformerConfig(ModelConfig):
 class MambaConfig(ModelConfig):
     """The baseline with a selective state space; a block reads all earlier tokens through its states.
 
-    The published Mamba models have norm="rms", positions=False and expand=2; GAM's authors compare with
-    another one, the default here.
+    The published Mamba models have norm="rms", positions=False and expand=2. GAM's authors compare with
+    LayerNorm, positions, expand=3 and residual=False; the default keeps the residual.
 
     >>> mg.MambaConfig(residual=False).residual
     False
@@ -224,7 +224,7 @@ class MambaConfig(ModelConfig):
     d_state: int = setting(16, "N, number of states per expanded channel")
     d_conv: int = setting(4, "width of the convolution, in tokens")
     expand: int = setting(3, "ratio of expanded channels E to d_model")
-    residual: bool = setting(True, "x + block(LayerNorm(x)); if off, block(x) alone, as GAM's authors did")
+    residual: bool = setting(True, "x + block(norm(x)); if off, block(x) alone, as GAM's authors did")
     norm: str = setting("layer", "LayerNorm, or the published Mamba's RMSNorm", choices=NORMS, late=True)
     positions: bool = setting(True, "learned position embeddings; the published Mamba has none", late=True)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from minigam.config import PAPER_MIXERS, WRITTEN, GAMConfig, MambaConfig, TransformerConfig
+from minigam.config import PAPER_MIXERS, WRITTEN, GAMConfig, MambaConfig, ModelConfig, TransformerConfig
 from minigam.engine.tensor import ShapeError
 from minigam.models.gam import GAM
 from minigam.models.lm import LanguageModel
-from minigam.models.mamba import Mamba
+from minigam.models.mamba import Mamba, dt_rank
 from minigam.models.transformer import Transformer
 
 ARCHITECTURES = (*PAPER_MIXERS, "transformer")
@@ -82,7 +82,11 @@ TRANSFORMERS_EMBEDDING = "backbone.embeddings.weight"  # the one name that the l
 
 
 def from_official(
-    arrays: dict[str, np.ndarray], dropout: float = 0.1, n_heads: int = 8, written: bool = False
+    arrays: dict[str, np.ndarray],
+    dropout: float = 0.1,
+    n_heads: int = 8,
+    written: bool = False,
+    prior: float = 0.0,
 ) -> GAM | Transformer:
     """Build the GAM, or the Transformer, that published weights describe, in their dtype.
 
@@ -92,9 +96,10 @@ def from_official(
               Transformer is skipped
     dropout, n_heads : cannot be determined from weights
     written : make a GAM of mixer "written", which is not in the paper, from the weights of a gated one
+    prior   : its prior, which no weight shows; 0 for 1/S
     Raises KeyError listing missing and unknown names, TypeError or ShapeError listing misfits,
     ValueError if head.weight is not token_embedding.weight, or if `written` and the weights are not a gated
-    GAM's.
+    GAM's, InputError if memory cannot hold the model.
 
     >>> config = mg.GAMConfig(vocab_size=9, block_size=8, d_model=4, n_layers=2, n_slots=3)
     >>> arrays = mg.to_official(mg.GAM(config, seed=1))
@@ -116,9 +121,11 @@ def from_official(
     settings: dict[str, Any] = {FIELDS[letter]: n for letter, n in sizes.items()}
     settings |= {"n_layers": n_layers, "dropout": dropout}
     if best == "transformer":
-        model: GAM | Transformer = Transformer(TransformerConfig(n_heads=n_heads, **settings), dtype=dtype)
+        config = TransformerConfig(n_heads=n_heads, **settings)
+        model: GAM | Transformer = Transformer(_affordable(config, Transformer, dtype), dtype=dtype)
     else:
-        model = GAM(GAMConfig(mixer=WRITTEN if written else best, **settings), dtype=dtype)
+        settings |= {"mixer": WRITTEN, "prior": prior} if written else {"mixer": best}
+        model = GAM(_affordable(GAMConfig(**settings), GAM, dtype), dtype=dtype)
     _load(model, names, arrays)
     return model
 
@@ -151,7 +158,7 @@ def from_mamba(arrays: dict[str, np.ndarray], block_size: int = 2048, dropout: f
     dropout    : of the embeddings, in training
     V is the length of the published matrix, which has more rows than the tokenizer has tokens.
     Raises KeyError listing missing and unknown names, TypeError or ShapeError listing misfits, ValueError if
-    lm_head.weight is not the embedding.
+    lm_head.weight is not the embedding, InputError if memory cannot hold the model.
 
     >>> config = mg.MambaConfig(vocab_size=16, d_model=4, n_layers=2, norm="rms", positions=False)
     >>> arrays = mg.to_mamba(mg.Mamba(config, seed=1))
@@ -169,7 +176,7 @@ def from_mamba(arrays: dict[str, np.ndarray], block_size: int = 2048, dropout: f
     dtype = _dtype("from_mamba", EMBEDDING, arrays)
     sizes = _sizes("from_mamba", (*MAMBA_FIELDS, "E", "R"), names, arrays)
     C, E, R = (sizes[letter] for letter in "CER")
-    if not C or E % C or R != -(-C // 16):
+    if not C or E % C or dt_rank(C) != R:
         raise ShapeError(
             f"from_mamba: C {C}, E {E}, R {R}; wanted E a multiple of C, and R = C / 16, rounded up"
         )
@@ -177,7 +184,8 @@ def from_mamba(arrays: dict[str, np.ndarray], block_size: int = 2048, dropout: f
         _require_tied("from_mamba", HEAD, EMBEDDING, arrays)
     settings: dict[str, Any] = {field: sizes[letter] for letter, field in MAMBA_FIELDS.items()}
     settings |= {"expand": E // C, "n_layers": n_layers, "block_size": block_size, "dropout": dropout}
-    model = Mamba(MambaConfig(norm="rms", positions=False, **settings), dtype=dtype)
+    config = MambaConfig(norm="rms", positions=False, **settings)
+    model = Mamba(_affordable(config, Mamba, dtype), dtype=dtype)
     _load(model, names, arrays)
     return model
 
@@ -227,7 +235,19 @@ def _names(rows: Iterable[tuple[str, str, str]], n_layers: int) -> Names:
 def _require_names(who: str, names: Names, arrays: dict[str, np.ndarray], read_as: str) -> None:
     missing, unknown = sorted(names.keys() - arrays.keys()), sorted(arrays.keys() - names.keys())
     if missing or unknown:
-        raise KeyError(f"{who}: missing {missing}, unknown {unknown}, read as {read_as}")
+        raise KeyError(f"{who}: missing {_listed(missing)}, unknown {_listed(unknown)}, read as {read_as}")
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{names[:most]}{rest}"
+
+
+def _affordable(config: ModelConfig, Model: type[LanguageModel], dtype: np.dtype) -> ModelConfig:
+    """Return the configuration. Raises InputError if memory cannot hold the model, whose initial values are
+    drawn in float64, next to the arrays that it is read from."""
+    Model.require_memory(config, bytes_each=8 + dtype.itemsize)
+    return config
 
 
 def _require_tied(who: str, head: str, embedding: str, arrays: dict[str, np.ndarray]) -> None:

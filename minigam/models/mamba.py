@@ -21,12 +21,17 @@ from minigam.models.nn import (  # isort: skip
 )  # fmt: skip
 
 
+def dt_rank(d_model: int) -> int:
+    """Return R, the rank of the projection for the step size, as published."""
+    return math.ceil(d_model / 16)
+
+
 class StepSize(Module):
     """delta = softplus(x W^T + b), with b initialised so that softplus(b) is log-uniform in 0.001 .. 0.1."""
 
     def __init__(self, rank: int, c_out: int, rng: np.random.Generator):
         self.weight = Parameter(uniform(rng, (c_out, rank), 1.0 / math.sqrt(rank)))
-        delta = np.exp(rng.uniform(math.log(0.001), math.log(0.1), c_out)).clip(1e-4)
+        delta = np.exp(rng.uniform(math.log(0.001), math.log(0.1), c_out))
         self.bias = Parameter(delta + np.log(-np.expm1(-delta)))  # softplus(bias) = delta
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -47,7 +52,7 @@ class SelectiveSSM(Module):
 
     def __init__(self, config: MambaConfig, rng: np.random.Generator):
         C, E, N = config.d_model, config.expand * config.d_model, config.d_state
-        self.rank, self.n = math.ceil(C / 16), N
+        self.rank, self.n = dt_rank(C), N
         self.expand = Linear(C, 2 * E, rng, bias=False)
         self.conv = CausalConv(E, config.d_conv, rng)
         self.select = Linear(E, self.rank + 2 * N, rng, bias=False)
@@ -98,7 +103,7 @@ class MambaBlock(Module):
     @staticmethod
     def count_parameters(config: Any) -> int:
         """Return the number of parameters of a block of this configuration."""
-        C, E, N, R = config.d_model, config.expand * config.d_model, config.d_state, -(-config.d_model // 16)
+        C, E, N, R = config.d_model, config.expand * config.d_model, config.d_state, dt_rank(config.d_model)
         conv, select, step_size = E * config.d_conv + E, E * (R + 2 * N), E * R + E
         ssm = 2 * E * C + conv + select + step_size + E * N + E + E * C
         return ssm + NORMS[config.norm].rows * C if config.residual else ssm

@@ -2,12 +2,13 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
+from helpers.commands import assert_refused
 
 from benchmarks import ngrams
-from minigam import GAMConfig
 from minigam.data import __main__ as data
 from minigam.data.corpus import from_prepared
 from minigam.experiments import paper
@@ -33,7 +34,7 @@ def test_a_bigram_knows_the_second_word_of_a_pair(prepared, tmp_path, capsys, mo
     assert ngrams.main([str(prepared), "--out", str(tmp_path / "out")]) == 0
     stored = json.loads((tmp_path / "out" / "ngrams.json").read_text(encoding="utf-8"))["corpora"]["pairs"]
     losses = {name: m["loss"] for name, m in stored["ngrams"].items()}
-    end, word, pair = 1 / 41, 40 / 41 / 6, 19 / 20 / 3  # a row is 40 words and its end
+    end, word, pair = 1 / 41, 40 / 41 / 6, 19 / 20 / 3  # a document is 40 words and its end
     unigram = -end * math.log(end) - 6 * word * math.log(word)
     after_a_pair = -math.log(1 / 20) / 20 - 3 * pair * math.log(pair)
     assert losses["unigram"] == pytest.approx(unigram, abs=0.02)
@@ -46,6 +47,10 @@ def test_a_bigram_knows_the_second_word_of_a_pair(prepared, tmp_path, capsys, mo
         assert str(row[3]) in text
 
 
-def test_the_row_is_the_papers():
-    """T, as in the published configuration."""
-    assert GAMConfig().block_size == ngrams.ROW
+def test_two_folders_of_one_name_are_refused_before_anything_is_counted(
+    prepared, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(prepared, tmp_path / "other" / prepared.name)
+    monkeypatch.setattr(ngrams, "counted", None)  # it would fail
+    folders = [str(prepared), str(tmp_path / "other" / prepared.name)]
+    assert_refused(ngrams.main, folders, capsys, "folders are called pairs, pairs", "rename one")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from helpers import reference_torch, tiny
+from helpers import published_mamba, reference_mamba, reference_torch, tiny
 from minigam.config import MIXERS, WRITTEN
 from minigam.models.interop import to_official
 
@@ -33,6 +33,24 @@ def model_case(mixer: str) -> dict[str, np.ndarray]:
         "ids": ids,
         "targets": targets,
         "logits": reference_torch.logits(w, torch.tensor(ids), written).detach().numpy(),
+        "loss": loss.detach().numpy(),
+        **{f"weight.{name}": a for name, a in arrays.items()},
+        **{f"gradient.{name}": t.grad.numpy() for name, t in w.items()},
+    }
+
+
+def mamba_case() -> dict[str, np.ndarray]:
+    """Weights and ids of a tiny published Mamba; its logits, loss and gradients from PyTorch."""
+    arrays = published_mamba.random_arrays()
+    ids, targets = np.random.default_rng(1).integers(0, published_mamba.SIZES["V"], (2, 2, 7))
+    w = reference_mamba.leaves(arrays)
+    logits = reference_mamba.logits(w, torch.tensor(ids))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(targets).flatten())
+    loss.backward()
+    return {
+        "ids": ids,
+        "targets": targets,
+        "logits": logits.detach().numpy(),
         "loss": loss.detach().numpy(),
         **{f"weight.{name}": a for name, a in arrays.items()},
         **{f"gradient.{name}": t.grad.numpy() for name, t in w.items()},
@@ -66,6 +84,7 @@ def adamw_case(dtype: str, steps: int = 30) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     cases = {f"gam-{mixer}": model_case(mixer) for mixer in MIXERS}
+    cases |= {"mamba": mamba_case()}
     cases |= {f"adamw-{dtype}": adamw_case(dtype) for dtype in ("float32", "float64")}
     for name, arrays in cases.items():
         contiguous = {key: np.ascontiguousarray(a).reshape(a.shape) for key, a in arrays.items()}

@@ -5,10 +5,9 @@ import numpy as np
 SIZES = {"V": 16, "C": 20, "E": 40, "N": 3, "K": 4, "R": 2, "L": 2}  # R = 20 / 16, rounded up
 
 
-def shapes(**changes: int) -> dict[str, tuple[int, ...]]:
-    """Return the published names and their shapes, for SIZES with these changes."""
-    s = SIZES | changes
-    V, C, E, N, K, R = (s[letter] for letter in "VCENKR")
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Return the published names and their shapes."""
+    V, C, E, N, K, R = (SIZES[letter] for letter in "VCENKR")
     layer = {
         "norm.weight": (C,),
         "mixer.in_proj.weight": (2 * E, C),
@@ -22,15 +21,13 @@ def shapes(**changes: int) -> dict[str, tuple[int, ...]]:
         "mixer.out_proj.weight": (C, E),
     }
     result = {"backbone.embedding.weight": (V, C), "backbone.norm_f.weight": (C,), "lm_head.weight": (V, C)}
-    for i in range(s["L"]):
+    for i in range(SIZES["L"]):
         result |= {f"backbone.layers.{i}.{name}": shape for name, shape in layer.items()}
     return result
 
 
-def random_arrays(dtype: str = "float64", seed: int = 0, **changes: int) -> dict[str, np.ndarray]:
+def random_arrays() -> dict[str, np.ndarray]:
     """Return random weights in the published names and shapes, the head stored like the embedding."""
-    rng = np.random.default_rng(seed)
-    arrays = {
-        name: (0.5 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes(**changes).items()
-    }
+    rng = np.random.default_rng(0)
+    arrays = {name: 0.5 * rng.standard_normal(shape) for name, shape in shapes().items()}
     return arrays | {"lm_head.weight": arrays["backbone.embedding.weight"].copy()}

@@ -143,8 +143,10 @@ def test_each_single_name_is_needed(mixer):
 def test_a_block_left_out_and_no_names_at_all_are_told():
     arrays = to_official(tiny.gam(n_layers=3))
     without = {name: a for name, a in arrays.items() if not name.startswith("blocks.1.")}
-    refused(KeyError, without, "'blocks.1.memory_bank'", "'blocks.2.memory_bank'")
-    refused(KeyError, {}, "'blocks.0.memory_bank'", "'token_embedding.weight'], unknown []")
+    refused(
+        KeyError, without, "'blocks.1.causal_conv.bias'", "'blocks.2.causal_conv.bias'", " and 5 more, read"
+    )
+    refused(KeyError, {}, "'blocks.0.ffn.0.bias'", " and 6 more, unknown []")
 
 
 def test_shapes_that_do_not_fit_are_listed():
@@ -198,6 +200,40 @@ def transformer_arrays() -> dict[str, np.ndarray]:
     arrays = to_official(tiny.randomise(Transformer(config, dtype="float64")))
     mask = np.tril(np.ones((1, 1, 6, 6)))
     return arrays | {f"blocks.{i}.attn.bias": mask for i in range(2)}
+
+
+def test_names_and_shapes_of_a_transformer_are_the_published_ones():
+    V, T, C = 7, 6, 6
+    block = {
+        "attn.c_attn.weight": (3 * C, C),
+        "attn.c_attn.bias": (3 * C,),
+        "attn.c_proj.weight": (C, C),
+        "attn.c_proj.bias": (C,),
+        "ffn.0.weight": (4 * C, C),
+        "ffn.0.bias": (4 * C,),
+        "ffn.2.weight": (C, 4 * C),
+        "ffn.2.bias": (C,),
+        **{f"{norm}.{kind}": (C,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")},
+    }
+    wanted = {
+        "token_embedding.weight": (V, C),
+        "pos_embedding.weight": (T, C),
+        **{f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()},
+        "ln_f.weight": (C,),
+        "ln_f.bias": (C,),
+        "head.weight": (V, C),
+    }
+    arrays = transformer_arrays()
+    assert {name: a.shape for name, a in arrays.items() if not name.endswith(".attn.bias")} == wanted
+
+
+def test_a_written_memory_keeps_its_prior():
+    model = tiny.gam(WRITTEN, prior=5.0)
+    ids = tiny.draw_ids(model, 2, 5)
+    back = from_official(to_official(model), written=True, prior=5.0).eval()
+    np.testing.assert_array_equal(back(ids).data, model.eval()(ids).data)
+    other = from_official(to_official(model), written=True).eval()
+    assert (other(ids).data != model(ids).data).any()
 
 
 def test_the_authors_transformer_is_recognised_and_its_mask_skipped():

@@ -60,7 +60,7 @@ def test_no_token_sees_a_later_one_and_all_see_every_earlier_one():
     assert model.reach is None
 
 
-def test_the_initial_values_are_the_published_ones():
+def test_the_initial_values_of_the_state_space_are_the_published_ones():
     ssm = Mamba(MambaConfig(vocab_size=5, d_model=64, n_layers=1), dtype="float64").blocks[0].ssm
     np.testing.assert_allclose(np.exp(ssm.A_log.data), np.tile(np.arange(1, 17), (192, 1)))
     assert (ssm.D.data == 1.0).all()

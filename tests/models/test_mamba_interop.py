@@ -1,14 +1,21 @@
 """Weights of the published Mamba: what the model computes with them, there and back, and refusals."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import published_mamba, tiny
+from helpers.parity import assert_close
+from helpers.safetensors_files import write
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
-from minigam import AdamW, Mamba, MambaConfig, Stream, from_mamba, to_mamba, train_step
+from minigam import AdamW, Mamba, MambaConfig, Stream, from_mamba, read_weights, to_mamba, train_step
+from minigam.config import InputError
+from minigam.engine import memory
 from minigam.engine.tensor import ShapeError
 
 EMBEDDING, HEAD, OF_TRANSFORMERS = "backbone.embedding.weight", "lm_head.weight", "backbone.embeddings.weight"
@@ -53,6 +60,24 @@ def test_logits_and_gradients_equal_pytorch(B, T):
         np.testing.assert_allclose(found[name], wanted, rtol=0, atol=atol, err_msg=name)
 
 
+def test_logits_loss_and_gradients_are_the_stored_ones():
+    """What PyTorch answered (tests/helpers/make_golden.py), where PyTorch is not installed."""
+    stored = load_file(Path(__file__).parents[1] / "helpers" / "golden" / "mamba.safetensors")
+    arrays, wanted = (
+        {n.removeprefix(prefix): a for n, a in stored.items() if n.startswith(prefix)}
+        for prefix in ("weight.", "gradient.")
+    )
+    model = from_mamba(arrays, block_size=9)
+    np.testing.assert_allclose(model(stored["ids"]).data, stored["logits"], rtol=0, atol=1e-9)
+    loss = model.loss(stored["ids"], stored["targets"])
+    assert loss.item() == pytest.approx(stored["loss"], abs=1e-9)
+    loss.backward()
+    carrier = published(block_size=9)
+    carrier.load_state_dict({name: p.grad for name, p in model.named_parameters()})
+    assert wanted.keys() == arrays.keys() - {HEAD}
+    assert_close(to_mamba(carrier), wanted, rtol=1e-9)
+
+
 @given(
     sizes=st.fixed_dictionaries(
         {name: st.integers(1, 4) for name in ("vocab_size", "n_layers", "d_state", "d_conv", "expand")}
@@ -77,6 +102,53 @@ def test_the_library_transformers_calls_the_embedding_otherwise():
     ours, theirs = random_arrays(), to_mamba(published(), transformers=True)
     assert theirs.keys() ^ ours.keys() == {EMBEDDING, OF_TRANSFORMERS}
     np.testing.assert_array_equal(theirs[OF_TRANSFORMERS], ours[EMBEDDING])
+
+
+def test_weights_of_mamba_2_are_refused():
+    arrays = random_arrays()
+    for i in range(2):
+        mixer = f"backbone.layers.{i}.mixer"
+        for name in ("x_proj.weight", "dt_proj.weight", "dt_proj.bias"):
+            del arrays[f"{mixer}.{name}"]
+        arrays |= {f"{mixer}.dt_bias": np.ones(4), f"{mixer}.norm.weight": np.ones(40)}
+    refused(
+        KeyError, arrays, f"missing ['{FIRST}.dt_proj.bias', '{FIRST}.dt_proj.weight'", f"'{FIRST}.dt_bias'"
+    )
+
+
+def test_names_under_a_prefix_are_listed_shortly():
+    arrays = {f"module.{name}": a for name, a in random_arrays().items()}
+    refused(KeyError, arrays, "'module.backbone.embedding.weight'", " and 15 more, read as")
+
+
+def test_half_precision_in_several_files_is_read_to_the_bit(tmp_path):
+    """From files as the hub has them to the model, and back."""
+    arrays = {
+        name: (np.ascontiguousarray(a).view("u4") >> 16 << 16).view("f4")  # numbers that bfloat16 has
+        for name, a in random_arrays(dtype="float32").items()
+        if name != HEAD
+    }
+    files: dict[str, dict] = {"model-1.safetensors": {}, "model-2.safetensors": {}}
+    for k, (name, a) in enumerate(arrays.items()):
+        files[[*files][k % 2]][name] = ("BF16", list(a.shape), (a.view("u4") >> 16).astype("<u2").tobytes())
+    for file, entries in files.items():
+        write(tmp_path / file, entries)
+    where = {name: file for file, entries in files.items() for name in entries}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    back = to_mamba(from_mamba(read_weights(tmp_path, dtype="float32")))
+    for name, a in arrays.items():
+        assert back[name].tobytes() == a.tobytes(), name
+    np.testing.assert_array_equal(back[HEAD], arrays[EMBEDDING])
+
+
+def test_a_model_that_memory_cannot_hold_next_to_its_arrays_is_refused(monkeypatch):
+    arrays = random_arrays(dtype="float32")
+    n = sum(a.size for name, a in arrays.items() if name != HEAD)
+    monkeypatch.setattr(
+        memory, "physical_memory", lambda name="numpy": 10 * n + 2 * 5_000
+    )  # 12 bytes are needed
+    with pytest.raises(InputError, match="of memory needed"):
+        from_mamba(arrays)
 
 
 def test_a_head_stored_once_is_the_embedding():

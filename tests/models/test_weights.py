@@ -1,14 +1,17 @@
 """Reading safetensors files of other programs: every dtype, several parts, and what is refused."""
 
 import json
-import struct
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.safetensors_files import write
 from safetensors.numpy import save_file
 
 from minigam import read_weights
 from minigam.config import InputError
+from minigam.models import weights
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -16,19 +19,6 @@ ARRAYS = {
     "no-axes": np.array(2.5, dtype=np.float32),
     "empty": np.zeros((0, 3), dtype=np.float32),
 }
-
-
-def write(path, entries: dict[str, tuple[str, list[int], bytes]], metadata=None):
-    """Write a safetensors file byte by byte, with dtypes that NumPy lacks; return its path."""
-    header, data = {"__metadata__": metadata} if metadata else {}, b""
-    for name, (dtype, shape, content) in entries.items():
-        header[name] = {
-            "dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)],
-        }  # fmt: skip
-        data += content
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
 
 
 def bfloat16(*values: float) -> bytes:
@@ -87,14 +77,16 @@ def test_halves_are_converted_on_request_alone_and_without_loss(tmp_path):
     half = np.array([1.0, -0.0, 6e-8, 65504.0], dtype=np.float16)
     path = write(tmp_path / "x.safetensors", {
         "b": ("BF16", [5], bfloat16(*numbers)), "h": ("F16", [2, 2], half.tobytes()),
-        "f": ("F32", [1], np.float32(0.1).tobytes()),
+        "f": ("F32", [1], np.float32(0.1).tobytes()), "one": ("BF16", [], bfloat16(3.0)),
     })  # fmt: skip
-    refused(path, 'b BF16, h F16; convert them with dtype="float32"')
+    refused(path, 'b BF16, h F16, one BF16; convert them with dtype="float32"')
     got = read_weights(path, dtype="float32")
     assert_same(got, {
         "b": np.array(numbers, dtype=np.float32), "h": half.astype(np.float32).reshape(2, 2),
-        "f": np.array([0.1], dtype=np.float32),
+        "f": np.array([0.1], dtype=np.float32), "one": np.array(3.0, dtype=np.float32),
     })  # fmt: skip
+    assert all(type(a) is np.ndarray and a.flags.writeable for a in got.values())
+    assert_same(read_weights(path, dtype=np.float32), got)
     assert {a.dtype for a in read_weights(path, dtype="float64").values()} == {np.dtype("float64")}
 
 
@@ -106,6 +98,34 @@ def test_every_bfloat16_is_what_torch_reads(tmp_path):
     save_torch({"x": values}, tmp_path / "x.safetensors")
     got = read_weights(tmp_path / "x.safetensors", dtype="float32")["x"]
     np.testing.assert_array_equal(got.view(np.uint32), values.float().numpy().view(np.uint32))
+
+
+@pytest.mark.parametrize("dtype", [int, "float", [], 3.5])
+def test_a_dtype_that_is_none_is_one_line(tmp_path, dtype):
+    refused(tmp_path, "wanted float32, float64 or None" if dtype != "float" else "wanted model", dtype=dtype)
+
+
+def test_a_name_that_cannot_be_printed_is_shown_as_text(tmp_path):
+    path = write(tmp_path / "x.safetensors", {"a\n\x1b[31m": ("F16", [1], b"\0\0")})
+    refused(path, r"'a\n\x1b[31m' F16; convert")
+
+
+def test_a_stand_in_of_git_lfs_is_recognised(tmp_path):
+    (tmp_path / "x.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    refused(tmp_path / "x.safetensors", "stands for a file of Git LFS; run git lfs pull")
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    file = tmp_path / "x.safetensors"
+    save_file({"longer than a buffer": np.zeros(100_000)}, file)
+
+    def shorten(*args):
+        os.truncate(file, file.stat().st_size - 1)
+
+    monkeypatch.setattr(weights, "_require_dtypes", shorten)
+    refused(file, "became shorter while it was read")
 
 
 def test_a_conversion_that_loses_digits_is_refused(tmp_path):
@@ -132,6 +152,11 @@ def test_parts_are_put_together(tmp_path):
     assert_same(read_weights(tmp_path), ARRAYS)
 
 
+def test_an_index_is_compared_with_all_files_before_numbers_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "_read_array", None)  # it would fail
+    refused(sharded(tmp_path, PARTS, z=SECOND), f"z is not in {SECOND}")
+
+
 def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path):
     index = sharded(tmp_path, PARTS, a=SECOND, z=FIRST)
     refused(index, f"a of {FIRST} is not listed", f"a is not in {SECOND}", f"z is not in {FIRST}")
@@ -139,7 +164,9 @@ def test_an_index_that_does_not_fit_its_files_is_refused(tmp_path):
     refused(tmp_path, SECOND, "No such file")
 
 
-@pytest.mark.parametrize("file", ["../model.safetensors", "/etc/passwd", "a/b", "", "..", "..\\x", "a\n", 3])
+@pytest.mark.parametrize(
+    "file", ["../model.safetensors", "/etc/passwd", "a/b", "", "..", "..\\x", "C:x", "a\n", 3]
+)
 def test_an_index_names_files_of_its_own_folder_alone(tmp_path, file):
     refused(sharded(tmp_path, PARTS, a=file), repr(file), "wanted a name in the same folder")
 
@@ -181,3 +208,10 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
     for damaged in (b"", data[:7], data[:50], data[:-1], data + b"\0", b"\xff" * 8 + data[8:]):
         file.write_bytes(damaged)
         refused(file, "damaged, or not a safetensors file", "download it again")
+
+
+def test_the_advice_for_a_pickle_is_the_documented_one():
+    """The one line of the error does what the lines of docs/interop.md do."""
+    page = (Path(__file__).parents[2] / "docs" / "interop.md").read_text(encoding="utf-8")
+    for part in ("t.contiguous().clone() for name, t in", "weights_only=True", "save_file(", "map_location="):
+        assert part in page and part in weights.CONVERT
