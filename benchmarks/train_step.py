@@ -268,7 +268,7 @@ def _markdown(where: str, results: dict[str, dict], pairs: int) -> str:
             f"{speed / 1e9:.0f} GFLOP/s: a lower bound for any code that uses this BLAS. minigam reaches "
             f"{reached['median']:.0%} of that speed ({reached['least']:.0%} to {reached['most']:.0%}).\n"
             f"PyTorch tuned: fused AdamW, {result['tuned']}, the best of {len(result['sweep'])} settings. "
-            f"Reference rules: {REFERENCE_ROWS} rows at a time.\n"
+            f"{_least_memory(result['sweep'])} Reference rules: {REFERENCE_ROWS} rows at a time.\n"
         )
         if COMPILED in summary:
             text += f"{COMPILED}: the tuned step, its loss through torch.compile; compilation is not timed.\n"
@@ -280,6 +280,13 @@ def _markdown(where: str, results: dict[str, dict], pairs: int) -> str:
         if result["busy"] is not None:
             text += _busy_text(result["busy"]["summary"])
     return text
+
+
+def _least_memory(sweep: dict[str, dict]) -> str:
+    """Return a sentence about the setting of PyTorch that takes the least memory."""
+    setting = min(sweep, key=lambda s: sweep[s]["peak_mib"])
+    r = sweep[setting]
+    return f"The least memory was that of {setting}, {r['peak_mib']:.0f} MiB, in {r['seconds']:.3f} s."
 
 
 def _busy_text(summary: dict[str, dict]) -> str:

@@ -72,12 +72,19 @@ def test_the_numbers_of_the_paper_are_the_stored_ones():
     modules = json.loads(text("benchmarks/results/mutants/mutants.json"))["modules"].values()
     mutants, killed = (sum(m[key] for m in modules) for key in ("mutants", "killed"))
     assert f"of {mutants} random changes" in paper and f"they noticed {killed} " in paper
-    steps = dict(
-        re.findall(r"^\| (minigam|PyTorch tuned) +\| +([\d.]+)", text(
-            "benchmarks/results/train_step/train_step.md"
-        ).split("small:")[0], re.M)
-    )  # fmt: skip
-    assert f"{steps['minigam']} s there, and {steps['PyTorch tuned']} s with" in paper
+    table = text("benchmarks/results/train_step/train_step.md").split("small:")[0]
+    step = r"^\| {} +\| +([\d.]+) \| +([\d.]+) \(([\d.]+ to [\d.]+)\)"
+    seconds = re.search(step.format("minigam"), table, re.M)[1]
+    _, ratio, spread = re.search(step.format("PyTorch tuned"), table, re.M).groups()
+    assert f"{seconds} s there; tuned PyTorch takes {ratio} times as long ({spread} in five rounds" in paper
+    eager, least = re.search(step.format("PyTorch eager"), table, re.M)[2], r"([\d.]+) MiB, in ([\d.]+) s\."
+    mib, slowest = re.search(least, table).groups()
+    for words in (
+        f"takes {eager} times",
+        f"{ratio} times ({spread} in five rounds)",
+        f"{mib} MiB and {slowest} s",
+    ):
+        assert words in " ".join(readme.split()), words
     pattern = r"(\w+) notebooks \(about (\d+) hours\).*?(\d+) exercises"
     course = re.search(pattern, text("docs/course.md"), re.S)
     assert f"{course[1].lower()} notebooks" in paper
