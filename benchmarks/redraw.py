@@ -16,7 +16,7 @@ from minigam.viz import loss_plot
 
 PROG = "benchmarks.redraw"
 REMEDY = "restore it from the repository"
-PLOTS: dict[str, Callable] = {  # the name of a PNG and of its JSON file: the figure of its content
+PLOTS: dict[str, Callable] = {  # the name of a PNG: the figure of the content of its JSON file
     "generate": lambda c: generate.plot(c["summary"]),
     "ranks": lambda c: ranks.plot(c["configs"]),
     "ranks_model": ranks_model.plot,
@@ -24,6 +24,7 @@ PLOTS: dict[str, Callable] = {  # the name of a PNG and of its JSON file: the fi
     "recall": recall.plot,
     "scaling": scaling.plot,
     "table1": lambda c: comparison.plot(c, comparison.TABLE1),
+    "table1_curves": lambda c: comparison.plot_curves(c, comparison.TABLE1),
     "table2": table2.plot,
     "table3": lambda c: comparison.plot(c, comparison.TABLE3),
     "threads": lambda c: threads.plot(c["configs"], c["threads"]),
@@ -38,7 +39,8 @@ def figure_of(png: Path):
     if png.stem == "loss":
         return loss_plot(Run(png.parent).metrics(), title=Run(png.parent).config.data.dataset)
     plot = PLOTS.get(png.stem)
-    return None if plot is None else plot(read_json(png.with_suffix(".json"), REMEDY))
+    content = png.with_name(f"{png.stem.removesuffix('_curves')}.json")
+    return None if plot is None else plot(read_json(content, REMEDY))
 
 
 def main(argv: list[str] | None = None) -> int:
