@@ -103,7 +103,43 @@ def phrases() -> list[str]:
         f"{min(gate):.5f} and {max(gate):.5f} nats better with the two seeds",
         f"costs {min(parts):.5f} to {max(parts):.5f} nats with either seed",
         f"is {first} times the bigram's perplexity in the first two rows and {third} times in the third",
+        *published(),
     ]
+
+
+def published() -> list[str]:
+    """Return what is said of table 1 at the published size, trained on a ninth of the text."""
+    folder = "table1_published"
+    gam, other = (np.array(losses(folder, m)) for m in ("gam", "transformer"))
+    counted = {n: math.exp(c["loss"]) for n, c in stored(folder)["ngrams"].items()}
+    step = {
+        label: r["seconds"]
+        for of_model in stored("published")["models"].values()
+        for label, r in of_model.items()
+    }
+    ours, theirs = (
+        {label: s for label, s in step.items() if label.startswith(p)} for p in ("minigam", "PyTorch")
+    )
+    return [
+        f"GAM {perplexity(folder, 'gam')}, Transformer {perplexity(folder, 'transformer')}; "
+        f"the unigram {counted['unigram']:.2f}, the bigram {counted['bigram']:.2f}",
+        "GAM is ahead by {:.4f} and {:.4f} nats with the two seeds".format(*(other - gam)),
+        f"GAM is {(other - gam).mean():.4f} nats ahead",
+        f"two seeds of one model are up to {max(np.ptp(gam), np.ptp(other)):.4f} nats apart",
+        "{:.2f} s for GAM, {:.2f} s for the Transformer and {:.2f} s for Mamba".format(*[*ours.values()][:3]),
+        "in PyTorch {:.2f} and {:.2f} s for the first two".format(*theirs.values()),
+    ]
+
+
+def test_the_models_of_the_published_size_end_near_the_unigram():
+    content = stored("table1_published")
+    assert content["scale"] == "published" and content["seeds"] == [0, 1]
+    unigram = content["ngrams"]["unigram"]["loss"]
+    for model in ("gam", "transformer"):
+        for loss in losses("table1_published", model):
+            assert abs(loss - unigram) < 0.05
+    rows, lines = content["data"]["sources"]["train"], (4_358, 36_718)
+    assert rows["file"] == "test.txt" and 1 / 9 < lines[0] / lines[1] < 1 / 8
 
 
 def test_the_page_says_what_is_stored():
