@@ -184,7 +184,9 @@ def test_the_disk_that_was_foreseen_is_what_is_there(server, capsys, monkeypatch
         for name in ("optimizer", "model")
     )
     vocabulary = len(
-        json.loads(Path("data/wikitext-2-prepared/tokenizer.json").read_text())["model"]["vocab"]
+        json.loads(Path("data/wikitext-2-prepared/tokenizer.json").read_text(encoding="utf-8"))["model"][
+            "vocab"
+        ]
     )
     unknown = (
         (10_000 - vocabulary) * 64 * (2 * plan.CHECKPOINT_BYTES + plan.WEIGHTS_BYTES)
@@ -242,7 +244,7 @@ def test_another_file_than_the_recorded_one_needs_trust(server, capsys):
 
 def test_something_else_where_to_prepare_is_said_first(server, clock, capsys):
     Path("data/wikitext-2-prepared").mkdir(parents=True)
-    Path("data/wikitext-2-prepared/notes.txt").write_text("mine")
+    Path("data/wikitext-2-prepared/notes.txt").write_text("mine", encoding="utf-8")
     assert_refused(
         command.main, TABLE, capsys, "wikitext-2-prepared: exists and is not a prepared dataset", "move it"
     )
