@@ -109,13 +109,13 @@ def _require_disk(
     # A run that was stopped has its files; a checkpoint is written next to the one before it.
     new = sum(n for name, n in sizes.items() if not Run.exists(out / "cells" / name))
     needed = (CHECKPOINT_BYTES + WEIGHTS_BYTES) * new + CHECKPOINT_BYTES * max(sizes.values(), default=0)
-    what, here = "checkpoints", _nearest(out)
+    what, here = f"checkpoints in {out}", _nearest(out)
     if download is not None and _nearest(download.root).stat().st_dev == here.stat().st_dev:
         needed += sum(f.size for f in download.missing())
         needed += TOKEN_BYTES * sum(DATASETS[download.name].tokens.values())
-        what += " and data"
+        what += f", and data in {download.root}"
     free = shutil.disk_usage(here).free
-    print(f"  disk      about {_bytes(needed)} for {what}, the checkpoints in {out}; {_bytes(free)} are free")
+    print(f"  disk      about {_bytes(needed)} for {what}; {_bytes(free)} are free")
     if needed > free:
         raise InputError(
             f"{out}: about {_bytes(needed)} of disk needed, {_bytes(free)} are free; "
