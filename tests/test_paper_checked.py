@@ -131,6 +131,22 @@ def published() -> list[str]:
     ]
 
 
+def test_the_first_epoch_of_mamba_is_the_stored_one():
+    path = ROOT / "benchmarks" / "results" / "table1_published" / "mamba_first_epoch.json"
+    content, cells = json.loads(path.read_text(encoding="utf-8")), stored("table1_published")["cells"]
+    last = content["metrics"][-1]
+    others = [
+        dict(cells[f"{m}-seed0"]["result"]["curve"]["valid"])[last["step"]] for m in ("gam", "transformer")
+    ]
+    page = plain((HERE / "results.md").read_text(encoding="utf-8"))
+    said = "its validation loss is {:.2f} (200 rows), GAM's {:.2f} and the Transformer's {:.2f}"
+    assert said.format(last["loss"], *others) in page
+    steps = content["config"]["train"]["steps"]
+    assert last["step"] == math.ceil(steps / 5) == 36
+    seconds = stored("published")["models"]["mamba"]["minigam Mamba"]["seconds"]
+    assert f"about {steps * seconds / 60:.0f} minutes" in page
+
+
 def test_the_models_of_the_published_size_end_near_the_unigram():
     content = stored("table1_published")
     assert content["scale"] == "published" and content["seeds"] == [0, 1]
