@@ -147,6 +147,23 @@ def test_the_first_epoch_of_mamba_is_the_stored_one():
     assert f"about {steps * seconds / 60:.0f} minutes" in page
 
 
+def test_the_first_epochs_of_the_written_memory_are_the_stored_ones():
+    path = ROOT / "benchmarks" / "results" / "table1_published" / "written_first_epochs.json"
+    content, cells = json.loads(path.read_text(encoding="utf-8")), stored("table1_published")["cells"]
+    last = content["metrics"][-1]
+    others = [
+        dict(cells[f"{m}-seed0"]["result"]["curve"]["valid"])[last["step"]] for m in ("gam", "transformer")
+    ]
+    page = plain((HERE / "results.md").read_text(encoding="utf-8"))
+    said = "its validation loss is {:.3f} (200 rows), GAM's {:.3f} and the Transformer's {:.3f}"
+    assert said.format(last["loss"], *others) in page
+    epochs = last["step"] / math.ceil(content["config"]["train"]["steps"] / 5)
+    assert (
+        f"stopped after {[0, 'one', 'two', 'three', 'four'][int(epochs)]} epochs" in page
+        and epochs == int(epochs)
+    )
+
+
 def test_the_models_of_the_published_size_end_near_the_unigram():
     content = stored("table1_published")
     assert content["scale"] == "published" and content["seeds"] == [0, 1]
