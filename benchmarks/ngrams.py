@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     names = [folder.name for folder in folders]
     if len({*names}) < len(names):
         raise InputError(f"folders are called {', '.join(names)}, wanted different names; rename one")
-    corpora = {folder.name: counted(folder) for folder in folders}
     measured = provenance.measured_by("numpy")
+    corpora = {folder.name: counted(folder) for folder in folders}
     lines = []
     for name, corpus in corpora.items():
         models = list(corpus["ngrams"].values())[::-1]  # the shortest context first

@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     measure.require("torch", "threadpoolctl")
     where = environment.line()
     print(where)
+    measured = provenance.measured_by("numpy")
     programs = {name: competitors(name, args.steps) for name in dict.fromkeys(args.models)}
     every = {label: work for of_model in programs.values() for label, work in of_model.items()}
     rounds = measure.rounds(every, args.pairs, "published")
@@ -46,7 +47,6 @@ def main(argv: list[str] | None = None) -> int:
     for name, of_model in programs.items():
         found = [{label: of_round[label] for label in of_model} for of_round in rounds]
         models[name] = measure.summary(found, f"minigam {TABLE1[name].label}")
-    measured = provenance.measured_by("numpy")
     content = {
         "environment": where, "measured": measured, "pairs": args.pairs, "steps": args.steps,
         "batch": SIZE.batch, "block_size": SIZE.model.block_size, "models": models, "rounds": rounds,

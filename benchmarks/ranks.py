@@ -143,9 +143,9 @@ def compare(configs: list[str], ranks: int, pairs: int, long: int, out: Path) ->
     """Measure every size, and the long row; write ranks.json, .md and .png into `out`."""
     where = environment.line()
     print(where)
+    measured = provenance.measured_by("numpy")
     results = {name: _measure(name, ranks, pairs) for name in configs}
     row = _long_row(long) if long else None
-    measured = provenance.measured_by("numpy")
     content = {"environment": where, "measured": measured, "pairs": pairs, "configs": results, "long": row}
     text = _markdown(where, results, row, ranks, pairs)
     report.write(out, "ranks", content, [{"measured": measured}], text, plot(results))

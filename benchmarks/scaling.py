@@ -106,6 +106,7 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
     """
     where = environment.line()
     print(where)
+    measured = provenance.measured_by("numpy")
     cells: dict[str, dict[int, dict]] = {label: {} for label in LINES}
     for T in lengths:
         expected = {label: foreseen(cells[label], T) for label in LINES}
@@ -116,7 +117,6 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
             measured = [results[label] for results in rounds if label in results]
             cells[label][T] = _cell(measured) if measured else left_out(expected[label])
     fits = {label: fits_of(cells[label]) for label in LINES}
-    measured = provenance.measured_by("numpy")
     content = {
         "environment": where,
         "measured": measured,

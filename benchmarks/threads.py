@@ -180,8 +180,8 @@ def compare(configs: list[str], threads: list[int], pairs: int, steps: int, out:
     """Measure every size; write threads.json, .md and .png into `out`."""
     where = environment.line()
     print(where)
-    results = {name: _measure(name, CONFIGS[name], threads, pairs, steps) for name in configs}
     measured = provenance.measured_by("numpy")
+    results = {name: _measure(name, CONFIGS[name], threads, pairs, steps) for name in configs}
     content = {
         "environment": where, "measured": measured, "pairs": pairs, "steps": steps, "threads": threads,
         "configs": results,

@@ -166,8 +166,8 @@ def compare(configs: list[str], pairs: int, steps: int | None, out: Path) -> Non
     """
     where = environment.line()
     print(where)
-    results = {name: _measure(name, CONFIGS[name], pairs, steps or CONFIGS[name].steps) for name in configs}
     measured = provenance.measured_by("numpy")
+    results = {name: _measure(name, CONFIGS[name], pairs, steps or CONFIGS[name].steps) for name in configs}
     content = {"environment": where, "measured": measured, "pairs": pairs, "configs": results}
     report.write(
         out, "train_step", content, [{"measured": measured}], _markdown(where, results, pairs), plot(results)

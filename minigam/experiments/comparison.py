@@ -132,12 +132,16 @@ def compare(
     )
     results = {c.name: trained(c, out / "cells", data, corpus, backend) for c in todo.values()}
     counted = ngrams(corpus, order=3, progress=True)
-    sources = _sources(data)
+    meta = _meta(data)
     content = {
         "scale": scale,
         "seeds": seeds,
         "data": data.to_dict()
-        | {"dataset": Path(data.dataset).name, "corpus_sha256": corpus.fingerprint(), "sources": sources},
+        | {
+            "dataset": Path(data.dataset).name,
+            "corpus_sha256": corpus.fingerprint(),
+            "sources": meta["sources"],
+        },
         "ngrams": counted,
         "cells": {
             c.name: {
@@ -155,7 +159,7 @@ def compare(
     markdown = _head(name, corpus, trainings, seeds) + _losses(lines, by_line, trainings, counted, theirs)
     if theirs:
         markdown += PAPER_NOTE
-        markdown += _deviations(read_meta(Path(data.dataset)))
+        markdown += _deviations(meta)
     if corpus.kinds is not None:
         markdown += _by_kind(lines, by_line, counted)
     figures = {name: plot(content, lines), f"{name}_curves": plot_curves(content, lines)}
@@ -214,11 +218,9 @@ def _deviations(meta: dict) -> str:
     return text
 
 
-def _sources(data: DataConfig) -> dict:
-    """Return the source files of a prepared dataset, by split; empty for a generated one."""
-    if data.dataset == POCKETSTORIES:
-        return {}
-    return read_meta(Path(data.dataset))["sources"]
+def _meta(data: DataConfig) -> dict:
+    """Return the content of a prepared dataset's meta.json; without sources for a generated one."""
+    return {"sources": {}} if data.dataset == POCKETSTORIES else read_meta(Path(data.dataset))
 
 
 def _head(name: str, corpus: Corpus, trainings: dict[str, TrainConfig], seeds: list[int]) -> str:

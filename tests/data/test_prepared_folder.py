@@ -171,7 +171,7 @@ def test_a_changed_description_is_refused(folder, tmp_path, capsys, change):
     message = f"{folder / 'meta.json'}: changed since it was written; prepare it again"
     assert_refused(train.main, argv, capsys, message)
     with pytest.raises(InputError, match="changed since"):
-        comparison._sources(DataConfig(dataset=str(folder)))
+        comparison._meta(DataConfig(dataset=str(folder)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sparse files")

@@ -14,6 +14,24 @@ from minigam.models.interop import from_official, to_official
 each_mixer = pytest.mark.parametrize("mixer", PAPER_MIXERS)
 
 
+def published_shapes(V: int, T: int, C: int, block: dict[str, tuple]) -> dict[str, tuple]:
+    """Return the names and shapes of a model of two blocks. block : what is of its mixer, and its norms"""
+    block = block | {
+        "ffn.0.weight": (4 * C, C),
+        "ffn.0.bias": (4 * C,),
+        "ffn.2.weight": (C, 4 * C),
+        "ffn.2.bias": (C,),
+    }
+    return {
+        "token_embedding.weight": (V, C),
+        "pos_embedding.weight": (T, C),
+        **{f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()},
+        "ln_f.weight": (C,),
+        "ln_f.bias": (C,),
+        "head.weight": (V, C),
+    }
+
+
 def test_names_and_shapes_are_the_published_ones():
     V, T, C, S, K = 7, 6, 4, 3, 5
     block = {
@@ -22,21 +40,10 @@ def test_names_and_shapes_are_the_published_ones():
         "memory_bank": (S, C),
         "gate.weight": (2 * C, C),
         "gate.bias": (2 * C,),
-        "ffn.0.weight": (4 * C, C),
-        "ffn.0.bias": (4 * C,),
-        "ffn.2.weight": (C, 4 * C),
-        "ffn.2.bias": (C,),
         **{f"{norm}.{kind}": (C,) for norm in ("ln1", "ln2") for kind in ("weight", "bias")},
     }
-    wanted = {
-        "token_embedding.weight": (V, C),
-        "pos_embedding.weight": (T, C),
-        **{f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()},
-        "ln_f.weight": (C,),
-        "ln_f.bias": (C,),
-        "head.weight": (V, C),
-    }
-    assert {name: a.shape for name, a in to_official(tiny.gam(kernel_size=K)).items()} == wanted
+    arrays = to_official(tiny.gam(kernel_size=K))
+    assert {name: a.shape for name, a in arrays.items()} == published_shapes(V, T, C, block)
 
 
 @given(
@@ -209,22 +216,12 @@ def test_names_and_shapes_of_a_transformer_are_the_published_ones():
         "attn.c_attn.bias": (3 * C,),
         "attn.c_proj.weight": (C, C),
         "attn.c_proj.bias": (C,),
-        "ffn.0.weight": (4 * C, C),
-        "ffn.0.bias": (4 * C,),
-        "ffn.2.weight": (C, 4 * C),
-        "ffn.2.bias": (C,),
         **{f"{norm}.{kind}": (C,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")},
     }
-    wanted = {
-        "token_embedding.weight": (V, C),
-        "pos_embedding.weight": (T, C),
-        **{f"blocks.{i}.{name}": shape for i in range(2) for name, shape in block.items()},
-        "ln_f.weight": (C,),
-        "ln_f.bias": (C,),
-        "head.weight": (V, C),
-    }
     arrays = transformer_arrays()
-    assert {name: a.shape for name, a in arrays.items() if not name.endswith(".attn.bias")} == wanted
+    assert {
+        name: a.shape for name, a in arrays.items() if not name.endswith(".attn.bias")
+    } == published_shapes(V, T, C, block)
 
 
 def test_a_written_memory_keeps_its_prior():
