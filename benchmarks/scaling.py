@@ -114,8 +114,8 @@ def compare(lengths: list[int], pairs: int, steps: int, limit_gib: float, wide: 
         jobs = {label: partial(_fresh, label, *LINES[label], T, steps) for label in fits_in}
         rounds = measure.rounds(jobs, pairs, f"T {T}") if jobs else []
         for label in LINES:
-            measured = [results[label] for results in rounds if label in results]
-            cells[label][T] = _cell(measured) if measured else left_out(expected[label])
+            of_label = [results[label] for results in rounds if label in results]
+            cells[label][T] = _cell(of_label) if of_label else left_out(expected[label])
     fits = {label: fits_of(cells[label]) for label in LINES}
     content = {
         "environment": where,
