@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer.decode([tokenizer.id_of[t.text] for t in story])
         for story in pocketstories.stories(STORIES, 1)
     ]
-    results = {}
+    results, measured = {}, provenance.measured_by("numpy")
     with tempfile.TemporaryDirectory() as folder:
         driver = browser.start(Path(folder) / "profile")
         try:
@@ -100,7 +100,6 @@ def main(argv: list[str] | None = None) -> int:
             version = driver.capabilities["browserVersion"]
         finally:
             driver.quit()
-    measured = provenance.measured_by("numpy")
     heads = [
         "page",
         "parameters",

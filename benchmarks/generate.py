@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: Path) -> None:
     """Measure `pairs` rounds; write generate.json, .md and .png into `out`."""
-    where = environment.line()
+    where, measured = environment.line(), provenance.measured_by("numpy")
     print(where)
 
     def job(label: str, kind: str, m: str, n: int):
@@ -135,7 +135,6 @@ def compare(models: list[str], tokens: int, peer_tokens: int, pairs: int, out: P
     competitors = {OWN[m]: job(OWN[m], "minigam", m, tokens) for m in models}
     competitors[TORCH] = job(TORCH, "torch", "gam", peer_tokens)
     rounds = measure.rounds(competitors, pairs, "continuing a text")
-    measured = provenance.measured_by("numpy")
     content = {
         "environment": where,
         "measured": measured,

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.insert(0, str(measure.PROJECT / "tests"))
     from helpers import launches
 
+    measured = provenance.measured_by("numpy")
     models = {}
     for name in tqdm(launches.MODELS, desc="four models", disable=None, unit="model"):
         count = launches.launches(name)
@@ -41,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
             "by_name": dict(count.most_common()),
             "host_ms": 1e3 * launches.host_seconds(name),
         }
-    measured = provenance.measured_by("numpy")
     text = report.table(
         ["one training step", "launches", "time in Python functions (ms)"],
         [[name, str(m["launches"]), f"{m['host_ms']:.2f}"] for name, m in models.items()],
