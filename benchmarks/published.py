@@ -1,7 +1,8 @@
 """Time a training step of every model of table 1 at the published size, here and in PyTorch.
 
 Each measurement is in a process of its own; those of one round follow each other, and ratios are taken within
-a round. The Mamba of the paper's code computes on a GPU only, and the written memory is ours: they have no
+a round. A step's matrix products alone, in NumPy and in PyTorch, tell how much of a ratio is due to the BLAS.
+The Mamba of the paper's code computes on a GPU only, and the written memory is ours: they have no
 counterpart in PyTorch here.
 """
 
@@ -19,6 +20,10 @@ PROG = "benchmarks.published"
 SIZE = train_step.CONFIGS["published"]
 NAMES = [name for name in TABLE1 if name != "mamba-bare"]  # which takes as long as mamba
 IN_TORCH = ("gam", "transformer")
+PROGRAMS = {  # the kind of work -> how its line begins
+    "minigam": "minigam", "torch": "PyTorch",
+    "products": "products alone, NumPy:", "torch_products": "products alone, PyTorch:",
+}  # fmt: skip
 
 
 def parser() -> cli.Parser:
@@ -56,14 +61,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def competitors(name: str, steps: int) -> dict:
-    """Return what measures a model: in minigam first, and in PyTorch where there is one."""
+    """Return what measures a model: in minigam, and the rest of PROGRAMS where PyTorch has the model."""
     line = TABLE1[name]
     job = {
         "model_type": line.model_type, "model": MODELS[line.model_type].Config(**line.changes).to_dict(),
         "batch": SIZE.batch, "warm_up": SIZE.warm_up, "steps": steps,
     }  # fmt: skip
-    programs = {"minigam": "minigam"} | ({"torch": "PyTorch"} if name in IN_TORCH else {})
-    labels = {kind: f"{program} {line.label}" for kind, program in programs.items()}
+    kinds = PROGRAMS if name in IN_TORCH else ("minigam",)
+    labels = {kind: f"{PROGRAMS[kind]} {line.label}" for kind in kinds}
     return {
         label: partial(measure.fresh, PROG, label, job | {"kind": kind}) for kind, label in labels.items()
     }
@@ -72,12 +77,14 @@ def competitors(name: str, steps: int) -> dict:
 def markdown(content: dict) -> str:
     """Return the table: for each model the step here and in PyTorch, tokens per second, and the ratios."""
     tokens, dropout = content["batch"] * content["block_size"], SIZE.model.dropout
-    lines = [
-        [label, f"{r['seconds']:.2f}", f"{tokens / r['seconds']:,.0f}", f"{r['peak_mib']:.0f}",
-         measure.shown(r["time_ratio"]), measure.shown(r["memory_ratio"])]
-        for summary in content["models"].values()
-        for label, r in summary.items()
-    ]  # fmt: skip
+
+    def row(label: str, r: dict) -> list[str]:
+        cells = [f"{tokens / r['seconds']:,.0f}", f"{r['peak_mib']:.0f}", measure.shown(r["memory_ratio"])]
+        if label.startswith("products alone"):  # no tokens, and the memory of the step that lists them
+            cells = [""] * len(cells)
+        return [label, f"{r['seconds']:.2f}", *cells[:2], measure.shown(r["time_ratio"]), cells[2]]
+
+    lines = [row(label, r) for summary in content["models"].values() for label, r in summary.items()]
     heads = ["", "s / step", "tokens / s", "peak memory (MiB)", "time / minigam", "memory / minigam"]
     return (
         f"{content['environment']}\n\n"
@@ -85,8 +92,8 @@ def markdown(content: dict) -> str:
         f"{content['block_size']} tokens, float32, dropout {dropout}; the median of {content['steps']} "
         f"steps; each measurement in its own process, {content['pairs']} rounds in alternation. Ratios to "
         "minigam's step of the same model are taken within a round: median (least to most). PyTorch is "
-        "eager, with its defaults. Memory is the peak of the whole process, its libraries included.\n\n"
-        + report.table(heads, lines)
+        "eager, with its defaults. Products alone: the matrix products of minigam's step. Memory is the peak "
+        "of the whole process, its libraries included.\n\n" + report.table(heads, lines)
     )
 
 

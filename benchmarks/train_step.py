@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -68,14 +69,21 @@ def work(
 ) -> dict:
     """Time steps of one competitor: {"seconds": median, "times": all, "first_loss": nats}.
 
-    kind : a key of STEPS; or "products", a step's matrix products alone, with "flops" and no loss
+    kind : a key of STEPS; or a step's matrix products alone, with "flops" and no loss: "products" in NumPy,
+           "torch_products" in PyTorch
     """
     config = MODELS[model_type].Config.from_dict(model)
     rng, shape = np.random.default_rng(0), (batch, config.block_size)
     ids, targets = (rng.integers(config.vocab_size, size=shape) for _ in range(2))
-    if kind == "products":
+    if kind in {"products", "torch_products"}:
         products = products_of_a_step(config, ids, targets)
-        compute = matrix_products(products, np, np.dtype("float32"))
+        if kind == "products":
+            compute = matrix_products(products, np, np.dtype("float32"))
+        else:
+            import torch
+
+            on_cpu = SimpleNamespace(ones=torch.ones, empty=torch.empty, matmul=torch.matmul)
+            compute = matrix_products(products, on_cpu, torch.float32)
         return measure.timed(compute, warm_up, steps) | {"flops": flops(products)}
     step = STEPS[kind](config, ids, targets, **settings)
     first = step()

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from helpers.commands import assert_refused
 
 from benchmarks import environment, measure, published, train_step
 from minigam.config import GAMConfig, MambaConfig, TransformerConfig
+from minigam.training.profile import flops
 
 
 @pytest.mark.parametrize("model_type", ["transformer", "mamba"])
@@ -18,14 +20,30 @@ def test_a_worker_times_any_model(model_type):
     assert 0.0 < result["first_loss"] < 10.0
 
 
+@pytest.mark.parametrize("kind", ["products", "torch_products"])
+def test_the_products_alone_are_those_of_a_step(kind):
+    if kind == "torch_products":
+        pytest.importorskip("torch", reason="needs PyTorch")
+    config = GAMConfig(vocab_size=9, block_size=4, d_model=8, n_layers=1, n_slots=2)
+    result = train_step.work(kind, config.to_dict(), batch=2, warm_up=1, steps=2)
+    ids = np.zeros((2, 4), int)
+    assert len(result["times"]) == 2
+    assert result["flops"] == flops(train_step.products_of_a_step(config, ids, ids)) > 0
+
+
 def test_every_model_is_measured_here_and_the_authors_two_in_pytorch():
     labels = {name: [*published.competitors(name, 1)] for name in published.NAMES}
     assert labels == {
-        "gam": ["minigam GAM", "PyTorch GAM"],
-        "transformer": ["minigam Transformer", "PyTorch Transformer"],
+        "gam": [
+            "minigam GAM", "PyTorch GAM", "products alone, NumPy: GAM", "products alone, PyTorch: GAM"
+        ],
+        "transformer": [
+            "minigam Transformer", "PyTorch Transformer", "products alone, NumPy: Transformer",
+            "products alone, PyTorch: Transformer",
+        ],
         "mamba": ["minigam Mamba"],
         "written": ["minigam GAM, written memory (ours)"],
-    }
+    }  # fmt: skip
 
 
 def test_the_table_has_the_ratios_of_each_model(monkeypatch, tmp_path):
@@ -39,13 +57,16 @@ def test_the_table_has_the_ratios_of_each_model(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "require", lambda *packages: None)
     monkeypatch.setattr(environment, "line", lambda: "a machine")
     assert published.main(["--pairs=2", "--steps=1", f"--out={tmp_path}"]) == 0
-    assert [(job["model_type"], job["kind"], job["model"].get("mixer")) for job in jobs[:6]] == [
-        ("gam", "minigam", "gated"), ("gam", "torch", "gated"), ("transformer", "minigam", None),
-        ("transformer", "torch", None), ("mamba", "minigam", None), ("gam", "minigam", "written"),
+    assert [(job["model_type"], job["kind"], job["model"].get("mixer")) for job in jobs[:10]] == [
+        ("gam", "minigam", "gated"), ("gam", "torch", "gated"), ("gam", "products", "gated"),
+        ("gam", "torch_products", "gated"), ("transformer", "minigam", None), ("transformer", "torch", None),
+        ("transformer", "products", None), ("transformer", "torch_products", None),
+        ("mamba", "minigam", None), ("gam", "minigam", "written"),
     ]  # fmt: skip
     assert GAMConfig.from_dict(jobs[0]["model"]) == GAMConfig()
-    assert sorted(map(str, jobs[6:])) == sorted(map(str, jobs[:6])), "two rounds"
+    assert sorted(map(str, jobs[10:])) == sorted(map(str, jobs[:10])), "two rounds"
     text = (tmp_path / "published.md").read_text()
+    assert "4,096" not in "".join(x for x in text.splitlines() if x.startswith("| products"))
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
     assert "2.00 |      4,096 |" in lines["minigam Transformer"]
     assert "1.50 (1.50 to 1.50)" in lines["PyTorch Transformer"]
