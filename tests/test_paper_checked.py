@@ -14,6 +14,7 @@ HERE = ROOT / "docs"
 TEXT = (HERE / "paper.md").read_text(encoding="utf-8")
 FIGURE = re.compile(r"(?<![\w.])\d[\d,]*\.\d+")
 OURS = ("gated", "sum", "local")
+NAMES = {"gam": "GAM", "transformer": "Transformer"}
 
 
 def stored(folder: str) -> dict:
@@ -110,8 +111,8 @@ def phrases() -> list[str]:
 def published() -> list[str]:
     """Return what is said of table 1 at the published size, trained on a ninth of the text."""
     folder = "table1_published"
-    of_model = {m: np.array(losses(folder, m)) for m in ("gam", "transformer", "mamba", "written")}
-    gam, other, mamba, _ = of_model.values()
+    by_model = {m: np.array(losses(folder, m)) for m in ("gam", "transformer", "mamba", "written")}
+    gam, other, mamba, _ = by_model.values()
     counted = {n: math.exp(c["loss"]) for n, c in stored(folder)["ngrams"].items()}
     step = {
         label: r["seconds"]
@@ -129,7 +130,7 @@ def published() -> list[str]:
         "GAM is ahead of the Transformer by {:.4f} and {:.4f} nats with the two seeds".format(*(other - gam)),
         "of Mamba by {:.4f} and {:.4f}".format(*(mamba - gam)),
         f"GAM is {(other - gam).mean():.4f} nats ahead of the Transformer",
-        f"two seeds of one model are up to {max(map(np.ptp, of_model.values())):.4f} nats apart",
+        f"two seeds of one model are up to {max(map(np.ptp, by_model.values())):.4f} nats apart",
         "{:.2f} s for GAM, {:.2f} s for the Transformer and {:.2f} s for Mamba".format(*ours[:3]),
         "in PyTorch {:.2f} and {:.2f} s for the first two".format(*theirs),
         "of them {:.2f} and {:.2f} s for".format(*torch),
@@ -146,6 +147,28 @@ def test_the_models_of_the_published_size_end_near_the_unigram():
             assert abs(loss - unigram) < 0.05
     rows, lines = content["data"]["sources"]["train"], (4_358, 36_718)
     assert rows["file"] == "test.txt" and 1 / 9 < lines[0] / lines[1] < 1 / 8
+
+
+def test_the_results_say_what_is_stored_of_the_published_size():
+    folder = "table1_published"
+    gam, other, mamba, written = (
+        np.array(losses(folder, m)) for m in ("gam", "transformer", "mamba", "written")
+    )
+    here, xeon = (stored(f)["models"] for f in ("published", "published_xeon"))
+    ours, theirs = (here["gam"][f"products alone, {p}: GAM"]["seconds"] for p in ("NumPy", "PyTorch"))
+    ratios = (xeon[m][f"PyTorch {n}"]["time_ratio"]["median"] for m, n in NAMES.items())
+    page = plain((HERE / "results.md").read_text(encoding="utf-8"))
+    for phrase in [
+        *published()[:3],
+        published()[4],
+        f"{perplexity(folder, 'written')}, behind GAM by "
+        + "{:.4f} and {:.4f} nats".format(*(written - gam)),
+        f"(MKL) needs {theirs:.2f} s for the matrix products of a GAM step alone, "
+        f"NumPy's (OpenBLAS) {ours:.2f} s",
+        "the ratios were {:.2f} for GAM and {:.2f} for the Transformer".format(*ratios),
+    ]:
+        assert phrase in page, phrase
+    assert {*np.sign(mamba - other)} == {-1.0, 1.0}, "each is ahead with one seed"
 
 
 def test_the_page_says_what_is_stored():

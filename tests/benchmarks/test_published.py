@@ -20,15 +20,23 @@ def test_a_worker_times_any_model(model_type):
     assert 0.0 < result["first_loss"] < 10.0
 
 
-@pytest.mark.parametrize("kind", ["products", "torch_products"])
-def test_the_products_alone_are_those_of_a_step(kind):
-    if kind == "torch_products":
-        pytest.importorskip("torch", reason="needs PyTorch")
+@pytest.mark.parametrize(("kind", "library"), [("products", "numpy"), ("torch_products", "torch")])
+def test_the_products_alone_are_those_of_a_step_in_the_library_named(kind, library, monkeypatch):
+    module = pytest.importorskip(library, reason="measures PyTorch")
     config = GAMConfig(vocab_size=9, block_size=4, d_model=8, n_layers=1, n_slots=2)
+    products = train_step.products_of_a_step(config, *np.zeros((2, 2, 4), int))
+    real, outputs = module.matmul, []
+
+    def matmul(a, b, out):
+        outputs.append(type(out))
+        return real(a, b, out=out)
+
+    monkeypatch.setattr(train_step, "products_of_a_step", lambda *args: products)
+    monkeypatch.setattr(module, "matmul", matmul)
     result = train_step.work(kind, config.to_dict(), batch=2, warm_up=1, steps=2)
-    ids = np.zeros((2, 4), int)
     assert len(result["times"]) == 2
-    assert result["flops"] == flops(train_step.products_of_a_step(config, ids, ids)) > 0
+    assert result["flops"] == flops(products) > 0
+    assert outputs == [type(module.ones(1))] * 3 * products.total()
 
 
 def test_every_model_is_measured_here_and_the_authors_two_in_pytorch():
